@@ -1,0 +1,18 @@
+# The checks of .ci/run, one by one, in the virtual environment that is active.
+.PHONY: setup lint types test ci
+
+setup:
+	python -m pip install -c constraints.txt -e '.[dev]'
+
+lint:
+	ruff check
+	ruff format --check
+
+types:
+	mypy
+
+test:
+	python -m pytest
+
+ci:
+	.ci/run
