@@ -1,0 +1,5 @@
+"""``python -m fedsim`` is the same command as ``fedsim``."""
+
+from fedsim.cli import main
+
+main()

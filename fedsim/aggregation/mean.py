@@ -1,0 +1,28 @@
+"""The plain mean of deltas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim.aggregation.rules import WeightedSum
+from fedsim.clients.local import Report
+
+
+@dataclass(frozen=True)
+class Mean:
+    """``1/K * sum of deltas``: every client counts the same, whatever its amount of data."""
+
+    def start(self, like: Tensor) -> WeightedSum:
+        """Begin a round."""
+        return WeightedSum(torch.zeros_like(like, dtype=torch.float64))
+
+    def add(self, state: WeightedSum, deltas: Tensor, report: Report) -> None:
+        """Add a chunk."""
+        state.add(deltas, torch.ones(len(deltas)))
+
+    def finish(self, state: WeightedSum) -> Tensor:
+        """Return the mean."""
+        return state.total / state.weight

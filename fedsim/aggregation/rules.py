@@ -1,0 +1,123 @@
+"""What a combine rule is, and how one is applied to a cohort that arrives in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from fedsim.clients.local import Report
+
+BLOCK = 64
+"""Rows per float64 block: sums over clients run in float64 without a float64 copy of the whole cohort."""
+
+
+@dataclass
+class WeightedSum:
+    """A running ``sum(weight * delta)`` ``[P]`` and ``sum(weight)``, in float64."""
+
+    total: Tensor
+    weight: float = 0.0
+
+    def add(self, deltas: Tensor, weights: Tensor) -> None:
+        """Add deltas ``[C, P]`` with weights ``[C]``, block by block in cohort order."""
+        weights = weights.to(device=deltas.device, dtype=torch.float64)
+        for rows, w in zip(deltas.split(BLOCK), weights.split(BLOCK), strict=True):
+            self.total += w @ rows.double()
+        self.weight += float(weights.sum())
+
+
+@runtime_checkable
+class StreamingRule(Protocol):
+    """A rule that sees clients in chunks and never holds the cohort."""
+
+    def start(self, like: Tensor) -> WeightedSum:
+        """Begin a round; `like` is a row ``[P]``."""
+        ...
+
+    def add(self, state: WeightedSum, deltas: Tensor, report: Report) -> None:
+        """Take in a chunk of deltas ``[C, P]``."""
+        ...
+
+    def finish(self, state: WeightedSum) -> Tensor:
+        """Return the combined delta ``[P]``, float64."""
+        ...
+
+
+@runtime_checkable
+class CohortRule(Protocol):
+    """A rule that must see every row at once (medians, distances)."""
+
+    def combine(self, deltas: Tensor, report: Report) -> Tensor:
+        """Return the combined delta ``[P]`` of deltas ``[C, P]``."""
+        ...
+
+
+Combine = StreamingRule | CohortRule
+
+
+@dataclass
+class Spread:
+    """What ``delta_norm`` and ``client_drift`` need, kept while deltas stream by."""
+
+    total: Tensor
+    squares: float = 0.0
+    count: int = 0
+
+    def add(self, deltas: Tensor) -> None:
+        """Take in a chunk of deltas ``[C, P]``."""
+        for rows in deltas.split(BLOCK):
+            rows64 = rows.double()
+            self.total += rows64.sum(0)
+            self.squares += float(rows64.square().sum())
+        self.count += len(deltas)
+
+    def drift(self, combined: Tensor) -> float:
+        """Root mean square distance of the deltas from `combined` ``[P]``.
+
+        ``mean |d_i - m|^2 = mean |d_i|^2 - 2 mean(d_i).m + |m|^2`` needs no second pass over the deltas.
+        """
+        combined = combined.double()
+        mean_square = self.squares / self.count - 2 * float(self.total @ combined) / self.count
+        return float(max(0.0, mean_square + float(combined @ combined)) ** 0.5)
+
+
+def combine_chunks(rule: Combine, row: Tensor, chunks: Iterable[tuple[Tensor, Report]]) -> tuple[Tensor, Spread]:
+    """Apply a rule to the chunks of a cohort.
+
+    Args:
+        rule: how to combine.
+        row: the global row ``[P]``, for shape, dtype and device.
+        chunks: ``(deltas [c, P], report)`` in cohort order.
+
+    Returns:
+        the combined delta ``[P]`` in the dtype of `row`, and the spread of the deltas around it.
+    """
+    zeros = torch.zeros_like(row, dtype=torch.float64)
+    spread = Spread(zeros.clone())
+    if isinstance(rule, StreamingRule):
+        state = rule.start(row)
+        for deltas, report in chunks:
+            spread.add(deltas)
+            rule.add(state, deltas, report)
+        combined = rule.finish(state)
+    else:
+        held = list(chunks)
+        for deltas, _ in held:
+            spread.add(deltas)
+        combined = rule.combine(torch.cat([d for d, _ in held]), concatenate_reports([r for _, r in held]))
+    return combined.to(row.dtype), spread
+
+
+def concatenate_reports(reports: list[Report]) -> Report:
+    """Join the reports of chunks."""
+
+    def join(name: str) -> Tensor | None:
+        parts = [getattr(report, name) for report in reports]
+        return None if parts[0] is None else torch.cat(parts)
+
+    columns = {name: join(name) for name in Report.__dataclass_fields__}
+    return Report(**columns)  # type: ignore[arg-type]  # the first three are never None

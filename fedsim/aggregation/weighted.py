@@ -1,0 +1,59 @@
+"""Weighted means of deltas: by the data amount, or by the local model's own performance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim.aggregation.rules import WeightedSum
+from fedsim.clients.local import Report
+from fedsim.errors import Diverged, check_one_of
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """``sum(w_k * delta_k) / sum(w_k)``.
+
+    Attributes:
+        by: what a client's weight is.
+            ``samples``: its number of training samples (FedAvg, McMahan 2017, Algorithm 1).
+            ``accuracy``: the accuracy of its local model on its own validation split.
+            ``loss``: ``1 / loss`` of its local model on its own validation split, so a lower loss weighs more.
+
+    The last two need ``client.validation_fraction``. If every weight of a round is zero (no client predicts anything
+    right), the deltas are averaged plainly.
+    """
+
+    by: str = "samples"
+
+    def __post_init__(self) -> None:
+        check_one_of(self, "by", ("samples", "loss", "accuracy"))
+
+    def weights(self, report: Report) -> Tensor:
+        """Return the weights ``[C]`` float64 of the clients in a report."""
+        if self.by == "samples":
+            return report.num_samples.double()
+        measured = report.validation_loss if self.by == "loss" else report.validation_accuracy
+        assert measured is not None, "checked before the run: validation_fraction > 0, and labels for accuracy"
+        if not bool(torch.isfinite(measured).all()):
+            raise Diverged(f"a client's validation {self.by} is not finite, so it cannot be a weight")
+        # The bound keeps a loss of exactly zero from taking all the weight there is.
+        return 1 / measured.clamp(min=1e-12) if self.by == "loss" else measured
+
+    def start(self, like: Tensor) -> tuple[WeightedSum, WeightedSum]:
+        """Begin a round: the weighted sum, and the plain one for the case that all weights are zero."""
+        zeros = torch.zeros_like(like, dtype=torch.float64)
+        return WeightedSum(zeros), WeightedSum(zeros.clone())
+
+    def add(self, state: tuple[WeightedSum, WeightedSum], deltas: Tensor, report: Report) -> None:
+        """Add a chunk."""
+        state[0].add(deltas, self.weights(report))
+        if self.by == "accuracy":
+            state[1].add(deltas, torch.ones(len(deltas)))
+
+    def finish(self, state: tuple[WeightedSum, WeightedSum]) -> Tensor:
+        """Return the weighted mean."""
+        total = state[0] if state[0].weight > 0 else state[1]
+        return total.total / total.weight

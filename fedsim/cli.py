@@ -1,0 +1,162 @@
+"""The command line: arguments in, exit code out. What a command does lives elsewhere, and is imported when it is used.
+
+Exit codes: 0 done (early stop included), 1 bug or I/O failure, 2 user error, 3 diverged, 4 some jobs of a sweep failed,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedsim import __version__
+from fedsim.errors import UserError
+
+EXIT_FAILED, EXIT_USER, EXIT_DIVERGED, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
+_STATUS_CODES = {"done": 0, "stopped": 0, "diverged": EXIT_DIVERGED, "refused": EXIT_USER}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Simulate federated learning of recurrent models: [b]fedsim run model=gru aggregator=fedavg[/b]",
+)
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn a user's mistake into one line and exit code 2; a traceback is for bugs alone."""
+    try:
+        yield
+    except UserError as error:
+        _error(str(error))
+        raise typer.Exit(EXIT_USER) from None
+    except KeyboardInterrupt:
+        _error("interrupted")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except OSError as error:
+        _error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+def _error(text: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {text}", markup=False)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fedsim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\n"
+    "fedsim run model=gru aggregator=fedavg\n\n"
+    "fedsim run model=lstm partition=dirichlet partition.alpha=0.3 rounds=100\n\n"
+    "fedsim run client/optimizer=adam client.optimizer.lr=0.001 sampler.fraction=0.5\n\n"
+    "fedsim run aggregator=fedadam aggregator/combine=mean  (a slash selects an option, a dot sets a number)\n\n"
+    "fedsim run data=text data.path=play.txt partition=natural model=lstm\n\n"
+    "fedsim run -m model=rnn,lstm,gru seed=1,2  (a sweep: six runs)\n\n"
+    "fedsim run experiment=gru_regression --dry-run"
+)
+def run(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OVERRIDES]...", help="Hydra overrides, KEY=VALUE; `fedsim list` shows the options."),
+    ] = None,
+    multirun: Annotated[bool, typer.Option("-m", "--multirun", help="Run every combination of a=1,2 values.")] = False,
+    config_dir: Annotated[
+        str | None, typer.Option("--config-dir", help="A folder with configs of your own, laid out like fedsim's.")
+    ] = None,
+    allow_module: Annotated[
+        list[str] | None,
+        typer.Option("--allow-module", help="A module of yours whose classes configs may name (repeatable)."),
+    ] = None,
+    cfg: Annotated[
+        str | None, typer.Option("--cfg", metavar="job|hydra|all", help="Print the composed config and exit.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan (clients, samples, memory, bytes) and train nothing.")
+    ] = False,
+) -> None:
+    """Simulate a federation: one run, or with -m a sweep."""
+    with _exit_codes():
+        from fedsim import config, plan, runner, simulation
+
+        if cfg not in (None, "job", "hydra", "all"):
+            raise UserError(f"--cfg {cfg}: must be job, hydra or all")
+        request = config.normalise(
+            config.Request(tuple(overrides or ()), multirun, config_dir, tuple(allow_module or ()))
+        )
+        jobs = config.check_request(request)
+        for job in jobs:
+            prepared = simulation.prepare(job.experiment)
+            if dry_run:
+                plan.show(prepared, job.overrides)
+        if dry_run:
+            return
+        statuses = config.launch(
+            request,
+            lambda experiment, directory: runner.run_experiment(
+                experiment, config.to_yaml(config.record_of(experiment)), directory
+            ),
+            show_config=cfg,
+        )
+    raise typer.Exit(_exit_code(statuses))
+
+
+def _exit_code(statuses: list[str]) -> int:
+    codes = [_STATUS_CODES.get(status, EXIT_FAILED) for status in statuses]
+    if len(codes) > 1 and any(codes):
+        return EXIT_SOME_FAILED
+    return codes[0] if codes else 0
+
+
+@app.command(name="list", epilog="[b]Examples[/b]\n\nfedsim list\n\nfedsim list aggregator")
+def list_(
+    group: Annotated[str | None, typer.Argument(help="One group, such as model or aggregator/combine.")] = None,
+    config_dir: Annotated[str | None, typer.Option("--config-dir", help="List your own configs too.")] = None,
+) -> None:
+    """Print every config group and option with its one-line comment."""
+    with _exit_codes():
+        from fedsim import listing
+
+        listing.show(group, config_dir)
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\nfedsim compare outputs/2026-01-31/12-00-00-123456 outputs/multirun\n\n"
+    "fedsim compare 'outputs/multirun/*/*' --csv table.csv"
+)
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Run directories, sweeps, globs or metrics.csv files.")],
+    metric: Annotated[
+        str | None, typer.Option(help="Column to compare; by default what the runs are judged by.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table to a CSV.")] = None,
+) -> None:
+    """Put runs side by side: the settings in which they differ, and how they ended."""
+    with _exit_codes():
+        from fedsim import compare as comparison
+
+        comparison.show(runs, metric, csv)
+
+
+def main() -> None:
+    """Entry point of the ``fedsim`` command."""
+    app()

@@ -1,0 +1,143 @@
+"""What both engines share: the client settings, what a round of local training needs, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedsim import seeding
+from fedsim.client_store import ClientStore
+from fedsim.clients.corrections import Correction
+from fedsim.clients.optimizers import LocalOptimizer, State
+from fedsim.errors import check_above, check_at_least, check_between, check_exactly_one
+from fedsim.models.recurrent import Architecture
+from fedsim.models.stacked import DropoutMask, Sums
+from fedsim.population import Population, Samples, local_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientConfig:
+    """How every client trains.
+
+    Attributes:
+        optimizer: the local optimizer.
+        epochs: passes over the client's own samples per round; exclusive with `steps`.
+        steps: minibatch steps per round, the same for every client; exclusive with `epochs`.
+        batch_size: samples per step; None takes all of the client's samples.
+        lr_decay: factor on the learning rate after every round, ``lr * lr_decay ** (round - 1)``.
+        clip_norm: largest norm of a client's minibatch gradient (correction included), or None.
+        keep_optimizer_state: whether a client takes up its optimizer state where it left it in its last round.
+        validation_fraction: share of each client's training samples that it keeps for judging its local model.
+    """
+
+    optimizer: LocalOptimizer
+    epochs: int | None = 2
+    steps: int | None = None
+    batch_size: int | None = 8
+    lr_decay: float = 1.0
+    clip_norm: float | None = None
+    keep_optimizer_state: bool = False
+    validation_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_exactly_one(self, "epochs", "steps")
+        check_at_least(self, 1, "epochs", "steps", "batch_size")
+        check_above(self, 0, "lr_decay", "clip_norm")
+        check_between(self, 0, 1, "validation_fraction", open_high=True)
+
+
+@dataclass(frozen=True)
+class LocalTask:
+    """Everything about local training that stays the same from round to round."""
+
+    arch: Architecture
+    population: Population
+    config: ClientConfig
+    correction: Correction
+    seed: int
+
+    def steps(self, clients: Tensor) -> Tensor:
+        """``[C]`` int64, the local steps that these clients take in a round."""
+        sizes = self.population.train.sizes[clients]
+        c = self.config
+        return local_steps(sizes, epochs=c.epochs, steps=c.steps, batch_size=c.batch_size)
+
+    def lr(self, round_number: int) -> float:
+        """The local learning rate of a round (1, 2, ...)."""
+        return self.config.optimizer.lr * self.config.lr_decay ** (round_number - 1)
+
+    def batch_key(self, round_number: int) -> int:
+        """Key of the batch order of a round."""
+        return seeding.stream_key(self.seed, "batches", round_number)
+
+    def dropout(self, round_number: int, clients: Tensor, step: int, like: Tensor) -> DropoutMask | None:
+        """Masks between layers for one local step of `clients` ``[C]``, or None without dropout."""
+        rate = self.arch.model.dropout
+        if rate == 0:
+            return None
+        key = seeding.stream_key(self.seed, "dropout", round_number, step)
+        hidden = self.arch.model.hidden_size
+        client = clients.to(like.device)[:, None, None, None]
+
+        def mask(layer: int, t_max: int, b: int) -> Tensor:
+            def axis(size: int) -> Tensor:
+                return torch.arange(size, device=like.device)
+
+            counters = client * self.arch.model.num_layers + layer
+            keep = seeding.keep_mask(key, rate, counters, axis(t_max)[:, None, None], axis(b)[:, None], axis(hidden))
+            return keep.to(like.dtype) / (1 - rate)
+
+        return mask
+
+
+@dataclass(frozen=True)
+class Report:
+    """What clients tell the server beside their deltas: one entry per client of the cohort, in cohort order.
+
+    Attributes:
+        num_samples: ``[C]`` int64 training samples.
+        local_steps: ``[C]`` int64 optimizer steps taken.
+        train_loss: ``[C]`` float64, sample-weighted mean of the minibatch losses.
+        validation_loss: ``[C]`` float64 loss of the local model on the client's own validation split, or None.
+        validation_accuracy: ``[C]`` float64, or None (also for regression).
+    """
+
+    num_samples: Tensor
+    local_steps: Tensor
+    train_loss: Tensor
+    validation_loss: Tensor | None = None
+    validation_accuracy: Tensor | None = None
+
+
+class Trainer(Protocol):
+    """An engine bound to a task: trains and evaluates. `stacked` and `sequential` give the same numbers to rounding."""
+
+    def train(self, anchor: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> tuple[Tensor, Report]:
+        """Train `clients` ``[C]`` from `anchor` (``[P]`` or ``[C, P]``); return deltas ``[C, P]`` and their report."""
+        ...
+
+    def score_samples(self, row: Tensor, samples: Samples) -> Sums:
+        """Score one model ``[P]`` on every sample; sums are ``[S]``."""
+        ...
+
+    def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
+        """Score each client's own model ``[C, P]`` on its own samples; sums are ``[C]``."""
+        ...
+
+
+def starting_state(task: LocalTask, rows: Tensor, clients: Tensor, store: ClientStore) -> State:
+    """Fresh optimizer state, or what these clients kept from their last round."""
+    state = task.config.optimizer.state(rows)
+    if not task.config.keep_optimizer_state:
+        return state
+    return {name: store.read(f"optimizer.{name}", clients, fresh) for name, fresh in state.items()}
+
+
+def keep_state(task: LocalTask, state: State, clients: Tensor, store: ClientStore) -> None:
+    """Store the optimizer state if clients keep it."""
+    if task.config.keep_optimizer_state:
+        for name, rows in state.items():
+            store.write(f"optimizer.{name}", clients, rows)

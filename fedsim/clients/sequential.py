@@ -1,0 +1,151 @@
+"""``engine=sequential``: plain `torch.nn` modules and `torch.optim`, one client at a time.
+
+The reference that the stacked engine is checked against; slow on purpose, and short.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.client_store import ClientStore
+from fedsim.clients.local import LocalTask, Report, keep_state, starting_state
+from fedsim.clients.stacked import EVALUATION_BATCH, concatenate, make_report
+from fedsim.models.reference import ReferenceModel, load_row, read_row
+from fedsim.models.stacked import Sums, score_outputs
+from fedsim.population import IGNORE, Batch, Samples, Task, batch_indices, gather
+
+# Our names of optimizer state, and those of torch.optim.
+_TORCH_STATE = {"momentum": "momentum_buffer", "mean": "exp_avg", "square": "exp_avg_sq", "steps": "step"}
+
+
+@dataclass(frozen=True)
+class SequentialTrainer:
+    """Trains one client after another; see `fedsim.clients.local.Trainer`."""
+
+    task: LocalTask
+
+    def train(self, anchor: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> tuple[Tensor, Report]:
+        """Train each client in turn."""
+        steps = self.task.steps(clients)
+        deltas, losses, sums = [], [], []
+        validation = self.task.population.validation
+        for place in range(len(clients)):
+            start = anchor if anchor.dim() == 1 else anchor[place]
+            client = clients[place : place + 1]
+            row, loss = self._train_one(start, client, steps[place : place + 1], round_number, store)
+            deltas.append(row - start)
+            losses.append(loss)
+            if validation is not None:
+                sums.append(self.score_clients(row[None], client, validation))
+        total = concatenate(sums) if sums else None
+        report = make_report(self.task, clients, steps, torch.tensor(losses, dtype=torch.float64), total)
+        return torch.stack(deltas), report
+
+    def _train_one(
+        self, anchor: Tensor, client: Tensor, steps: Tensor, round_number: int, store: ClientStore
+    ) -> tuple[Tensor, float]:
+        """Return the local row ``[P]`` of one client (``[1]``) and the mean of its minibatch losses."""
+        task = self.task
+        module = self._module(anchor)
+        load_row(module, task.arch, anchor)
+        parameters = module.parameters_in_order()
+        kind, arguments = task.config.optimizer.reference()
+        optimizer = kind(parameters, lr=task.lr(round_number), **arguments)
+        self._load_state(optimizer, module, anchor, client, store)
+        key = task.batch_key(round_number)
+        loss_sum, seen = 0.0, 0
+        for step, (index, _) in enumerate(
+            batch_indices(task.population.train, client, steps, task.config.batch_size, key)
+        ):
+            batch = gather(task.population.train, index, None)
+            dropout = task.dropout(round_number, client, step, anchor)
+            loss = _loss(task.arch.task, module(batch.inputs[0], batch.lengths[0], dropout), batch)
+            optimizer.zero_grad()
+            loss.backward()
+            self._correct(module, anchor)
+            if task.config.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, task.config.clip_norm)
+            optimizer.step()
+            loss_sum += loss.item() * index.shape[1]
+            seen += index.shape[1]
+        self._save_state(optimizer, module, anchor, client, store)
+        return read_row(module), loss_sum / seen
+
+    def _module(self, like: Tensor) -> ReferenceModel:
+        return ReferenceModel(self.task.arch).to(device=like.device, dtype=like.dtype)
+
+    def _correct(self, module: ReferenceModel, anchor: Tensor) -> None:
+        gradient = torch.cat([_gradient(p).reshape(-1) for p in module.parameters_in_order()])[None]
+        self.task.correction.correct(gradient, read_row(module)[None], anchor)
+        for parameter, view in zip(
+            module.parameters_in_order(), self.task.arch.layout.views(gradient[0]).values(), strict=True
+        ):
+            parameter.grad = view.clone()
+
+    def _load_state(
+        self, optimizer: torch.optim.Optimizer, module: ReferenceModel, row: Tensor, client: Tensor, store: ClientStore
+    ) -> None:
+        """Give `torch.optim` the state that the client kept, if clients keep it."""
+        if not self.task.config.keep_optimizer_state:
+            return
+        layout = self.task.arch.layout
+        for name, kept in starting_state(self.task, row[None], client, store).items():
+            whole = kept.shape[1] == layout.num_parameters
+            views = layout.views(kept[0]).values() if whole else [kept[0, 0]] * len(layout.names)
+            for parameter, view in zip(module.parameters_in_order(), views, strict=True):
+                optimizer.state[parameter][_TORCH_STATE[name]] = view.clone()
+
+    def _save_state(
+        self, optimizer: torch.optim.Optimizer, module: ReferenceModel, row: Tensor, client: Tensor, store: ClientStore
+    ) -> None:
+        state = {}
+        for name, fresh in self.task.config.optimizer.state(row[None]).items():
+            values = [optimizer.state[p][_TORCH_STATE[name]].reshape(-1) for p in module.parameters_in_order()]
+            state[name] = (torch.cat(values) if fresh.shape[1] > 1 else values[0]).to(row.dtype)[None]
+        keep_state(self.task, state, client, store)
+
+    def score_samples(self, row: Tensor, samples: Samples) -> Sums:
+        """Score one model on every sample."""
+        module = self._module(row)
+        load_row(module, self.task.arch, row)
+        parts = []
+        for index in torch.arange(len(samples)).split(EVALUATION_BATCH):
+            batch = gather(samples, index[None], None)
+            with torch.no_grad():
+                outputs = module(batch.inputs[0], batch.lengths[0])
+            if self.task.arch.task is Task.SEQUENCE_LABELLING:
+                outputs = outputs.transpose(0, 1).flatten(0, 1)  # step-major, as `score_outputs` takes them
+            score = score_outputs(self.task.arch.task, outputs[None], batch)
+            parts.append(Sums(*(part[0].cpu() for part in score.columns())))
+        return concatenate(parts)
+
+    def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
+        """Score each client's own model on its own samples."""
+        sums = torch.zeros(3, len(clients), dtype=torch.float64)
+        for place, client in enumerate(clients.tolist()):
+            first, last = int(samples.offsets[client]), int(samples.offsets[client + 1])
+            if last > first:
+                own = Samples(
+                    samples.inputs[first:last],
+                    samples.lengths[first:last],
+                    samples.targets[first:last],
+                    torch.tensor([0, last - first]),
+                )
+                scored = self.score_samples(rows[place], own)
+                sums[:, place] = torch.stack([scored.loss.sum(), scored.hits.sum(), scored.count.sum()])
+        return Sums(*sums)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _loss(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
+    """The mean loss of one client's batch, by `torch.nn.functional`."""
+    targets = batch.targets[0]
+    if task is Task.REGRESSION:
+        return nn.functional.mse_loss(outputs, targets)
+    return nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)

@@ -1,0 +1,128 @@
+"""``engine=stacked``: a whole cohort trains at once, one row per client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from fedsim.client_store import ClientStore
+from fedsim.clients.local import LocalTask, Report, keep_state, starting_state
+from fedsim.models import stacked
+from fedsim.models.stacked import Sums
+from fedsim.population import Samples, batch_indices, gather
+
+EVALUATION_BATCH = 128
+"""Samples per model and evaluation step: large enough for fast products, small enough to spread over threads."""
+
+
+@dataclass(frozen=True)
+class StackedTrainer:
+    """Trains the clients of a chunk together; see `fedsim.clients.local.Trainer`.
+
+    Attributes:
+        task: what to train.
+        kernels: module of the recurrent kernels (`torch_kernels` or `numba_kernels`).
+        evaluation_blocks: how many blocks of `EVALUATION_BATCH` samples are evaluated at a time.
+    """
+
+    task: LocalTask
+    kernels: ModuleType
+    evaluation_blocks: int
+
+    def train(self, anchor: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> tuple[Tensor, Report]:
+        """Train all clients step by step, most local steps first, so that those still training are a prefix."""
+        task, optimizer = self.task, self.task.config.optimizer
+        all_steps = task.steps(clients)
+        order = torch.argsort(all_steps, descending=True, stable=True)
+        ranked, steps = clients[order], all_steps[order]
+        anchors = anchor if anchor.dim() == 1 else anchor[order]
+        rows = anchors.expand(len(clients), -1).clone()
+        gradient = torch.empty_like(rows)
+        state = starting_state(task, rows, ranked, store)
+        lr = task.lr(round_number)
+        loss_sum = torch.zeros(len(clients), dtype=torch.float64, device=rows.device)
+        seen = torch.zeros_like(loss_sum)
+        key = task.batch_key(round_number)
+        plan = batch_indices(task.population.train, ranked, steps, task.config.batch_size, key)
+        for step, (index, real) in enumerate(plan):
+            active = len(index)
+            batch = gather(task.population.train, index, real)
+            dropout = task.dropout(round_number, ranked[:active], step, rows)
+            # Only the prefix is touched: a finished client's row and optimizer state stay as they are.
+            now, slope = rows[:active], gradient[:active]
+            loss = stacked.loss_and_gradient(task.arch, now, batch, self.kernels, dropout, slope)
+            count = batch.num_samples
+            loss_sum[:active] += loss * count
+            seen[:active] += count
+            task.correction.correct(slope, now, anchors if anchors.dim() == 1 else anchors[:active])
+            if task.config.clip_norm is not None:
+                norm = slope.norm(dim=1, keepdim=True)
+                slope.mul_((task.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))  # as clip_grad_norm_
+            optimizer.step(now, slope, {name: value[:active] for name, value in state.items()}, lr)
+        keep_state(task, state, ranked, store)
+        back = torch.argsort(order)
+        rows = rows[back]
+        report = self._report(rows, clients, all_steps, (loss_sum / seen)[back].cpu())
+        return rows.sub_(anchor), report
+
+    def _report(self, rows: Tensor, clients: Tensor, steps: Tensor, train_loss: Tensor) -> Report:
+        population = self.task.population
+        sums = None
+        if population.validation is not None:
+            sums = self.score_clients(rows, clients, population.validation)
+        return make_report(self.task, clients, steps, train_loss, sums)
+
+    def score_samples(self, row: Tensor, samples: Samples) -> Sums:
+        """Give one model to many blocks of samples, as if each block were a client."""
+        width = EVALUATION_BATCH
+        parts: list[Sums] = []
+        for start in range(0, len(samples), self.evaluation_blocks * width):
+            stop = min(start + self.evaluation_blocks * width, len(samples))
+            blocks = -(-(stop - start) // width)
+            index = torch.arange(start, start + blocks * width)
+            real = (index < stop).view(blocks, width)
+            index = index.clamp(max=stop - 1).view(blocks, width)
+            batch = gather(samples, index, real)
+            score = stacked.score(self.task.arch, row.expand(blocks, -1), batch, self.kernels)
+            parts.append(Sums(*(part.reshape(-1)[: stop - start].cpu() for part in score.columns())))
+        return concatenate(parts)
+
+    def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
+        """Score each client's own model on its own samples, `EVALUATION_BATCH` samples of every client at a time."""
+        sums = torch.zeros(3, len(clients), dtype=torch.float64)
+        for which, index, real in _own_blocks(samples, clients):
+            batch = gather(samples, index, real)
+            score = stacked.score(self.task.arch, rows[which], batch, self.kernels)
+            sums[:, which] += torch.stack([part.sum(1).cpu() for part in score.columns()])
+        return Sums(*sums)
+
+
+def _own_blocks(samples: Samples, clients: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield ``(which [A], index [A, b], real [A, b])`` until every sample of every client has come by."""
+    sizes, starts = samples.sizes[clients], samples.offsets[:-1][clients]
+    for first in range(0, int(sizes.max()), EVALUATION_BATCH):
+        which = (sizes > first).nonzero()[:, 0]
+        width = min(EVALUATION_BATCH, int(sizes.max()) - first)
+        position = first + torch.arange(width)
+        real = position[None] < sizes[which, None]
+        yield which, starts[which, None] + torch.where(real, position[None], first), real
+
+
+def concatenate(parts: list[Sums]) -> Sums:
+    """Join sums of consecutive samples or clients."""
+    return Sums(*(torch.cat(column) for column in zip(*(part.columns() for part in parts), strict=True)))
+
+
+def make_report(task: LocalTask, clients: Tensor, steps: Tensor, train_loss: Tensor, validation: Sums | None) -> Report:
+    """Put a report together from losses and validation sums of `clients`."""
+    loss = accuracy = None
+    if validation is not None:
+        # A client whose validation targets are all ignored has nothing to say: its loss is not a number on purpose.
+        loss = validation.loss / validation.count
+        if task.population.task != "regression":
+            accuracy = validation.hits / validation.count
+    return Report(task.population.train.sizes[clients], steps, train_loss, loss, accuracy)

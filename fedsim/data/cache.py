@@ -1,0 +1,101 @@
+"""Converted arrays kept on disk, so that a second run need not import and convert the source again.
+
+A cache may help and never hurt: whatever is wrong with it is logged, and the arrays are made afresh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+"""Part of every key: raise it when a converter changes what it stores."""
+
+Arrays = dict[str, NDArray[np.generic]]
+
+# What NumPy and zipfile are known to raise on truncated or damaged files.
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
+
+_log = logging.getLogger(__name__)
+
+
+def cache_directory() -> Path | None:
+    """Return ``$FEDSIM_CACHE_DIR``, else ``$XDG_CACHE_HOME/fedsim``, else ``~/.cache/fedsim``.
+
+    None if there is no home directory either. A relative ``XDG_CACHE_HOME`` is ignored, as its specification asks.
+    """
+    if own := os.environ.get("FEDSIM_CACHE_DIR"):
+        return Path(own)
+    if os.path.isabs(xdg := os.environ.get("XDG_CACHE_HOME", "")):
+        return Path(xdg) / "fedsim"
+    try:
+        return Path.home() / ".cache" / "fedsim"
+    except RuntimeError:
+        _log.debug("no home directory, so nothing is cached; FEDSIM_CACHE_DIR would name a place")
+        return None
+
+
+def cached_arrays(source: str, identity: str, names: Collection[str], make: Callable[[], Arrays]) -> Arrays:
+    """Return the arrays of a data source from the cache, or make and keep them.
+
+    Args:
+        source: short name of the data source, the start of the file's name.
+        identity: whatever the arrays depend on, such as the version of the library they come from.
+        names: names of the arrays that `make` returns.
+        make: computes the arrays.
+
+    Returns:
+        One array per name. No Python objects are read: the file is loaded with ``allow_pickle=False``.
+    """
+    directory = cache_directory()
+    if directory is None:
+        return make()
+    key = hashlib.blake2b(f"{FORMAT_VERSION}/{source}/{identity}".encode(), digest_size=8).hexdigest()
+    path = directory / f"{source}-{key}.npz"
+    arrays = _read(path, names)
+    if arrays is None:
+        arrays = make()
+        _write(path, arrays)
+    return arrays
+
+
+def _read(path: Path, names: Collection[str]) -> Arrays | None:
+    try:
+        # Opened here, because NumPy leaves a damaged file open that it opened itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names}
+    except FileNotFoundError:
+        return None
+    except _UNREADABLE as error:
+        _log.warning("cannot use %s (%s: %s); it is made again", path, type(error).__name__, error)
+        return None
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    """Write beside the target and rename, so that a reader sees the whole file or none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        _log.warning("cannot cache in %s (%s); FEDSIM_CACHE_DIR names another place", path.parent, error)
+        return
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy types the option allow_pickle among the arrays
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        _log.warning("cannot write %s (%s); FEDSIM_CACHE_DIR names another place", path, error)
+    finally:
+        Path(temporary).unlink(missing_ok=True)  # already gone if it was renamed

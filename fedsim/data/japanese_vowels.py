@@ -1,0 +1,91 @@
+"""Japanese Vowels: nine speakers say the same two vowels, and the model tells who speaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.data.cache import Arrays, cached_arrays
+from fedsim.population import Dataset, Split, Task
+
+_NUM_SPEAKERS = 9
+_SPLITS = ("train", "test")
+_PARTS = ("inputs", "lengths", "targets")
+
+_WHY_NOT_NATURAL = (
+    "in japanese_vowels the label is the speaker, so a client per speaker is a client per label; for such an extreme "
+    "label skew use partition=dirichlet partition.alpha=0.01 num_clients=9"
+)
+
+
+@dataclass(frozen=True)
+class JapaneseVowels:
+    """Speaker recognition from 12 LPC cepstrum coefficients per frame (Kudo, Toyama, Shimbo 1999).
+
+    270 training and 370 test utterances of 7 to 29 frames, 9 labels, 30 training utterances each. The data come with
+    the aeon library; their converted arrays are cached (`fedsim.data.cache`), since importing aeon takes seconds.
+
+    Attributes:
+        standardise: whether each coefficient is brought to zero mean and unit variance over the training frames. The
+            raw coefficients differ in scale by a factor of five, and every model learns them more slowly.
+    """
+
+    standardise: bool = True
+
+    def load(self, seed: int) -> Dataset:
+        """Return inputs ``[S, 29, 12]`` float32 (zeros after the end) and labels ``[S]`` 0..8.
+
+        Args:
+            seed: not used, the data are always the same.
+        """
+        names = [f"{split}_{part}" for split in _SPLITS for part in _PARTS]
+        arrays = cached_arrays("japanese_vowels", f"aeon {version('aeon')}", names, _convert)
+        train, test = (
+            Split(arrays[f"{split}_inputs"], arrays[f"{split}_lengths"].astype(np.int64), arrays[f"{split}_targets"])
+            for split in _SPLITS
+        )
+        if self.standardise:
+            frames = train.inputs[_valid(train)].astype(np.float64)
+            mean, deviation = frames.mean(0), frames.std(0)
+            train, test = (_standardise(split, mean, deviation) for split in (train, test))
+        return Dataset(
+            name="japanese_vowels",
+            task=Task.CLASSIFICATION,
+            train=train,
+            test=test,
+            num_outputs=_NUM_SPEAKERS,
+            why_not_natural=_WHY_NOT_NATURAL,
+        )
+
+
+def _valid(split: Split) -> NDArray[np.bool_]:
+    """Which frames are real, ``[S, T]``."""
+    mask: NDArray[np.bool_] = np.arange(split.inputs.shape[1]) < split.lengths[:, None]
+    return mask
+
+
+def _standardise(split: Split, mean: NDArray[np.float64], deviation: NDArray[np.float64]) -> Split:
+    """Shift and scale the features; the padding stays zero."""
+    scaled = (split.inputs.astype(np.float64) - mean) / deviation
+    return replace(split, inputs=np.where(_valid(split)[..., None], scaled, 0).astype(np.float32))
+
+
+def _convert() -> Arrays:
+    """Read both splits from aeon and pad them to the longest utterance of all."""
+    from aeon.datasets import load_japanese_vowels  # here because importing it takes seconds
+
+    raw: dict[str, tuple[list[NDArray[Any]], NDArray[Any]]] = {s: load_japanese_vowels(split=s) for s in _SPLITS}
+    longest = max(series.shape[1] for cases, _ in raw.values() for series in cases)
+    arrays: Arrays = {}
+    for split, (cases, labels) in raw.items():
+        inputs = np.zeros((len(cases), longest, cases[0].shape[0]), np.float32)
+        for row, series in zip(inputs, cases, strict=True):  # a series is [features, steps]
+            row[: series.shape[1]] = series.T
+        arrays[f"{split}_inputs"] = inputs
+        arrays[f"{split}_lengths"] = np.array([series.shape[1] for series in cases], np.int64)
+        arrays[f"{split}_targets"] = labels.astype(np.int64) - 1  # aeon's labels are '1'..'9'
+    return arrays

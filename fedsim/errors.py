@@ -1,0 +1,84 @@
+"""The exceptions that fedsim raises on purpose, and the checks that raise them.
+
+Everything a user can cause is a `UserError`: one readable line that names the key, the value and what is
+allowed. The command line prints it and exits with code 2; a traceback is a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import fields
+from typing import Any
+
+
+class UserError(Exception):
+    """A mistake in the request: a wrong option, value, file or combination. Exit code 2."""
+
+
+class FieldError(UserError):
+    """A value of one field of a component is not allowed.
+
+    The component knows only the field's own name; `fedsim.config` puts the full key in front of it.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{field}={value!r}: {allowed}")
+        self.field, self.value, self.allowed = field, value, allowed
+
+
+class Diverged(Exception):
+    """The loss or a parameter is no longer finite. Exit code 3."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the known word nearest to `word`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_at_least(component: Any, minimum: float, *names: str) -> None:
+    """Require that each named field that is set is a finite number not below `minimum`."""
+    for name in names:
+        value = getattr(component, name)
+        if value is not None and not (math.isfinite(value) and value >= minimum):
+            raise FieldError(name, value, f"must be at least {minimum:g}")
+
+
+def check_above(component: Any, bound: float, *names: str) -> None:
+    """Require that each named field that is set is a finite number above `bound`."""
+    for name in names:
+        value = getattr(component, name)
+        if value is not None and not (math.isfinite(value) and value > bound):
+            raise FieldError(name, value, f"must be greater than {bound:g}")
+
+
+def check_between(component: Any, low: float, high: float, *names: str, open_high: bool = False) -> None:
+    """Require ``low <= field <= high`` (``< high`` if `open_high`) for each named field that is set."""
+    for name in names:
+        value = getattr(component, name)
+        if value is not None and not (low <= value < high if open_high else low <= value <= high):
+            upper = f"below {high:g}" if open_high else f"at most {high:g}"
+            raise FieldError(name, value, f"must be at least {low:g} and {upper}")
+
+
+def check_one_of(component: Any, name: str, allowed: Collection[str]) -> None:
+    """Require that the field `name` is one of the words in `allowed`."""
+    value = getattr(component, name)
+    if value not in allowed:
+        hint = did_you_mean(str(value), allowed)
+        raise FieldError(name, value, f"must be one of {', '.join(allowed)}{hint}")
+
+
+def check_exactly_one(component: Any, first: str, second: str) -> None:
+    """Require that exactly one of two exclusive fields is set (not None)."""
+    a, b = getattr(component, first), getattr(component, second)
+    if (a is None) == (b is None):
+        state = "neither is set" if a is None else f"{first}={a} and {second}={b} are both set"
+        raise FieldError(first, a, f"set exactly one of {first} and {second} ({state})")
+
+
+def field_names(component: Any) -> list[str]:
+    """The names of a dataclass's fields, in order."""
+    return [f.name for f in fields(component)]

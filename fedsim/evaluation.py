@@ -1,0 +1,80 @@
+"""Metrics of one global model on all clients' test samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedsim.clients.local import Trainer
+from fedsim.models.stacked import Sums
+from fedsim.population import IGNORE, Population, Task
+
+
+def metric_names(task: Task) -> tuple[str, ...]:
+    """The test columns of ``metrics.csv`` for a task, in order."""
+    if task is Task.REGRESSION:
+        return ("test_loss", "test_rmse", "test_mae")
+    return ("test_loss", "test_accuracy", "test_accuracy_p10", "test_accuracy_std")
+
+
+def default_metric(task: Task) -> str:
+    """What a run is judged by unless ``stop.metric`` says otherwise."""
+    return "test_rmse" if task is Task.REGRESSION else "test_accuracy"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics over all test samples, and per client.
+
+    Attributes:
+        metrics: by the names of `metric_names`.
+        clients: columns with one entry per client; not a number for clients without test samples.
+    """
+
+    metrics: dict[str, float]
+    clients: dict[str, NDArray[np.float64]]
+
+
+def check_testable(population: Population) -> None:
+    """Raise `ValueError` unless some test target counts."""
+    targets = population.test.targets
+    if len(targets) == 0:
+        raise ValueError("no client has test samples")
+    if not targets.is_floating_point() and not bool((targets != IGNORE).any()):
+        raise ValueError("no test target counts: every one is padding or unknown to the training data")
+
+
+def evaluate(trainer: Trainer, row: Tensor, population: Population) -> Evaluation:
+    """Score the global row ``[P]``; plain metrics pool all test samples, whoever holds them."""
+    sums = trainer.score_samples(row, population.test)
+    per_client = _per_client(sums, population.test.sizes)
+    pooled = Sums(*(part.sum()[None] for part in sums.columns()))
+    metrics = {f"test_{name}": float(value[0]) for name, value in _metrics(pooled, population.task).items()}
+    clients = {f"test_{name}": value.numpy() for name, value in _metrics(per_client, population.task).items()}
+    if population.task is not Task.REGRESSION:
+        accuracy = clients["test_accuracy"][~np.isnan(clients["test_accuracy"])]
+        metrics["test_accuracy_p10"] = float(np.percentile(accuracy, 10))
+        metrics["test_accuracy_std"] = float(np.std(accuracy))
+    return Evaluation(metrics, clients)
+
+
+def _metrics(sums: Sums, task: Task) -> dict[str, Tensor]:
+    """Means out of sums; 0/0 gives NaN where a client has no test samples."""
+    loss = sums.loss / sums.count
+    if task is Task.REGRESSION:
+        return {"loss": loss, "rmse": loss.sqrt(), "mae": sums.hits / sums.count}
+    return {"loss": loss, "accuracy": sums.hits / sums.count}
+
+
+def _per_client(sums: Sums, sizes: Tensor) -> Sums:
+    """Add up sums per sample ``[S]`` to sums per client ``[N]``."""
+    owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes).numpy()
+
+    def total(values: Tensor) -> Tensor:
+        return torch.from_numpy(np.bincount(owner, weights=values.numpy(), minlength=len(sizes)))
+
+    return Sums(total(sums.loss), total(sums.hits), total(sums.count))

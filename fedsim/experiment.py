@@ -1,0 +1,144 @@
+"""One experiment: every setting of a run as checked, typed values, and what can be said about them before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from fedsim.aggregation.aggregator import Aggregator
+from fedsim.aggregation.weighted import Weighted
+from fedsim.clients.local import ClientConfig
+from fedsim.engine import Engine
+from fedsim.errors import FieldError, UserError, check_at_least, check_one_of, did_you_mean
+from fedsim.models.recurrent import RecurrentModel
+from fedsim.population import Assignment, Dataset, Task
+from fedsim.recording.settings import Checkpoint, Console
+from fedsim.sampler import Sampler
+from fedsim.stopping import Stop
+
+MAX_SEED = 2**63 - 1
+
+
+@runtime_checkable
+class DataSource(Hashable, Protocol):
+    """Where samples come from. A frozen dataclass, so that equal settings are loaded once."""
+
+    def load(self, seed: int) -> Dataset:
+        """Read or make the data."""
+        ...
+
+
+@runtime_checkable
+class Partition(Protocol):
+    """Who holds which sample."""
+
+    def assign(self, dataset: Dataset, num_clients: int | None, seed: int) -> Assignment:
+        """Give the samples to clients."""
+        ...
+
+
+@dataclass(frozen=True)
+class Eval:
+    """How often the global model is evaluated.
+
+    Attributes:
+        every: rounds between evaluations; round 0 and the last round are always evaluated.
+    """
+
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Every setting of a run.
+
+    Attributes:
+        model: what is trained.
+        data: where samples come from.
+        partition: who holds which sample.
+        client: how clients train.
+        sampler: who takes part in a round.
+        aggregator: how deltas become the next global model.
+        engine: how the computation is organised.
+        stop: when to end early.
+        checkpoint: when the state is saved.
+        console: what is shown.
+        eval: how often the global model is evaluated.
+        seed: key of every random stream.
+        rounds: round limit R.
+        num_clients: N; None is 10 for made partitions and all of them for natural ones.
+        device: ``cpu``, ``cuda`` or ``auto`` (CUDA where there is one).
+        dtype: ``float32`` or ``float64``.
+        threads: CPU threads, None for as many as torch chooses.
+        name: label in records and comparisons.
+        tags: more labels.
+    """
+
+    model: RecurrentModel
+    data: DataSource
+    partition: Partition
+    client: ClientConfig
+    sampler: Sampler
+    aggregator: Aggregator
+    engine: Engine
+    stop: Stop = field(default_factory=Stop)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    console: Console = field(default_factory=Console)
+    eval: Eval = field(default_factory=Eval)
+    seed: int = 0
+    rounds: int = 50
+    num_clients: int | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int | None = None
+    name: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "rounds", "num_clients", "threads")
+        check_one_of(self, "device", ("auto", "cpu", "cuda"))
+        check_one_of(self, "dtype", ("float32", "float64"))
+        if not 0 <= self.seed <= MAX_SEED:
+            raise FieldError("seed", self.seed, f"must be from 0 to {MAX_SEED}")
+        combine = self.aggregator.combine
+        if isinstance(combine, Weighted) and combine.by != "samples" and self.client.validation_fraction == 0:
+            raise UserError(
+                f"aggregator.combine.by={combine.by}: clients judge their models on a validation split of their own; "
+                "set client.validation_fraction, for instance to 0.2"
+            )
+
+    def torch_device(self) -> torch.device:
+        """Return the device that ``device`` names, or raise `UserError` if there is none."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device=cuda: no CUDA device is available here; use device=cpu or device=auto")
+        cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        return torch.device("cuda" if cuda else "cpu")
+
+    def torch_dtype(self) -> torch.dtype:
+        """Return the floating-point type of parameters and features."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def check_task(self, task: Task, columns: list[str]) -> None:
+        """Raise `UserError` for settings that do not go with the data's task or with the columns recorded."""
+        combine = self.aggregator.combine
+        if isinstance(combine, Weighted) and combine.by == "accuracy" and task is Task.REGRESSION:
+            raise UserError("aggregator.combine.by=accuracy: a regression has no accuracy; use by=loss or by=samples")
+        judging = [c for c in columns if c not in ("round", "clients")]
+        if self.stop.metric is not None and self.stop.metric not in judging:
+            raise UserError(
+                f"stop.metric={self.stop.metric}: this run records {', '.join(judging)}"
+                + did_you_mean(self.stop.metric, judging)
+            )
+
+
+@lru_cache(maxsize=2)
+def load_dataset(data: DataSource, seed: int) -> Dataset:
+    """Load a data source, once for equal settings in one process (a sweep checks first and runs later)."""
+    return data.load(seed)

@@ -1,0 +1,1 @@
+"""What is trained: recurrent models, their plain reference modules and the client-stacked layers."""

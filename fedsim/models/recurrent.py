@@ -1,0 +1,191 @@
+"""The recurrent models of ``model=``, and the parameters they have on given data.
+
+A `RecurrentModel` is what the user configures. Together with what the data ask for (features or tokens, outputs,
+task) it becomes an `Architecture`: the shapes that both engines work from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim import seeding
+from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_one_of
+from fedsim.parameters import ParameterLayout
+from fedsim.population import Population, Task
+
+DEFAULT_EMBEDDING_SIZE = 8
+"""Embedding width where the inputs are tokens and none is given, as in McMahan 2017 and Reddi 2021 (Shakespeare)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentModel:
+    """Stacked recurrent layers between an optional token embedding and a linear head.
+
+    Attributes:
+        hidden_size: H, units of every recurrent layer.
+        num_layers: recurrent layers on top of each other.
+        dropout: probability of zeroing an output between two layers while training, as in ``torch.nn.GRU(dropout=)``.
+        bias: whether the recurrent layers and the head have biases.
+        embedding_size: width of the token embedding; None means 8 where the inputs are tokens, and must stay None
+            where they are numbers.
+    """
+
+    hidden_size: int = 64
+    num_layers: int = 1
+    dropout: float = 0.0
+    bias: bool = True
+    embedding_size: int | None = None
+
+    gates: ClassVar[int]
+    """Blocks of H rows in the weight matrices: 1 (RNN), 3 (GRU) or 4 (LSTM)."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "hidden_size", "num_layers", "embedding_size")
+        check_between(self, 0, 1, "dropout", open_high=True)
+        if self.dropout > 0 and self.num_layers == 1:
+            raise FieldError("dropout", self.dropout, "acts between layers and needs num_layers of 2 or more")
+
+    @property
+    def cell(self) -> str:
+        """The kind of cell, one of ``rnn_tanh, rnn_relu, lstm, gru, gru_reset_before``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RNN(RecurrentModel):
+    """Elman's network (Elman 1990), ``h' = g(W x + b + U h + c)``, as `torch.nn.RNN`."""
+
+    nonlinearity: str = "tanh"
+    gates: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_one_of(self, "nonlinearity", ("tanh", "relu"))
+
+    @property
+    def cell(self) -> str:
+        """``rnn_tanh`` or ``rnn_relu``."""
+        return f"rnn_{self.nonlinearity}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTM(RecurrentModel):
+    """Long short-term memory with a forget gate (Gers 2000), gates in the order i, f, g, o, as `torch.nn.LSTM`."""
+
+    gates: ClassVar[int] = 4
+    cell: ClassVar[str] = "lstm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRU(RecurrentModel):
+    """Gated recurrent unit, gates r, z, n, as `torch.nn.GRU`.
+
+    ``n = tanh(W x + b + r * (U h + c))`` and ``h' = (1 - z) * n + z * h``: the reset gate acts after the matrix product
+    (the variant of cuDNN and PyTorch).
+    """
+
+    gates: ClassVar[int] = 3
+    cell: ClassVar[str] = "gru"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRUResetBefore(RecurrentModel):
+    """Gated recurrent unit with the reset gate inside the matrix product, as in Cho 2014, eq. 8.
+
+    ``n = tanh(W x + b + U (r * h) + c)`` and ``h' = (1 - z) * h + z * n``: here z is the share of the *new* state, as
+    in Chung 2014. PyTorch has no such module.
+    """
+
+    gates: ClassVar[int] = 3
+    cell: ClassVar[str] = "gru_reset_before"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A recurrent model on given data: everything that decides the shapes of its parameters.
+
+    Attributes:
+        model: the configured model.
+        input_size: D, features per step; 0 where the inputs are tokens.
+        vocabulary_size: V, number of tokens, or None.
+        num_outputs: classes, vocabulary entries, or regression outputs.
+        task: what is predicted.
+    """
+
+    model: RecurrentModel
+    input_size: int
+    vocabulary_size: int | None
+    num_outputs: int
+    task: Task
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of the embedding, 0 where the inputs are numbers."""
+        if self.vocabulary_size is None:
+            return 0
+        return self.model.embedding_size or DEFAULT_EMBEDDING_SIZE
+
+    @cached_property
+    def layout(self) -> ParameterLayout:
+        """Names and shapes, those of ``torch.nn.Embedding``, ``torch.nn.GRU`` (LSTM, RNN) and ``torch.nn.Linear``."""
+        m, hidden = self.model, self.model.hidden_size
+        parameters: list[tuple[str, tuple[int, ...]]] = []
+        if self.vocabulary_size is not None:
+            parameters.append(("embedding.weight", (self.vocabulary_size, self.embedding_size)))
+        for layer in range(m.num_layers):
+            width = hidden if layer else (self.embedding_size or self.input_size)
+            parameters.append((f"recurrent.weight_ih_l{layer}", (m.gates * hidden, width)))
+            parameters.append((f"recurrent.weight_hh_l{layer}", (m.gates * hidden, hidden)))
+            if m.bias:
+                parameters.append((f"recurrent.bias_ih_l{layer}", (m.gates * hidden,)))
+                parameters.append((f"recurrent.bias_hh_l{layer}", (m.gates * hidden,)))
+        parameters.append(("head.weight", (self.num_outputs, hidden)))
+        if m.bias:
+            parameters.append(("head.bias", (self.num_outputs,)))
+        return ParameterLayout.of(parameters)
+
+    def flops_per_sample(self, steps: int) -> int:
+        """Floating-point operations of one forward pass over one sequence of `steps` steps (products only)."""
+        m, hidden = self.model, self.model.hidden_size
+        widths = [self.embedding_size or self.input_size] + [hidden] * (m.num_layers - 1)
+        recurrent = steps * sum(2 * (width + hidden) * m.gates * hidden for width in widths)
+        head_steps = steps if self.task is Task.SEQUENCE_LABELLING else 1
+        return recurrent + head_steps * 2 * hidden * self.num_outputs
+
+
+def architecture(model: RecurrentModel, population: Population) -> Architecture:
+    """Fit a configured model to the data of a population.
+
+    Raises:
+        UserError: if ``model.embedding_size`` is set and the inputs are not tokens.
+    """
+    if model.embedding_size is not None and population.vocabulary_size is None:
+        raise UserError(
+            f"model.embedding_size={model.embedding_size}: has no effect, because these data are numbers, not tokens; "
+            "leave it null"
+        )
+    return Architecture(
+        model, population.input_size, population.vocabulary_size, population.num_outputs, population.task
+    )
+
+
+def initial_row(arch: Architecture, seed: int, dtype: torch.dtype) -> Tensor:
+    """Draw the untrained model, a row ``[P]`` on the CPU, from the distributions that ``torch.nn`` uses.
+
+    Recurrent layers and head: uniform in ``[-1/sqrt(H), 1/sqrt(H)]``; embedding: standard normal. The draws are keyed
+    by parameter name and made in float64, so float32 and float64 runs start from the same model.
+    """
+    bound = arch.model.hidden_size**-0.5
+    row = torch.empty(arch.layout.num_parameters, dtype=dtype)
+    for name, view in arch.layout.views(row).items():
+        rng = seeding.generator(seed, f"initial {name}")
+        shape = tuple(view.shape)
+        draws = rng.standard_normal(shape) if name == "embedding.weight" else rng.uniform(-bound, bound, shape)
+        view.copy_(torch.from_numpy(np.asarray(draws)))
+    return row

@@ -1,0 +1,111 @@
+"""The same models as plain `torch.nn` modules, one client at a time: short and obviously right.
+
+``engine=sequential`` trains these. Their ``state_dict`` has the names of `ParameterLayout`, so a row of ``rnn``,
+``lstm`` or ``gru`` is also what a user loads into a plain ``torch.nn`` module of the same shape.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.models.recurrent import Architecture
+from fedsim.models.stacked import DropoutMask
+from fedsim.population import Task
+
+
+class ResetBeforeLayer(nn.Module):
+    """One layer of the GRU of Cho 2014 in plain torch; parameters named and shaped like those of `torch.nn.GRU`."""
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool) -> None:
+        super().__init__()
+        self.weight_ih_l0 = nn.Parameter(torch.empty(3 * hidden_size, input_size))
+        self.weight_hh_l0 = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
+        self.bias_ih_l0 = nn.Parameter(torch.empty(3 * hidden_size)) if bias else None
+        self.bias_hh_l0 = nn.Parameter(torch.empty(3 * hidden_size)) if bias else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``[b, T, D]`` to the states ``[b, T, H]`` and the last of them."""
+        u_r, u_z, u_n = self.weight_hh_l0.chunk(3)
+        c_r, c_z, c_n = (None,) * 3 if self.bias_hh_l0 is None else self.bias_hh_l0.chunk(3)
+        h = x.new_zeros(x.shape[0], self.weight_hh_l0.shape[1])
+        outputs = []
+        for step in nn.functional.linear(x, self.weight_ih_l0, self.bias_ih_l0).unbind(1):
+            x_r, x_z, x_n = step.chunk(3, dim=1)
+            r = torch.sigmoid(x_r + nn.functional.linear(h, u_r, c_r))
+            z = torch.sigmoid(x_z + nn.functional.linear(h, u_z, c_z))
+            n = torch.tanh(x_n + nn.functional.linear(r * h, u_n, c_n))
+            h = (1 - z) * h + z * n
+            outputs.append(h)
+        return torch.stack(outputs, 1), h
+
+
+def _one_layer(arch: Architecture, layer: int) -> nn.Module:
+    m = arch.model
+    width = m.hidden_size if layer else (arch.embedding_size or arch.input_size)
+    if m.cell == "gru_reset_before":
+        return ResetBeforeLayer(width, m.hidden_size, m.bias)
+    if m.cell in ("rnn_tanh", "rnn_relu"):
+        return nn.RNN(width, m.hidden_size, nonlinearity=m.cell[4:], bias=m.bias, batch_first=True)
+    kind = nn.LSTM if m.cell == "lstm" else nn.GRU
+    return kind(width, m.hidden_size, bias=m.bias, batch_first=True)
+
+
+class ReferenceModel(nn.Module):
+    """Embedding, one-layer recurrent modules with explicit dropout masks between them, and a linear head.
+
+    ``nn.GRU(dropout=)`` draws from the global random generator; masks made outside keep the draws keyed.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.task = arch.task
+        self.embedding = (
+            nn.Embedding(arch.vocabulary_size, arch.embedding_size) if arch.vocabulary_size is not None else None
+        )
+        self.layers = nn.ModuleList(_one_layer(arch, layer) for layer in range(arch.model.num_layers))
+        self.head = nn.Linear(arch.model.hidden_size, arch.num_outputs, bias=arch.model.bias)
+        self.to_layout = {name: self._module_name(name) for name in arch.layout.names}
+
+    @staticmethod
+    def _module_name(name: str) -> str:
+        """``recurrent.weight_ih_l1`` is ``layers.1.weight_ih_l0`` here; other names are the same."""
+        if not name.startswith("recurrent."):
+            return name
+        kind, layer = name.removeprefix("recurrent.").rsplit("_l", 1)
+        return f"layers.{layer}.{kind}_l0"
+
+    def parameters_in_order(self) -> list[nn.Parameter]:
+        """The parameters in the order of the layout."""
+        named = dict(self.named_parameters())
+        return [named[module_name] for module_name in self.to_layout.values()]
+
+    def forward(self, inputs: Tensor, lengths: Tensor, dropout: DropoutMask | None = None) -> Tensor:
+        """Return outputs ``[b, K]``, or ``[b, T, K]`` for a target at every step.
+
+        Args:
+            inputs: ``[b, T, D]`` float, or ``[b, T]`` tokens.
+            lengths: ``[b]`` valid steps; states beyond them are computed and never used.
+            dropout: masks between layers, ``mask(layer, T, b) -> [1, T, b, H]``.
+        """
+        x = inputs if self.embedding is None else self.embedding(inputs)
+        for number, layer in enumerate(self.layers):
+            x, _ = layer(x)
+            if dropout is not None and number + 1 < len(self.layers):
+                x = x * dropout(number, x.shape[1], x.shape[0])[0].transpose(0, 1)
+        if self.task is not Task.SEQUENCE_LABELLING:
+            x = x[torch.arange(len(x), device=x.device), lengths - 1]
+        outputs: Tensor = self.head(x)
+        return outputs
+
+
+def load_row(module: ReferenceModel, arch: Architecture, row: Tensor) -> None:
+    """Copy a row ``[P]`` into the module's parameters."""
+    with torch.no_grad():
+        for parameter, view in zip(module.parameters_in_order(), arch.layout.views(row).values(), strict=True):
+            parameter.copy_(view)
+
+
+def read_row(module: ReferenceModel) -> Tensor:
+    """Return the module's parameters as a row ``[P]``."""
+    return torch.cat([p.detach().reshape(-1) for p in module.parameters_in_order()])

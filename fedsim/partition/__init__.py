@@ -1,0 +1,1 @@
+"""Partitions: who holds which sample. One frozen dataclass each, with ``assign(...) -> Assignment``."""

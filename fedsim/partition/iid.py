@@ -1,0 +1,39 @@
+"""The partition without heterogeneity: samples dealt at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.partition.common import made_clients, made_names, members
+from fedsim.population import Assignment, Dataset
+from fedsim.seeding import generator
+
+
+@dataclass(frozen=True)
+class Iid:
+    """Deal the training and the test samples at random, in shares that differ by at most one sample.
+
+    If the data have clients of their own, their samples are pooled first (McMahan et al. 2017, section 3, "IID").
+    """
+
+    def assign(self, dataset: Dataset, num_clients: int | None, seed: int) -> Assignment:
+        """Return who holds which sample.
+
+        Args:
+            dataset: the samples to deal out.
+            num_clients: number of clients; None means 10.
+            seed: for the stream ``partition``.
+
+        Raises:
+            UserError: if there are more clients than training samples.
+        """
+        clients = made_clients(dataset, num_clients)
+
+        def deal(count: int, split: int) -> list[NDArray[np.int64]]:
+            seats = np.arange(count) % clients
+            return members(generator(seed, "partition", split).permutation(seats), clients)
+
+        return Assignment(deal(len(dataset.train), 0), deal(len(dataset.test), 1), made_names(clients))

@@ -1,0 +1,60 @@
+"""``fedsim run --dry-run``: what a run would do and cost, before it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fedsim.engine import client_bytes
+from fedsim.simulation import Simulation
+
+
+def plan(simulation: Simulation) -> dict[str, str]:
+    """What a run would do, as label and text."""
+    e, population, arch = simulation.experiment, simulation.population, simulation.task.arch
+    sizes = population.train.sizes
+    cohort = e.sampler.cohort(population.num_clients, 1, e.seed)
+    steps = simulation.task.steps(cohort)
+    row_bytes = arch.layout.num_parameters * e.torch_dtype().itemsize
+    chunk = min(simulation.chunk_size, len(cohort))
+    memory = chunk * client_bytes(simulation.task, e.torch_dtype())
+    blocks = {
+        block: sum(
+            view.numel()
+            for name, view in arch.layout.views(torch.empty(arch.layout.num_parameters)).items()
+            if name.startswith(f"{block}.")
+        )
+        for block in arch.layout.blocks
+    }
+    return {
+        "data": f"{type(e.data).__name__}, {population.task}",
+        "clients": f"{population.num_clients}, of which {len(cohort)} in round 1",
+        "training samples": f"{len(population.train):,} (per client: min {int(sizes.min())}, "
+        f"median {int(sizes.median())}, max {int(sizes.max())})",
+        "test samples": f"{len(population.test):,}",
+        "validation samples": "none" if population.validation is None else f"{len(population.validation):,}",
+        "parameters": f"{arch.layout.num_parameters:,} ("
+        + ", ".join(f"{block} {count:,}" for block, count in blocks.items())
+        + ")",
+        "rounds": f"{e.rounds}, evaluated every {e.eval.every}",
+        "local steps in round 1": f"min {int(steps.min())}, max {int(steps.max())}, all {int(steps.sum()):,}",
+        "bytes per round": f"{len(cohort) * row_bytes:,} down, {len(cohort) * row_bytes:,} up",
+        "engine": e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell),
+        "memory": f"about {memory / 2**20:,.1f} MiB for {chunk} clients at a time",
+    }
+
+
+def show(simulation: Simulation, overrides: Sequence[str]) -> None:
+    """Print the plan as a table."""
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    for label, text in plan(simulation).items():
+        table.add_row(label, text)
+    console = Console(highlight=False)
+    console.print(f"[bold]plan[/bold] {' '.join(overrides)}".rstrip())
+    console.print(table)
+    console.print("nothing was trained")

@@ -1,0 +1,94 @@
+"""The whole state of a run in one safetensors file: tensors as they are, everything else as JSON in its metadata.
+
+No pickle: loading a checkpoint from a stranger can give wrong numbers, but cannot run code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from fedsim.client_store import ClientStore
+from fedsim.errors import UserError
+from fedsim.recording.run_directory import write_atomically
+from fedsim.simulation import State
+from fedsim.stopping import Progress
+
+FORMAT_VERSION = 1
+
+
+def checkpoint_path(directory: Path, round_number: int) -> Path:
+    """``checkpoints/round_000120.safetensors``."""
+    return directory / "checkpoints" / f"round_{round_number:06d}.safetensors"
+
+
+def save_checkpoint(directory: Path, state: State) -> Path:
+    """Write the state after a round; the file appears whole or not at all."""
+    tensors = {"row": state.row}
+    tensors |= {f"server/{name}": value for name, value in state.server.items()}
+    tensors |= {f"store/{name}": value for name, value in state.store.state_dict().items()}
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "round": state.round,
+        "bytes_down": state.bytes_down,
+        "bytes_up": state.bytes_up,
+        "num_clients": state.store.num_clients,
+        "progress": dataclasses.asdict(state.progress),
+    }
+    path = checkpoint_path(directory, state.round)
+    path.parent.mkdir(exist_ok=True)
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_atomically(path, save(contiguous, metadata={"fedsim": json.dumps(facts)}))
+    return path
+
+
+def load_checkpoint(path: Path, device: torch.device) -> State:
+    """Read a state back.
+
+    Raises:
+        UserError: if the file is missing, truncated or not a checkpoint of this format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("fedsim", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint ({error})") from None
+    if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{path}: is not a fedsim checkpoint of format {FORMAT_VERSION}")
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    store = ClientStore(facts["num_clients"])
+    store.load_state_dict({name: _place(name, value, device) for name, value in part("store/").items()})
+    return State(
+        row=tensors["row"].to(device),
+        server={name: value.to(device) for name, value in part("server/").items()},
+        store=store,
+        progress=Progress(**facts["progress"]),
+        round=facts["round"],
+        bytes_down=facts["bytes_down"],
+        bytes_up=facts["bytes_up"],
+    )
+
+
+def _place(name: str, value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Client numbers stay on the CPU, rows go to the device."""
+    return value if name.endswith("/clients") else value.to(device)
+
+
+def prune_checkpoints(directory: Path, scores: dict[int, float], best_is_low: bool) -> None:
+    """Keep the last two checkpoints and the best of those in `scores` (metric value by round), delete the others."""
+    rounds = sorted(int(path.stem.removeprefix("round_")) for path in directory.glob("checkpoints/round_*.safetensors"))
+    keep = set(rounds[-2:])
+    judged = [r for r in rounds if r in scores]
+    if judged:
+        keep.add(min(judged, key=lambda r: (scores[r] if best_is_low else -scores[r], r)))
+    for number in set(rounds) - keep:
+        checkpoint_path(directory, number).unlink()

@@ -1,0 +1,85 @@
+"""Keyed random streams: the same draw for the same (seed, purpose, round, client, ...), wherever it is made.
+
+Nothing in fedsim uses a global random generator. Small draws (partition, initial weights, cohort) come from a
+NumPy generator per key (`generator`). Cohort-wide draws (batch order, dropout, noise) come from a stateless,
+counter-based integer hash (`random_bits`), vectorised over clients and positions: a draw depends on the client's
+number and never on its place in the cohort, so chunking, engines and resuming do not change it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# The finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"),
+# written with signed 64-bit integers because those are what torch multiplies, with the same bits on every device.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MULTIPLY_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MULTIPLY_2 = 0x94D049BB133111EB - (1 << 64)
+_MAX_INT64 = (1 << 63) - 1
+
+
+def _digest(seed: int, purpose: str, numbers: tuple[int, ...]) -> bytes:
+    text = "/".join([str(seed), purpose, *map(str, numbers)])
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def stream_key(seed: int, purpose: str, *numbers: int) -> int:
+    """Return the 64-bit key of a stream, for instance ``stream_key(seed, "batches", round)``."""
+    return int.from_bytes(_digest(seed, purpose, numbers)[:8], "little", signed=True)
+
+
+def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+    """Return a NumPy generator for one purpose. Costs tens of microseconds: not for one per client and round."""
+    entropy = int.from_bytes(_digest(seed, purpose, numbers), "little")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _MULTIPLY_1
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _MULTIPLY_2
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def random_bits(key: int, *counters: Tensor) -> Tensor:
+    """Hash a key and broadcastable int64 counters to uniform 64-bit integers.
+
+    Args:
+        key: from `stream_key`.
+        counters: int64 tensors that broadcast together, for instance clients ``[C, 1]`` and positions ``[n]``.
+
+    Returns:
+        int64 tensor of the broadcast shape; every bit pattern is equally likely.
+    """
+    bits = torch.tensor(key, dtype=torch.int64, device=counters[0].device)
+    for counter in counters:
+        bits = _mix(bits + (counter + 1) * _GOLDEN)
+    return bits
+
+
+def keep_mask(key: int, rate: float, *counters: Tensor) -> Tensor:
+    """Return a boolean tensor, False with probability `rate` (dropout), one draw per counter combination."""
+    upper = (random_bits(key, *counters) >> 32) & ((1 << 32) - 1)
+    return upper >= round(rate * (1 << 32))
+
+
+def permutations(key: int, clients: Tensor, sizes: Tensor, epochs: Tensor) -> Tensor:
+    """Return one random order per client.
+
+    Args:
+        key: stream key of the round.
+        clients: ``[C]`` int64 client numbers.
+        sizes: ``[C]`` int64 number of samples of each client.
+        epochs: ``[C]`` int64 local epoch that the order is for.
+
+    Returns:
+        ``[C, max(sizes)]`` int64; the first ``sizes[c]`` entries of row c are a permutation of its samples, the rest
+        are the positions beyond them.
+    """
+    position = torch.arange(int(sizes.max()), device=clients.device)
+    keys = random_bits(key, clients[:, None], epochs[:, None], position[None, :])
+    keys = torch.where(position[None, :] < sizes[:, None], keys >> 1, _MAX_INT64)  # real keys stay below the filler
+    return torch.argsort(keys, dim=1, stable=True)

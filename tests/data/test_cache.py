@@ -1,0 +1,142 @@
+"""A cache helps or is ignored: it never breaks a run and never gives wrong arrays."""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedsim.data import cache
+from fedsim.data.cache import cache_directory, cached_arrays
+
+ARRAYS = {"x": np.arange(12, dtype=np.float32).reshape(3, 4), "y": np.array([3, 1, 2])}
+
+
+class Maker:
+    """Returns the arrays and counts how often."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> cache.Arrays:
+        self.calls += 1
+        return dict(ARRAYS)
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path / "made" / "cache"))
+    return tmp_path / "made" / "cache"
+
+
+def check(arrays: cache.Arrays) -> None:
+    assert arrays.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_second_call_reads_what_the_first_one_kept(directory):
+    make = Maker()
+    check(cached_arrays("source", "version 1", ARRAYS, make))
+    check(cached_arrays("source", "version 1", ARRAYS, make))
+    assert make.calls == 1
+    assert [f.suffix for f in directory.iterdir()] == [".npz"]  # no temporary file is left
+
+
+@pytest.mark.parametrize("change", ["source", "identity", "format"])
+def test_key_tells_versions_apart(directory, monkeypatch, change):
+    make = Maker()
+    cached_arrays("source", "version 1", ARRAYS, make)
+    if change == "format":
+        monkeypatch.setattr(cache, "FORMAT_VERSION", cache.FORMAT_VERSION + 1)
+    source = "other" if change == "source" else "source"
+    cached_arrays(source, "version 2" if change == "identity" else "version 1", ARRAYS, make)
+    assert make.calls == 2
+
+
+def test_damaged_file_is_reported_and_made_again(directory, caplog):
+    make = Maker()
+    cached_arrays("source", "1", ARRAYS, make)
+    (file,) = directory.iterdir()
+    file.write_bytes(file.read_bytes()[:200])
+    check(cached_arrays("source", "1", ARRAYS, make))
+    assert "made again" in caplog.text
+    check(cached_arrays("source", "1", ARRAYS, make))
+    assert make.calls == 2  # the damaged file was replaced
+
+
+def test_no_damage_gets_through(directory, caplog):
+    """Truncation anywhere, and random bytes anywhere: the arrays are right or the file is refused."""
+    caplog.set_level(logging.CRITICAL)
+    cached_arrays("source", "1", ARRAYS, Maker())
+    (file,) = directory.iterdir()
+    good = file.read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [good[:n] for n in range(0, len(good), 7)]
+    for _ in range(300):
+        data = bytearray(good)
+        for _ in range(rng.integers(1, 9)):
+            data[rng.integers(len(data))] = rng.integers(256)
+        damaged.append(bytes(data))
+    for data in damaged:
+        file.write_bytes(data)
+        arrays = cache._read(file, ARRAYS)
+        if arrays is not None:
+            check(arrays)
+
+
+def test_objects_are_not_unpickled(directory):
+    make = Maker()
+    cached_arrays("source", "1", ARRAYS, make)
+    (file,) = directory.iterdir()
+    np.savez(file, x=np.array([{"a": 1}], dtype=object), y=ARRAYS["y"])
+    check(cached_arrays("source", "1", ARRAYS, make))
+    assert make.calls == 2
+
+
+def test_file_with_other_arrays_is_made_again(directory):
+    make = Maker()
+    cached_arrays("source", "1", ARRAYS, make)
+    (file,) = directory.iterdir()
+    np.savez(file, x=ARRAYS["x"])
+    check(cached_arrays("source", "1", ARRAYS, make))
+
+
+def test_unusable_directory_is_reported_and_does_no_harm(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path / "file" / "below"))
+    check(cached_arrays("source", "1", ARRAYS, Maker()))
+    assert "FEDSIM_CACHE_DIR" in caplog.text
+
+
+def test_full_disk_leaves_nothing_behind(directory, monkeypatch, caplog):
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    check(cached_arrays("source", "1", ARRAYS, Maker()))
+    assert "No space left" in caplog.text
+    assert list(directory.iterdir()) == []
+
+
+def test_directory_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path / "own"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_directory() == tmp_path / "own"
+    monkeypatch.delenv("FEDSIM_CACHE_DIR")
+    assert cache_directory() == tmp_path / "xdg" / "fedsim"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_directory() == tmp_path / "home" / ".cache" / "fedsim"
+
+
+def test_without_a_home_nothing_is_cached(monkeypatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("FEDSIM_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    check(cached_arrays("source", "1", ARRAYS, Maker()))
