@@ -6,22 +6,22 @@ Exit codes: 0 done (early stop included), 1 bug or I/O failure, 2 user error, 3 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fedsim import __version__
-from fedsim.errors import UserError
+from fedsim.errors import UserError, print_error
 
 EXIT_FAILED, EXIT_USER, EXIT_DIVERGED, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
+_USAGE_ERROR: Any = typer.BadParameter.__base__  # Typer's own or Click's, by Typer's version
 _STATUS_CODES = {"done": 0, "stopped": 0, "diverged": EXIT_DIVERGED, "refused": EXIT_USER}
 
 app = typer.Typer(
-    no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,18 +35,17 @@ def _exit_codes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _error(str(error))
+        print_error(str(error))
         raise typer.Exit(EXIT_USER) from None
     except KeyboardInterrupt:
-        _error("interrupted")
+        print_error("interrupted")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except OSError as error:
-        _error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        print_error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         raise typer.Exit(EXIT_FAILED) from None
-
-
-def _error(text: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {text}", markup=False)
+    except MemoryError as error:
+        print_error(f"not enough memory: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
 
 
 def _version(asked: bool) -> None:
@@ -100,6 +99,8 @@ def run(
 
         if cfg not in (None, "job", "hydra", "all"):
             raise UserError(f"--cfg {cfg}: must be job, hydra or all")
+        if cfg is not None and (multirun or dry_run):
+            raise UserError(f"--cfg {cfg}: prints the config of one run and cannot go with -m or --dry-run")
         request = config.normalise(
             config.Request(tuple(overrides or ()), multirun, config_dir, tuple(allow_module or ()))
         )
@@ -158,5 +159,10 @@ def compare(
 
 
 def main() -> None:
-    """Entry point of the ``fedsim`` command."""
-    app()
+    """Entry point of the ``fedsim`` command: without arguments its help, and one line for what Typer refuses."""
+    try:
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except _USAGE_ERROR as error:
+        print_error(f"{error.format_message()}; see fedsim --help")
+        code = EXIT_USER
+    sys.exit(code)

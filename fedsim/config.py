@@ -1,42 +1,41 @@
-"""Compose, check and build: the only file that imports Hydra and OmegaConf.
+"""Compose, check and launch: the only file that imports Hydra and OmegaConf.
 
-A config is data, not code. Every node with a ``_target_`` becomes the frozen dataclass of that name, and only if that
-class belongs to fedsim or to a module that the user named on the command line; ``hydra.utils.instantiate`` is not
-used. Everything is checked, for every job of a sweep, before Hydra makes the first directory.
+A config is data, not code: `fedsim.build` makes the components, and ``hydra.utils.instantiate`` is not used. What a
+config says about Hydra itself is checked wherever Hydra composes one. Everything is checked, for every job of a
+sweep, before Hydra makes the first directory.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import importlib.resources
-import os
-import sys
-import types
-import typing
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import hydra
-from hydra import compose, initialize_config_module
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
 
-from fedsim.errors import FieldError, UserError, did_you_mean
+from fedsim import build
+from fedsim.errors import UserError, did_you_mean, show
 from fedsim.experiment import Experiment
-from fedsim.recording.run_directory import refuse_used
+from fedsim.recording.run_directory import FORMAT_VERSION, refuse_used
 
-FORMAT_VERSION = 1
 CONFIG_MODULE = "fedsim.configs"
 
 # Pairs of keys of which exactly one is set: setting one on the command line nulls the default of the other.
@@ -45,7 +44,9 @@ EXCLUSIVE = (("client.epochs", "client.steps"), ("sampler.fraction", "sampler.co
 # What a config may say about Hydra itself. All else could run code (callbacks, launchers, logging factories), reach
 # other files (search paths) or change the environment (job.env_set).
 HYDRA_SETTABLE = ("run.dir", "sweep.dir", "sweep.subdir", "sweeper.params", "sweeper.max_batch_size")
-HYDRA_COMPUTED = ("overrides", "runtime", "job.override_dirname", "job.num", "job.id", "job.config_name", "mode")
+# What Hydra writes itself into a composed config, afterwards.
+HYDRA_COMPUTED = ("runtime", "job.override_dirname")
+HYDRA_MULTIRUN = "hydra.mode=MULTIRUN"
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,64 @@ class Job:
     directory: Path
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# compose
+class SafeLoader(ConfigLoaderImpl):
+    """Hydra's config loader, refusing whatever a config says about Hydra beyond `HYDRA_SETTABLE`.
+
+    Hydra composes for a sweep as a whole and again for each job, and acts on its node of each result. So the check
+    stands here, where all of them come from, and holds when a file changes between the check and the run.
+    """
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose, and raise `UserError` if the result is not safe."""
+        modes = [text for text in overrides if text == HYDRA_MULTIRUN]  # from `launch`
+        given = [_parse(text) for text in overrides if text != HYDRA_MULTIRUN]  # beforehand: search paths are imported
+        cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        wanted = _untouched() | {
+            "mode": RunMode.MULTIRUN if modes else None,
+            "overrides.hydra": [str(o.input_line) for o in given if _of_hydra(o)] + modes,
+            "overrides.task": [str(o.input_line) for o in given if not _of_hydra(o)],
+        }
+        found = _flat(OmegaConf.to_container(cfg.hydra, resolve=False))
+        for key in sorted(wanted.keys() | found.keys()):
+            if wanted.get(key) != found.get(key) and not _within(key, HYDRA_SETTABLE + HYDRA_COMPUTED):
+                raise _refused(f"hydra.{key}={show(found.get(key))}")
+        return cfg
+
+
+@cache
+def _untouched() -> dict[str, Any]:
+    """Hydra's node as fedsim's own configs make it, flat. No folder of the user's has a part in it."""
+    loader = ConfigLoaderImpl(create_config_search_path(f"pkg://{CONFIG_MODULE}"))
+    cfg = loader.load_configuration("config", [], RunMode.RUN, from_shell=False)
+    return _flat(OmegaConf.to_container(cfg.hydra, resolve=False))
+
+
+def _refused(text: str) -> UserError:
+    hint = "; use --config-dir" if text.startswith("hydra.searchpath") else ""
+    allowed = ", ".join(f"hydra.{name}" for name in HYDRA_SETTABLE)
+    return UserError(f"{text}: fedsim does not let a config change this{hint}; allowed are {allowed}")
+
+
+def _of_hydra(override: Override) -> bool:
+    return override.key_or_group.replace("/", ".").split(".")[0] == "hydra"
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as ``{dotted key: value}``."""
+    if not isinstance(node, Mapping) or not node:
+        return {prefix[:-1]: node}
+    return {k: v for key, child in node.items() for k, v in _flat(child, f"{prefix}{key!s}.").items()}
+
+
+def _within(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def normalise(request: Request) -> Request:
@@ -92,24 +149,51 @@ def normalise(request: Request) -> Request:
     return dataclasses.replace(request, overrides=tuple(overrides))
 
 
-@contextmanager
-def _composer(request: Request) -> Iterator[ConfigLoader]:
-    """Hydra's compose API over fedsim's configs and the user's folder."""
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
+def _loader(config_dir: str | None) -> SafeLoader:
+    """A loader over fedsim's configs and the user's folder."""
+    version.setbase("1.3")
+    setup_globals()  # Hydra's resolvers, such as ${now:...}
+    search_path = create_config_search_path(f"pkg://{CONFIG_MODULE}")
+    if config_dir is not None:
+        _check_config_dir(Path(config_dir))
+        folder = f"file://{Path(config_dir).resolve()}"
+        search_path.prepend("command-line", folder, SearchPathQuery(provider="schema"))
+    return SafeLoader(search_path)
 
 
-def _compose(overrides: Sequence[str], config_dir: str | None) -> DictConfig:
-    path = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
+def _check_config_dir(folder: Path) -> None:
+    """Require a folder none of whose files has the name of fedsim's own, which Hydra would take instead."""
+    if not folder.is_dir():
+        raise UserError(f"--config-dir {folder}: no such folder")
+    for file in sorted(folder.rglob("*.yaml")):
+        name = file.relative_to(folder).as_posix()
+        if importlib.resources.files(CONFIG_MODULE).joinpath(name).is_file():
+            raise UserError(f"--config-dir {folder}: {name} has the name of one of fedsim's own; give it another")
+
+
+def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
+    """Compose, or say which override is at fault before repeating what Hydra says at length."""
     try:
-        return compose("config", overrides=[*overrides, *path], return_hydra_config=True)
-    except (HydraException, errors.OmegaConfBaseException) as error:
-        raise UserError(_first_lines(error)) from None
+        return loader.load_configuration("config", list(overrides), RunMode.RUN, from_shell=False)
+    except UserError:
+        raise
+    except Exception as error:  # YAML, grammar, interpolation, encoding: whatever a file or an override can cause
+        chosen = _check_options(overrides, loader)
+        if len(chosen) < len(overrides):
+            _check_keys(overrides, _compose(loader, chosen), loader)
+        known = isinstance(error, HydraException | errors.OmegaConfBaseException)
+        raise UserError(("" if known else f"cannot compose {' '.join(overrides)}: ") + _in_words(error)) from None
 
 
-def _first_lines(error: Exception) -> str:
-    """Hydra's own message in one line."""
-    return " ".join(str(error).split("\nSet the environment")[0].split())
+def _in_words(error: BaseException | None) -> str:
+    """An error and its causes in one line, without Hydra's and OmegaConf's hints for programmers."""
+    texts = []
+    while error is not None:
+        text = " ".join(str(error).split("\nSet the environment")[0].split("\n    full_key:")[0].split())
+        key = getattr(error, "full_key", None)
+        texts.append(f"{key}: {text}" if key and key not in text else text)
+        error = error.__cause__
+    return ": ".join(dict.fromkeys(text for text in texts if text)) or "the config cannot be composed"
 
 
 def check_request(request: Request) -> list[Job]:
@@ -118,178 +202,117 @@ def check_request(request: Request) -> list[Job]:
     Raises:
         UserError: naming the key, the value and what is allowed.
     """
-    if request.config_dir is not None and not Path(request.config_dir).is_dir():
-        raise UserError(f"--config-dir {request.config_dir}: no such folder")
-    with _composer(request) as loader:
-        parsed = [_parse(override) for override in request.overrides]
-        if not request.multirun:
-            for override in parsed:
-                if override.is_sweep_override():
-                    raise UserError(f"{override.input_line}: several values make a sweep; add -m (--multirun)")
-        _check_keys(parsed, request, loader)
-        baseline = compose("config", return_hydra_config=True)
-        jobs = []
-        for number, overrides in enumerate(_sweep(request)):
-            cfg = _compose(overrides, request.config_dir)
-            _check_hydra(cfg, baseline, request.config_dir)
-            directory = _directory(cfg, number if request.multirun else None)
-            jobs.append(Job(tuple(overrides), build_experiment(cfg, request.allow_modules), directory))
+    loader = _loader(request.config_dir)
+    for override in (_parse(text) for text in request.overrides):
+        if override.is_sweep_override() and not request.multirun:
+            raise UserError(f"{override.input_line}: several values make a sweep; add -m (--multirun)")
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise UserError(f"{override.input_line}: a sweep needs single values, such as 1,2 or range(1,3)")
+        group = override.key_or_group
+        if isinstance(override.value(), list) and group != "experiment" and group in _groups(loader):
+            raise UserError(f"{override.input_line}: choose one option; -m {group}=A,B makes a run of each")
+    jobs: list[Job] = []
+    first = None
+    for number, overrides in enumerate(_sweep(request, loader)):
+        cfg = _compose(loader, overrides)
+        first = first or cfg
+        OmegaConf.copy_cache(first, cfg)  # one ${now:...} for all jobs, as in Hydra
+        directory = _directory(cfg, number if request.multirun else None)
+        if any(directory == job.directory for job in jobs):
+            raise UserError(f"hydra.sweep.subdir={cfg.hydra.sweep.subdir}: the jobs of a sweep need a directory each")
+        jobs.append(Job(tuple(overrides), build_experiment(cfg, request.allow_modules), directory))
     return jobs
 
 
 def _parse(text: str) -> Override:
+    """Read one override, and refuse those of Hydra that are not settable."""
     try:
-        parsed: Override = OverridesParser.create().parse_override(text)
-    except HydraException:
-        raise UserError(f"cannot read {text!r}: expected KEY=VALUE, such as model=gru or client.epochs=5") from None
+        text.encode()
+        parsed = OverridesParser.create().parse_override(text)
+        if not parsed.key_or_group:
+            raise ValueError
+    except (HydraException, ValueError, RecursionError):
+        raise UserError(
+            f"cannot read {text!r}: expected KEY=VALUE, such as model=gru or client.epochs=5, and quotes around "
+            "special characters: \"name='my run: 1'\""
+        ) from None
+    if _of_hydra(parsed):
+        key = parsed.key_or_group.replace("/", ".").removeprefix("hydra").removeprefix(".")
+        if not _within(key, HYDRA_SETTABLE) or parsed.is_sweep_override() or parsed.is_delete():
+            raise _refused(text.lstrip("+~"))
     return parsed
 
 
-def _sweep(request: Request) -> list[list[str]]:
+def _sweep(request: Request, loader: SafeLoader) -> list[list[str]]:
     """The overrides of every job: the grid that Hydra's basic sweeper runs, in its order."""
     if not request.multirun:
         return [list(request.overrides)]
-    plain = [o for o in request.overrides if not _parse(o).is_sweep_override()]
-    cfg = _compose(plain, request.config_dir)
-    params = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.get("params") or {}).items()]
-    hydras = [o for o in request.overrides if _parse(o).is_hydra_override()]
-    task = [o for o in request.overrides if o not in hydras]
-    batches = BasicSweeper.split_arguments([_parse(o) for o in [*params, *task]], None)
+    parsed = [_parse(text) for text in request.overrides]
+    hydras = [text for text, o in zip(request.overrides, parsed, strict=True) if _of_hydra(o)]
+    groups = _groups(loader)
+    single = [str(o.input_line) for o in parsed if o.key_or_group in groups and not o.is_sweep_override()]
+    sweeper = _compose(loader, [*hydras, *single]).hydra.sweeper
+    if sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
+        raise UserError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be at least 1")
+    try:
+        params = [_parse(f"{key}={value}") for key, value in (sweeper.params or {}).items()]
+        parser = OverridesParser.create(loader)
+        task = parser.parse_overrides([text for text in request.overrides if text not in hydras])
+        batches = BasicSweeper.split_arguments([*params, *task], None)
+    except (HydraException, errors.OmegaConfBaseException, ValueError) as error:
+        raise UserError(_in_words(error)) from None
     return [[*job, *hydras] for batch in batches for job in batch]
 
 
-def _check_keys(parsed: Sequence[Override], request: Request, loader: ConfigLoader) -> None:
-    """Name misspelt groups, options and keys before Hydra does it at length."""
-    groups = dict(config_groups(loader, request.config_dir))
-    chosen = []
-    for override in parsed:
+def _check_options(overrides: Sequence[str], loader: SafeLoader) -> list[str]:
+    """Raise `UserError` for a group's option that does not exist; return the overrides that choose options."""
+    groups, chosen = _groups(loader), []
+    for text in overrides:
+        parsed = _parse(text)
+        group, value = parsed.key_or_group, parsed.value()
+        if group not in groups or isinstance(value, dict) or (value is None and group == "experiment"):
+            continue
+        for name in [] if parsed.is_delete() else value if isinstance(value, list) else [value]:
+            if name not in groups[group]:
+                raise UserError(
+                    f"{group}={show(name)}: no such option{did_you_mean(str(name), groups[group])}; "
+                    f"available: {', '.join(groups[group])}"
+                )
+        if parsed.package is None and text.startswith("+"):
+            raise UserError(f"{text}: {group} has an option already; to choose another, write {text.lstrip('+')}")
+        chosen.append(text)
+    return chosen
+
+
+def _check_keys(overrides: Sequence[str], cfg: DictConfig, loader: SafeLoader) -> None:
+    """Raise `UserError` for a key that is not in the config of the chosen options."""
+    groups = _groups(loader)
+    leaves = [key.split(".") for key in _flat(OmegaConf.to_container(cfg)) if not _within(key, ("hydra",))]
+    known = dict.fromkeys(".".join(parts[: n + 1]) for parts in leaves for n in range(len(parts)))
+    for text in overrides:
+        override = _parse(text)
         key = override.key_or_group
-        if override.is_hydra_override():
-            continue
-        if key in groups:
-            if not override.is_delete() and not override.is_add():
-                _check_option(override, groups[key])
-            if not override.is_sweep_override():
-                chosen.append(str(override.input_line))
-    cfg = _compose(chosen, request.config_dir)
-    known = [key for key in _dotted(cfg) if not key.startswith("hydra")]
-    for override in parsed:
-        key, text = override.key_or_group, str(override.input_line)
-        if key in groups or override.is_hydra_override() or override.is_add() or override.is_force_add():
-            continue
-        if key.replace(".", "/") in groups and "." in key:
-            raise UserError(
-                f"{text}: did you mean {text.replace('.', '/', key.count('.'))}? "
-                "(a slash selects an option, a dot sets a number)"
-            )
-        swept = any(o.is_sweep_override() and key.startswith(o.key_or_group.replace("/", ".")) for o in parsed)
-        if key not in known and not swept:
+        if key not in groups and key not in known and not _of_hydra(override):
             raise UserError(f"{text}: no such key{did_you_mean(key, [*known, *groups])}")
 
 
-def _check_option(override: Override, options: Sequence[str]) -> None:
-    """Require that a group's value, or each of a sweep's, is one of its options."""
-    if override.is_sweep_override():
-        values = list(override.sweep_string_iterator())
-    else:
-        value = override.value()
-        if value is None and override.key_or_group == "experiment":
-            return
-        values = [str(v) for v in value] if isinstance(value, list) else [str(value)]
-    for value in values:
-        if value not in options:
-            raise UserError(
-                f"{override.key_or_group}={value}: no such option{did_you_mean(value, options)}; "
-                f"available: {', '.join(options)}"
-            )
-
-
-def config_groups(loader: ConfigLoader, config_dir: str | None = None) -> list[tuple[str, list[str]]]:
+def list_options(config_dir: str | None = None) -> dict[str, list[str]]:
     """All groups, nested ones as ``aggregator/combine``, with their options."""
+    return _groups(_loader(config_dir))
 
+
+def _groups(loader: SafeLoader) -> dict[str, list[str]]:
     def below(group: str) -> Iterator[tuple[str, list[str]]]:
-        for name in sorted(set(loader.list_groups(group)) | set(_own(config_dir, group, folders=True))):
+        for name in loader.list_groups(group):
             path = f"{group}/{name}" if group else name
             if path == "hydra" or name.startswith("_"):
                 continue
-            options = set(loader.get_group_options(path, ObjectType.CONFIG)) | set(_own(config_dir, path))
+            options = loader.get_group_options(path, ObjectType.CONFIG)
             if options:
                 yield path, sorted(options)
             yield from below(path)
 
-    return list(below(""))
-
-
-def _own(config_dir: str | None, group: str, folders: bool = False) -> list[str]:
-    """Options (or sub-groups) of a group in the user's own folder."""
-    if config_dir is None or not (Path(config_dir) / group).is_dir():
-        return []
-    entries = (Path(config_dir) / group).iterdir()
-    return [p.name if folders else p.stem for p in entries if (p.is_dir() if folders else p.suffix == ".yaml")]
-
-
-def list_options(config_dir: str | None = None) -> dict[str, dict[str, str]]:
-    """``{group: {option: one-line comment}}``, the comment being the first that stands in the option's YAML."""
-    with _composer(Request(config_dir=config_dir)) as loader:
-        groups = config_groups(loader, config_dir)
-    root = Path(str(importlib.resources.files(CONFIG_MODULE)))
-    listing: dict[str, dict[str, str]] = {}
-    for group, options in groups:
-        for option in options:
-            folders = [root] if config_dir is None else [root, Path(config_dir)]
-            files = [f / group / f"{option}.yaml" for f in folders if (f / group / f"{option}.yaml").is_file()]
-            listing.setdefault(group, {})[option] = _comment(files[0]) if files else ""
-    return listing
-
-
-def _comment(file: Path) -> str:
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and "@package" not in line:
-            return line.lstrip("# ").rstrip()
-    return ""
-
-
-def _dotted(node: DictConfig, prefix: str = "") -> list[str]:
-    """Every key of a config in dotted form."""
-    keys = []
-    for key in node:
-        path = f"{prefix}{key!s}"
-        keys.append(path)
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
-            keys += _dotted(child, f"{path}.")
-    return keys
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# safety of the hydra node
-
-
-def _check_hydra(cfg: DictConfig, baseline: DictConfig, config_dir: str | None) -> None:
-    """Refuse whatever a config says about Hydra itself beyond `HYDRA_SETTABLE`."""
-    ours = _flat(OmegaConf.to_container(baseline.hydra, resolve=False))
-    theirs = _flat(OmegaConf.to_container(cfg.hydra, resolve=False))
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) == theirs.get(key) or _within(key, HYDRA_SETTABLE + HYDRA_COMPUTED):
-            continue
-        if key == "searchpath" and config_dir is not None and len(theirs.get(key, ())) == 1:
-            continue
-        hint = "; use --config-dir" if key == "searchpath" else ""
-        raise UserError(
-            f"hydra.{key}={theirs.get(key)!r}: fedsim does not let a config change this{hint}; "
-            f"allowed are {', '.join('hydra.' + name for name in HYDRA_SETTABLE)}"
-        )
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as ``{dotted key: value}``."""
-    if not isinstance(node, Mapping) or not node:
-        return {prefix[:-1]: node}
-    return {k: v for key, child in node.items() for k, v in _flat(child, f"{prefix}{key!s}.").items()}
-
-
-def _within(key: str, names: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
+    return dict(below(""))
 
 
 def _directory(cfg: DictConfig, number: int | None) -> Path:
@@ -302,14 +325,10 @@ def _directory(cfg: DictConfig, number: int | None) -> Path:
             with read_write(cfg), open_dict(cfg):
                 cfg.hydra.job.num = number
             directory = Path(str(cfg.hydra.sweep.dir)) / str(cfg.hydra.sweep.subdir)
-    except errors.OmegaConfBaseException as error:
-        raise UserError(f"{key}: {_first_lines(error)}") from None
-    refuse_used(directory, key)
+        refuse_used(directory, key)
+    except (errors.OmegaConfBaseException, OSError, ValueError) as error:  # a name too long, or with a null byte
+        raise UserError(f"{key}: {_in_words(error)}") from None
     return directory
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# build
 
 
 def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Experiment:
@@ -318,120 +337,26 @@ def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Expe
     Raises:
         UserError: naming the key, the value and what is allowed.
     """
+    if cfg.get("experiment") is not None:
+        raise UserError("experiment: its YAML changes nothing without a first line `# @package _global_`")
     root = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "experiment")])
     try:
-        OmegaConf.resolve(root)
-    except errors.OmegaConfBaseException as error:
-        raise UserError(_first_lines(error)) from None
-    built = _build(root, Experiment, "", tuple(allow_modules))
+        content = OmegaConf.to_container(root, resolve=True, throw_on_missing=True)
+    except (errors.OmegaConfBaseException, RecursionError) as error:
+        raise UserError(_in_words(error)) from None
+    built = build.build(cast("dict[str, Any]", content), Experiment, allowed=allow_modules)
     assert isinstance(built, Experiment)
     return built
 
 
-def _build(node: DictConfig, expected: Any, key: str, allowed: tuple[str, ...]) -> object:
-    """Build the dataclass that a node describes, its parts first."""
-    target = node.get("_target_")
-    if target is not None:
-        cls = _resolve_target(str(target), key, allowed)
-    elif dataclasses.is_dataclass(expected) and isinstance(expected, type):
-        cls = expected
-    else:
-        raise UserError(f"{key}: has no _target_; choose an option with {key.replace('.', '/')}=OPTION")
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    given = {}
-    for name in (str(name) for name in node if name != "_target_"):
-        path = f"{key}.{name}" if key else name
-        if name not in fields:
-            known = ", ".join(fields) or "it has none"
-            raise UserError(f"{path}={node.get(name)}: no such key{did_you_mean(name, fields)}; known: {known}")
-        value = node.get(name)
-        if _is_plain(hints[name]):
-            given[name] = _convert(path, value, hints[name])
-        elif isinstance(value, DictConfig):
-            given[name] = _build(value, hints[name], path, allowed)
-        else:
-            raise UserError(f"{path}={value}: choose an option with {path.replace('.', '/')}=OPTION")
-    for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in given:
-            raise UserError(f"{key}.{name}: is missing" if key else f"{name}: is missing")
-    try:
-        built: object = cls(**given)
-    except FieldError as error:
-        raise UserError(f"{key}.{error!s}" if key else str(error)) from None
-    if not _is_plain(expected) and not isinstance(built, expected):
-        raise UserError(f"{key}: {cls.__name__} is not a {getattr(expected, '__name__', expected)}")
-    return built
-
-
-def _is_plain(hint: Any) -> bool:
-    """Whether a field holds numbers, words, or lists and mappings of them, rather than a component."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType, list, dict):
-        return all(_is_plain(argument) for argument in typing.get_args(hint))
-    return hint in (int, float, str, bool, type(None), Any)
-
-
-def _convert(key: str, value: Any, hint: Any) -> Any:
-    """Convert one value by OmegaConf's rules for a typed field, which refuse lossy conversions."""
-    schema = OmegaConf.structured(dataclasses.make_dataclass("Field", [("value", hint)]))
-    try:
-        schema.value = value
-    except errors.ValidationError:
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-        kinds = [h for h in (typing.get_args(hint) or (hint,)) if h is not type(None)]
-        wanted = " or ".join(words.get(kind, str(kind)) for kind in kinds)
-        if typing.get_origin(hint) is list:
-            wanted = f"a list, each entry {wanted}"
-        null = " or null" if type(None) in typing.get_args(hint) else ""
-        raise UserError(f"{key}={value}: must be {wanted}{null}") from None
-    return OmegaConf.to_container(schema)["value"]  # type: ignore[index,call-overload]  # a mapping, by construction
-
-
-def _resolve_target(target: str, key: str, allowed: tuple[str, ...]) -> type[Any]:
-    """Find the dataclass that ``_target_`` names, importing nothing but fedsim and the allowed modules."""
-    module_name, _, class_name = target.rpartition(".")
-    trusted = ("fedsim", *allowed)
-    if not _in_modules(module_name, trusted):
-        raise UserError(
-            f"{key}._target_={target}: not a part of fedsim; if you trust the module, add --allow-module "
-            f"{module_name.split('.')[0] or target}"
-        )
-    try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{key}._target_={target}: {error}") from None
-    # The class must be defined there too: `fedsim.config.hydra`, say, is a name in fedsim that leads elsewhere.
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and _in_modules(cls.__module__, trusted)):
-        raise UserError(f"{key}._target_={target}: is not a component (a dataclass of {' or '.join(trusted)})")
-    return cls
-
-
-def _in_modules(name: str, modules: Sequence[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# record and launch
-
-
 def record_of(experiment: Experiment) -> dict[str, Any]:
-    """The resolved record of an experiment, from which it can be built again: plain values and ``_target_``."""
-
-    def plain(value: object, name_class: bool = True) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            cls = type(value)
-            named = {"_target_": f"{cls.__module__}.{cls.__qualname__}"} if name_class else {}
-            return named | {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return value
-
-    record = plain(experiment, name_class=False)
-    return {"format_version": FORMAT_VERSION, **record}
+    """The resolved record of an experiment, from which it can be built again."""
+    return {"format_version": FORMAT_VERSION, **build.record_of(experiment)}
 
 
-def to_yaml(record: dict[str, Any]) -> str:
-    """The record as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(record))
+def to_yaml(record: Mapping[str, Any]) -> str:
+    """The record as YAML, for `OmegaConf.load`."""
+    return OmegaConf.to_yaml(OmegaConf.create(dict(record)))
 
 
 def launch(request: Request, job: Callable[[Experiment, Path], str], show_config: str | None = None) -> list[str]:
@@ -448,20 +373,27 @@ def launch(request: Request, job: Callable[[Experiment, Path], str], show_config
     """
     statuses: list[str] = []
 
-    @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="config")
-    def main(cfg: DictConfig) -> str:
+    def run_job(cfg: DictConfig) -> str:
         experiment = build_experiment(cfg, request.allow_modules)
         statuses.append(job(experiment, Path(HydraConfig.get().runtime.output_dir)))
         return statuses[-1]
 
-    arguments = ["fedsim run", *request.overrides]
-    arguments += ["--config-dir", str(Path(request.config_dir).resolve())] if request.config_dir else []
-    arguments += ["--multirun"] if request.multirun else []
-    arguments += ["--cfg", show_config] if show_config else []
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, instead of Hydra printing and exiting
-    before, sys.argv = sys.argv, arguments
+    hydra = Hydra("fedsim", _loader(request.config_dir))
+    overrides = list(request.overrides)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     try:
-        main()
-    finally:
-        sys.argv = before
+        if show_config is not None:
+            hydra.show_cfg("config", overrides, show_config, package=None)
+        elif request.multirun:
+            hydra.multirun("config", run_job, [*overrides, HYDRA_MULTIRUN])
+        else:
+            hydra.run("config", run_job, overrides)
+    except (HydraException, errors.OmegaConfBaseException) as error:
+        raise UserError(_in_words(error)) from None
+    finally:  # Hydra opened run.log and put its handlers in the place of those that were there
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
     return statuses

@@ -80,8 +80,11 @@ class StackedEngine:
         return max(1, self.budget_bytes // client_bytes(task, dtype))
 
     def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
-        """For instance ``stacked (numba kernels)``."""
-        return f"stacked ({self._kernels(device)} kernels)"
+        """For instance ``stacked (numba kernels)``, with a warning of the one compilation that a machine needs."""
+        kernels = self._kernels(device)
+        if kernels == "numba" and not load_kernels("numba").compiled(cell, dtype):
+            return "stacked (numba kernels; compiling them first, once on this machine, takes some seconds)"
+        return f"stacked ({kernels} kernels)"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Collection, Iterable
 from dataclasses import fields
 from typing import Any
@@ -24,12 +25,27 @@ class FieldError(UserError):
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field}={value!r}: {allowed}")
+        super().__init__(f"{field}={show(value)}: {allowed}")
         self.field, self.value, self.allowed = field, value, allowed
 
 
 class Diverged(Exception):
     """The loss or a parameter is no longer finite. Exit code 3."""
+
+
+def show(value: object) -> str:
+    """A value as it is written in a config."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def print_error(text: str) -> None:
+    """Print one line to stderr: what does not print is escaped, and the middle of an endless value left out."""
+    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    if len(line) > 2000:
+        line = f"{line[:1000]} ... {line[-900:]}"
+    print(f"error: {line}", file=sys.stderr)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from fedsim.aggregation.aggregator import Aggregator
 from fedsim.aggregation.weighted import Weighted
 from fedsim.clients.local import ClientConfig
 from fedsim.engine import Engine
-from fedsim.errors import FieldError, UserError, check_at_least, check_one_of, did_you_mean
+from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_one_of, did_you_mean
 from fedsim.models.recurrent import RecurrentModel
 from fedsim.population import Assignment, Dataset, Task
 from fedsim.recording.settings import Checkpoint, Console
@@ -21,6 +21,7 @@ from fedsim.sampler import Sampler
 from fedsim.stopping import Stop
 
 MAX_SEED = 2**63 - 1
+MAX_THREADS = 1024
 
 
 @runtime_checkable
@@ -102,7 +103,8 @@ class Experiment:
     tags: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "rounds", "num_clients", "threads")
+        check_at_least(self, 1, "rounds", "num_clients")
+        check_between(self, 1, MAX_THREADS, "threads")
         check_one_of(self, "device", ("auto", "cpu", "cuda"))
         check_one_of(self, "dtype", ("float32", "float64"))
         if not 0 <= self.seed <= MAX_SEED:

@@ -141,15 +141,17 @@ class Batch:
 
     Attributes:
         inputs: ``[C, b, T, D]`` float or ``[C, b, T]`` tokens.
-        lengths: ``[C, b]`` int64, on the device of the inputs.
+        lengths: ``[C, b]`` int64, on the device of the inputs; 0 for samples that are not real.
         targets: ``[C, b]``, ``[C, b, T]`` or ``[C, b, K]``.
         real: ``[C, b]`` bool, False where a client's batch is shorter than the widest; None if all are real.
+        padded: False if every sample has all T steps.
     """
 
     inputs: Tensor
     lengths: Tensor
     targets: Tensor
     real: Tensor | None
+    padded: bool = True
 
     @property
     def num_samples(self) -> Tensor:
@@ -236,17 +238,25 @@ def gather(samples: Samples, index: Tensor, real: Tensor | None) -> Batch:
         real: ``[C, b]`` bool on the CPU, or None if every entry is real.
     """
     lengths = samples.lengths[index]
+    if real is not None:
+        lengths = torch.where(real, lengths, 0)
     longest = int(lengths.max())
     device = samples.inputs.device
-    on_device = index.to(device, non_blocking=True)
-    targets = samples.targets[on_device]
+    flat = index.reshape(-1).to(device, non_blocking=True)
+
+    def take(values: Tensor) -> Tensor:
+        # index_select copies whole rows at once, which plain indexing with a matrix does not.
+        return values.index_select(0, flat).view(*index.shape, *values.shape[1:])
+
+    targets = take(samples.targets)
     if samples.targets.dim() == 2 and not samples.targets.is_floating_point():  # a target at every step
         targets = targets[..., :longest]
     return Batch(
-        inputs=samples.inputs[:, :longest][on_device],
+        inputs=take(samples.inputs)[:, :, :longest],
         lengths=lengths.to(device, non_blocking=True),
         targets=targets,
         real=None if real is None else real.to(device, non_blocking=True),
+        padded=int(lengths.min()) < longest,
     )
 
 

@@ -56,14 +56,15 @@ def _forward(
     if arch.vocabulary_size is None:
         x = batch.inputs.transpose(1, 2).contiguous()  # [C, T, b, D]
     else:
-        tokens = batch.inputs.transpose(1, 2)  # [C, T, b]
-        c = tokens.shape[0]
-        client = torch.arange(c, device=tokens.device).view(c, 1, 1)
-        x = views["embedding.weight"][client, tokens]
+        table = views["embedding.weight"].flatten(0, 1)  # [C * V, E], a copy of the rows' embeddings
+        flat = _flat_tokens(batch, arch.vocabulary_size)
+        c, b, t_max = batch.inputs.shape
+        x = table.index_select(0, flat).view(c, t_max, b, -1)
     inputs, states, saved, masks = [], [], [], []
+    lengths = batch.lengths if batch.padded else None
     for layer in range(arch.model.num_layers):
         inputs.append(x)
-        layer_states, layer_saved = kernels.forward(arch.model.cell, x, _layer_weights(views, layer))
+        layer_states, layer_saved = kernels.forward(arch.model.cell, x, _layer_weights(views, layer), lengths)
         states.append(layer_states)
         saved.append(layer_saved)
         x = layer_states[:, 1:]
@@ -134,13 +135,18 @@ def loss_and_gradient(
             dx = result.x * tape.masks[layer - 1] if tape.masks else result.x
             incoming = StateGradient(dx, None, batch.lengths)
     if tokens:
-        vocabulary = views["embedding.weight"].shape[1]
-        offset = torch.arange(c, device=rows.device).view(c, 1, 1) * vocabulary
-        flat = (batch.inputs.transpose(1, 2) + offset).reshape(-1)
-        table = torch.zeros(c * vocabulary, arch.embedding_size, dtype=rows.dtype, device=rows.device)
+        assert arch.vocabulary_size is not None
+        flat = _flat_tokens(batch, arch.vocabulary_size)
+        table = torch.zeros(c * arch.vocabulary_size, arch.embedding_size, dtype=rows.dtype, device=rows.device)
         table.index_add_(0, flat, result.x.reshape(len(flat), -1))
-        grads["embedding.weight"].copy_(table.view(c, vocabulary, -1))
+        grads["embedding.weight"].copy_(table.view(c, arch.vocabulary_size, -1))
     return loss
+
+
+def _flat_tokens(batch: Batch, vocabulary_size: int) -> Tensor:
+    """Rows of the clients' embeddings laid under one another, ``[C * T * b]``, for tokens ``[C, b, T]``."""
+    offset = torch.arange(len(batch.inputs), device=batch.inputs.device)[:, None, None] * vocabulary_size
+    return (batch.inputs.transpose(1, 2) + offset).reshape(-1)
 
 
 def _loss(task: Task, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

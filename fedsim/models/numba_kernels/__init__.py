@@ -1,0 +1,342 @@
+"""Fused recurrent layers for CPUs: the functions of `torch_kernels`, a client at a time in the core's cache.
+
+Every thread takes a client, packs its weights once, and runs all steps, all gates and all gradients while they lie in its
+cache; see `common` for the walk and `vector` for how the inner loops come to use the whole width of the CPU. The first
+call for a cell and dtype compiles for a few seconds; the result is kept on disk.
+
+Results are the same bits from run to run. Which thread does which item is left to chance, and every item is computed in a
+fixed order; how clients are cut into items depends on shapes and the number of threads only.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import types
+from numba.core.caching import FunctionCache
+from numba.core.ccallback import CFunc
+from numba.core.registry import cpu_target
+from torch import Tensor
+
+from fedsim.models.numba_kernels import gru, lstm, product, rnn, table, threads, walk_backward, walk_forward
+from fedsim.models.numba_kernels.pointers import VECTOR_BYTES, c_type
+from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
+
+
+class _Cell(NamedTuple):
+    """A cell's two steps, and where its columns lie (see `walk_forward`)."""
+
+    step: Callable[..., None]
+    step_back: Callable[..., None]
+    saved_blocks: int
+    x_first: int = 0
+    roll: int = 0
+    rest: int = 0
+
+
+_CELLS = {
+    "rnn_tanh": _Cell(rnn.tanh_step, rnn.tanh_step_back, 1),
+    "rnn_relu": _Cell(rnn.relu_step, rnn.relu_step_back, 1),
+    "lstm": _Cell(lstm.step, lstm.step_back, 5),
+    "gru": _Cell(gru.step, gru.step_back, 4, x_first=1, roll=2),
+    "gru_reset_before": _Cell(gru.reset_before_step, gru.reset_before_step_back, 3, rest=1),
+}
+_FORWARD_ROWS, _BACKWARD_ROWS = 128, 128
+"""Rows (steps times samples) of a block of steps, so many that the weights are worth fetching again."""
+_MOST_SAMPLES = 64
+"""Samples of an item: with more, what a step touches leaves the cache."""
+_SMALL = 2_000_000
+"""Multiply-adds below which waking other threads costs more than it saves."""
+
+_threads = 0
+
+
+def set_threads(n: int) -> None:
+    """Use `n` threads from now on (until then as many as torch does)."""
+    global _threads
+    _threads = n
+
+
+def compiled(cell: str, dtype: torch.dtype) -> bool:
+    """Whether the kernels of a cell and dtype are on disk, so that the first call need not compile."""
+    codegen = cpu_target.target_context.codegen()
+    for function, signature in _functions(cell, dtype):
+        disk = _disk_cache(function)
+        try:
+            if disk._index_key(signature, codegen) not in disk._cache_file._load_index():
+                return False
+        except (OSError, EOFError, AttributeError):  # unreadable, or another Numba inside
+            return False
+    return True
+
+
+def _functions(cell: str, dtype: torch.dtype) -> list[tuple[Callable[..., None], Any]]:
+    """What has to be compiled, with signatures: the two walks, the matrix product, and the cell's steps."""
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"fused kernels are for float32 and float64, not {dtype}")
+    pointer = types.CPointer(types.float32 if dtype == torch.float32 else types.float64)
+    walk, step = c_type("p", pointer), c_type(table.STEP_KINDS, pointer)
+    return [
+        (walk_forward.run_forward, walk),
+        (walk_backward.run_backward, walk),
+        (product.multiply, c_type(product.MULTIPLY_KINDS, pointer)),
+        (_CELLS[cell].step, step),
+        (_CELLS[cell].step_back, step),
+    ]
+
+
+def _disk_cache(function: Callable[..., None]) -> Any:
+    """Numba's cache of a function, made to notice changes in any file of this package, not only in the function's own."""
+    disk = FunctionCache(function)
+    files = (path.stat() for path in sorted(Path(__file__).parent.glob("*.py")))
+    disk._cache_file._source_stamp = [(file.st_mtime, file.st_size) for file in files]
+    return disk
+
+
+@cache
+def _compile(function: Callable[..., None], signature: Any) -> Any:
+    """Compile, or load from disk."""
+    options = {"nopython": True, "error_model": "numpy"}
+    result = CFunc(function, (signature.args, signature.return_type), locals={}, options=options)
+    result._cache = _disk_cache(function)
+    result.compile()
+    return result
+
+
+@cache
+def _kernels(cell: str, dtype: torch.dtype) -> list[Any]:
+    return [_compile(function, signature) for function, signature in _functions(cell, dtype)]
+
+
+class _Call:
+    """The table of one call and the scratch memory of its workers."""
+
+    def __init__(self, cell: str, x: Tensor, weights: Weights) -> None:
+        self.c, self.steps, self.b, self.d = x.shape
+        self.hidden = weights.w_hh.shape[2]
+        self.gates = weights.w_hh.shape[1] // self.hidden
+        self.size = x.element_size()
+        self.lanes = VECTOR_BYTES // self.size
+        self.dtype = x.dtype
+        self.values = np.zeros(table.TABLE_SIZE, np.int64)
+        self.scratch_end = 0
+        self.held: list[Any] = []
+        most = _threads or torch.get_num_threads()
+        work = self.c * self.steps * self.b * (self.d + self.hidden) * self.gates * self.hidden
+        self.threads = most if work > _SMALL else 1
+        self.shares = _shares(self.c, self.b, most)
+        self.share_samples = -(-self.b // self.shares)
+        layout = _CELLS[cell]
+        self.kernels = _kernels(cell, x.dtype)
+        self.saved_ld = self.padded(layout.saved_blocks * self.hidden)
+        self.state_ld = -(-self.hidden // self.lanes) * self.lanes
+        t = self.values
+        t[table.ITEMS] = self.c * self.shares
+        t[table.STEPS], t[table.SAMPLES], t[table.INPUTS], t[table.HIDDEN] = self.steps, self.b, self.d, self.hidden
+        t[table.GATES], t[table.X_FIRST], t[table.ROLL] = self.gates, layout.x_first, layout.roll
+        t[table.SPLIT] = self.gates - layout.rest
+        t[table.MULTIPLY] = self.kernels[2].address
+        t[table.SHARES] = self.shares
+        t[table.SAVED_LD], t[table.STATE_LD] = self.saved_ld, self.state_ld
+        if x.stride()[1:] != (self.b * self.d, self.d, 1):
+            x = self.keep(x.contiguous())
+        t[table.X], t[table.X_STRIDE] = x.data_ptr(), x.stride(0)
+        for place, value in zip((table.W_IH, table.W_HH, table.B_IH, table.B_HH), weights, strict=True):
+            if value is not None:
+                if not value[0].is_contiguous():
+                    value = self.keep(value.contiguous())
+                t[place], t[place + 1] = value.data_ptr(), value.stride(0)
+
+    def like(self, weights: Weights) -> Weights:
+        """New tensors of the shapes of `weights`, with a row for every item instead of every client."""
+        items = self.c * self.shares
+        new = (None if value is None else _empty(value.dtype, items, *value.shape[1:]) for value in weights)
+        return Weights(*new)  # type: ignore[arg-type]  # the first two are never None
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Keep a temporary copy until the call is over."""
+        self.held.append(tensor)
+        return tensor
+
+    def padded(self, count: int) -> int:
+        """Room for `count` numbers and a vector beyond, an odd number of vectors, so that rows differ in cache set."""
+        vectors = -(-count // self.lanes) + 1
+        return (vectors | 1) * self.lanes
+
+    def region(self, place: int, count: int) -> None:
+        """Reserve `count` numbers of every worker's scratch memory."""
+        self.values[place] = self.scratch_end
+        self.scratch_end += -(-count * self.size // 64) * (64 // self.size) + 64 // self.size
+
+    def plan(self, rows: int) -> int:
+        """Reserve what both directions need; return the most rows of a block of steps."""
+        block = max(1, rows // self.share_samples)
+        self.values[table.BLOCK] = block
+        self.region(table.AT_PLAN, (self.steps + 1 + self.share_samples) * 8 // self.size)
+        self.region(table.AT_X, block * self.share_samples * self.d)
+        self.region(table.AT_H, self.share_samples * self.state_ld)
+        self.region(table.AT_WORK, self.share_samples * self.state_ld)
+        return block * self.share_samples
+
+    def run(self, which: int) -> None:
+        """Give every worker its scratch memory and start the forward (0) or backward (1) walk."""
+        self.values[table.STEP] = self.kernels[3 + which].address
+        workers = min(self.threads, int(self.values[table.ITEMS]))
+        stride = -(-self.scratch_end * self.size // 4096) * (4096 // self.size) + 64 // self.size
+        self.values[table.SCRATCH] = _scratch(workers * stride * self.size)
+        self.values[table.SCRATCH_STRIDE] = stride
+        threads.run(self.kernels[which], self.values.ctypes.data, workers)
+
+
+_memory = np.zeros(0, np.uint8)
+_free: list[np.ndarray[Any, Any]] = []
+_MOST_FREE = 16
+
+
+def _scratch(size: int) -> int:
+    """The address of memory that is kept from call to call; it is grown when needed."""
+    global _memory
+    if len(_memory) < size + 64:
+        _memory = np.zeros(size + 64, np.uint8)
+    return -(-_memory.ctypes.data // 64) * 64
+
+
+def _empty(dtype: torch.dtype, *shape: int) -> Tensor:
+    """An uninitialised tensor in memory that goes back to a pool when its last view is gone.
+
+    The first touch of fresh memory costs the system about as much as the arithmetic of a small layer.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    fitting = [buffer for buffer in _free if size + 64 <= len(buffer) <= 2 * size + 4096]
+    if fitting:
+        buffer = min(fitting, key=len)
+        _free[:] = [other for other in _free if other is not buffer]
+    else:
+        buffer = np.empty(size + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    lent = buffer[start : start + size]  # torch keeps this object alive as long as any view of the tensor
+    weakref.finalize(lent, _give_back, buffer).atexit = False
+    return torch.from_numpy(lent).view(dtype).view(shape)
+
+
+def _give_back(buffer: np.ndarray[Any, Any]) -> None:
+    _free.append(buffer)
+    del _free[:-_MOST_FREE]
+
+
+def _shares(c: int, b: int, count: int) -> int:
+    """Cut each client's samples into so many items that no thread idles for long, but not below four samples."""
+    shares = -(-b // _MOST_SAMPLES)
+    while b // (shares + 1) >= 4:
+        items = c * shares
+        if -(-items // count) * count <= 1.15 * items:
+            break
+        shares += 1
+    return shares
+
+
+def forward(cell: str, x: Tensor, weights: Weights, lengths: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+    """Run one layer over all steps.
+
+    Args:
+        cell: ``rnn_tanh, rnn_relu, lstm, gru`` or ``gru_reset_before``.
+        x: ``[C, T, b, D]``.
+        weights: the layer's parameters.
+        lengths: ``[C, b]`` int64; if given, steps beyond a sample's length are skipped: its states there are zero, and
+            so is the gradient of its inputs, whatever the gradient of those states.
+
+    Returns:
+        states ``[C, T + 1, b, H]`` (``states[:, 0]`` is zero, ``states[:, 1:]`` the outputs) and what `backward` needs.
+    """
+    call = _Call(cell, x, weights)
+    c, steps, b, t = call.c, call.steps, call.b, call.values
+    states = _empty(x.dtype, c, steps + 1, b, call.hidden)
+    saved = _empty(x.dtype, c * b * steps, call.saved_ld)
+    t[table.STATES], t[table.SAVED] = states.data_ptr(), saved.data_ptr()
+    if lengths is not None:
+        t[table.LENGTHS] = call.keep(lengths.contiguous()).data_ptr()
+    call.plan(_FORWARD_ROWS)
+    wide = call.gates * call.hidden + 4 * call.lanes
+    call.region(table.AT_CELL, call.saved_ld)
+    call.region(table.AT_BIAS, call.saved_ld)
+    call.region(table.AT_PACKED_IH, call.d * wide)
+    call.region(table.AT_PACKED_HH, call.hidden * wide)
+    call.run(0)
+    return states, [saved] if lengths is None else [saved, lengths]
+
+
+def backward(
+    cell: str,
+    x: Tensor,
+    weights: Weights,
+    states: Tensor,
+    saved: list[Tensor],
+    gradient: StateGradient,
+    need_x: bool,
+    into: Weights | None = None,
+) -> Gradients:
+    """Back-propagate through one layer's steps.
+
+    Args:
+        cell: as in `forward`.
+        x: the layer's input ``[C, T, b, D]``.
+        weights: the layer's parameters.
+        states: from `forward`.
+        saved: from `forward`.
+        gradient: of the loss with respect to the states.
+        need_x: whether the gradient of `x` is wanted.
+        into: where to write the gradients of the weights, instead of new tensors; every client's part contiguous.
+    """
+    call = _Call(cell, x, weights)
+    c, steps, b, d, hidden, t = call.c, call.steps, call.b, call.d, call.hidden, call.values
+    rows_g = call.gates * hidden
+    t[table.STATES], t[table.SAVED] = states.data_ptr(), saved[0].data_ptr()
+    if len(saved) > 1:
+        t[table.LENGTHS] = call.keep(saved[1].contiguous()).data_ptr()
+    if gradient.every is not None:
+        t[table.EVERY] = call.keep(gradient.every.contiguous()).data_ptr()
+    if gradient.last is not None:
+        t[table.LAST] = call.keep(gradient.last.contiguous()).data_ptr()
+        t[table.LAST_LENGTHS] = call.keep(gradient.lengths.contiguous()).data_ptr()
+    d_weights = into if into is not None and call.shares == 1 else call.like(weights)
+    for place, value in zip((table.D_W_IH, table.D_W_HH, table.D_B_IH, table.D_B_HH), d_weights, strict=True):
+        if value is not None:
+            t[place], t[place + 1] = value.data_ptr(), value.stride(0)
+    d_x = None
+    if need_x:
+        d_x = _empty(x.dtype, c, steps, b, d)
+        t[table.D_X] = d_x.data_ptr()
+
+    rows = call.plan(_BACKWARD_ROWS)
+    gates_ld = t[table.GATES_LD] = call.padded(max(4, call.gates) * hidden)
+    d_x_ld = t[table.D_X_LD] = call.padded(d)
+    call.region(table.AT_CELL, call.share_samples * call.state_ld)
+    call.region(table.AT_BIAS, gates_ld + 1 + max(call.saved_ld, d_x_ld))
+    call.region(table.AT_PACKED_IH, rows_g * (d + 4 * call.lanes))
+    call.region(table.AT_PACKED_HH, rows_g * (hidden + 4 * call.lanes))
+    call.region(table.AT_PREVIOUS, rows * call.state_ld)
+    call.region(table.AT_EXTRA, rows * call.state_ld)
+    call.region(table.AT_GATES, rows * gates_ld)
+    call.region(table.AT_D_IH, d * gates_ld)
+    call.region(table.AT_D_HH, rows_g * call.state_ld)
+    call.region(table.AT_D_X, rows * d_x_ld)
+    call.run(1)
+    if call.shares > 1:
+        d_weights = _sum_shares(d_weights, c, into)
+    return Gradients(d_x, d_weights)
+
+
+def _sum_shares(d_weights: Weights, c: int, into: Weights | None) -> Weights:
+    """Add up what the items of each client found, ``[C * shares, ...] -> [C, ...]``, in their order."""
+    sums = [None if value is None else value.view(c, -1, *value.shape[1:]).sum(1) for value in d_weights]
+    for target, value in zip(into or (), sums, strict=False):
+        if target is not None and value is not None:
+            target.copy_(value)
+    return into or Weights(*sums)  # type: ignore[arg-type]  # the first two are never None

@@ -1,0 +1,119 @@
+"""Long short-term memory. Rows of ``saved``: the gates ``i, f, g, o`` and the cell state after the step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedsim.models.numba_kernels.formulas import Vector, elementwise, sigmoid, tanh
+from fedsim.models.numba_kernels.pointers import advance
+from fedsim.models.numba_kernels.product import product
+
+Formula = tuple[Vector | None, ...]
+
+
+def _gates(i: Vector, f: Vector, g: Vector, o: Vector, cell: Vector, previous: Vector, h: Vector) -> Formula:
+    i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
+    cell = f * previous + i * g
+    return i, f, g, o, cell, None, o * tanh(cell)
+
+
+def _gate_gradients(
+    i: Vector,
+    f: Vector,
+    g: Vector,
+    o: Vector,
+    cell: Vector,
+    previous: Vector,
+    d_h: Vector,
+    d_cell: Vector,
+    to_i: Vector,
+    to_f: Vector,
+    to_g: Vector,
+    to_o: Vector,
+) -> Formula:
+    squashed = tanh(cell)  # cheaper to compute again than to write and read
+    d_cell = d_cell + d_h * o * (1.0 - squashed * squashed)
+    d_i = d_cell * g * i * (1.0 - i)
+    d_f = d_cell * previous * f * (1.0 - f)
+    d_g = d_cell * i * (1.0 - g * g)
+    d_o = d_h * squashed * o * (1.0 - o)
+    return None, None, None, None, None, None, d_h.zero(), d_cell * f, d_i, d_f, d_g, d_o
+
+
+_gates_row, _gate_gradients_row = elementwise(_gates), elementwise(_gate_gradients)
+
+
+def step(
+    saved: Any,
+    ld: int,
+    previous: Any,
+    previous_ld: int,
+    h: Any,
+    extra: Any,
+    d_h: Any,
+    d_cell: Any,
+    ldh: int,
+    work: Any,
+    d_gates: Any,
+    ldg: int,
+    m: int,
+    hidden: int,
+    w: Any,
+    w_rest: Any,
+    multiply: int,
+) -> None:
+    product(multiply, (saved, ld, saved, ld, h, ldh, 1, w, 0, m, 4 * hidden, hidden))
+    for row in range(m):
+        i = advance(saved, row * ld)
+        f = advance(i, hidden)
+        g = advance(f, hidden)
+        o = advance(g, hidden)
+        before = advance(previous, row * previous_ld + 4 * hidden)
+        _gates_row((i, f, g, o, advance(o, hidden), before, advance(h, row * ldh)), hidden)
+
+
+def step_back(
+    saved: Any,
+    ld: int,
+    previous: Any,
+    previous_ld: int,
+    h: Any,
+    extra: Any,
+    d_h: Any,
+    d_cell: Any,
+    ldh: int,
+    work: Any,
+    d_gates: Any,
+    ldg: int,
+    m: int,
+    hidden: int,
+    w: Any,
+    w_rest: Any,
+    multiply: int,
+) -> None:
+    for row in range(m):
+        i = advance(saved, row * ld)
+        f = advance(i, hidden)
+        g = advance(f, hidden)
+        o = advance(g, hidden)
+        to_i = advance(d_gates, row * ldg)
+        to_f = advance(to_i, hidden)
+        to_g = advance(to_f, hidden)
+        _gate_gradients_row(
+            (
+                i,
+                f,
+                g,
+                o,
+                advance(o, hidden),
+                advance(previous, row * previous_ld + 4 * hidden),
+                advance(d_h, row * ldh),
+                advance(d_cell, row * ldh),
+                to_i,
+                to_f,
+                to_g,
+                advance(to_g, hidden),
+            ),
+            hidden,
+        )
+    product(multiply, (d_h, ldh, d_h, ldh, d_gates, ldg, 1, w, 0, m, hidden, 4 * hidden))

@@ -1,0 +1,178 @@
+"""What all cells share: the walk over a client's steps, forward and backward, around the cell's own step.
+
+A *work item* is one client, or a share of one client's samples. Its samples are ordered by falling length, so those that
+are still running at a step are the first ``active[t]`` of them, and their rows of all steps lie behind one another:
+padded steps cost nothing. Per item the weights are packed once, and everything that the steps touch again and again
+stays in the core's cache: the products with the input are made for a block of steps at a time, and so are the weight
+gradients, while the block's gate gradients are still there.
+
+Columns are counted in blocks of H. A row of ``saved`` holds what the cell's step leaves there: first the pre-activations
+(the products and biases), then, in the same place, the gates. The products with the state start at column 0, those with
+the input at block `x_first`; a cell that needs the two apart (the GRU) lets them overlap only partly and rolls the rows of
+the state's weights by `roll` blocks, so that both stay one product.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedsim.models.numba_kernels.pointers import advance, as_table, at_address, clear, copy, njit, take_ticket
+from fedsim.models.numba_kernels.product import pack_transposed, product
+from fedsim.models.numba_kernels.table import (
+    AT_BIAS,
+    AT_CELL,
+    AT_H,
+    AT_PACKED_HH,
+    AT_PACKED_IH,
+    AT_PLAN,
+    AT_WORK,
+    AT_X,
+    B_HH,
+    B_HH_STRIDE,
+    B_IH,
+    B_IH_STRIDE,
+    BLOCK,
+    GATES,
+    HIDDEN,
+    INPUTS,
+    ITEM,
+    ITEMS,
+    MULTIPLY,
+    ROLL,
+    SAMPLES,
+    SAVED,
+    SAVED_LD,
+    SCRATCH,
+    SCRATCH_STRIDE,
+    SHARES,
+    SPLIT,
+    STATE_LD,
+    STATES,
+    STEP,
+    STEPS,
+    W_HH,
+    W_HH_STRIDE,
+    W_IH,
+    W_IH_STRIDE,
+    WORKER,
+    X_FIRST,
+    X_STRIDE,
+    X,
+    add,
+    first_row,
+    plan,
+    take_step,
+)
+
+
+def run_forward(data: Any) -> None:
+    """Do items until none is left; `data` is the table, typed as a pointer to the numbers' type."""
+    table = as_table(data)
+    worker = take_ticket(advance(table, WORKER))
+    scratch = advance(at_address(data, table[SCRATCH]), worker * table[SCRATCH_STRIDE])
+    while True:
+        item = take_ticket(advance(table, ITEM))
+        if item >= table[ITEMS]:
+            return
+        _forward_item(data, scratch, item)
+
+
+@njit
+def _forward_item(data: Any, scratch: Any, item: int) -> None:
+    table = as_table(data)
+    gates, x_first, roll, split = table[GATES], table[X_FIRST], table[ROLL], table[SPLIT]
+    step, multiply = table[STEP], table[MULTIPLY]
+    steps, b, d, hidden = table[STEPS], table[SAMPLES], table[INPUTS], table[HIDDEN]
+    ld, ldh, rows_g = table[SAVED_LD], table[STATE_LD], gates * hidden
+    client, share = item // table[SHARES], item % table[SHARES]
+    active = as_table(advance(scratch, table[AT_PLAN]))
+    order = advance(active, steps + 1)
+    m0 = plan(table, client, share, order, active)
+
+    packed_ih = advance(scratch, table[AT_PACKED_IH])
+    w_ih = advance(at_address(data, table[W_IH]), client * table[W_IH_STRIDE])
+    pack_transposed(packed_ih, w_ih, 0, rows_g, d, 0, rows_g)
+    packed_hh = advance(scratch, table[AT_PACKED_HH])
+    w_hh = advance(at_address(data, table[W_HH]), client * table[W_HH_STRIDE])
+    size = pack_transposed(packed_hh, w_hh, 0, split * hidden, hidden, roll * hidden, rows_g)
+    packed_rest = advance(packed_hh, size)
+    if split < gates:
+        pack_transposed(packed_rest, w_hh, split * hidden, rows_g - split * hidden, hidden, 0, rows_g)
+    bias = advance(scratch, table[AT_BIAS])  # what a row of pre-activations starts from
+    clear(bias, ld)
+    if table[B_IH] != 0:
+        b_ih = advance(at_address(data, table[B_IH]), client * table[B_IH_STRIDE])
+        copy(advance(bias, x_first * hidden), b_ih, rows_g)
+        b_hh = advance(at_address(data, table[B_HH]), client * table[B_HH_STRIDE])
+        add((bias, advance(b_hh, roll * hidden)), rows_g - roll * hidden)
+        add((advance(bias, rows_g - roll * hidden), b_hh), roll * hidden)
+
+    x = advance(at_address(data, table[X]), client * table[X_STRIDE])
+    states = advance(at_address(data, table[STATES]), client * (steps + 1) * b * hidden)
+    saved = advance(at_address(data, table[SAVED]), first_row(table, client, share) * ld)
+    h, work = advance(scratch, table[AT_H]), advance(scratch, table[AT_WORK])
+    rows_x = advance(scratch, table[AT_X])
+    previous, previous_ld = advance(scratch, table[AT_CELL]), 0  # one row of zeros, for every sample
+    clear(previous, ld)
+    clear(h, m0 * ldh)
+    for i in range(m0):
+        clear(advance(states, order[i] * hidden), hidden)
+    for first in range(0, steps, table[BLOCK]):
+        last = min(first + table[BLOCK], steps)
+        rows = 0
+        for t in range(first, last):
+            for i in range(active[t]):
+                copy(advance(rows_x, rows * d), advance(x, (t * b + order[i]) * d), d)
+                if x_first > 0:
+                    copy(advance(saved, rows * ld), bias, x_first * hidden)
+                rows += 1
+        if rows > 0:
+            product(
+                multiply,
+                (
+                    advance(saved, x_first * hidden),
+                    ld,
+                    advance(bias, x_first * hidden),
+                    0,
+                    rows_x,
+                    d,
+                    1,
+                    packed_ih,
+                    0,
+                    rows,
+                    rows_g,
+                    d,
+                ),
+            )
+        for t in range(first, last):
+            m = active[t]
+            if m > 0:
+                take_step(
+                    step,
+                    (
+                        saved,
+                        ld,
+                        previous,
+                        previous_ld,
+                        h,
+                        h,
+                        h,
+                        h,
+                        ldh,
+                        work,
+                        h,
+                        ldh,
+                        m,
+                        hidden,
+                        packed_hh,
+                        packed_rest,
+                        multiply,
+                    ),
+                )
+            out = advance(states, (t + 1) * b * hidden)
+            for i in range(m):
+                copy(advance(out, order[i] * hidden), advance(h, i * ldh), hidden)
+            for i in range(m, m0):
+                clear(advance(out, order[i] * hidden), hidden)
+            previous, previous_ld = saved, ld
+            saved = advance(saved, m * ld)

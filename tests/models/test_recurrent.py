@@ -1,0 +1,185 @@
+"""Shapes and initial values of the models, and their rows in plain `torch.nn` modules."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from fedsim.errors import FieldError, UserError
+from fedsim.models import stacked, torch_kernels
+from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore, architecture, initial_row
+from fedsim.models.reference import ReferenceModel, load_row, read_row
+from fedsim.population import IGNORE, Batch, Population, Samples, Task
+
+MODELS = [RNN, LSTM, GRU, GRUResetBefore]
+PLAIN = {RNN: nn.RNN, LSTM: nn.LSTM, GRU: nn.GRU}
+LENGTHS = torch.tensor([5, 1, 3, 4])
+
+
+class Plain(nn.Module):
+    """What a user would write: the names of its parameters are those of the layout."""
+
+    def __init__(self, arch):
+        super().__init__()
+        m = arch.model
+        if arch.vocabulary_size is not None:
+            self.embedding = nn.Embedding(arch.vocabulary_size, arch.embedding_size)
+        extra = {"nonlinearity": m.nonlinearity} if isinstance(m, RNN) else {}
+        width = arch.embedding_size or arch.input_size
+        self.recurrent = PLAIN[type(m)](width, m.hidden_size, m.num_layers, bias=m.bias, batch_first=True, **extra)
+        self.head = nn.Linear(m.hidden_size, arch.num_outputs, bias=m.bias)
+        self.double()
+
+    def forward(self, x, lengths):
+        """Outputs at the last valid step, by packing."""
+        x = self.embedding(x) if hasattr(self, "embedding") else x
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        _, last = self.recurrent(packed)
+        return self.head((last[0] if isinstance(last, tuple) else last)[-1])
+
+    def every_step(self, x):
+        x = self.embedding(x) if hasattr(self, "embedding") else x
+        return self.head(self.recurrent(x)[0])
+
+
+def arch_of(model, tokens=False, task=Task.CLASSIFICATION):
+    return Architecture(model, 0 if tokens else 3, 7 if tokens else None, 4, task)
+
+
+def inputs_of(arch):
+    rng = torch.Generator().manual_seed(1)
+    if arch.vocabulary_size is not None:
+        return torch.randint(0, arch.vocabulary_size, (4, 5), generator=rng)
+    return torch.randn(4, 5, arch.input_size, generator=rng, dtype=torch.float64)
+
+
+CASES = [
+    (kind(hidden_size=6, num_layers=layers, bias=bias), tokens)
+    for kind in PLAIN
+    for layers in (1, 2)
+    for bias in (True, False)
+    for tokens in (True, False)
+] + [(RNN(hidden_size=6, nonlinearity="relu"), False)]
+
+
+def name_of(value):
+    return f"{type(value).__name__}-{value.num_layers}-{value.bias}" if isinstance(value, GRU | LSTM | RNN) else None
+
+
+@pytest.mark.parametrize(("model", "tokens"), CASES, ids=name_of)
+def test_a_row_loads_into_a_plain_module(model, tokens):
+    """By the names of the layout; the last valid states are those of packed sequences."""
+    arch = arch_of(model, tokens)
+    row = initial_row(arch, 0, torch.float64)
+    plain = Plain(arch)
+    plain.load_state_dict(arch.layout.views(row))
+    assert torch.equal(arch.layout.flatten(plain.state_dict()), row)
+    assert list(plain.state_dict()) == list(arch.layout.names)
+    x = inputs_of(arch)
+    batch = Batch(x[None], LENGTHS[None], torch.zeros(1, 4, dtype=torch.int64), None)
+    ours, _ = stacked._forward(arch, arch.layout.views(row[None]), batch, torch_kernels, None)
+    torch.testing.assert_close(ours[0], plain(x, LENGTHS).detach(), rtol=1e-12, atol=1e-14)
+    module = ReferenceModel(arch).double()
+    load_row(module, arch, row)
+    torch.testing.assert_close(module(x, LENGTHS), plain(x, LENGTHS), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("model", [LSTM(hidden_size=6, num_layers=2), GRU(hidden_size=6), RNN(hidden_size=6)])
+def test_outputs_at_every_step(model):
+    arch = arch_of(model, True, Task.SEQUENCE_LABELLING)
+    row = initial_row(arch, 0, torch.float64)
+    plain = Plain(arch)
+    plain.load_state_dict(arch.layout.views(row))
+    x = inputs_of(arch)
+    batch = Batch(x[None], LENGTHS[None], torch.full((1, 4, 5), IGNORE), None)
+    ours, _ = stacked._forward(arch, arch.layout.views(row[None]), batch, torch_kernels, None)
+    expected = plain.every_step(x).detach().transpose(0, 1)  # step-major
+    torch.testing.assert_close(ours.view(5, 4, 4), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_gru_of_cho_by_hand():
+    """One unit, two steps, in plain arithmetic: ``h' = (1 - z) h + z tanh(w x + b + u (r h) + c)``."""
+    arch = Architecture(GRUResetBefore(hidden_size=1), 1, None, 1, Task.REGRESSION)
+    w, u, b, c = (0.5, -0.4, 0.9), (0.3, 0.8, -0.7), (0.1, 0.2, -0.3), (0.05, -0.1, 0.4)
+    row = torch.tensor([*w, *u, *b, *c, 2.0, 0.25], dtype=torch.float64)
+
+    def sigmoid(value):
+        return 1 / (1 + math.exp(-value))
+
+    h = 0.0
+    for x in (0.7, -1.2):
+        r = sigmoid(w[0] * x + b[0] + u[0] * h + c[0])
+        z = sigmoid(w[1] * x + b[1] + u[1] * h + c[1])
+        n = math.tanh(w[2] * x + b[2] + u[2] * (r * h) + c[2])
+        h = (1 - z) * h + z * n
+    x = torch.tensor([[[0.7], [-1.2]]], dtype=torch.float64)
+    module = ReferenceModel(arch).double()
+    load_row(module, arch, row)
+    assert module(x, torch.tensor([2])).item() == pytest.approx(2 * h + 0.25, rel=1e-14)
+    batch = Batch(x[None], torch.tensor([[2]]), torch.zeros(1, 1, 1), None)
+    ours, _ = stacked._forward(arch, arch.layout.views(row[None]), batch, torch_kernels, None)
+    assert ours.item() == pytest.approx(2 * h + 0.25, rel=1e-14)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_rows_pass_through_the_reference_module(kind):
+    arch = arch_of(kind(hidden_size=3, num_layers=2), tokens=True)
+    row = initial_row(arch, 3, torch.float32)
+    module = ReferenceModel(arch)
+    load_row(module, arch, row)
+    assert torch.equal(read_row(module), row)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gates"), [(RNN, 1), (LSTM, 4), (GRU, 3), (GRUResetBefore, 3)]
+)
+def test_number_of_parameters(kind, gates):
+    """Two layers of H = 5 on D = 3 and 4 outputs: gates * H * (D + H + 2) + gates * H * (2 H + 2) + 4 * (H + 1)."""
+    assert arch_of(kind(hidden_size=5, num_layers=2)).layout.num_parameters == gates * 5 * (10 + 12) + 24
+    assert arch_of(kind(hidden_size=5, num_layers=2, bias=False)).layout.num_parameters == gates * 5 * (8 + 10) + 20
+
+
+def test_initial_values():
+    """Uniform in +-1/sqrt(H): at H = 16, n = 16384 draws have deviation 0.25 / sqrt(3); 4 standard errors each."""
+    arch = Architecture(GRU(hidden_size=16), 16, 4096, 1000, Task.CLASSIFICATION)
+    views = arch.layout.views(initial_row(arch, 0, torch.float64))
+    head = views["head.weight"].flatten()
+    assert 0.249 < head.abs().max() <= 0.25
+    assert abs(head.mean()) < 4 * 0.25 / 3**0.5 / len(head) ** 0.5
+    table = views["embedding.weight"].flatten()
+    assert abs(table.mean()) < 4 / len(table) ** 0.5
+    assert abs(table.var() - 1) < 4 * (2 / len(table)) ** 0.5
+
+
+def test_initial_values_are_keyed():
+    def row(seed=0, dtype=torch.float64, **changes):
+        return initial_row(arch_of(GRU(hidden_size=6, **changes)), seed, dtype)
+
+    assert torch.equal(row(), row())
+    assert not torch.equal(row(), row(seed=1))
+    assert torch.equal(row(dtype=torch.float32), row().float())
+    # Another layer leaves the draws of the first where they were.
+    size = 3 * 6 * (3 + 6 + 2)
+    assert torch.equal(row()[:size], row(num_layers=2)[:size])
+
+
+def test_embedding_size():
+    def population(vocabulary):
+        empty = Samples(torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(1))
+        return Population(Task.CLASSIFICATION, empty, empty, None, 2, 0 if vocabulary else 3, vocabulary, ("a",))
+
+    assert architecture(GRU(), population(10)).embedding_size == 8
+    assert architecture(GRU(embedding_size=5), population(10)).layout.shapes[0] == (10, 5)
+    assert architecture(GRU(), population(None)).embedding_size == 0
+    with pytest.raises(UserError, match=r"model\.embedding_size=5"):
+        architecture(GRU(embedding_size=5), population(None))
+
+
+@pytest.mark.parametrize(
+    "values", [{"hidden_size": 0}, {"num_layers": 0}, {"dropout": 1.0, "num_layers": 2}, {"dropout": 0.1}]
+)
+def test_values_out_of_range_are_refused(values):
+    with pytest.raises(FieldError, match=next(iter(values))):
+        GRU(**values)
