@@ -252,3 +252,11 @@ def test_compiled_is_known():
 def test_other_dtypes_are_refused():
     with pytest.raises(TypeError, match="float16"):
         numba_kernels.compiled("gru", torch.float16)
+
+
+def test_wrong_shapes_are_refused():
+    case = Case("gru", (2, 3, 4, 5, 6), torch.float32)
+    with pytest.raises(ValueError, match=r"expected \[2, 18, 5\]"):
+        numba_kernels.forward("gru", case.x, case.weights._replace(w_ih=case.weights.w_ih[:, :, :4]))
+    with pytest.raises(ValueError, match="int64"):
+        numba_kernels.forward("gru", case.x, case.weights, case.lengths.int())

@@ -132,9 +132,7 @@ def test_rows_pass_through_the_reference_module(kind):
     assert torch.equal(read_row(module), row)
 
 
-@pytest.mark.parametrize(
-    ("kind", "gates"), [(RNN, 1), (LSTM, 4), (GRU, 3), (GRUResetBefore, 3)]
-)
+@pytest.mark.parametrize(("kind", "gates"), [(RNN, 1), (LSTM, 4), (GRU, 3), (GRUResetBefore, 3)])
 def test_number_of_parameters(kind, gates):
     """Two layers of H = 5 on D = 3 and 4 outputs: gates * H * (D + H + 2) + gates * H * (2 H + 2) + 4 * (H + 1)."""
     assert arch_of(kind(hidden_size=5, num_layers=2)).layout.num_parameters == gates * 5 * (10 + 12) + 24

@@ -20,6 +20,8 @@ KERNELS = [
     "torch",
     pytest.param("numba", marks=pytest.mark.skipif(not _NUMBA.exists(), reason="there are no numba kernels yet")),
 ]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 C, B, T, D, V, K, H = 3, 4, 5, 3, 7, 4, 6
 CELLS = {
     "rnn_tanh": (RNN, {}),
@@ -65,6 +67,7 @@ def reference(arch, rows, batch, dropout=None):
         kept = slice(None) if batch.real is None else batch.real[client]
         module = ReferenceModel(arch).double()
         load_row(module, arch, rows[client])
+
         def mask(layer, t_max, b, client=client, kept=kept):
             return dropout(layer, t_max, B)[client : client + 1, :, kept]
 
@@ -113,24 +116,6 @@ def test_gradient_of_whole_batches():
     arch = arch_of("gru", Task.CLASSIFICATION, False)
     rows, batch = case(arch)
     check(arch, rows, Batch(batch.inputs, batch.lengths, batch.targets, None))
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_gradient_by_finite_differences(cell):
-    """Central differences at h = 1e-5: an error of h^2 and of rounding 1e-16 / h, so about 1e-10."""
-    arch = arch_of(cell, Task.REGRESSION, False, num_layers=2)
-    rows, batch = case(arch)
-    gradient = torch.empty_like(rows)
-    scratch = torch.empty_like(rows)
-    stacked.loss_and_gradient(arch, rows, batch, torch_kernels, None, gradient)
-    rng = np.random.default_rng(0)
-    for place in rng.choice(rows.shape[1], 25, replace=False):
-        step = torch.zeros_like(rows)
-        step[:, place] = 1e-5
-        above, below = (
-            stacked.loss_and_gradient(arch, rows + sign * step, batch, torch_kernels, None, scratch) for sign in (1, -1)
-        )
-        torch.testing.assert_close((above - below) / 2e-5, gradient[:, place], rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("task", list(Task))

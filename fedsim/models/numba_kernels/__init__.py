@@ -1,11 +1,13 @@
 """Fused recurrent layers for CPUs: the functions of `torch_kernels`, a client at a time in the core's cache.
 
-Every thread takes a client, packs its weights once, and runs all steps, all gates and all gradients while they lie in its
-cache; see `common` for the walk and `vector` for how the inner loops come to use the whole width of the CPU. The first
-call for a cell and dtype compiles for a few seconds; the result is kept on disk.
+Every thread takes a client, packs its weights once, and runs all steps, gates and gradients while they lie in its
+cache: `walk_forward` and `walk_backward`. They call the cell's step (`rnn`, `lstm`, `gru`) and the matrix product
+(`product`) through addresses, so that each is compiled once for a dtype: a few seconds for the first cell, a fraction
+of one for each further cell. The result is kept on disk.
 
-Results are the same bits from run to run. Which thread does which item is left to chance, and every item is computed in a
-fixed order; how clients are cut into items depends on shapes and the number of threads only.
+The same bits come out from run to run: which thread takes which item is left to chance, but each item is computed in
+a fixed order, and how clients are cut into items depends on shapes and the number of threads only. Call these
+functions from one thread of Python at a time: they share scratch memory.
 """
 
 from __future__ import annotations
@@ -93,7 +95,7 @@ def _functions(cell: str, dtype: torch.dtype) -> list[tuple[Callable[..., None],
 
 
 def _disk_cache(function: Callable[..., None]) -> Any:
-    """Numba's cache of a function, made to notice changes in any file of this package, not only in the function's own."""
+    """Numba's cache of a function, made to notice changes in all files of this package, not only in the function's."""
     disk = FunctionCache(function)
     files = (path.stat() for path in sorted(Path(__file__).parent.glob("*.py")))
     disk._cache_file._source_stamp = [(file.st_mtime, file.st_size) for file in files]
@@ -145,11 +147,15 @@ class _Call:
         t[table.MULTIPLY] = self.kernels[2].address
         t[table.SHARES] = self.shares
         t[table.SAVED_LD], t[table.STATE_LD] = self.saved_ld, self.state_ld
+        rows = weights.w_hh.shape[1]
+        shapes = ((self.c, rows, self.d), (self.c, rows, self.hidden), (self.c, rows), (self.c, rows))
         if x.stride()[1:] != (self.b * self.d, self.d, 1):
             x = self.keep(x.contiguous())
         t[table.X], t[table.X_STRIDE] = x.data_ptr(), x.stride(0)
-        for place, value in zip((table.W_IH, table.W_HH, table.B_IH, table.B_HH), weights, strict=True):
+        places = (table.W_IH, table.W_HH, table.B_IH, table.B_HH)
+        for place, value, shape in zip(places, weights, shapes, strict=True):
             if value is not None:
+                self.check(value, shape)
                 if not value[0].is_contiguous():
                     value = self.keep(value.contiguous())
                 t[place], t[place + 1] = value.data_ptr(), value.stride(0)
@@ -164,6 +170,17 @@ class _Call:
         """Keep a temporary copy until the call is over."""
         self.held.append(tensor)
         return tensor
+
+    def check(self, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
+        """The kernels see addresses only: a wrong shape would read or write elsewhere."""
+        if tensor.shape != shape or tensor.dtype != (dtype or self.dtype) or tensor.device.type != "cpu":
+            expected = f"{list(shape)} {dtype or self.dtype} on the CPU"
+            raise ValueError(f"expected {expected}, not {list(tensor.shape)} {tensor.dtype} on {tensor.device}")
+
+    def address(self, tensor: Tensor, *shape: int, dtype: torch.dtype | None = None) -> int:
+        """The address of a tensor, or of a contiguous copy."""
+        self.check(tensor, shape, dtype)
+        return self.keep(tensor.contiguous()).data_ptr()
 
     def padded(self, count: int) -> int:
         """Room for `count` numbers and a vector beyond, an odd number of vectors, so that rows differ in cache set."""
@@ -261,7 +278,7 @@ def forward(cell: str, x: Tensor, weights: Weights, lengths: Tensor | None = Non
     saved = _empty(x.dtype, c * b * steps, call.saved_ld)
     t[table.STATES], t[table.SAVED] = states.data_ptr(), saved.data_ptr()
     if lengths is not None:
-        t[table.LENGTHS] = call.keep(lengths.contiguous()).data_ptr()
+        t[table.LENGTHS] = call.address(lengths, c, b, dtype=torch.int64)
     call.plan(_FORWARD_ROWS)
     wide = call.gates * call.hidden + 4 * call.lanes
     call.region(table.AT_CELL, call.saved_ld)
@@ -299,12 +316,12 @@ def backward(
     rows_g = call.gates * hidden
     t[table.STATES], t[table.SAVED] = states.data_ptr(), saved[0].data_ptr()
     if len(saved) > 1:
-        t[table.LENGTHS] = call.keep(saved[1].contiguous()).data_ptr()
+        t[table.LENGTHS] = call.address(saved[1], c, b, dtype=torch.int64)
     if gradient.every is not None:
-        t[table.EVERY] = call.keep(gradient.every.contiguous()).data_ptr()
+        t[table.EVERY] = call.address(gradient.every, c, steps, b, hidden)
     if gradient.last is not None:
-        t[table.LAST] = call.keep(gradient.last.contiguous()).data_ptr()
-        t[table.LAST_LENGTHS] = call.keep(gradient.lengths.contiguous()).data_ptr()
+        t[table.LAST] = call.address(gradient.last, c, b, hidden)
+        t[table.LAST_LENGTHS] = call.address(gradient.lengths, c, b, dtype=torch.int64)
     d_weights = into if into is not None and call.shares == 1 else call.like(weights)
     for place, value in zip((table.D_W_IH, table.D_W_HH, table.D_B_IH, table.D_B_HH), d_weights, strict=True):
         if value is not None:

@@ -1,7 +1,8 @@
 """Formulas on vectors: written like arithmetic, turned by `elementwise` into a loop over a row.
 
-LLVM's own vectoriser gives up on loops over many arrays that might overlap and prefers half-width vectors on some CPUs, so
-the vectors are spelled out. LLVM splits those that are wider than the machine's: the same code is right on every CPU.
+LLVM's own vectoriser gives up on loops over many arrays that might overlap and prefers half-width vectors on some
+CPUs, so the vectors are spelled out. LLVM splits those that are wider than the machine's: the same code is right on
+every CPU.
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ def sigmoid(x: Vector) -> Vector:
 
 
 def load(builder: ir.IRBuilder, pointer: ir.Value, vector: ir.Type) -> ir.Value:
+    """Load a vector that need not be aligned."""
     value = builder.load(builder.bitcast(pointer, vector.as_pointer()))
     value.align = _bytes(vector.element)
     return value
@@ -141,21 +143,24 @@ def _bytes(element: ir.Type) -> int:
 
 
 def store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value) -> None:
+    """Store a vector at an address that need not be aligned."""
     builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = _bytes(value.type.element)
 
 
 def vector_name(vector: ir.VectorType) -> str:
+    """What LLVM calls a vector in the names of its intrinsics."""
     return f"v{vector.count}f{8 * _bytes(vector.element)}"
 
 
 def splat(builder: ir.IRBuilder, value: ir.Value, vector: ir.VectorType) -> ir.Value:
+    """A vector with the same value in all lanes."""
     first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, LANE(0))
     zeros = ir.Constant(ir.VectorType(LANE, vector.count), [0] * vector.count)
     return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
 
 
 def elementwise(formula: Callable[..., tuple[Vector | None, ...]]) -> Any:
-    """Make ``f(pointers, count)`` of a formula on vectors: a loop that reads and writes `count` numbers at each pointer.
+    """Make ``f(pointers, count)`` of a formula: a loop that reads and writes `count` numbers at each pointer.
 
     Args:
         formula: takes one `Vector` per pointer and returns as many: what to write there, or None to leave it. Pointers

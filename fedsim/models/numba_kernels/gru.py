@@ -57,6 +57,7 @@ def step(
     w_rest: Any,
     multiply: int,
 ) -> None:
+    """One forward step; arguments as in `walk_forward`."""
     product(multiply, (saved, ld, saved, ld, h, ldh, 1, w, 0, m, 3 * hidden, hidden))
     for i in range(m):
         q = advance(saved, i * ld)
@@ -84,6 +85,7 @@ def step_back(
     w_rest: Any,
     multiply: int,
 ) -> None:
+    """The step backwards."""
     for i in range(m):
         q = advance(saved, i * ld)
         r = advance(q, hidden)
@@ -150,6 +152,7 @@ def reset_before_step(
     w_rest: Any,
     multiply: int,
 ) -> None:
+    """One forward step of the GRU of Cho 2014."""
     product(multiply, (saved, ld, saved, ld, h, ldh, 1, w, 0, m, 2 * hidden, hidden))
     for i in range(m):
         r = advance(saved, i * ld)
@@ -182,6 +185,7 @@ def reset_before_step_back(
     w_rest: Any,
     multiply: int,
 ) -> None:
+    """The step backwards."""
     for i in range(m):
         z = advance(saved, i * ld + hidden)
         to_z = advance(d_gates, i * ldg + hidden)

@@ -62,6 +62,7 @@ def step(
     w_rest: Any,
     multiply: int,
 ) -> None:
+    """One forward step; arguments as in `walk_forward`."""
     product(multiply, (saved, ld, saved, ld, h, ldh, 1, w, 0, m, 4 * hidden, hidden))
     for row in range(m):
         i = advance(saved, row * ld)
@@ -91,6 +92,7 @@ def step_back(
     w_rest: Any,
     multiply: int,
 ) -> None:
+    """The step backwards."""
     for row in range(m):
         i = advance(saved, row * ld)
         f = advance(i, hidden)

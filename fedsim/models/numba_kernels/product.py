@@ -73,7 +73,7 @@ def multiply(
     Args:
         c: result; rows lie `ldc` apart.
         ldc: see `c`.
-        start: what the sums begin with, `c` itself to add to it; rows lie `ld_start` apart, 0 for the same row each time.
+        start: what the sums begin with (`c` itself to add to it); rows lie `ld_start` apart, 0 for one row for all.
         ld_start: see `start`.
         a: left factor; ``a[i, j]`` lies at ``i * row_stride + j * k_stride``.
         row_stride: see `a`.

@@ -52,6 +52,7 @@ def tanh_step(
     w_rest: Any,
     multiply: int,
 ) -> None:
+    """One forward step; arguments as in `walk_forward`."""
     product(multiply, (saved, ld, saved, ld, h, ldh, 1, w, 0, m, hidden, hidden))
     for i in range(m):
         _tanh_row((advance(saved, i * ld), advance(h, i * ldh)), hidden)
@@ -76,6 +77,7 @@ def relu_step(
     w_rest: Any,
     multiply: int,
 ) -> None:
+    """One forward step."""
     product(multiply, (saved, ld, saved, ld, h, ldh, 1, w, 0, m, hidden, hidden))
     for i in range(m):
         _relu_row((advance(saved, i * ld), advance(h, i * ldh)), hidden)
@@ -100,6 +102,7 @@ def tanh_step_back(
     w_rest: Any,
     multiply: int,
 ) -> None:
+    """The step backwards."""
     for i in range(m):
         _tanh_gradient_row((advance(saved, i * ld), advance(d_h, i * ldh), advance(d_gates, i * ldg)), hidden)
     product(multiply, (d_h, ldh, d_h, ldh, d_gates, ldg, 1, w, 0, m, hidden, hidden))
@@ -124,6 +127,7 @@ def relu_step_back(
     w_rest: Any,
     multiply: int,
 ) -> None:
+    """The step backwards."""
     for i in range(m):
         _relu_gradient_row((advance(saved, i * ld), advance(d_h, i * ldh), advance(d_gates, i * ldg)), hidden)
     product(multiply, (d_h, ldh, d_h, ldh, d_gates, ldg, 1, w, 0, m, hidden, hidden))

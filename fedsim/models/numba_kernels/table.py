@@ -82,7 +82,7 @@ add = elementwise(lambda a, b: (a + b, None))
 
 
 @njit
-def plan(table: Any, client: int, share: int, order: Any, active: Any) -> int:
+def plan(table: Any, client: int, share: int, order: Any, active: Any) -> Any:
     """Order the item's samples by falling length; return their number.
 
     Writes the samples' numbers to `order` and to ``active[t]`` how many of them have a step t.
@@ -100,7 +100,7 @@ def plan(table: Any, client: int, share: int, order: Any, active: Any) -> int:
     for t in range(steps + 1):
         active[t] = 0
     for i in range(b):
-        active[lengths[i]] += 1
+        active[min(max(lengths[i], 0), steps)] += 1
     rank = 0  # counting sort: active[n] becomes the first rank of the samples of length n
     for t in range(steps, -1, -1):
         count = active[t]
@@ -108,8 +108,9 @@ def plan(table: Any, client: int, share: int, order: Any, active: Any) -> int:
         rank += count
     own = 0
     for i in range(b):
-        rank = active[lengths[i]]
-        active[lengths[i]] += 1
+        length = min(max(lengths[i], 0), steps)
+        rank = active[length]
+        active[length] += 1
         if rank % shares == share:  # dealt out like cards, so that the shares are about equally long
             order[rank // shares] = i
             own += 1
@@ -123,7 +124,7 @@ def plan(table: Any, client: int, share: int, order: Any, active: Any) -> int:
 
 
 @njit
-def first_row(table: Any, client: int, share: int) -> int:
+def first_row(table: Any, client: int, share: int) -> Any:
     """Where the item's rows of ``saved`` begin: every sample has room for all steps."""
     b, shares = table[SAMPLES], table[SHARES]
     return (client * b + share * (b // shares) + min(share, b % shares)) * table[STEPS]

@@ -1,9 +1,9 @@
 """Run a compiled kernel on several threads, on those of torch where possible.
 
-torch's OpenMP threads keep spinning for milliseconds after each parallel operation. A second pool (Numba's, or Python's)
+torch's OpenMP threads keep spinning for milliseconds after each parallel operation. A second pool (Numba's or Python's)
 would share the cores with them just then, so the kernels run on torch's own: through the same library and the same call
-that a compiler makes for ``#pragma omp parallel``. Where torch brings no GNU OpenMP (macOS, Windows), Python threads do,
-for the kernels run without the interpreter's lock.
+that a compiler makes for ``#pragma omp parallel``. Where torch brings no GNU OpenMP (macOS, Windows), Python threads do
+it, for the kernels run without the interpreter's lock.
 """
 
 from __future__ import annotations

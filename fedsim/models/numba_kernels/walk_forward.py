@@ -1,15 +1,31 @@
-"""What all cells share: the walk over a client's steps, forward and backward, around the cell's own step.
+"""The walk over a client's steps that all cells share, around the cell's own step.
 
-A *work item* is one client, or a share of one client's samples. Its samples are ordered by falling length, so those that
-are still running at a step are the first ``active[t]`` of them, and their rows of all steps lie behind one another:
-padded steps cost nothing. Per item the weights are packed once, and everything that the steps touch again and again
-stays in the core's cache: the products with the input are made for a block of steps at a time, and so are the weight
-gradients, while the block's gate gradients are still there.
+A *work item* is one client, or a share of one client's samples. Its samples are ordered by falling length, so those
+still running at a step are the first ``active[t]`` of them, and their rows of all steps lie behind one another:
+padded steps cost nothing. The weights are packed once per item, and what the steps touch again and again stays in the
+core's cache: the products with the input are made for a block of steps at a time, and so are the weight gradients,
+while the block's gate gradients are still there.
 
-Columns are counted in blocks of H. A row of ``saved`` holds what the cell's step leaves there: first the pre-activations
-(the products and biases), then, in the same place, the gates. The products with the state start at column 0, those with
-the input at block `x_first`; a cell that needs the two apart (the GRU) lets them overlap only partly and rolls the rows of
-the state's weights by `roll` blocks, so that both stay one product.
+Columns are counted in blocks of H. A row of ``saved`` holds what the cell's step leaves there: first the
+pre-activations (products and biases), then, in the same place, the gates. The products with the state start at column
+0, those with the input at block ``X_FIRST``. The GRU needs the two apart for its candidate only: there they overlap
+in r and z, and the rows of the state's weights are rolled by ``ROLL`` blocks, so that both remain one product. A cell
+whose last blocks take another left factor (the GRU of Cho 2014) gets them packed apart, from block ``SPLIT`` on.
+
+A cell's step is a C function, the same for both directions (the forward step has no use for most gradients)::
+
+    step(saved, ld, previous, previous_ld, h, extra, d_h, d_cell, ldh, work, d_gates, ldg, m, hidden,
+         w, w_rest, multiply)
+
+    saved [m, ld]              this step's rows; forward turns pre-activations into gates
+    previous [m, previous_ld]  the rows of the step before (a row of zeros with stride 0 before the first)
+    h [m, ldh]                 the state: forward replaces the old by the new one, backward reads the old one
+    extra [m, ldh]             backward: what the blocks from ``SPLIT`` on were multiplied with
+    d_h, d_cell [m, ldh]       backward: gradients of the state after the step, replaced by those of the one before
+    work [m, ldh]              scratch
+    d_gates [m, ldg]           backward: gradients of the pre-activations, in the columns that `saved` had for them
+    w, w_rest                  the state's packed weights
+    multiply                   the address of `product.multiply`
 """
 
 from __future__ import annotations
