@@ -127,10 +127,8 @@ def loss_and_gradient(
             tape.saved[layer],
             incoming,
             need_x=layer > 0 or tokens,
+            into=_layer_weights(grads, layer),
         )
-        for target, value in zip(_layer_weights(grads, layer), result.weights, strict=True):
-            if target is not None:
-                target.copy_(value)
         if layer > 0:
             dx = result.x * tape.masks[layer - 1] if tape.masks else result.x
             incoming = StateGradient(dx, None, batch.lengths)

@@ -116,6 +116,7 @@ def backward(
     saved: list[Tensor],
     gradient: StateGradient,
     need_x: bool,
+    into: Weights | None = None,
 ) -> Gradients:
     """Back-propagate through one layer's steps.
 
@@ -127,6 +128,7 @@ def backward(
         saved: from `forward`.
         gradient: of the loss with respect to the states.
         need_x: whether the gradient of `x` is wanted.
+        into: where to write the gradients of the weights, instead of new tensors.
     """
     c, t_max, b, d = x.shape
     hidden, w = weights.w_hh.shape[2], weights.w_hh
@@ -201,8 +203,11 @@ def backward(
         rows_x.sum(1) if bias else None,
         rows_h.sum(1) if bias else None,
     )
+    for target, value in zip(into or (), d_weights, strict=False):
+        if target is not None and value is not None:
+            target.copy_(value)
     dx = torch.bmm(rows_x, weights.w_ih).view(c, t_max, b, d) if need_x else None
-    return Gradients(dx, d_weights)
+    return Gradients(dx, into or d_weights)
 
 
 def _project(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
