@@ -16,8 +16,8 @@ from typing import Any
 
 from fedsim.errors import FieldError, UserError, did_you_mean, show
 
-MAX_INT = 2**63 - 1
-"""The largest whole number of any setting: what a 64-bit integer holds."""
+MAX_INT, MAX_SEED = 2**31 - 1, 2**63 - 1
+"""The largest whole numbers of any setting and of a seed: products of two settings fit 64 bits."""
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
@@ -116,11 +116,13 @@ def convert(key: str, value: Any, hint: Any) -> Any:
         UserError: naming the key, the value and what is allowed.
     """
     try:
-        return _converted(value, hint)
+        converted = _converted(value, hint)
     except (ValueError, TypeError, OverflowError):
-        large = isinstance(value, int) and abs(value) > MAX_INT
-        wanted = f"at most {MAX_INT}" if large else _wanted(hint)
-        raise UserError(f"{key}={show(value)}: must be {wanted}") from None
+        raise UserError(f"{key}={show(value)}: must be {_wanted(hint)}") from None
+    largest = MAX_SEED if key.split(".")[-1] == "seed" else MAX_INT
+    if isinstance(converted, int) and converted > largest:
+        raise UserError(f"{key}={show(value)}: must be at most {largest}")
+    return converted
 
 
 def _converted(value: Any, hint: Any) -> Any:
@@ -143,7 +145,7 @@ def _converted(value: Any, hint: Any) -> Any:
         if hint is bool and str(value).lower() in ("true", "false", "1", "0"):
             return str(value).lower() in ("true", "1")
         raise TypeError
-    if hint is int and not isinstance(value, float) and abs(int(value)) <= MAX_INT:
+    if hint is int and not isinstance(value, float):
         return int(value)
     if hint is float:
         return float(value)

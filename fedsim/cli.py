@@ -107,6 +107,7 @@ def run(
         jobs = config.check_request(request)
         for job in jobs:
             prepared = simulation.prepare(job.experiment)
+            plan.refuse_impossible(prepared)
             if dry_run:
                 plan.show(prepared, job.overrides)
         if dry_run:

@@ -23,7 +23,9 @@ def show(group: str | None, config_dir: str | None) -> None:
     if group is not None and group not in groups:
         raise UserError(f"{group}: no such group{did_you_mean(group, groups)}; there are {', '.join(groups)}")
     folders = [Path(str(importlib.resources.files(CONFIG_MODULE))), *([] if config_dir is None else [Path(config_dir)])]
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 500  # a line per option, for grep
     for name in [group] if group is not None else groups:
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(style="cyan", no_wrap=True)

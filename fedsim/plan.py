@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
 
 from fedsim.engine import client_bytes
+from fedsim.errors import UserError
 from fedsim.simulation import Simulation
 
 
@@ -47,14 +50,33 @@ def plan(simulation: Simulation) -> dict[str, str]:
     }
 
 
+def refuse_impossible(simulation: Simulation) -> None:
+    """Raise `UserError` if a chunk of clients, at least one, needs more memory than the machine has in all."""
+    device, dtype = simulation.experiment.torch_device(), simulation.experiment.torch_dtype()
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    elif hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        return
+    parameters = simulation.task.arch.layout.num_parameters
+    needed = min(simulation.chunk_size, simulation.population.num_clients) * client_bytes(simulation.task, dtype)
+    if needed > there:
+        raise UserError(
+            f"model.hidden_size={simulation.experiment.model.hidden_size}: training would take about "
+            f"{needed / 2**30:,.1f} GiB ({parameters:,} parameters) and {device} has {there / 2**30:,.1f} GiB; take a "
+            "smaller model, a smaller client.batch_size or a smaller engine.memory_budget"
+        )
+
+
 def show(simulation: Simulation, overrides: Sequence[str]) -> None:
     """Print the plan as a table."""
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()
     for label, text in plan(simulation).items():
-        table.add_row(label, text)
-    console = Console(highlight=False)
-    console.print(f"[bold]plan[/bold] {' '.join(overrides)}".rstrip())
+        table.add_row(Text(label), Text(text))
+    console = Console(highlight=False, emoji=False)
+    console.print(Text("plan", style="bold") + Text(" " + " ".join(overrides), style="not bold"), soft_wrap=True)
     console.print(table)
     console.print("nothing was trained")

@@ -8,6 +8,8 @@ import logging
 import platform
 import subprocess
 import time
+import traceback
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 
 import fedsim
-from fedsim.errors import Diverged, UserError
+from fedsim.errors import Diverged, UserError, print_error
 from fedsim.experiment import Experiment
 from fedsim.population import Population
 from fedsim.recording.checkpoints import prune_checkpoints, save_checkpoint
@@ -70,9 +72,12 @@ class Recorder:
             prune_checkpoints(self.directory, self.scores, state.progress.mode == "min")
 
     def close(self) -> None:
-        """Close the CSVs and write what clients scored at the last evaluation."""
+        """Close the CSVs."""
         self._metrics.close()
         self._timing.close()
+
+    def write_clients(self) -> None:
+        """Write what clients scored at the last evaluation."""
         if self._evaluation is None or self._evaluation.evaluation is None:
             return
         population = self.simulation.population
@@ -93,14 +98,15 @@ def run_experiment(experiment: Experiment, config_yaml: str, directory: Path) ->
         directory: exists already (Hydra makes it) and holds no run.
 
     Returns:
-        ``done``, ``stopped`` (early), ``diverged``, ``refused`` (a user's mistake found late) or ``failed``.
+        ``done``, ``stopped`` (early), ``diverged``, ``refused`` (a user's mistake found late) or ``failed``. No
+        exception leaves, because it would end the other jobs of a sweep.
 
     Raises:
         KeyboardInterrupt: after recording that the run was interrupted.
     """
+    threads = torch.get_num_threads()
     try:
-        if experiment.threads is not None:
-            torch.set_num_threads(experiment.threads)
+        torch.set_num_threads(experiment.threads or threads)
         simulation = prepare(experiment)
         refuse_used(directory, "hydra.run.dir")
         write_atomically(directory / "config.yaml", config_yaml.encode())
@@ -111,13 +117,21 @@ def run_experiment(experiment: Experiment, config_yaml: str, directory: Path) ->
     except OSError as error:
         _complain(f"{error.strerror or error}: {error.filename or directory}; what was recorded before is intact")
         return "failed"
+    except Exception as error:
+        if isinstance(error, MemoryError) or "allocate" in str(error):  # torch raises a RuntimeError on the CPU
+            text = f"not enough memory ({' '.join(str(error).split())})"
+            _complain(f"{text}; take a smaller model, client.batch_size or engine.memory_budget")
+        else:
+            log.exception("a bug in fedsim or in a component of yours")
+            traceback.print_exc()
+        return "failed"
+    finally:
+        torch.set_num_threads(threads)  # what the next job of a sweep begins with
 
 
 def _complain(text: str) -> None:
-    from rich.console import Console
-
     log.error(text)
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {text}", markup=False)
+    print_error(text)
 
 
 def _run(simulation: Simulation, directory: Path) -> str:
@@ -143,7 +157,9 @@ def _run(simulation: Simulation, directory: Path) -> str:
             raise
         finally:
             recorder.close()
-            write_json(directory / "summary.json", _summary(simulation, state, recorder, status, reason))
+            with suppress(OSError) if status == "failed" else nullcontext():  # a full disk is reported already
+                recorder.write_clients()
+                write_json(directory / "summary.json", _summary(simulation, state, recorder, status, reason))
             log.info("%s: %s", status, reason)
     _conclude(screen, state, recorder, status, reason, directory)
     return status
@@ -182,7 +198,7 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
         "format_version": FORMAT_VERSION,
         "status": status,
         "reason": reason,
-        "rounds": state.round,
+        "rounds": recorder.last.get("round", 0),
         "final": {k: v for k, v in recorder.final.items() if v is not None},
         "best": {
             "metric": progress.metric,

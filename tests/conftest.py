@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from fedsim import config
@@ -24,7 +25,7 @@ TINY = {
 }
 """Data of each task on which five clients train in milliseconds; the sequences have 1 to 6 steps."""
 
-# Roles with 1 to 7 training windows, the last of each cut short. Q, Y and Z occur in test text only, and so are unknown.
+# Roles with 1 to 6 training windows, the last of each cut short. Q, Y and Z occur in test text only: they are unknown.
 PLAY = """ANNA:
 the sea is wide and the night is long, so row.
 
@@ -40,6 +41,15 @@ who is there? is it anna? who is it then? QQ
 EMIL:
 it is i. YZ
 """
+
+
+@pytest.fixture
+def one_thread():
+    """One thread for a test of tiny tensors: waking another costs more than it does, much more on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

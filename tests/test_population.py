@@ -1,6 +1,7 @@
 """Samples by client, and batches of a cohort."""
 
 from collections import Counter
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_clients_get_their_own_samples():
 @given(sizes=st.lists(st.integers(2, 30), min_size=1, max_size=5), fraction=st.floats(0.01, 0.99))
 def test_validation_takes_its_share_out_of_training(sizes, fraction):
     cuts = np.cumsum([0, *sizes])
-    own = [list(range(a, b)) for a, b in zip(cuts, cuts[1:], strict=False)]
+    own = [list(range(a, b)) for a, b in pairwise(cuts)]
     given_out = assignment(own, [[0]] * len(own))
     population = build_population(
         dataset_of(sum(sizes), 1), given_out, validation_fraction=fraction, seed=5, dtype=torch.float32
@@ -155,7 +156,7 @@ def test_an_epoch_visits_every_sample_once(sizes, epochs, batch_size):
         assert [len(batch) for batch in batches[client]] == expected
         per_epoch = len(expected) // epochs
         for epoch in range(epochs):
-            seen = sum(batches[client][epoch * per_epoch : (epoch + 1) * per_epoch], [])
+            seen = chain(*batches[client][epoch * per_epoch : (epoch + 1) * per_epoch])
             assert sorted(seen) == list(range(start, start + size))
         start += size
 

@@ -154,7 +154,5 @@ def test_orders_of_consecutive_epochs_are_independent():
     """Of 4000 clients with 5 samples, 1 in 120 repeats its order by chance: 33.3 of them, give or take 4 * 5.75."""
     clients = torch.arange(4000)
     sizes = torch.full_like(clients, 5)
-    first, second = (
-        seeding.permutations(99, clients, sizes, torch.full_like(clients, epoch)) for epoch in (0, 1)
-    )
+    first, second = (seeding.permutations(99, clients, sizes, torch.full_like(clients, epoch)) for epoch in (0, 1))
     assert abs(int((first == second).all(1).sum()) - 33.3) < 4 * 5.75

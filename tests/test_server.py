@@ -72,8 +72,14 @@ def test_what_goes_in_is_left_alone(optimizer):
 
 @pytest.mark.parametrize(
     ("kind", "values"),
-    [(SGD, {"lr": 0}), (Momentum, {"beta": 1.0}), (Momentum, {"lr": -1}), (Adam, {"tau": 0}), (Adam, {"beta2": 1.0})]
-    + [(Adam, {"lr": float("inf")})],
+    [
+        (SGD, {"lr": 0}),
+        (Momentum, {"beta": 1.0}),
+        (Momentum, {"lr": -1}),
+        (Adam, {"tau": 0}),
+        (Adam, {"beta2": 1.0}),
+        (Adam, {"lr": float("inf")}),
+    ],
 )
 def test_values_out_of_range_are_refused(kind, values):
     with pytest.raises(FieldError, match=next(iter(values))):

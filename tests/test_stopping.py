@@ -19,8 +19,16 @@ def follow(stop, values, metric="test_accuracy"):
 
 @pytest.mark.parametrize(
     ("metric", "mode"),
-    [("test_accuracy", "max"), ("test_loss", "min"), ("train_loss", "min"), ("test_rmse", "min"), ("test_mae", "min")]
-    + [("delta_norm", "min"), ("client_drift", "min"), ("test_accuracy_p10", "max")],
+    [
+        ("test_accuracy", "max"),
+        ("test_accuracy_p10", "max"),
+        ("test_loss", "min"),
+        ("train_loss", "min"),
+        ("test_rmse", "min"),
+        ("test_mae", "min"),
+        ("delta_norm", "min"),
+        ("client_drift", "min"),
+    ],
 )
 def test_mode_by_the_name(metric, mode):
     assert stopping.start(Stop(), metric).mode == mode

@@ -85,10 +85,11 @@ def _place(name: str, value: torch.Tensor, device: torch.device) -> torch.Tensor
 
 def prune_checkpoints(directory: Path, scores: dict[int, float], best_is_low: bool) -> None:
     """Keep the last two checkpoints and the best of those in `scores` (metric value by round), delete the others."""
-    rounds = sorted(int(path.stem.removeprefix("round_")) for path in directory.glob("checkpoints/round_*.safetensors"))
+    found = (path.stem.removeprefix("round_") for path in directory.glob("checkpoints/round_*.safetensors"))
+    rounds = sorted(int(number) for number in found if number.isdecimal())
     keep = set(rounds[-2:])
     judged = [r for r in rounds if r in scores]
     if judged:
         keep.add(min(judged, key=lambda r: (scores[r] if best_is_low else -scores[r], r)))
     for number in set(rounds) - keep:
-        checkpoint_path(directory, number).unlink()
+        checkpoint_path(directory, number).unlink(missing_ok=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from fedsim.errors import UserError
 
@@ -37,22 +38,41 @@ def format_cell(value: Cell) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
+def _lines(rows: Iterable[Sequence[Cell]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([format_cell(cell) for cell in row] for row in rows)
+    return text.getvalue().encode()
+
+
 class CsvWriter:
-    """Appends rows to a CSV; each row reaches the operating system before the next is made."""
+    """Appends rows to a CSV; each row reaches the operating system, whole, before the next is made."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self._columns = tuple(columns)
-        self._file: TextIO = path.open("x", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(self._columns)
-        self._file.flush()
+        self._file = path.open("xb", buffering=0)
+        try:
+            self._append(_lines([self._columns]))
+        except OSError:
+            self._file.close()
+            raise
 
     def write(self, row: Mapping[str, Cell]) -> None:
         """Write one row; raises `ValueError` if its keys are not the columns."""
         if set(row) != set(self._columns):
             raise ValueError(f"row {sorted(row)} does not have the columns {sorted(self._columns)}")
-        self._writer.writerow([format_cell(row[name]) for name in self._columns])
-        self._file.flush()
+        self._append(_lines([[row[name] for name in self._columns]]))
+
+    def _append(self, content: bytes) -> None:
+        """Write in one call; where the disk takes only a part of a row, take that back and raise `OSError`."""
+        end = self._file.tell()
+        try:
+            written = self._file.write(content)
+            while written < len(content):  # the next call says what is wrong
+                written += self._file.write(content[written:])
+        except OSError:
+            self._file.truncate(end)
+            self._file.seek(end)
+            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -87,8 +107,5 @@ def _finite(value: Any) -> Any:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """Write a whole CSV atomically; NaN becomes an empty cell."""
-    lines = [",".join(columns)]
-    for row in rows:
-        cells = [format_cell(None if isinstance(value, float) and value != value else value) for value in row]
-        lines.append(",".join(f'"{c.replace(chr(34), chr(34) * 2)}"' if set(c) & set(',"\n') else c for c in cells))
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
+    cells = ([None if isinstance(value, float) and value != value else value for value in row] for row in rows)
+    write_atomically(path, _lines([columns, *cells]))

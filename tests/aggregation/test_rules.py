@@ -21,8 +21,10 @@ def report_of(clients, validation=True):
 
 def chunks_of(deltas, size):
     rows = torch.tensor(deltas)
-    return [(part, report_of(range(start, start + len(part)))) for start, part in zip(
-        range(0, len(rows), size), rows.split(size), strict=True)]
+    return [
+        (part, report_of(range(start, start + len(part))))
+        for start, part in zip(range(0, len(rows), size), rows.split(size), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def test_client_drift(rule, size):
 
 def test_equal_deltas_do_not_drift():
     """The squares cancel to rounding: sqrt(1e-16) of their size is what can be left."""
-    delta, spread = combine_chunks(Mean(), torch.zeros(6, dtype=torch.float64), chunks_of(np.tile(DELTAS[:1], (5, 1)), 2))
+    delta, spread = combine_chunks(
+        Mean(), torch.zeros(6, dtype=torch.float64), chunks_of(np.tile(DELTAS[:1], (5, 1)), 2)
+    )
     assert spread.drift(delta) <= 1e-7 * np.linalg.norm(DELTAS[0])
 
 

@@ -49,15 +49,11 @@ def test_accuracies_of_zero_fall_back_to_the_plain_mean(chunk):
     np.testing.assert_allclose(combined("accuracy", accuracy=0 * ACCURACY, chunk=chunk), DELTAS.mean(0), rtol=1e-12)
 
 
-@given(
-    value=st.floats(-1e6, 1e6, width=32), samples=st.lists(st.integers(1, 1000), min_size=1, max_size=100)
-)
+@given(value=st.floats(-1e6, 1e6, width=32), samples=st.lists(st.integers(1, 1000), min_size=1, max_size=100))
 def test_equal_deltas_average_to_themselves(value, samples):
     """Products and sums are exact in float64: 24 bits of a float32, 10 of a weight and 7 of their number."""
     ones = np.ones(len(samples))
-    mean = combined(
-        "samples", [[value]] * len(samples), ones, ones, 64, np.array(samples), dtype=torch.float32
-    )
+    mean = combined("samples", [[value]] * len(samples), ones, ones, 64, np.array(samples), dtype=torch.float32)
     assert mean.item() == value
 
 
@@ -75,5 +71,5 @@ def test_a_loss_that_is_not_finite_is_no_weight(value):
 
 
 def test_unknown_weights_are_refused():
-    with pytest.raises(FieldError, match="by=.*did you mean 'loss'"):
+    with pytest.raises(FieldError, match=r"by=.*did you mean 'loss'"):
         Weighted(by="lost")

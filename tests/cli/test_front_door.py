@@ -1,0 +1,135 @@
+"""Help, versions, lists and what a terminal sees."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from fedsim import __version__
+
+
+def test_the_version(fedsim):
+    assert fedsim("--version") == (0, f"fedsim {__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help(fedsim, arguments):
+    answer = fedsim(*arguments)
+    assert (answer.code, answer.err) == (0, "")
+    for command in ("run", "list", "compare"):
+        assert re.search(rf"\b{command}\b", answer.out)
+
+
+@pytest.mark.parametrize(
+    ("command", "example"),
+    [
+        ("run", "fedsim run model=gru aggregator=fedavg"),
+        ("list", "fedsim list aggregator"),
+        ("compare", "fedsim compare "),
+    ],
+)
+def test_help_of_a_command_shows_examples(fedsim, monkeypatch, command, example):
+    monkeypatch.setenv("COLUMNS", "80")
+    answer = fedsim(command, "--help")
+    assert (answer.code, answer.err) == (0, "")
+    assert "Examples" in answer.out
+    assert example in answer.out
+
+
+def test_help_is_quick():
+    code = (
+        "import sys; from fedsim import cli; sys.argv = ['fedsim', 'run', '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "slow = {'torch', 'pandas', 'hydra', 'omegaconf', 'numpy', 'numba', 'aeon', 'yaml'} & set(sys.modules)\n"
+        "print(sorted(slow), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "[]\n"
+    assert "Examples" in done.stdout
+
+
+def test_python_dash_m(process):
+    answer = process("--version")
+    assert answer.communicate(timeout=60) == (f"fedsim {__version__}\n", "")
+    assert answer.returncode == 0
+
+
+def test_list(fedsim, elsewhere):
+    answer = fedsim("list")
+    assert (answer.code, answer.err) == (0, "")
+    for group in ("model", "client/optimizer", "aggregator/combine", "experiment"):
+        assert f"\n{group}\n" in f"\n{answer.out}"
+    assert "model=gru " in answer.out
+    assert "Elman network (Elman 1990), tanh or relu" in answer.out
+    assert not list(elsewhere.iterdir())
+
+
+def test_list_one_group(fedsim):
+    answer = fedsim("list", "aggregator/combine")
+    assert [line.split()[0] for line in answer.out.splitlines() if line.strip()] == [
+        *("aggregator/combine", "aggregator/combine=mean", "aggregator/combine=weighted")
+    ]
+
+
+def test_list_what_the_user_added(fedsim, write_config):
+    write_config("model/mine.yaml", "# @package _global_\n# Mine [/bold] :car: ä\n_target_: mine.Model\n")
+    write_config("model/bare.yaml", "_target_: mine.Model\n")
+    folder = write_config("weather/[b]rain.yaml", "a: 1\n")
+    answer = fedsim("list", "--config-dir", folder)
+    assert (answer.code, answer.err) == (0, "")
+    assert re.search(r"model=mine +Mine \[/bold\] :car: ä\n", answer.out)
+    assert "model=bare" in answer.out
+    assert "weather=[b]rain" in answer.out
+
+
+def test_a_console_that_shows_nothing(fedsim, tiny):
+    assert fedsim("run", *tiny, "console=none") == (0, "", "")
+
+
+def test_plain_lines(fedsim, tiny):
+    answer = fedsim("run", *tiny, "hydra.run.dir=run")
+    assert (answer.code, answer.err) == (0, "")
+    lines = answer.out.splitlines()
+    assert re.match(r"GRU with \d+ parameters, 3 clients, 12 training and 6 test samples", lines[0])
+    assert [line.split("  ")[0] for line in lines[3:6]] == ["round 0/2", "round 1/2", "round 2/2"]
+    assert "train_loss" not in lines[3]
+    assert "test_accuracy 0." in lines[4] or "test_accuracy 1.0" in lines[4] or "test_accuracy 0 " in lines[4]
+    assert re.search(r"^done after round 2 \(round limit\); see .*run/metrics\.csv$", answer.out, re.MULTILINE)
+
+
+def test_rich_without_a_terminal(fedsim, tiny):
+    answer = fedsim("run", *tiny, "console=rich")
+    assert (answer.code, answer.err) == (0, "")
+    assert "test accuracy" in answer.out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_rich_on_a_terminal(tiny):
+    leader, follower = pty.openpty()
+    environment = os.environ | {"COLUMNS": "80", "LINES": "24", "TERM": "xterm-256color"}
+    tiny = [override for override in tiny if not override.startswith("console")]
+    command = [sys.executable, "-m", "fedsim", "run", *tiny, "rounds=30", "client.validation_fraction=0.3"]
+    running = subprocess.Popen(command, stdout=follower, stderr=subprocess.PIPE, env=environment)
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # how Linux says that the other side is closed
+            break
+        if not part:
+            break
+        shown += part
+    _, err = running.communicate(timeout=60)
+    os.close(leader)
+    assert (running.returncode, err) == (0, b"")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r", "\n")
+    assert "30/30" in text
+    table = [line for line in text.split("\n") if re.match(r"(round +clients| *\d+ +3 )", line)]
+    assert table
+    assert all(len(line.rstrip()) <= 80 for line in table)
+    assert any(re.match(r" *30 +3 +\d", line) for line in table)

@@ -1,0 +1,272 @@
+"""Whatever a user gets wrong: one line that names the key, the value and what is allowed, and nothing is written."""
+
+import pytest
+import torch
+
+MISSPELT = {
+    "modle=gru": "modle=gru: no such key (did you mean 'model'?)",
+    "model=gruu": "model=gruu: no such option (did you mean 'gru'?); available: gru, ",
+    "model=null": "model=null: no such option; available: gru, ",
+    "model=": "model=: no such option; available: gru, ",
+    "model=5": "model=5: no such option; available: gru, ",
+    "model=[gru,lstm]": "model=[gru,lstm]: choose one option; -m model=A,B makes a run of each",
+    "model={hidden_sice:5}": "model={hidden_sice:5}",
+    "+model=lstm": "+model=lstm: model has an option already; to choose another, write model=lstm",
+    "++model=lstm": "++model=lstm: model has an option already; to choose another, write model=lstm",
+    "model@data=lstm": "model@data",
+    "~model": "model: is missing; choose an option with model=OPTION",
+    "~model._target_": "model: RecurrentModel is only the base",
+    "experiment=gru_regresion": "experiment=gru_regresion: no such option (did you mean 'gru_regression'?)",
+    "client/optimiser=adam": "client/optimiser=adam: no such key (did you mean 'client/optimizer'?)",
+    "model.hiden_size=3": "model.hiden_size=3: no such key (did you mean 'model.hidden_size'?)",
+    "client.optimizer.lrr=3": "client.optimizer.lrr=3: no such key (did you mean 'client.optimizer.lr'?)",
+    "model.hidden_size.x=3": "model.hidden_size.x=3: no such key (did you mean 'model.hidden_size'?)",
+    "aggregator.combine=mean": "aggregator.combine=mean: did you mean aggregator/combine=mean?",
+    "client.optimizer=adam": "client.optimizer=adam: did you mean client/optimizer=adam?",
+    "foo=1": "foo=1: no such key",
+    "+foo=1": "foo=1: no such key; known: model, data,",
+    "++foo=1": "foo=1: no such key; known: model, data,",
+    "+foo.bar=1": "foo={'bar': 1}: no such key; known: model, data,",
+    "+model.foo=1": "model.foo=1: no such key; known: hidden_size, num_layers,",
+    "++model.foo=1": "model.foo=1: no such key; known: hidden_size, num_layers,",
+    "+model@foo=lstm": "foo={'_target_'",
+    "~eval.evry": "~eval.evry: no such key (did you mean 'eval.every'?)",
+    "model.hidden_size=1e3": "model.hidden_size=1000.0: must be a whole number",
+    "seed=-1": "seed=-1: must be from 0 to 9223372036854775807",
+    "client.optimizer.lr=nan": "client.optimizer.lr=nan: must be greater than 0",
+    "tags={a:b}": "tags={a:b}: tags: Cannot merge",
+    "eval=3": "eval=3: is not a value but a group of keys: eval.every",
+    "eval=null": "eval=null: is not a value but a group of keys: eval.every",
+}
+
+
+@pytest.mark.parametrize("override", MISSPELT)
+def test_misspelt_groups_options_and_keys(refused, override):
+    assert MISSPELT[override] in refused("run", override)
+
+
+PAIRS = {
+    "data=text": "data.path=null: name a text file or a folder of text files",
+    "data=text data.path=nowhere.txt": "data.path=nowhere.txt: there is no file or folder",
+    "data=synthetic data.task=regression aggregator.combine.by=accuracy client.validation_fraction=0.2": (
+        "aggregator.combine.by=accuracy: a regression has no accuracy"
+    ),
+    "aggregator.combine.by=loss": "set client.validation_fraction",
+    "aggregator.combine.by=accuracy": "set client.validation_fraction",
+    "model.dropout=0.5": "model.dropout=0.5: acts between layers and needs num_layers of 2 or more",
+    "client.optimizer.nesterov=true": "client.optimizer.nesterov=true: needs momentum greater than 0",
+    "data=synthetic model.embedding_size=4": "model.embedding_size=4: has no effect",
+    "data=synthetic sampler.cohort_size=100": "sampler.cohort_size=100: there are only 10 clients",
+    "data=synthetic stop.metric=test_acuracy": "(did you mean 'test_accuracy'?)",
+    "data=synthetic stop.metric=round": "stop.metric=round: this run records",
+    "data=synthetic num_clients=1001": "num_clients=1001: that many clients need 1001 training samples",
+    "data=synthetic partition=natural num_clients=11": "num_clients=11: synthetic",
+    "client.epochs=1 client.steps=2": "epochs=1 and steps=2 are both set",
+    "client.epochs=null": "client.epochs=null: set exactly one of epochs and steps (neither is set)",
+    "sampler.fraction=0.5 sampler.cohort_size=2": "fraction=0.5 and cohort_size=2 are both set",
+    "partition=natural": "partition=natural: in japanese_vowels the label is the speaker",
+    "data=synthetic data.task=regression partition=dirichlet": "partition=dirichlet: ",
+    "data=synthetic data.task=regression stop.metric=test_accuracy": "stop.metric=test_accuracy: this run records",
+    "data=synthetic data.samples_per_client=1 partition=natural client.validation_fraction=0.5": (
+        "client.validation_fraction=0.5: "
+    ),
+    "data=synthetic model.hidden_size=1000000": "model.hidden_size=1000000: training would take about",
+}
+
+
+@pytest.mark.parametrize("overrides", PAIRS)
+def test_what_does_not_go_together(refused, overrides):
+    assert PAIRS[overrides] in refused("run", *overrides.split())
+
+
+def test_a_binary_file_is_not_text(refused, elsewhere):
+    (elsewhere / "play.txt").write_bytes(bytes(range(256)))
+    assert refused("run", "data=text", "data.path=play.txt").startswith("data.path=play.txt: ")
+
+
+def test_an_empty_folder_is_no_text(refused, elsewhere):
+    (elsewhere / "plays").mkdir()
+    assert refused("run", "data=text", "data.path=plays").startswith("data.path=plays: ")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without CUDA")
+@pytest.mark.parametrize("kernels", ["auto", "torch", "numba"])
+def test_cuda_where_there_is_none(refused, tiny, kernels):
+    assert "device=cuda: no CUDA device" in refused("run", *tiny, "device=cuda", f"engine.kernels={kernels}")
+
+
+def test_numba_on_a_gpu(refused, tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("fedsim.simulation.to_device", lambda population, device: population)
+    line = refused("run", *tiny, "device=cuda", "engine.kernels=numba")
+    assert "kernels=numba: runs on a CPU only" in line
+
+
+MALFORMED = (
+    *(
+        "=3",
+        "=",
+        "model",
+        "model=[gru",
+        "model=gru]",
+        "seed={",
+        "seed=(1",
+        "seed='1",
+        "a b",
+        "",
+        " ",
+        "-x=3",
+        "model==gru=",
+    ),
+    *(
+        "name=${",
+        "name=${a",
+        "a..b=3",
+        ".a=3",
+        "a.=3",
+        "1a==",
+        "name=héllo",
+        "name=a\nb",
+        "\udcff=3",
+        "name=\udcff",
+        "+",
+        "~",
+        "++=",
+    ),
+    *("tags=" + "[" * 2000, "seed=" + "1" * 5000, "@=3", "model@=lstm", "a@b@c=3", "/=3", "a/=3"),
+)
+
+
+@pytest.mark.parametrize("override", MALFORMED, ids=lambda text: ascii(text)[:30])
+def test_malformed_overrides(refused, override):
+    line = refused("run", "--", override)
+    assert len(line) <= 2000
+    assert line.isprintable()
+    assert "cannot read" in line or "no such key" in line or "Could not override" in line
+
+
+@pytest.mark.parametrize("override", ["hydra.run.dir=" + "x" * 300, "model=" + "x" * 9000, "+x=" + "y" * 9000])
+def test_very_long_values(refused, override):
+    line = refused("run", override)
+    assert len(line) <= 2000
+    assert line.startswith(override[:12].lstrip("+"))
+
+
+INTERPOLATIONS = (
+    "name=${nope}",
+    "name=${name}",
+    "name=${oc.env:FEDSIM_NOPE}",
+    "name=${nope:3}",
+    "name=???",
+    "seed=${model}",
+)
+
+
+@pytest.mark.parametrize("override", INTERPOLATIONS)
+def test_interpolations_that_lead_nowhere(refused, override):
+    assert override.split("=")[0] in refused("run", override)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("run seed=1,2", "seed=1,2: several values make a sweep; add -m (--multirun)"),
+        ("run model=rnn,lstm", "model=rnn,lstm: several values make a sweep; add -m (--multirun)"),
+        ("run seed=range(1,3)", "seed=range(1,3): several values make a sweep"),
+        ("run -m seed=interval(0,1)", "seed=interval(0,1): a sweep needs single values"),
+        ("run --config-dir nowhere", "--config-dir nowhere: no such folder"),
+        ("run --cfg nonsense", "--cfg nonsense: must be job, hydra or all"),
+        ("run --cfg job -m seed=1,2", "--cfg job: prints the config of one run"),
+        ("run --cfg job --dry-run", "--cfg job: prints the config of one run"),
+        ("run --cfg", "--cfg"),
+        ("run --config-dirr x", "--config-dirr"),
+        ("run -x", "-x"),
+        ("run --resolve", "--resolve"),
+        ("run --allow-module", "--allow-module"),
+        ("runn", "runn"),
+        ("--nonsense", "--nonsense"),
+        ("list modle", "modle: no such group (did you mean 'model'?); there are aggregator, "),
+        ("list aggregator/combin", "aggregator/combin: no such group (did you mean 'aggregator/combine'?)"),
+        ("list model gru", "gru"),
+        ("list --config-dir nowhere", "--config-dir nowhere: no such folder"),
+        ("compare", "runs"),
+        ("compare nowhere", "nowhere: no such file or folder"),
+    ],
+)
+def test_commands_and_options(refused, arguments, expected):
+    assert expected in refused(*arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("seed=1,2 model=gru,lstmm", "model=lstmm: no such option (did you mean 'lstm'?)"),
+        ("model.hidden_size=2,3,x", "model.hidden_size=x: must be a whole number"),
+        ("model=rnn,gru model.nonlinearity=relu", "model.nonlinearity=relu: no such key"),
+        ("sampler.cohort_size=2,4", "sampler.cohort_size=4: there are only 3 clients"),
+        ("partition=natural,iid num_clients=3,13", "num_clients=13: "),
+        ("model.hidden_size=2,3 modl=3", "modl=3: no such key"),
+        ("seed=1,2 hydra.sweep.subdir=same", "hydra.sweep.subdir=same: the jobs of a sweep need a directory each"),
+        ("seed=1,2 hydra.sweeper.max_batch_size=0", "hydra.sweeper.max_batch_size=0: must be at least 1"),
+        ("seed=1,2 hydra.sweeper.max_batch_size=x", "hydra.sweeper.max_batch_size=x"),
+        ("seed=1,2 hydra.sweep.dir=a,b", "hydra.sweep.dir=a,b"),
+        ("data.path=1", "data.path=1: no such key"),
+    ],
+)
+def test_a_sweep_of_which_one_combination_is_wrong(refused, tiny, overrides, expected):
+    assert expected in refused("run", "-m", *tiny, *overrides.split())
+
+
+BAD_FILES = {
+    "tabs": "a:\n\t- b\n",
+    "brackets": "a: [1, 2\n",
+    "list": "- 1\n- 2\n",
+    "word": "hello\n",
+    "empty": "",
+    "duplicate": "seed: 1\nseed: 2\n",
+    "two documents": "a: 1\n---\nb: 2\n",
+    "python": "seed: !!python/object/apply:os.system ['touch pwned']\n",
+    "defaults": "defaults: 5\n",
+    "missing default": "defaults:\n  - /model: nope\n",
+    "recursive": "defaults:\n  - trial\n",
+    "anchors": "a: &a [*a]\n",
+    "unknown key": "# @package _global_\nfoo: 3\n",
+    "wrong type": "# @package _global_\nmodel:\n  hidden_size: big\n",
+    "no package": "rounds: 3\n",
+    "null part": "# @package _global_\nmodel: null\n",
+    "word as part": "# @package _global_\nmodel: gru\n",
+    "list as part": "# @package _global_\nmodel: [1]\n",
+    "number as key": "# @package _global_\n5: 3\n",
+    "unknown tag": "a: !nope 3\n",
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BAD_FILES if kind != "empty"])
+def test_files_of_the_users_own(refused, write_config, kind):
+    folder = write_config("experiment/trial.yaml", BAD_FILES[kind])
+    assert refused("run", "--config-dir", folder, "experiment=trial")
+    assert not list(folder.rglob("pwned"))
+
+
+def test_a_file_that_is_not_text(refused, write_config):
+    folder = write_config("experiment/trial.yaml", "")
+    (folder / "experiment" / "trial.yaml").write_bytes(b"\xff\xfe\x00seed: 3")
+    assert refused("run", "--config-dir", folder, "experiment=trial")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "model/gru.yaml", "aggregator/combine/mean.yaml"])
+def test_a_file_that_hydra_would_never_read(refused, write_config, name):
+    line = refused("run", "--config-dir", write_config(name, "# mine\n"))
+    assert f"{name} has the name of one of fedsim's own" in line
+
+
+def test_a_pair_is_chosen_by_setting_one_of_it(fedsim, tiny):
+    def dry(*overrides):
+        answer = fedsim("run", *[t for t in tiny if "epochs" not in t], *overrides, "--dry-run")
+        assert answer.code == 0, answer
+        return answer.out
+
+    assert "min 7, max 7, all 21" in dry("client.steps=7")
+    assert "of which 2 in round 1" in dry("sampler.cohort_size=2")
+    assert "min 7, max 7" in dry("client.steps=7", "client.epochs=null")
+    assert "min 3, max 3" in dry("client.steps=null", "client.epochs=3")

@@ -1,0 +1,65 @@
+"""The wheel, installed where the sources are not: its configs are in it, and it runs."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(*command, cwd):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV"))}
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_outside_the_checkout(tmp_path):
+    source, outside = tmp_path / "source", tmp_path / "outside"
+    source.mkdir()
+    outside.mkdir()
+    for name in ("fedsim", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    call(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source, cwd=outside)
+    (wheel,) = tmp_path.glob("*.whl")
+
+    venv.create(tmp_path / "venv", symlinks=os.name != "nt")
+    scripts = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    python = scripts / "python"
+    call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=outside)
+    site = Path(call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=outside).strip())
+    # The dependencies of this environment; what it installed in editable form does not come with them.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    found = Path(call(python, "-c", "import fedsim; print(fedsim.__file__)", cwd=outside).strip())
+    assert found.is_relative_to(site)
+    files = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
+    assert files == {p.relative_to(found.parent / "configs") for p in (found.parent / "configs").rglob("*.yaml")}
+    assert (found.parent / "py.typed").exists()
+
+    listed = call(scripts / "fedsim", "list", cwd=outside)
+    assert "aggregator=fedavg" in listed
+    assert "FedAvg: mean of deltas weighted by samples" in listed
+    call(
+        scripts / "fedsim",
+        "run",
+        "rounds=2",
+        "data=synthetic",
+        "engine.kernels=torch",
+        "hydra.run.dir=run",
+        cwd=outside,
+    )
+    assert (outside / "run" / "metrics.csv").read_text().count("\n") == 4
+    assert '"git_hash": null' in (outside / "run" / "summary.json").read_text()
+    assert "fedsim" in call(python, "-m", "fedsim", "--version", cwd=outside)

@@ -1,0 +1,34 @@
+"""What is added to local gradients."""
+
+import pytest
+import torch
+
+from fedsim.clients.corrections import NoCorrection, Prox
+from fedsim.errors import FieldError
+
+RNG = torch.Generator().manual_seed(0)
+GRADIENT, ROWS, ANCHORS = torch.randn(3, 2, 5, generator=RNG, dtype=torch.float64)
+
+
+def corrected(correction, anchors):
+    gradient = GRADIENT.clone()
+    correction.correct(gradient, ROWS, anchors)
+    return gradient
+
+
+@pytest.mark.parametrize("anchors", [ANCHORS, ANCHORS[0]])
+def test_prox_is_the_gradient_of_the_penalty(anchors):
+    """Of ``mu / 2 * |row - anchor|^2``, by autograd; anchors may be one for all or one each."""
+    rows = ROWS.clone().requires_grad_()
+    (0.35 * (rows - anchors).square().sum()).backward()
+    torch.testing.assert_close(corrected(Prox(mu=0.7), anchors), GRADIENT + rows.grad, rtol=1e-14, atol=1e-15)
+
+
+def test_no_pull():
+    assert torch.equal(corrected(Prox(mu=0), ANCHORS), GRADIENT)
+    assert torch.equal(corrected(NoCorrection(), ANCHORS), GRADIENT)
+
+
+def test_a_negative_pull_is_refused():
+    with pytest.raises(FieldError, match="mu"):
+        Prox(mu=-0.1)

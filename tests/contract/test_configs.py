@@ -1,0 +1,123 @@
+"""Every YAML in configs/: a one-line comment first, the fields and defaults of its dataclass, and it composes."""
+
+import dataclasses
+import importlib
+import importlib.resources
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedsim import build, config, listing
+from fedsim.experiment import Experiment
+
+ROOT = Path(str(importlib.resources.files("fedsim.configs")))
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
+COMPONENTS = [name for name in FILES if "_target_" in (ROOT / name).read_text()]
+EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
+NEEDS = {"data/text.yaml": ("data.path=play.txt",)}
+"""What an option cannot do without."""
+
+PRESETS = ("aggregator/",)
+"""Groups whose options may be presets: the parts that they choose hold the numbers."""
+
+
+def read(name):
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def component(name):
+    module, _, cls = read(name)["_target_"].rpartition(".")
+    return getattr(importlib.import_module(module), cls)
+
+
+def compose(name):
+    group, _, option = name.removesuffix(".yaml").rpartition("/")
+    return config.check_request(config.Request((f"{group}={option}", *NEEDS.get(name, ()))))[0].experiment
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_first_line_says_in_one_line_what_it_is(name):
+    lines = (ROOT / name).read_text(encoding="ascii").splitlines()  # a terminal may know no more
+    comment = lines[1] if lines[0].startswith("# @package") else lines[0]
+    assert comment.startswith("# ")
+    assert len(comment) > 10
+    assert not any(line.startswith("#") for line in lines[lines.index(comment) + 1 :][:1])  # it ends there
+    assert len(comment) <= 120
+    assert listing._comment([ROOT], name) == comment[2:]
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_the_fields_and_defaults_are_those_of_the_dataclass(name):
+    written = {key: value for key, value in read(name).items() if key not in ("_target_", "defaults")}
+    parts = {next(iter(entry)) for entry in read(name).get("defaults", []) if isinstance(entry, dict)}
+    fields = {field.name: field for field in dataclasses.fields(component(name))}
+    assert written.keys() | parts == fields.keys()
+    assert not written.keys() & parts
+    assert [*written] == [key for key in fields if key in written]  # in the same order
+    group = name.rpartition("/")[0]
+    if not group.startswith(("checkpoint", "console")):  # there the options are settings of one class
+        for key, value in written.items():
+            default = fields[key].default
+            assert build.convert(key, value, type(default) if default is not None else type(None)) == default
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_every_value_is_explained(name):
+    for line in (ROOT / name).read_text().splitlines()[1:]:
+        key = line.partition(":")[0]
+        if line and not line.startswith((" ", "#", "defaults", "_target_")) and "/" in name:
+            single = len(read(name)) == 2  # the first line is about the only value
+            assert "  # " in line or single, key
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if "/" in name])
+def test_it_composes(name):
+    experiment = compose(name)
+    assert isinstance(experiment, Experiment)
+    if name in COMPONENTS:
+        part = experiment
+        for key in name.split("/")[:-1]:
+            part = getattr(part, key)
+        assert type(part) is component(name)
+
+
+@pytest.mark.parametrize("name", [name for name in COMPONENTS if name.startswith(PRESETS) and name.count("/") == 1])
+def test_presets_have_no_numbers(name):
+    assert set(read(name)) == {"_target_", "defaults"}
+
+
+def test_the_top_level_is_the_experiment():
+    written = read("config.yaml")
+    groups = {next(iter(entry)) for entry in written["defaults"] if isinstance(entry, dict)} - {"experiment"}
+    fields = {field.name: field for field in dataclasses.fields(Experiment)}
+    values = {key: value for key, value in written.items() if key not in ("defaults", "hydra")}
+    assert groups | values.keys() == fields.keys()
+    for key, value in values.items():
+        if key not in ("eval", "tags"):
+            assert value == fields[key].default
+    assert groups == {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "_"} - {"experiment"}
+
+
+def test_hydra_is_told_only_where_runs_go():
+    hydra = read("config.yaml")["hydra"]
+    assert set(hydra) == {"run", "sweep", "job", "job_logging"}
+    assert hydra["job"] == {"name": "fedsim", "chdir": False}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_run(name, tmp_path, monkeypatch):
+    from fedsim.simulation import initial_state, prepare, simulate
+
+    monkeypatch.chdir(tmp_path)
+    experiment = dataclasses.replace(compose(name), rounds=2, device="cpu", threads=1)
+    if hasattr(experiment.engine, "kernels"):
+        experiment = dataclasses.replace(experiment, engine=dataclasses.replace(experiment.engine, kernels="torch"))
+    simulation = prepare(experiment)
+    assert [result.metrics["round"] for result in simulate(simulation, initial_state(simulation))] == [0, 1, 2]
+
+
+def test_no_option_is_left_without_a_test():
+    assert len(FILES) > 30
+    assert EXPERIMENTS
+    assert set(config.list_options()) == {name.rpartition("/")[0] for name in FILES if "/" in name}

@@ -1,0 +1,207 @@
+"""The invariant: ``engine=stacked`` and ``engine=sequential`` give the same rows, for every option that there is.
+
+Options are found by their YAML files, so that a new one is tested by existing. `TINY` data (conftest) have clients of 1
+to 13 samples in batches of 4 and sequences of 1 to 6 steps, so that clients finish at different times and most of the
+last batches are partial.
+"""
+
+import importlib.resources
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+import fedsim
+from fedsim.engine import SequentialEngine, StackedEngine
+from fedsim.population import Task
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+"""Largest ``norm(a - b) / norm(b)``, from the design: about 1e6 and 1e2 times the rounding of one operation."""
+
+_NUMBA = Path(fedsim.__file__).parent / "models" / "numba_kernels" / "__init__.py"
+KERNELS = [
+    "torch",
+    pytest.param("numba", marks=pytest.mark.skipif(not _NUMBA.exists(), reason="there are no numba kernels yet")),
+]
+CLASSIFICATION, REGRESSION, LABELLING = Task.CLASSIFICATION, Task.REGRESSION, Task.SEQUENCE_LABELLING
+
+
+def found(group):
+    folder = Path(str(importlib.resources.files("fedsim.configs"))) / group
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    assert names, f"no options in {folder}"
+    return names
+
+
+MODELS, OPTIMIZERS, CORRECTIONS = found("model"), found("client/optimizer"), found("aggregator/correction")
+
+
+def distance(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+def filled(metrics):
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+@pytest.fixture(scope="module")
+def agree(run):
+    """Return ``agree(experiment)``: run both engines, compare every row of every round and all that is recorded."""
+
+    def agree(experiment):
+        stacked = run(experiment)
+        sequential = run(replace(experiment, engine=SequentialEngine()))
+        tolerance = TOLERANCE[experiment.dtype]
+        assert len(stacked.rows) == len(sequential.rows) == experiment.rounds
+        for ours, theirs in zip(stacked.deltas, sequential.deltas, strict=True):
+            for a, b in zip(ours, theirs, strict=True):
+                assert distance(a, b) <= tolerance
+        for a, b in zip(stacked.rows, sequential.rows, strict=True):
+            assert distance(a, b) <= tolerance
+        for a, b in zip(stacked.reports, sequential.reports, strict=True):
+            assert a.num_samples.tolist() == b.num_samples.tolist()
+            assert a.local_steps.tolist() == b.local_steps.tolist()
+            assert a.train_loss.tolist() == pytest.approx(b.train_loss.tolist(), rel=tolerance)
+        for a, b in zip(stacked.metrics, sequential.metrics, strict=True):
+            assert [name for name, value in a.items() if value is None] == [name for name in b if b[name] is None]
+            assert filled(a) == pytest.approx(filled(b), rel=tolerance)
+        return stacked
+
+    return agree
+
+
+@pytest.fixture(scope="module")
+def option(compose):
+    """Return ``option(group, name)``, the component that ``group=name`` builds."""
+
+    @cache
+    def option(group, name):
+        part = compose(f"{group}={name}", "device=cpu")
+        for attribute in group.split("/"):
+            part = getattr(part, attribute)
+        return part
+
+    return option
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_task_and_optimizer(tiny, option, agree, model, task, optimizer, dtype):
+    base = tiny(task=task)
+    model = replace(option("model", model), hidden_size=5)
+    client = replace(base.client, optimizer=option("client/optimizer", optimizer))
+    agree(replace(base, model=model, client=client, dtype=dtype))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("correction", CORRECTIONS)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_correction(tiny, option, agree, model, correction, optimizer):
+    base = tiny()
+    model = replace(option("model", model), hidden_size=5)
+    client = replace(base.client, optimizer=option("client/optimizer", optimizer))
+    aggregator = replace(base.aggregator, correction=option("aggregator/correction", correction))
+    agree(replace(base, model=model, client=client, aggregator=aggregator))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("aggregator", found("aggregator"))
+def test_every_aggregator(tiny, option, agree, aggregator, dtype):
+    agree(replace(tiny(), aggregator=option("aggregator", aggregator), dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(part, name) for part in ("combine", "server_optimizer", "correction") for name in found(f"aggregator/{part}")],
+)
+def test_every_part_of_an_aggregator(tiny, option, agree, part, name):
+    base = tiny()
+    agree(replace(base, aggregator=replace(base.aggregator, **{part: option(f"aggregator/{part}", name)})))
+
+
+ADAM, ADAMW, TWO_LAYERS = "client/optimizer=adam", "client/optimizer=adamw", "model.num_layers=2"
+FAST = "client.optimizer.lr=0.02"
+SOME = ("sampler.cohort_size=3", "rounds=4", "client.keep_optimizer_state=true")
+MOMENTUM = "client.optimizer.momentum=0.9"
+SETTINGS = {
+    "dropout": (CLASSIFICATION, [TWO_LAYERS, "model.dropout=0.4"]),
+    "dropout, labels at every step": (LABELLING, ["model.num_layers=3", "model.dropout=0.3", "model=lstm"]),
+    "no bias": (CLASSIFICATION, ["model.bias=false", TWO_LAYERS]),
+    "no bias, regression": (REGRESSION, ["model.bias=false", "model=gru_reset_before", TWO_LAYERS]),
+    "no bias, tokens": (LABELLING, ["model.bias=false", "model=rnn"]),
+    "relu": (CLASSIFICATION, ["model=rnn", "model.nonlinearity=relu", TWO_LAYERS]),
+    "embedding": (LABELLING, ["model.embedding_size=3", TWO_LAYERS]),
+    "one output": (REGRESSION, ["data.outputs=1"]),
+    "local steps": (CLASSIFICATION, ["client.steps=7"]),
+    "local steps, fewer than an epoch": (CLASSIFICATION, ["client.steps=1", "client.batch_size=3"]),
+    "all samples at once": (CLASSIFICATION, ["client.batch_size=null"]),
+    "one sample at a time": (LABELLING, ["client.batch_size=1", "client.epochs=1"]),
+    "momentum": (CLASSIFICATION, [MOMENTUM, "client.optimizer.lr=0.1"]),
+    "nesterov": (CLASSIFICATION, [MOMENTUM, "client.optimizer.nesterov=true", "client.optimizer.lr=0.1"]),
+    "nesterov and decay": (
+        REGRESSION,
+        [MOMENTUM, "client.optimizer.nesterov=true", "client.optimizer.weight_decay=0.1"],
+    ),
+    "weight decay": (CLASSIFICATION, ["client.optimizer.weight_decay=0.1"]),
+    "weight decay, adam": (CLASSIFICATION, [ADAM, FAST, "client.optimizer.weight_decay=0.1"]),
+    "weight decay, adamw": (LABELLING, [ADAMW, FAST, "client.optimizer.weight_decay=0.5"]),
+    "learning rate decay": (CLASSIFICATION, ["client.lr_decay=0.5"]),
+    "learning rate decay, adam": (CLASSIFICATION, [ADAM, FAST, "client.lr_decay=0.5"]),
+    "clipping": (CLASSIFICATION, ["client.clip_norm=0.1"]),
+    "clipping, proximal term": (
+        REGRESSION,
+        ["client.clip_norm=0.5", "aggregator=fedprox", "aggregator.correction.mu=1"],
+    ),
+    "cohorts that keep momentum": (CLASSIFICATION, [*SOME, MOMENTUM, "client.optimizer.lr=0.1"]),
+    "cohorts that keep adam": (CLASSIFICATION, [*SOME, ADAM, FAST]),
+    "cohorts that keep adamw": (LABELLING, [*SOME, ADAMW, FAST]),
+    "all at once": (
+        LABELLING,
+        [
+            *(*SOME, ADAM, FAST, TWO_LAYERS, "model.dropout=0.3", "client.lr_decay=0.9", "client.clip_norm=0.3"),
+            *("aggregator=fedadam", "aggregator/correction=prox", "aggregator.correction.mu=0.5", "client.steps=5"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings(tiny, agree, name, dtype):
+    task, overrides = SETTINGS[name]
+    agree(replace(tiny(*overrides, task=task), dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    ("task", "by"),
+    [(CLASSIFICATION, "loss"), (CLASSIFICATION, "accuracy"), (REGRESSION, "loss"), (LABELLING, "accuracy")],
+)
+def test_validation(tiny, uneven, agree, task, by, dtype):
+    base = tiny("client.validation_fraction=0.3", "aggregator=weighted", f"aggregator.combine.by={by}", task=task)
+    partition = uneven((2, 9, 5, 3, 8), (3, 0, 1, 2, 4)) if task is not LABELLING else uneven((2, 6, 4), (1, 0, 2))
+    result = agree(replace(base, partition=partition, dtype=dtype))
+    assert result.metrics[1]["validation_loss"] > 0
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("model", MODELS)
+def test_kernels(tiny, agree, model, kernels):
+    base = tiny(f"model={model}", TWO_LAYERS, ADAM, FAST, task=LABELLING)
+    torch.set_num_threads(2 if kernels == "numba" else 1)  # until the fixture `one_thread` takes it back
+    agree(replace(base, engine=StackedEngine(kernels=kernels)))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize(("model", "task"), [("gru", CLASSIFICATION), ("lstm", REGRESSION)])
+def test_kernels_in_single_precision(tiny, agree, model, task, kernels):
+    """As wide as a vector register and wider, and with sequences of all lengths."""
+    base = tiny(f"model={model}", TWO_LAYERS, "model.hidden_size=17", "dtype=float32", task=task)
+    torch.set_num_threads(2 if kernels == "numba" else 1)  # until the fixture `one_thread` takes it back
+    agree(replace(base, engine=StackedEngine(kernels=kernels)))
