@@ -339,7 +339,8 @@ def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Expe
     """
     if cfg.get("experiment") is not None:
         raise UserError("experiment: its YAML changes nothing without a first line `# @package _global_`")
-    root = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", "experiment")])
+    keys = [key for key in cfg if key not in ("hydra", "experiment")]
+    root = OmegaConf.masked_copy(cfg, cast("list[str]", keys))
     try:
         content = OmegaConf.to_container(root, resolve=True, throw_on_missing=True)
     except (errors.OmegaConfBaseException, RecursionError) as error:

@@ -21,7 +21,7 @@ class UserError(Exception):
 class FieldError(UserError):
     """A value of one field of a component is not allowed.
 
-    The component knows only the field's own name; `fedsim.config` puts the full key in front of it.
+    The component knows only the field's own name; `fedsim.build` puts the full key in front of it.
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:

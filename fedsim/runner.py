@@ -6,10 +6,13 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
+import signal
 import subprocess
+import threading
 import time
 import traceback
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +118,8 @@ def run_experiment(experiment: Experiment, config_yaml: str, directory: Path) ->
         _complain(str(error))
         return "refused"
     except OSError as error:
-        _complain(f"{error.strerror or error}: {error.filename or directory}; what was recorded before is intact")
+        where = error.filename or "the console"
+        _complain(f"{error.strerror or error}: {where}; what was recorded before is intact")
         return "failed"
     except Exception as error:
         if isinstance(error, MemoryError) or "allocate" in str(error):  # torch raises a RuntimeError on the CPU
@@ -139,13 +143,15 @@ def _run(simulation: Simulation, directory: Path) -> str:
     state = initial_state(simulation)
     recorder = Recorder(directory, simulation)
     status, reason = "failed", "an unexpected error; see the traceback"
-    with display(experiment.console.mode, simulation.columns, experiment.rounds) as screen:
-        for line in _introduction(simulation, directory):
-            screen.say(line)
+    shown = display(experiment.console.mode, simulation.columns, experiment.rounds)
+    with shown as screen, _interrupts() as check_interrupted:
         try:
+            for line in _introduction(simulation, directory):
+                screen.say(line)
             for result in simulate(simulation, state):
                 recorder.record(result, state)
                 screen.show(result.metrics)
+                check_interrupted()
             status, reason = ("stopped", state.progress.reason) if state.progress.reason else ("done", "round limit")
         except Diverged as error:
             status, reason = "diverged", f"{error}; {DIVERGED_HINT}"
@@ -153,7 +159,10 @@ def _run(simulation: Simulation, directory: Path) -> str:
             status, reason = "interrupted", "stopped by the user"
             raise
         except OSError as error:
-            status, reason = "failed", f"{error.strerror or error}: {error.filename or directory}"
+            reason = f"{error.strerror or error}: {error.filename or 'the console'}"
+            raise
+        except SystemExit:  # from rich, when nobody reads what it prints
+            reason = "its output was closed"
             raise
         finally:
             recorder.close()
@@ -163,6 +172,34 @@ def _run(simulation: Simulation, directory: Path) -> str:
             log.info("%s: %s", status, reason)
     _conclude(screen, state, recorder, status, reason, directory)
     return status
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], None]]:
+    """Let Ctrl-C end the run at once, and after the round at the latest.
+
+    Python loses an exception that a signal raises in a destructor or another callback, so what this yields raises it
+    again.
+    """
+    pressed = []
+
+    def handle(number: int, frame: object) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, handle)
+    try:
+        yield check
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 def _introduction(simulation: Simulation, directory: Path) -> list[str]:

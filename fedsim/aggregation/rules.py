@@ -78,11 +78,13 @@ class Spread:
     def drift(self, combined: Tensor) -> float:
         """Root mean square distance of the deltas from `combined` ``[P]``.
 
-        ``mean |d_i - m|^2 = mean |d_i|^2 - 2 mean(d_i).m + |m|^2`` needs no second pass over the deltas.
+        ``mean |d_i - m|^2 = mean |d_i|^2 - 2 mean(d_i).m + |m|^2`` needs no second pass over the deltas. What is below
+        the rounding of these sums (and of a float32 mean) counts as zero, so that equal deltas have no drift.
         """
         combined = combined.double()
-        mean_square = self.squares / self.count - 2 * float(self.total @ combined) / self.count
-        return float(max(0.0, mean_square + float(combined @ combined)) ** 0.5)
+        mean_norm = self.squares / self.count
+        mean_square = mean_norm - 2 * float(self.total @ combined) / self.count + float(combined @ combined)
+        return mean_square**0.5 if mean_square > 1e-14 * mean_norm else 0.0
 
 
 def combine_chunks(rule: Combine, row: Tensor, chunks: Iterable[tuple[Tensor, Report]]) -> tuple[Tensor, Spread]:

@@ -65,17 +65,20 @@ def load_checkpoint(path: Path, device: torch.device) -> State:
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    store = ClientStore(facts["num_clients"])
-    store.load_state_dict({name: _place(name, value, device) for name, value in part("store/").items()})
-    return State(
-        row=tensors["row"].to(device),
-        server={name: value.to(device) for name, value in part("server/").items()},
-        store=store,
-        progress=Progress(**facts["progress"]),
-        round=facts["round"],
-        bytes_down=facts["bytes_down"],
-        bytes_up=facts["bytes_up"],
-    )
+    try:
+        store = ClientStore(facts["num_clients"])
+        store.load_state_dict({name: _place(name, value, device) for name, value in part("store/").items()})
+        return State(
+            row=tensors["row"].to(device),
+            server={name: value.to(device) for name, value in part("server/").items()},
+            store=store,
+            progress=Progress(**facts["progress"]),
+            round=facts["round"],
+            bytes_down=facts["bytes_down"],
+            bytes_up=facts["bytes_up"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: is not a complete checkpoint ({type(error).__name__}: {error})") from None
 
 
 def _place(name: str, value: torch.Tensor, device: torch.device) -> torch.Tensor:

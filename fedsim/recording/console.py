@@ -42,12 +42,12 @@ class Display(Protocol):
 
 def display(mode: str, columns: Sequence[str], rounds: int) -> Display:
     """Make the display for ``console.mode``; ``auto`` is rich on a terminal and plain elsewhere."""
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    console = Console(highlight=False, soft_wrap=True)
     if mode == "auto":
         mode = "rich" if console.is_terminal else "plain"
     shown = [name for name in SHOWN if name in columns]
     if mode == "rich":
-        return RichDisplay(Console(highlight=False, emoji=False), shown, rounds)
+        return RichDisplay(Console(highlight=False), shown, rounds)
     return PlainDisplay(console if mode == "plain" else None, shown, rounds)
 
 
@@ -80,7 +80,7 @@ class PlainDisplay:
     def say(self, text: str) -> None:
         """Print a line."""
         if self._console is not None:
-            self._console.print(text, markup=False)
+            self._console.print(text, markup=False, emoji=False)
 
 
 class RichDisplay:
@@ -130,4 +130,4 @@ class RichDisplay:
 
     def say(self, text: str) -> None:
         """Print a line above the table."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, markup=False, emoji=False, soft_wrap=True)

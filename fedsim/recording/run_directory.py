@@ -69,9 +69,10 @@ class CsvWriter:
             written = self._file.write(content)
             while written < len(content):  # the next call says what is wrong
                 written += self._file.write(content[written:])
-        except OSError:
+        except OSError as error:
             self._file.truncate(end)
             self._file.seek(end)
+            error.filename = self._file.name  # a failed write does not say where
             raise
 
     def close(self) -> None:
@@ -88,6 +89,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

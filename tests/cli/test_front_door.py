@@ -81,7 +81,7 @@ def test_list_what_the_user_added(fedsim, write_config):
     folder = write_config("weather/[b]rain.yaml", "a: 1\n")
     answer = fedsim("list", "--config-dir", folder)
     assert (answer.code, answer.err) == (0, "")
-    assert re.search(r"model=mine +Mine \[/bold\] :car: ä\n", answer.out)
+    assert re.search(r"model=mine +Mine \[/bold\] :car: ä *\n", answer.out)
     assert "model=bare" in answer.out
     assert "weather=[b]rain" in answer.out
 

@@ -8,7 +8,9 @@ import math
 import os
 import re
 import resource
+import signal
 import time
+from contextlib import suppress
 
 import pandas as pd
 import pytest
@@ -16,7 +18,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from fedsim import config
+from fedsim import config, runner
 from fedsim.clients.stacked import StackedTrainer
 from fedsim.recording.checkpoints import load_checkpoint
 from fedsim.recording.run_directory import CsvWriter
@@ -378,7 +380,7 @@ def test_a_full_disk_is_one(fedsim, elsewhere, tiny, small_files):
     answer = fedsim("run", *tiny, "rounds=2000", "hydra.run.dir=run", "console=none", "eval.every=10")
     small_files(-1)
     assert answer.code == 1
-    assert answer.err.startswith("error: File too large")
+    assert answer.err.startswith(f"error: File too large: {elsewhere / 'run' / 'metrics.csv'}; ")
     assert answer.err.count("\n") == 1
     text = (elsewhere / "run" / "metrics.csv").read_text()
     assert text.endswith("\n")
@@ -390,6 +392,24 @@ def test_a_full_disk_is_one(fedsim, elsewhere, tiny, small_files):
     assert load_checkpoint(checkpoints[-1], torch.device("cpu")).round <= len(rows)
     assert summary(elsewhere / "run")["status"] == "failed"
     assert summary(elsewhere / "run")["rounds"] == len(rows) - 1
+
+
+def test_an_output_that_nobody_reads(process, elsewhere, tiny):
+    running = process("run", *tiny, "rounds=100000", "hydra.run.dir=run")
+    running.stdout.close()
+    assert running.wait(timeout=60) == 1
+    assert summary(elsewhere / "run")["reason"] == "its output was closed"
+    running.stdout = None
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_an_output_that_takes_nothing(process, elsewhere, tiny):
+    with open("/dev/full", "w") as full:
+        running = process("run", *tiny, "hydra.run.dir=run", stdout=full)
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert err.startswith("error: No space left on device: the console")
+    assert summary(elsewhere / "run")["status"] == "failed"
 
 
 def test_a_disk_that_is_full_for_everything(fedsim, elsewhere, tiny, monkeypatch):
@@ -419,16 +439,27 @@ def test_interrupted_is_130(process, elsewhere, tiny, multirun):
     running = process("run", *tiny, *sweep, "rounds=1000000")
     directory = elsewhere / "run" / "0" if multirun else elsewhere / "run"
     wait_for_rows(directory / "metrics.csv", running)
-    running.send_signal(2)
+    running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert err == "error: interrupted\n"
+    assert err.endswith("error: interrupted\n")
     rows = read(directory / "metrics.csv")
     assert (directory / "metrics.csv").read_text().endswith("\n")
     assert summary(directory)["status"] == "interrupted"
     assert summary(directory)["rounds"] == len(rows) - 1
     assert (directory / "clients.csv").exists()
     assert not (elsewhere / "run" / "1").exists()
+
+
+def test_an_interrupt_that_python_lost_ends_the_run_after_the_round():
+    before = signal.getsignal(signal.SIGINT)
+    with runner._interrupts() as check:
+        check()
+        with suppress(KeyboardInterrupt):  # what a destructor does
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_killed_leaves_valid_files(process, elsewhere, tiny):

@@ -51,15 +51,8 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path):
     listed = call(scripts / "fedsim", "list", cwd=outside)
     assert "aggregator=fedavg" in listed
     assert "FedAvg: mean of deltas weighted by samples" in listed
-    call(
-        scripts / "fedsim",
-        "run",
-        "rounds=2",
-        "data=synthetic",
-        "engine.kernels=torch",
-        "hydra.run.dir=run",
-        cwd=outside,
-    )
+    overrides = ("rounds=2", "data=synthetic", "engine.kernels=torch", "hydra.run.dir=run")
+    call(scripts / "fedsim", "run", *overrides, cwd=outside)
     assert (outside / "run" / "metrics.csv").read_text().count("\n") == 4
     assert '"git_hash": null' in (outside / "run" / "summary.json").read_text()
     assert "fedsim" in call(python, "-m", "fedsim", "--version", cwd=outside)

