@@ -12,7 +12,7 @@ import importlib.resources
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -224,6 +224,7 @@ def check_request(request: Request) -> list[Job]:
     return jobs
 
 
+@lru_cache(maxsize=4096)  # the grammar takes a millisecond, and a sweep asks for each override many times
 def _parse(text: str) -> Override:
     """Read one override, and refuse those of Hydra that are not settable."""
     try:

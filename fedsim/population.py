@@ -294,8 +294,10 @@ def batch_indices(
     per_epoch = _batches_per_epoch(sizes, batch_size)
     order = torch.empty((len(clients), int(sizes.max())), dtype=torch.int64)
     starts = samples.offsets[:-1][clients]
+    # still_training[s] = how many clients take step s: those with more than s steps, which lie in front.
+    still_training = (len(steps) - torch.bincount(steps).cumsum(0)).tolist()
     for step in range(int(steps[0])):
-        active = int((steps > step).sum())
+        active = still_training[step]
         position = step % per_epoch[:active]
         fresh = (position == 0).nonzero()[:, 0]
         if len(fresh):
@@ -305,9 +307,9 @@ def batch_indices(
         first = position * (batch_size or 0)
         left = sizes[:active] - first
         counts = left if batch_size is None else left.clamp(max=batch_size)
-        width = int(counts.max())
-        column = torch.arange(width)
-        real = column[None, :] < counts[:, None]
-        at = torch.where(real, first[:, None] + column[None, :], 0)
-        index = starts[:active, None] + order[:active].gather(1, at)
-        yield index, None if bool(real.all()) else real
+        column = torch.arange(int(counts.max()))
+        at, real = first[:, None] + column, None
+        if int(counts.min()) < len(column):
+            real = column < counts[:, None]
+            at = torch.where(real, at, 0)
+        yield starts[:active, None] + order[:active].gather(1, at), real

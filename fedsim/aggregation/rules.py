@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -23,23 +23,22 @@ class WeightedSum:
     weight: float = 0.0
 
     def add(self, deltas: Tensor, weights: Tensor) -> None:
-        """Add deltas ``[C, P]`` with weights ``[C]``, block by block in cohort order."""
+        """Add deltas ``[C, P]`` with weights ``[C]``."""
         weights = weights.to(device=deltas.device, dtype=torch.float64)
-        for rows, w in zip(deltas.split(BLOCK), weights.split(BLOCK), strict=True):
-            self.total += w @ rows.double()
+        self.total += weights @ deltas.double()  # blocks of a cohort are float64 already
         self.weight += float(weights.sum())
 
 
 @runtime_checkable
 class StreamingRule(Protocol):
-    """A rule that sees clients in chunks and never holds the cohort."""
+    """A rule that sees clients in blocks and never holds the cohort."""
 
     def start(self, like: Tensor) -> WeightedSum:
         """Begin a round; `like` is a row ``[P]``."""
         ...
 
     def add(self, state: WeightedSum, deltas: Tensor, report: Report) -> None:
-        """Take in a chunk of deltas ``[C, P]``."""
+        """Take in a block of deltas ``[C, P]`` float64, in cohort order."""
         ...
 
     def finish(self, state: WeightedSum) -> Tensor:
@@ -68,11 +67,10 @@ class Spread:
     count: int = 0
 
     def add(self, deltas: Tensor) -> None:
-        """Take in a chunk of deltas ``[C, P]``."""
-        for rows in deltas.split(BLOCK):
-            rows64 = rows.double()
-            self.total += rows64.sum(0)
-            self.squares += float(rows64.square().sum())
+        """Take in a block of deltas ``[C, P]`` float64."""
+        flat = deltas.reshape(-1)
+        self.total += deltas.sum(0)
+        self.squares += float(flat @ flat)
         self.count += len(deltas)
 
     def drift(self, combined: Tensor) -> float:
@@ -103,15 +101,26 @@ def combine_chunks(rule: Combine, row: Tensor, chunks: Iterable[tuple[Tensor, Re
     if isinstance(rule, StreamingRule):
         state = rule.start(row)
         for deltas, report in chunks:
-            spread.add(deltas)
-            rule.add(state, deltas, report)
+            for block, part in _blocks(deltas, report):
+                spread.add(block)
+                rule.add(state, block, part)
         combined = rule.finish(state)
     else:
         held = list(chunks)
-        for deltas, _ in held:
-            spread.add(deltas)
+        for deltas, report in held:
+            for block, _ in _blocks(deltas, report):
+                spread.add(block)
         combined = rule.combine(torch.cat([d for d, _ in held]), concatenate_reports([r for _, r in held]))
     return combined.to(row.dtype), spread
+
+
+def _blocks(deltas: Tensor, report: Report) -> Iterator[tuple[Tensor, Report]]:
+    """Cut a chunk into float64 blocks of `BLOCK` rows and the same part of the report."""
+    columns = {name: getattr(report, name) for name in Report.__dataclass_fields__}
+    for first in range(0, len(deltas), BLOCK):
+        rows = slice(first, first + BLOCK)
+        part = {name: None if values is None else values[rows] for name, values in columns.items()}
+        yield deltas[rows].double(), Report(**part)  # type: ignore[arg-type]  # the first three are never None
 
 
 def concatenate_reports(reports: list[Report]) -> Report:

@@ -64,9 +64,11 @@ class StackedTrainer:
                 slope.mul_((task.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))  # as clip_grad_norm_
             optimizer.step(now, slope, {name: value[:active] for name, value in state.items()}, lr)
         keep_state(task, state, ranked, store)
-        back = torch.argsort(order)
-        rows = rows[back]
-        report = self._report(rows, clients, all_steps, (loss_sum / seen)[back].cpu())
+        train_loss = loss_sum / seen
+        if not torch.equal(ranked, clients):
+            back = torch.argsort(order)
+            rows, train_loss = rows[back], train_loss[back]
+        report = self._report(rows, clients, all_steps, train_loss.cpu())
         return rows.sub_(anchor), report
 
     def _report(self, rows: Tensor, clients: Tensor, steps: Tensor, train_loss: Tensor) -> Report:

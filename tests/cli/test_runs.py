@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from fedsim import config, runner
 from fedsim.clients.stacked import StackedTrainer
 from fedsim.recording.checkpoints import load_checkpoint
+from fedsim.recording.console import PlainDisplay
 from fedsim.recording.run_directory import CsvWriter
 
 CLASSIFICATION = ["test_loss", "test_accuracy", "test_accuracy_p10", "test_accuracy_std"]
@@ -394,22 +395,21 @@ def test_a_full_disk_is_one(fedsim, elsewhere, tiny, small_files):
     assert summary(elsewhere / "run")["rounds"] == len(rows) - 1
 
 
-def test_an_output_that_nobody_reads(process, elsewhere, tiny):
-    running = process("run", *tiny, "rounds=100000", "hydra.run.dir=run")
-    running.stdout.close()
-    assert running.wait(timeout=60) == 1
-    assert summary(elsewhere / "run")["reason"] == "its output was closed"
-    running.stdout = None
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SystemExit(1), "its output was closed"),  # what rich makes of a closed pipe
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: the console"),
+    ],
+)
+def test_an_output_that_nobody_takes(fedsim, elsewhere, tiny, monkeypatch, error, reason):
+    def fail(self, text):
+        raise error
 
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_an_output_that_takes_nothing(process, elsewhere, tiny):
-    with open("/dev/full", "w") as full:
-        running = process("run", *tiny, "hydra.run.dir=run", stdout=full)
-        _, err = running.communicate(timeout=60)
-    assert running.returncode == 1
-    assert err.startswith("error: No space left on device: the console")
-    assert summary(elsewhere / "run")["status"] == "failed"
+    monkeypatch.setattr(PlainDisplay, "say", fail)
+    assert fedsim("run", *tiny, "hydra.run.dir=run").code == 1
+    found = summary(elsewhere / "run")
+    assert (found["status"], found["reason"]) == ("failed", reason)
 
 
 def test_a_disk_that_is_full_for_everything(fedsim, elsewhere, tiny, monkeypatch):
@@ -433,11 +433,9 @@ def wait_for_rows(file, process, count=5):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("multirun", [False, True])
-def test_interrupted_is_130(process, elsewhere, tiny, multirun):
-    sweep = ["-m", "seed=1,2", "hydra.sweep.dir=run"] if multirun else ["hydra.run.dir=run"]
-    running = process("run", *tiny, *sweep, "rounds=1000000")
-    directory = elsewhere / "run" / "0" if multirun else elsewhere / "run"
+def test_interrupted_is_130_and_ends_a_sweep(process, elsewhere, tiny):
+    running = process("run", "-m", *tiny, "seed=1,2", "hydra.sweep.dir=sweep", "rounds=1000000")
+    directory = elsewhere / "sweep" / "0"
     wait_for_rows(directory / "metrics.csv", running)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
@@ -448,7 +446,22 @@ def test_interrupted_is_130(process, elsewhere, tiny, multirun):
     assert summary(directory)["status"] == "interrupted"
     assert summary(directory)["rounds"] == len(rows) - 1
     assert (directory / "clients.csv").exists()
-    assert not (elsewhere / "run" / "1").exists()
+    assert not (elsewhere / "sweep" / "1").exists()
+
+
+def test_an_interrupted_run_is_130(fedsim, elsewhere, tiny, monkeypatch):
+    record = runner.Recorder.record
+
+    def interrupted(self, result, state):
+        record(self, result, state)
+        if state.round == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.Recorder, "record", interrupted)
+    answer = fedsim("run", *tiny, "rounds=9", "hydra.run.dir=run")
+    assert (answer.code, answer.err) == (130, "error: interrupted\n")
+    assert len(read(elsewhere / "run" / "metrics.csv")) == 4
+    assert summary(elsewhere / "run")["status"] == "interrupted"
 
 
 def test_an_interrupt_that_python_lost_ends_the_run_after_the_round():

@@ -334,9 +334,7 @@ def test_the_script_finds_a_module_of_the_current_folder_and_no_plugins(elsewher
     assert not (tmp_path / "hydra_plugins_evil").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["with space", "comma,and[brackets]", "quo'te\"s", "späße", "a=b", "$HOME", "#hash", "%41"]
-)
+@pytest.mark.parametrize("name", ["späße, [it's] $HOME=#1", 'a b%41"c'])
 def test_a_config_folder_of_any_name(fedsim, tiny, tmp_path, name):
     file = tmp_path / name / "experiment" / "trial.yaml"
     file.parent.mkdir(parents=True)

@@ -1,0 +1,151 @@
+"""fedsim on a workload, by its public API; and whether it does the same as the plain loop.
+
+Run by `benchmark.py` as ``python -m bench.ours SPEC``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import plain
+from bench.workloads import Spec, Turns, Workload, first_model, make_data
+from fedsim.aggregation.aggregator import Aggregator
+from fedsim.aggregation.weighted import Weighted
+from fedsim.clients import optimizers
+from fedsim.clients.corrections import NoCorrection
+from fedsim.clients.local import ClientConfig
+from fedsim.engine import StackedEngine
+from fedsim.experiment import Eval, Experiment
+from fedsim.models import recurrent
+from fedsim.partition.natural import Natural
+from fedsim.population import Dataset, Split, Task, batch_indices
+from fedsim.sampler import Uniform
+from fedsim.server import SGD
+from fedsim.simulation import Simulation, State, initial_state, prepare, simulate
+
+
+@dataclass(frozen=True)
+class Random:
+    """The data of a workload as a data source: natural clients, and one test sample, since some there must be."""
+
+    workload: Workload
+
+    def load(self, seed: int) -> Dataset:
+        """Make the data, the same for every seed."""
+        w = self.workload
+        inputs, targets = (array.reshape(-1, *array.shape[2:]) for array in make_data(w))
+        lengths = np.full(len(inputs), w.steps, np.int64)
+        clients = np.repeat(np.arange(w.clients), w.samples)
+        return Dataset(
+            name="random",
+            task=Task(w.task),
+            train=Split(inputs, lengths, targets, clients),
+            test=Split(inputs[:1], lengths[:1], targets[:1], clients[:1]),
+            num_outputs=w.outputs,
+            vocabulary_size=w.vocabulary or None,
+            client_names=tuple(f"client {k}" for k in range(w.clients)),
+        )
+
+
+def experiment(spec: Spec) -> Experiment:
+    """A workload in fedsim's words; evaluated before the first round and after a last one that nobody waits for."""
+    w = spec.workload
+    model = {"gru": recurrent.GRU, "lstm": recurrent.LSTM, "rnn": recurrent.RNN}[w.cell]
+    local = {"sgd": optimizers.SGD, "adam": optimizers.Adam}[w.optimizer]
+    return Experiment(
+        model=model(hidden_size=w.hidden, num_layers=w.layers, embedding_size=w.embedding or None),
+        data=Random(w),
+        partition=Natural(),
+        client=ClientConfig(optimizer=local(lr=w.lr), epochs=w.epochs, batch_size=w.batch_size),
+        sampler=Uniform(fraction=None, cohort_size=w.cohort),
+        aggregator=Aggregator(combine=Weighted(), server_optimizer=SGD(), correction=NoCorrection()),
+        engine=StackedEngine(kernels=spec.kernels),
+        eval=Eval(every=10**9),
+        rounds=spec.rounds + 1,
+        device=spec.device,
+        threads=spec.threads,
+    )
+
+
+def start(spec: Spec) -> tuple[Simulation, State]:
+    """Prepare, with the first model of all contenders."""
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    simulation = prepare(experiment(spec))
+    state = initial_state(simulation)
+    for name, view in simulation.task.arch.layout.views(state.row).items():
+        view.copy_(torch.from_numpy(first_model(spec.workload)[name]))
+    return simulation, state
+
+
+def weights(simulation: Simulation, state: State) -> plain.Weights:
+    """The global model as a state dict of the plain one."""
+    return {name: view.clone() for name, view in simulation.task.arch.layout.views(state.row).items()}
+
+
+def main(spec: Spec) -> None:
+    """Run the rounds that the benchmark asks for."""
+    turns = Turns()
+    simulation, state = start(spec)
+    results = simulate(simulation, state)
+    next(results)  # round 0 is the untrained model's evaluation
+    for _ in turns.rounds(spec.rounds):
+        next(results)
+
+    def loss() -> float:
+        model = plain.Model(spec.workload).to(spec.device)
+        model.load_state_dict(weights(simulation, state))
+        return plain.mean_loss(spec.workload, model, *plain.tensors(spec.workload, spec.device))
+
+    turns.finish(loss)
+
+
+def compare_with_loop(spec: Spec) -> dict[str, float]:
+    """Run the plain loop on fedsim's cohorts and batch orders beside it; return how far apart they are.
+
+    Returns:
+        ``loss``: the largest relative difference of a round's training loss; ``weights``: that of the final model,
+        ``norm(fedsim - loop) / norm(change of the model)``; ``flops``: fedsim's own count, relative to ours.
+    """
+    w = spec.workload
+    simulation, state = start(spec)
+    e, samples = simulation.experiment, simulation.population.train
+    data, model = plain.tensors(w, spec.device), plain.Model(w).to(spec.device)
+    world = weights(simulation, state)
+    first = state.row.double().cpu()
+    worst = 0.0
+
+    def order(number: int, client: int, epoch: int) -> Sequence[Tensor]:
+        """The batches that fedsim takes, as numbers within the client."""
+        clients = torch.tensor([client])
+        plan = batch_indices(
+            samples, clients, simulation.task.steps(clients), w.batch_size, simulation.task.batch_key(number)
+        )
+        batches = [index[0] - samples.offsets[client] for index, _ in plan]
+        per_epoch = len(batches) // w.epochs
+        return batches[epoch * per_epoch : (epoch + 1) * per_epoch]
+
+    results = simulate(simulation, state)
+    next(results)
+    for number in range(1, spec.rounds + 1):
+        ours = float(next(results).metrics["train_loss"] or 0.0)
+        cohort = e.sampler.cohort(w.clients, number, e.seed)
+        world, theirs = plain.run_round(w, model, world, data, cohort, number, order)
+        worst = max(worst, abs(ours - theirs) / abs(theirs))
+    row = torch.cat([value.reshape(-1) for value in world.values()]).double().cpu()
+    apart = float((state.row.double().cpu() - row).norm() / (row - first).norm())
+    return {
+        "loss": worst,
+        "weights": apart,
+        "flops": simulation.task.arch.flops_per_sample(w.steps) / w.flops_per_sample,
+    }
+
+
+if __name__ == "__main__":
+    main(Spec.from_json(sys.argv[1]))

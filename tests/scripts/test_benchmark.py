@@ -1,0 +1,176 @@
+import csv
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from fedsim.models import recurrent
+from fedsim.models.recurrent import Architecture
+from fedsim.population import Task
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+TOY = "W1:clients=3,cohort=2,samples=5,steps=4,features=3,hidden=4,outputs=3,batch_size=2"
+TOKENS = "W3:clients=3,cohort=2,samples=3,steps=4,hidden=4,vocabulary=7,outputs=7,embedding=2,batch_size=2"
+ADAM = "W4:clients=2,cohort=2,samples=3,steps=4,features=3,hidden=4,epochs=2,batch_size=2"
+
+CONTENDER = """
+import sys
+from bench.workloads import Spec, Turns
+
+turns = Turns()
+print("what libraries say")
+for number in turns.rounds(Spec.from_json(sys.argv[1]).rounds):
+    if sys.argv[1].count('"lr": 7.0'):
+        raise RuntimeError("seven is too much")
+turns.finish(lambda: 1.5)
+"""
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    """The scripts' folder is where Python would look if one of them were run."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
+@pytest.fixture
+def contender(tmp_path, monkeypatch):
+    """A contender that does nothing."""
+    from bench.measure import Contender
+
+    (tmp_path / "toy_contender.py").write_text(CONTENDER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return Contender("toy", "toy_contender")
+
+
+def test_parse_changes_a_workload():
+    from bench.workloads import WORKLOADS, parse
+
+    w = parse("W1:cohort=7,lr=0.5,cell=lstm")
+    assert (w.cohort, w.lr, w.cell, w.clients) == (7, 0.5, "lstm", WORKLOADS["W1"].clients)
+
+
+@pytest.mark.parametrize("text", ["W9", "W1:size=3", "W1:cohort=101", "W1:cell=tree", "W1:cohort=x"])
+def test_parse_refuses(text):
+    from bench.workloads import parse
+
+    with pytest.raises(ValueError, match=r"W1|size|cohort|cell|invalid"):
+        parse(text)
+
+
+@pytest.mark.parametrize("name", ["W1", "W2", "W3", "W4"])
+def test_operations_are_counted_as_fedsim_counts_them(name):
+    from bench.workloads import WORKLOADS
+
+    w = WORKLOADS[name]
+    model = {"gru": recurrent.GRU, "lstm": recurrent.LSTM}[w.cell](
+        hidden_size=w.hidden, num_layers=w.layers, embedding_size=w.embedding or None
+    )
+    arch = Architecture(model, w.features, w.vocabulary or None, w.outputs, Task(w.task))
+    assert arch.flops_per_sample(w.steps) == w.flops_per_sample
+
+
+def test_operations_of_w1():
+    from bench.workloads import WORKLOADS
+
+    # 29 steps of 2 (12 + 64) 3 64 and a head of 2 64 9, times 3 for backward, 50 clients of 64 samples
+    assert WORKLOADS["W1"].flops_per_round == 3 * (29 * 2 * 76 * 192 + 2 * 64 * 9) * 50 * 64
+
+
+@pytest.mark.parametrize("text", [TOY, TOKENS, ADAM])
+def test_fedsim_and_the_loop_do_the_same(text):
+    from bench.ours import compare_with_loop
+    from bench.workloads import Spec, parse
+
+    apart = compare_with_loop(Spec(parse(text), rounds=2, device="cpu", kernels="torch"))
+    assert apart["loss"] < 1e-5
+    assert apart["weights"] < 1e-3
+    assert apart["flops"] == 1
+
+
+def test_profile_names_the_stages():
+    from bench.stages import profile
+    from bench.workloads import Spec, parse
+
+    text = profile(Spec(parse(TOY), rounds=2, kernels="torch"))
+    assert "recurrent kernels, backward" in text
+    assert "gather of batches" in text
+
+
+def test_contenders_take_turns(contender):
+    from bench.measure import MOST_ROUNDS, Worker, interleaved, rounds_needed
+    from bench.workloads import WORKLOADS, Spec
+
+    spec = Spec(WORKLOADS["W1"], rounds_needed(repeats=2, warm_up=1))
+    assert spec.rounds == 1 + 2 * MOST_ROUNDS
+    with Worker(contender, spec) as one, Worker(contender, spec) as other:
+        seconds = interleaved([one, other], repeats=2, warm_up=1)  # its rounds take no time, so a turn has the most
+        assert [len(own) for own in seconds] == [2, 2]
+        assert one.loss() == 1.5
+        assert other.peak_rss_mb() > 1
+
+
+def test_a_failure_is_shown(contender):
+    from bench.measure import Failed, Worker
+    from bench.workloads import Spec, parse
+
+    with (
+        Worker(contender, Spec(parse("W1:lr=7"), rounds=1)) as worker,
+        pytest.raises(Failed, match="seven is too much"),
+    ):
+        worker.turn()
+
+
+def test_csv_and_table(tmp_path):
+    from bench import report
+
+    rows = [report.Row("W1", "fedsim", 0.1, 81.4, 8.0, 0.5, 400.0, 2.5)]
+    report.write_csv(tmp_path / "results.csv", rows)
+    with (tmp_path / "results.csv").open() as stream:
+        read = list(csv.reader(stream))
+    assert read[0] == [f.name for f in fields(report.Row)]
+    assert read[1][:3] == ["W1", "fedsim", "0.1"]
+    assert len({len(line) for line in report.table(rows).splitlines()}) == 1
+
+
+@pytest.mark.slow
+def test_whole_benchmark(tmp_path, capsys):
+    import benchmark
+
+    file = tmp_path / "results.csv"
+    options = ["--repeats", "2", "--warm-up", "1", "--starts", "1", "--kernels", "torch", "--csv", str(file)]
+    assert benchmark.main(["--workload", TOY, TOKENS, *options]) == 0
+    with file.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["who"] for row in rows] == ["fedsim", "loop"] * 2
+    assert all(float(row["first_round_s"]) > float(row["seconds_per_round"]) > 0 for row in rows)
+    assert "fedsim run" in capsys.readouterr().out
+    assert benchmark.main(["--workload", TOY, "--check", "--kernels", "torch"]) == 0
+
+
+@pytest.mark.slow
+def test_growth(tmp_path):
+    import growth
+
+    file = tmp_path / "growth.csv"
+    sizes = ["--clients", "2", "4", "--samples", "3", "--epochs", "1", "--repeats", "1"]
+    assert growth.main([*sizes, "--csv", str(file)]) == 0
+    with file.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["varied"] for row in rows] == ["clients", "clients", "samples", "local_steps"]
+
+
+def test_plots(tmp_path):
+    pytest.importorskip("matplotlib")
+    import growth
+    from bench import report
+
+    report.bar_chart(
+        tmp_path / "bars.png", [report.Row("W1", "fedsim", 0.1, 81.4, 8.0, 0.5, 400.0, 2.5)], {"W1": 190.0}
+    )
+    points = [growth.Point("clients", n, 20, 2, n * 0.1, 1.0, 60.0, 1.0, 400.0) for n in (1, 10)]
+    assert growth.exponent(points) == pytest.approx(1)
+    growth.plot(tmp_path / "growth.png", points)
+    assert (tmp_path / "bars.png").stat().st_size > 1000
+    assert "matplotlib" in sys.modules
