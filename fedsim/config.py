@@ -224,7 +224,7 @@ def check_request(request: Request) -> list[Job]:
     return jobs
 
 
-@lru_cache(maxsize=4096)  # the grammar takes a millisecond, and a sweep asks for each override many times
+@lru_cache(maxsize=4096)  # the grammar takes a millisecond
 def _parse(text: str) -> Override:
     """Read one override, and refuse those of Hydra that are not settable."""
     try:
@@ -290,9 +290,8 @@ def _check_keys(overrides: Sequence[str], cfg: DictConfig, loader: SafeLoader) -
     groups = _groups(loader)
     leaves = [key.split(".") for key in _flat(OmegaConf.to_container(cfg)) if not _within(key, ("hydra",))]
     known = dict.fromkeys(".".join(parts[: n + 1]) for parts in leaves for n in range(len(parts)))
-    for text in overrides:
-        override = _parse(text)
-        key = override.key_or_group
+    for override in map(_parse, overrides):
+        key, text = override.key_or_group, override.input_line
         if key not in groups and key not in known and not _of_hydra(override):
             raise UserError(f"{text}: no such key{did_you_mean(key, [*known, *groups])}")
 
@@ -304,11 +303,11 @@ def list_options(config_dir: str | None = None) -> dict[str, list[str]]:
 
 def _groups(loader: SafeLoader) -> dict[str, list[str]]:
     def below(group: str) -> Iterator[tuple[str, list[str]]]:
-        for name in loader.list_groups(group):
+        for name in loader.repository.get_group_options(group, ObjectType.GROUP):
             path = f"{group}/{name}" if group else name
             if path == "hydra" or name.startswith("_"):
                 continue
-            options = loader.get_group_options(path, ObjectType.CONFIG)
+            options = loader.repository.get_group_options(path, ObjectType.CONFIG)
             if options:
                 yield path, sorted(options)
             yield from below(path)

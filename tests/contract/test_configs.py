@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.resources
+import itertools
 import typing
 from pathlib import Path
 
@@ -72,11 +73,18 @@ def test_every_value_is_explained(name):
             assert "  # " in line or single, key
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if "/" in name])
-def test_it_composes(name):
-    experiment = compose(name)
-    assert isinstance(experiment, Experiment)
-    if name in COMPONENTS:
+def together():
+    """Options of different groups, many at a time: the first of each group, the second of each, ..."""
+    columns = [[name for name in COMPONENTS if name.rpartition("/")[0] == group] for group in config.list_options()]
+    return [[name for name in names if name] for names in itertools.zip_longest(*columns)]
+
+
+@pytest.mark.parametrize("names", together(), ids=lambda names: " ".join(names))
+def test_it_composes(names, tmp_path, monkeypatch):
+    options = [f"{name.removesuffix('.yaml').rpartition('/')[0]}={Path(name).stem}" for name in names]
+    needs = [override for name in names for override in NEEDS.get(name, ())]
+    experiment = config.check_request(config.Request((*options, *needs)))[0].experiment
+    for name in names:
         part = experiment
         for key in name.split("/")[:-1]:
             part = getattr(part, key)
