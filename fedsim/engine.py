@@ -14,6 +14,7 @@ from fedsim.clients.local import LocalTask, Trainer
 from fedsim.clients.sequential import SequentialTrainer
 from fedsim.clients.stacked import EVALUATION_BATCH, StackedTrainer
 from fedsim.errors import FieldError, check_one_of
+from fedsim.memory import keep_freed_memory
 from fedsim.models.recurrent import Architecture
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -70,6 +71,8 @@ class StackedEngine:
 
     def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
         """Load the kernels (Numba takes half a second to import, so only where they are used)."""
+        if device.type == "cpu":
+            keep_freed_memory()
         module = load_kernels(self._kernels(device))
         samples = EVALUATION_BATCH * sample_bytes(task.arch, int(task.population.train.inputs.shape[1]), dtype)
         blocks = max(1, min(64, self.budget_bytes // samples))

@@ -240,7 +240,7 @@ def gather(samples: Samples, index: Tensor, real: Tensor | None) -> Batch:
     lengths = samples.lengths[index]
     if real is not None:
         lengths = torch.where(real, lengths, 0)
-    longest = int(lengths.max())
+    shortest, longest = (int(bound) for bound in lengths.aminmax())
     device = samples.inputs.device
     flat = index.reshape(-1).to(device, non_blocking=True)
 
@@ -256,7 +256,7 @@ def gather(samples: Samples, index: Tensor, real: Tensor | None) -> Batch:
         lengths=lengths.to(device, non_blocking=True),
         targets=targets,
         real=None if real is None else real.to(device, non_blocking=True),
-        padded=int(lengths.min()) < longest,
+        padded=shortest < longest,
     )
 
 
@@ -275,7 +275,7 @@ def _batches_per_epoch(sizes: Tensor, batch_size: int | None) -> Tensor:
 def batch_indices(
     samples: Samples, clients: Tensor, steps: Tensor, batch_size: int | None, key: int
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield, step by step, which samples the clients that still train look at.
+    """Iterate, step by step, over which samples the clients that still train look at.
 
     Each client goes through its own samples in a fresh random order every local epoch; the last batch of an epoch
     holds what is left.
@@ -287,13 +287,35 @@ def batch_indices(
         batch_size: samples per step, or None for all of them.
         key: stream key of the round.
 
-    Yields:
-        index ``[A, b]`` int64 and real ``[A, b]`` bool (or None), where the first A clients take this step.
+    Returns:
+        an iterator of index ``[A, b]`` int64 and real ``[A, b]`` bool (or None): the first A clients take this step.
     """
-    sizes = samples.sizes[clients]
+    sizes, starts = samples.sizes[clients], samples.offsets[:-1][clients]
+    if bool((sizes == sizes[0]).all()) and int(steps[-1]) == int(steps[0]):
+        return _even_batch_indices(clients, starts, int(sizes[0]), int(steps[0]), batch_size, key)
+    return _uneven_batch_indices(clients, starts, sizes, steps, batch_size, key)
+
+
+def _even_batch_indices(
+    clients: Tensor, starts: Tensor, size: int, steps: int, batch_size: int | None, key: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """`batch_indices` where all clients have `size` samples: an epoch's batches are slices of its order."""
+    width = batch_size or size
+    per_epoch = -(-size // width)
+    sizes = torch.full_like(clients, size)
+    for step in range(steps):
+        epoch, position = divmod(step, per_epoch)
+        if position == 0:
+            order = starts[:, None] + seeding.permutations(key, clients, sizes, torch.full_like(clients, epoch))
+        yield order[:, position * width : (position + 1) * width], None
+
+
+def _uneven_batch_indices(
+    clients: Tensor, starts: Tensor, sizes: Tensor, steps: Tensor, batch_size: int | None, key: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """`batch_indices` in general: every client is at its own place in its own epoch."""
     per_epoch = _batches_per_epoch(sizes, batch_size)
     order = torch.empty((len(clients), int(sizes.max())), dtype=torch.int64)
-    starts = samples.offsets[:-1][clients]
     # still_training[s] = how many clients take step s: those with more than s steps, which lie in front.
     still_training = (len(steps) - torch.bincount(steps).cumsum(0)).tolist()
     for step in range(int(steps[0])):
@@ -301,9 +323,8 @@ def batch_indices(
         position = step % per_epoch[:active]
         fresh = (position == 0).nonzero()[:, 0]
         if len(fresh):
-            epochs = step // per_epoch[fresh]
-            new = seeding.permutations(key, clients[fresh], sizes[fresh], epochs)
-            order[fresh, : new.shape[1]] = new
+            new = seeding.permutations(key, clients[fresh], sizes[fresh], step // per_epoch[fresh])
+            order[fresh, : new.shape[1]] = starts[fresh, None] + new
         first = position * (batch_size or 0)
         left = sizes[:active] - first
         counts = left if batch_size is None else left.clamp(max=batch_size)
@@ -312,4 +333,4 @@ def batch_indices(
         if int(counts.min()) < len(column):
             real = column < counts[:, None]
             at = torch.where(real, at, 0)
-        yield starts[:active, None] + order[:active].gather(1, at), real
+        yield order[:active].gather(1, at), real

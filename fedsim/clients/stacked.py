@@ -48,13 +48,17 @@ class StackedTrainer:
         seen = torch.zeros_like(loss_sum)
         key = task.batch_key(round_number)
         plan = batch_indices(task.population.train, ranked, steps, task.config.batch_size, key)
+        active = 0
         for step, (index, real) in enumerate(plan):
-            active = len(index)
+            if len(index) != active:
+                # Only the prefix is touched: a finished client's row and optimizer state stay as they are.
+                active = len(index)
+                now, slope = rows[:active], gradient[:active]
+                views, slopes = task.arch.layout.views(now), task.arch.layout.views(slope)
+                moments = {name: value[:active] for name, value in state.items()}
             batch = gather(task.population.train, index, real)
             dropout = task.dropout(round_number, ranked[:active], step, rows)
-            # Only the prefix is touched: a finished client's row and optimizer state stay as they are.
-            now, slope = rows[:active], gradient[:active]
-            loss = stacked.loss_and_gradient(task.arch, now, batch, self.kernels, dropout, slope)
+            loss = stacked.loss_and_gradient(task.arch, views, batch, self.kernels, dropout, slopes)
             count = batch.num_samples
             loss_sum[:active] += loss * count
             seen[:active] += count
@@ -62,7 +66,7 @@ class StackedTrainer:
             if task.config.clip_norm is not None:
                 norm = slope.norm(dim=1, keepdim=True)
                 slope.mul_((task.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))  # as clip_grad_norm_
-            optimizer.step(now, slope, {name: value[:active] for name, value in state.items()}, lr)
+            optimizer.step(now, slope, moments, lr)
         keep_state(task, state, ranked, store)
         train_loss = loss_sum / seen
         if not torch.equal(ranked, clients):

@@ -43,9 +43,11 @@ def _layer_weights(views: dict[str, Tensor], layer: int) -> Weights:
     )
 
 
-def _last(states: Tensor, lengths: Tensor) -> Tensor:
+def _last(states: Tensor, batch: Batch) -> Tensor:
     """The state after each sample's last valid step, ``[C, b, H]`` out of ``[C, T + 1, b, H]``."""
-    index = lengths[:, None, :, None].expand(-1, 1, -1, states.shape[3])
+    if not batch.padded:
+        return states[:, -1]
+    index = batch.lengths[:, None, :, None].expand(-1, 1, -1, states.shape[3])
     return states.gather(1, index)[:, 0]
 
 
@@ -74,7 +76,7 @@ def _forward(
     if arch.task is Task.SEQUENCE_LABELLING:
         features = x.reshape(x.shape[0], -1, x.shape[3])  # [C, T * b, H]
     else:
-        features = _last(states[-1], batch.lengths)  # [C, b, H]
+        features = _last(states[-1], batch)  # [C, b, H]
     outputs = torch.bmm(features, views["head.weight"].transpose(1, 2))
     if arch.model.bias:
         outputs += views["head.bias"][:, None]
@@ -83,27 +85,25 @@ def _forward(
 
 def loss_and_gradient(
     arch: Architecture,
-    rows: Tensor,
+    views: dict[str, Tensor],
     batch: Batch,
     kernels: ModuleType,
     dropout: DropoutMask | None,
-    gradient: Tensor,
+    grads: dict[str, Tensor],
 ) -> Tensor:
     """Compute each client's minibatch loss and its gradient.
 
     Args:
         arch: the model.
-        rows: ``[C, P]`` parameters.
+        views: ``ParameterLayout.views`` of the rows ``[C, P]``.
         batch: one minibatch per client; samples that are not real count for nothing.
         kernels: `torch_kernels` or `numba_kernels`.
         dropout: keyed masks, or None.
-        gradient: ``[C, P]``, overwritten with the gradient of each client's mean loss.
+        grads: views of rows ``[C, P]``, overwritten with the gradient of each client's mean loss.
 
     Returns:
         ``[C]`` loss, the mean over the real samples of a client's batch (over its valid steps for sequence labelling).
     """
-    views = arch.layout.views(rows)
-    grads = arch.layout.views(gradient)
     outputs, tape = _forward(arch, views, batch, kernels, dropout)
     loss, d_outputs = _loss(arch.task, outputs, batch)
 
@@ -135,7 +135,7 @@ def loss_and_gradient(
     if tokens:
         assert arch.vocabulary_size is not None
         flat = _flat_tokens(batch, arch.vocabulary_size)
-        table = torch.zeros(c * arch.vocabulary_size, arch.embedding_size, dtype=rows.dtype, device=rows.device)
+        table = torch.zeros(c * arch.vocabulary_size, arch.embedding_size, dtype=result.x.dtype, device=result.x.device)
         table.index_add_(0, flat, result.x.reshape(len(flat), -1))
         grads["embedding.weight"].copy_(table.view(c, arch.vocabulary_size, -1))
     return loss

@@ -84,10 +84,15 @@ def reference(arch, rows, batch, dropout=None):
     return torch.stack(losses), torch.stack(gradients)
 
 
+def loss_and_gradient(arch, rows, batch, kernels, dropout, gradient):
+    views, grads = arch.layout.views(rows), arch.layout.views(gradient)
+    return stacked.loss_and_gradient(arch, views, batch, kernels, dropout, grads)
+
+
 def check(arch, rows, batch, kernels=torch_kernels, dropout=None):
     """Float64: a hundred products of some ten terms each lose at most three of sixteen digits."""
     gradient = torch.full_like(rows, float("nan"))
-    loss = stacked.loss_and_gradient(arch, rows, batch, kernels, dropout, gradient)
+    loss = loss_and_gradient(arch, rows, batch, kernels, dropout, gradient)
     expected_loss, expected = reference(arch, rows, batch, dropout)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-13, atol=0)
     assert torch.all((gradient - expected).norm(dim=1) <= 1e-13 * expected.norm(dim=1))
@@ -128,7 +133,7 @@ def test_what_is_padded_does_not_matter(task):
     results = []
     for each in (batch, other):
         gradient = torch.empty_like(rows)
-        loss = stacked.loss_and_gradient(arch, rows, each, torch_kernels, None, gradient)
+        loss = loss_and_gradient(arch, rows, each, torch_kernels, None, gradient)
         results.append((loss, gradient))
     torch.testing.assert_close(results[0], results[1], rtol=1e-13, atol=1e-15)
 
@@ -139,7 +144,7 @@ def test_a_batch_without_targets_has_no_loss_and_no_gradient():
     targets = batch.targets.clone()
     targets[1] = IGNORE
     gradient = torch.empty_like(rows)
-    loss = stacked.loss_and_gradient(
+    loss = loss_and_gradient(
         arch, rows, Batch(batch.inputs, batch.lengths, targets, batch.real), torch_kernels, None, gradient
     )
     assert loss[1] == 0
@@ -181,11 +186,11 @@ def test_clients_do_not_mix():
     arch = arch_of("gru", Task.CLASSIFICATION, True, num_layers=2)
     rows, batch = case(arch)
     together = torch.empty_like(rows)
-    loss = stacked.loss_and_gradient(arch, rows, batch, torch_kernels, None, together)
+    loss = loss_and_gradient(arch, rows, batch, torch_kernels, None, together)
     for order in itertools.permutations(range(C)):
         index = list(order)
         gradient = torch.empty_like(rows)
         mixed = Batch(batch.inputs[index], batch.lengths[index], batch.targets[index], batch.real[index])
-        again = stacked.loss_and_gradient(arch, rows[index], mixed, torch_kernels, None, gradient)
+        again = loss_and_gradient(arch, rows[index], mixed, torch_kernels, None, gradient)
         torch.testing.assert_close(again, loss[index], rtol=1e-14, atol=0)
         torch.testing.assert_close(gradient, together[index], rtol=1e-13, atol=1e-16)

@@ -12,10 +12,8 @@ functions from one thread of Python at a time: they share scratch memory.
 
 from __future__ import annotations
 
-import math
-import weakref
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +35,7 @@ class _Cell(NamedTuple):
 
     step: Callable[..., None]
     step_back: Callable[..., None]
+    gates: int
     saved_blocks: int
     x_first: int = 0
     roll: int = 0
@@ -44,11 +43,11 @@ class _Cell(NamedTuple):
 
 
 _CELLS = {
-    "rnn_tanh": _Cell(rnn.tanh_step, rnn.tanh_step_back, 1),
-    "rnn_relu": _Cell(rnn.relu_step, rnn.relu_step_back, 1),
-    "lstm": _Cell(lstm.step, lstm.step_back, 5),
-    "gru": _Cell(gru.step, gru.step_back, 4, x_first=1, roll=2),
-    "gru_reset_before": _Cell(gru.reset_before_step, gru.reset_before_step_back, 3, rest=1),
+    "rnn_tanh": _Cell(rnn.tanh_step, rnn.tanh_step_back, 1, 1),
+    "rnn_relu": _Cell(rnn.relu_step, rnn.relu_step_back, 1, 1),
+    "lstm": _Cell(lstm.step, lstm.step_back, 4, 5),
+    "gru": _Cell(gru.step, gru.step_back, 3, 4, x_first=1, roll=2),
+    "gru_reset_before": _Cell(gru.reset_before_step, gru.reset_before_step_back, 3, 3, rest=1),
 }
 _FORWARD_ROWS, _BACKWARD_ROWS = 128, 128
 """Rows (steps times samples) of a block of steps, so many that the weights are worth fetching again."""
@@ -64,6 +63,10 @@ def set_threads(n: int) -> None:
     """Use `n` threads from now on (until then as many as torch does)."""
     global _threads
     _threads = n
+
+
+def _most_threads() -> int:
+    return _threads or torch.get_num_threads()
 
 
 def compiled(cell: str, dtype: torch.dtype) -> bool:
@@ -117,70 +120,34 @@ def _kernels(cell: str, dtype: torch.dtype) -> list[Any]:
     return [_compile(function, signature) for function, signature in _functions(cell, dtype)]
 
 
-class _Call:
-    """The table of one call and the scratch memory of its workers."""
+class _Plan:
+    """What a call's shapes alone decide: the table without addresses, and where a worker's scratch memory has what."""
 
-    def __init__(self, cell: str, x: Tensor, weights: Weights) -> None:
-        self.c, self.steps, self.b, self.d = x.shape
-        self.hidden = weights.w_hh.shape[2]
-        self.gates = weights.w_hh.shape[1] // self.hidden
-        self.size = x.element_size()
+    def __init__(self, cell: str, shape: tuple[int, ...], hidden: int, dtype: torch.dtype, most: int) -> None:
+        self.c, self.steps, self.b, self.d = shape
+        self.hidden, self.dtype = hidden, dtype
+        self.size = dtype.itemsize
         self.lanes = VECTOR_BYTES // self.size
-        self.dtype = x.dtype
-        self.values = np.zeros(table.TABLE_SIZE, np.int64)
-        self.scratch_end = 0
-        self.held: list[Any] = []
-        most = _threads or torch.get_num_threads()
-        work = self.c * self.steps * self.b * (self.d + self.hidden) * self.gates * self.hidden
-        self.threads = most if work > _SMALL else 1
-        self.shares = _shares(self.c, self.b, most)
-        self.share_samples = -(-self.b // self.shares)
         layout = _CELLS[cell]
-        self.kernels = _kernels(cell, x.dtype)
-        self.saved_ld = self.padded(layout.saved_blocks * self.hidden)
-        self.state_ld = -(-self.hidden // self.lanes) * self.lanes
-        t = self.values
+        self.gates = layout.gates
+        work = self.c * self.steps * self.b * (self.d + hidden) * self.gates * hidden
+        self.shares = _shares(self.c, self.b, most)
+        self.workers = min(most if work > _SMALL else 1, self.c * self.shares)
+        self.share_samples = -(-self.b // self.shares)
+        self.kernels = _kernels(cell, dtype)
+        self.saved_ld = self.padded(layout.saved_blocks * hidden)
+        self.state_ld = -(-hidden // self.lanes) * self.lanes
+        self.scratch_end = 0
+        rows = self.gates * hidden
+        self.weight_shapes = ((self.c, rows, self.d), (self.c, rows, hidden), (self.c, rows), (self.c, rows))
+        t = self.values = np.zeros(table.TABLE_SIZE, np.int64)
         t[table.ITEMS] = self.c * self.shares
-        t[table.STEPS], t[table.SAMPLES], t[table.INPUTS], t[table.HIDDEN] = self.steps, self.b, self.d, self.hidden
+        t[table.STEPS], t[table.SAMPLES], t[table.INPUTS], t[table.HIDDEN] = self.steps, self.b, self.d, hidden
         t[table.GATES], t[table.X_FIRST], t[table.ROLL] = self.gates, layout.x_first, layout.roll
         t[table.SPLIT] = self.gates - layout.rest
         t[table.MULTIPLY] = self.kernels[2].address
         t[table.SHARES] = self.shares
         t[table.SAVED_LD], t[table.STATE_LD] = self.saved_ld, self.state_ld
-        rows = weights.w_hh.shape[1]
-        shapes = ((self.c, rows, self.d), (self.c, rows, self.hidden), (self.c, rows), (self.c, rows))
-        if x.stride()[1:] != (self.b * self.d, self.d, 1):
-            x = self.keep(x.contiguous())
-        t[table.X], t[table.X_STRIDE] = x.data_ptr(), x.stride(0)
-        places = (table.W_IH, table.W_HH, table.B_IH, table.B_HH)
-        for place, value, shape in zip(places, weights, shapes, strict=True):
-            if value is not None:
-                self.check(value, shape)
-                if not value[0].is_contiguous():
-                    value = self.keep(value.contiguous())
-                t[place], t[place + 1] = value.data_ptr(), value.stride(0)
-
-    def like(self, weights: Weights) -> Weights:
-        """New tensors of the shapes of `weights`, with a row for every item instead of every client."""
-        items = self.c * self.shares
-        new = (None if value is None else _empty(value.dtype, items, *value.shape[1:]) for value in weights)
-        return Weights(*new)  # type: ignore[arg-type]  # the first two are never None
-
-    def keep(self, tensor: Tensor) -> Tensor:
-        """Keep a temporary copy until the call is over."""
-        self.held.append(tensor)
-        return tensor
-
-    def check(self, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
-        """The kernels see addresses only: a wrong shape would read or write elsewhere."""
-        if tensor.shape != shape or tensor.dtype != (dtype or self.dtype) or tensor.device.type != "cpu":
-            expected = f"{list(shape)} {dtype or self.dtype} on the CPU"
-            raise ValueError(f"expected {expected}, not {list(tensor.shape)} {tensor.dtype} on {tensor.device}")
-
-    def address(self, tensor: Tensor, *shape: int, dtype: torch.dtype | None = None) -> int:
-        """The address of a tensor, or of a contiguous copy."""
-        self.check(tensor, shape, dtype)
-        return self.keep(tensor.contiguous()).data_ptr()
 
     def padded(self, count: int) -> int:
         """Room for `count` numbers and a vector beyond, an odd number of vectors, so that rows differ in cache set."""
@@ -192,7 +159,7 @@ class _Call:
         self.values[place] = self.scratch_end
         self.scratch_end += -(-count * self.size // 64) * (64 // self.size) + 64 // self.size
 
-    def plan(self, rows: int) -> int:
+    def blocks(self, rows: int) -> int:
         """Reserve what both directions need; return the most rows of a block of steps."""
         block = max(1, rows // self.share_samples)
         self.values[table.BLOCK] = block
@@ -202,19 +169,91 @@ class _Call:
         self.region(table.AT_WORK, self.share_samples * self.state_ld)
         return block * self.share_samples
 
-    def run(self, which: int) -> None:
-        """Give every worker its scratch memory and start the forward (0) or backward (1) walk."""
-        self.values[table.STEP] = self.kernels[3 + which].address
-        workers = min(self.threads, int(self.values[table.ITEMS]))
+    def finish(self, which: int) -> _Plan:
+        """Fix the direction, forward (0) or backward (1), and the size of the scratch memory."""
+        self.kernel = self.kernels[which]
         stride = -(-self.scratch_end * self.size // 4096) * (4096 // self.size) + 64 // self.size
-        self.values[table.SCRATCH] = _scratch(workers * stride * self.size)
+        self.values[table.STEP] = self.kernels[3 + which].address
         self.values[table.SCRATCH_STRIDE] = stride
-        threads.run(self.kernels[which], self.values.ctypes.data, workers)
+        self.scratch_bytes = self.workers * stride * self.size
+        return self
+
+
+@lru_cache(maxsize=256)
+def _plan_forward(cell: str, shape: tuple[int, ...], hidden: int, dtype: torch.dtype, most: int) -> _Plan:
+    plan = _Plan(cell, shape, hidden, dtype, most)
+    plan.blocks(_FORWARD_ROWS)
+    wide = plan.gates * hidden + 4 * plan.lanes
+    plan.region(table.AT_CELL, plan.saved_ld)
+    plan.region(table.AT_BIAS, plan.saved_ld)
+    plan.region(table.AT_PACKED_IH, plan.d * wide)
+    plan.region(table.AT_PACKED_HH, hidden * wide)
+    return plan.finish(0)
+
+
+@lru_cache(maxsize=256)
+def _plan_backward(cell: str, shape: tuple[int, ...], hidden: int, dtype: torch.dtype, most: int) -> _Plan:
+    plan = _Plan(cell, shape, hidden, dtype, most)
+    rows, rows_g = plan.blocks(_BACKWARD_ROWS), plan.gates * hidden
+    gates_ld = plan.values[table.GATES_LD] = plan.padded(max(4, plan.gates) * hidden)
+    d_x_ld = plan.values[table.D_X_LD] = plan.padded(plan.d)
+    plan.region(table.AT_CELL, plan.share_samples * plan.state_ld)
+    plan.region(table.AT_BIAS, gates_ld + 1 + max(plan.saved_ld, d_x_ld))
+    plan.region(table.AT_PACKED_IH, rows_g * (plan.d + 4 * plan.lanes))
+    plan.region(table.AT_PACKED_HH, rows_g * (hidden + 4 * plan.lanes))
+    plan.region(table.AT_PREVIOUS, rows * plan.state_ld)
+    plan.region(table.AT_EXTRA, rows * plan.state_ld)
+    plan.region(table.AT_GATES, rows * gates_ld)
+    plan.region(table.AT_D_IH, plan.d * gates_ld)
+    plan.region(table.AT_D_HH, rows_g * plan.state_ld)
+    plan.region(table.AT_D_X, rows * d_x_ld)
+    return plan.finish(1)
+
+
+class _Call:
+    """A plan with the addresses of one call in its table."""
+
+    def __init__(self, plan: _Plan, x: Tensor, weights: Weights) -> None:
+        self.plan = plan
+        self.held: list[Any] = []
+        t = self.values = plan.values.copy()
+        if x.stride()[1:] != (plan.b * plan.d, plan.d, 1):
+            x = self.keep(x.contiguous())
+        t[table.X], t[table.X_STRIDE] = x.data_ptr(), x.stride(0)
+        places = (table.W_IH, table.W_HH, table.B_IH, table.B_HH)
+        for place, value, shape in zip(places, weights, plan.weight_shapes, strict=True):
+            if value is not None:
+                self.check(value, shape)
+                if not value[0].is_contiguous():
+                    value = self.keep(value.contiguous())
+                t[place], t[place + 1] = value.data_ptr(), value.stride(0)
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Keep a temporary copy until the call is over."""
+        self.held.append(tensor)
+        return tensor
+
+    def check(self, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
+        """The kernels see addresses only: a wrong shape would read or write elsewhere."""
+        expected = dtype or self.plan.dtype
+        if tensor.shape != shape or tensor.dtype != expected or tensor.device.type != "cpu":
+            raise ValueError(
+                f"expected {list(shape)} {expected} on the CPU, not {list(tensor.shape)} {tensor.dtype} "
+                f"on {tensor.device}"
+            )
+
+    def address(self, tensor: Tensor, *shape: int, dtype: torch.dtype | None = None) -> int:
+        """The address of a tensor, or of a contiguous copy."""
+        self.check(tensor, shape, dtype)
+        return self.keep(tensor.contiguous()).data_ptr()
+
+    def run(self) -> None:
+        """Give every worker its scratch memory and start the walk."""
+        self.values[table.SCRATCH] = _scratch(self.plan.scratch_bytes)
+        threads.run(self.plan.kernel, self.values.ctypes.data, self.plan.workers)
 
 
 _memory = np.zeros(0, np.uint8)
-_free: list[np.ndarray[Any, Any]] = []
-_MOST_FREE = 16
 
 
 def _scratch(size: int) -> int:
@@ -223,29 +262,6 @@ def _scratch(size: int) -> int:
     if len(_memory) < size + 64:
         _memory = np.zeros(size + 64, np.uint8)
     return -(-_memory.ctypes.data // 64) * 64
-
-
-def _empty(dtype: torch.dtype, *shape: int) -> Tensor:
-    """An uninitialised tensor in memory that goes back to a pool when its last view is gone.
-
-    The first touch of fresh memory costs the system about as much as the arithmetic of a small layer.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    fitting = [buffer for buffer in _free if size + 64 <= len(buffer) <= 2 * size + 4096]
-    if fitting:
-        buffer = min(fitting, key=len)
-        _free[:] = [other for other in _free if other is not buffer]
-    else:
-        buffer = np.empty(size + 64, np.uint8)
-    start = -buffer.ctypes.data % 64
-    lent = buffer[start : start + size]  # torch keeps this object alive as long as any view of the tensor
-    weakref.finalize(lent, _give_back, buffer).atexit = False
-    return torch.from_numpy(lent).view(dtype).view(shape)
-
-
-def _give_back(buffer: np.ndarray[Any, Any]) -> None:
-    _free.append(buffer)
-    del _free[:-_MOST_FREE]
 
 
 def _shares(c: int, b: int, count: int) -> int:
@@ -272,20 +288,15 @@ def forward(cell: str, x: Tensor, weights: Weights, lengths: Tensor | None = Non
     Returns:
         states ``[C, T + 1, b, H]`` (``states[:, 0]`` is zero, ``states[:, 1:]`` the outputs) and what `backward` needs.
     """
-    call = _Call(cell, x, weights)
-    c, steps, b, t = call.c, call.steps, call.b, call.values
-    states = _empty(x.dtype, c, steps + 1, b, call.hidden)
-    saved = _empty(x.dtype, c * b * steps, call.saved_ld)
+    plan = _plan_forward(cell, tuple(x.shape), weights.w_hh.shape[2], x.dtype, _most_threads())
+    call, c, steps, b = _Call(plan, x, weights), plan.c, plan.steps, plan.b
+    states = x.new_empty((c, steps + 1, b, plan.hidden))
+    saved = x.new_empty((c * b * steps, plan.saved_ld))
+    t = call.values
     t[table.STATES], t[table.SAVED] = states.data_ptr(), saved.data_ptr()
     if lengths is not None:
         t[table.LENGTHS] = call.address(lengths, c, b, dtype=torch.int64)
-    call.plan(_FORWARD_ROWS)
-    wide = call.gates * call.hidden + 4 * call.lanes
-    call.region(table.AT_CELL, call.saved_ld)
-    call.region(table.AT_BIAS, call.saved_ld)
-    call.region(table.AT_PACKED_IH, call.d * wide)
-    call.region(table.AT_PACKED_HH, call.hidden * wide)
-    call.run(0)
+    call.run()
     return states, [saved] if lengths is None else [saved, lengths]
 
 
@@ -311,9 +322,9 @@ def backward(
         need_x: whether the gradient of `x` is wanted.
         into: where to write the gradients of the weights, instead of new tensors; every client's part contiguous.
     """
-    call = _Call(cell, x, weights)
-    c, steps, b, d, hidden, t = call.c, call.steps, call.b, call.d, call.hidden, call.values
-    rows_g = call.gates * hidden
+    plan = _plan_backward(cell, tuple(x.shape), weights.w_hh.shape[2], x.dtype, _most_threads())
+    call, c, steps, b, hidden = _Call(plan, x, weights), plan.c, plan.steps, plan.b, plan.hidden
+    t = call.values
     t[table.STATES], t[table.SAVED] = states.data_ptr(), saved[0].data_ptr()
     if len(saved) > 1:
         t[table.LENGTHS] = call.address(saved[1], c, b, dtype=torch.int64)
@@ -322,32 +333,24 @@ def backward(
     if gradient.last is not None:
         t[table.LAST] = call.address(gradient.last, c, b, hidden)
         t[table.LAST_LENGTHS] = call.address(gradient.lengths, c, b, dtype=torch.int64)
-    d_weights = into if into is not None and call.shares == 1 else call.like(weights)
+    d_weights = into if into is not None and plan.shares == 1 else _per_item(weights, c * plan.shares)
     for place, value in zip((table.D_W_IH, table.D_W_HH, table.D_B_IH, table.D_B_HH), d_weights, strict=True):
         if value is not None:
             t[place], t[place + 1] = value.data_ptr(), value.stride(0)
     d_x = None
     if need_x:
-        d_x = _empty(x.dtype, c, steps, b, d)
+        d_x = x.new_empty((c, steps, b, plan.d))
         t[table.D_X] = d_x.data_ptr()
-
-    rows = call.plan(_BACKWARD_ROWS)
-    gates_ld = t[table.GATES_LD] = call.padded(max(4, call.gates) * hidden)
-    d_x_ld = t[table.D_X_LD] = call.padded(d)
-    call.region(table.AT_CELL, call.share_samples * call.state_ld)
-    call.region(table.AT_BIAS, gates_ld + 1 + max(call.saved_ld, d_x_ld))
-    call.region(table.AT_PACKED_IH, rows_g * (d + 4 * call.lanes))
-    call.region(table.AT_PACKED_HH, rows_g * (hidden + 4 * call.lanes))
-    call.region(table.AT_PREVIOUS, rows * call.state_ld)
-    call.region(table.AT_EXTRA, rows * call.state_ld)
-    call.region(table.AT_GATES, rows * gates_ld)
-    call.region(table.AT_D_IH, d * gates_ld)
-    call.region(table.AT_D_HH, rows_g * call.state_ld)
-    call.region(table.AT_D_X, rows * d_x_ld)
-    call.run(1)
-    if call.shares > 1:
+    call.run()
+    if plan.shares > 1:
         d_weights = _sum_shares(d_weights, c, into)
     return Gradients(d_x, d_weights)
+
+
+def _per_item(weights: Weights, items: int) -> Weights:
+    """New tensors of the shapes of `weights`, with a row for every item instead of every client."""
+    new = (None if value is None else value.new_empty((items, *value.shape[1:])) for value in weights)
+    return Weights(*new)  # type: ignore[arg-type]  # the first two are never None
 
 
 def _sum_shares(d_weights: Weights, c: int, into: Weights | None) -> Weights:

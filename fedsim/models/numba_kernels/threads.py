@@ -41,12 +41,13 @@ def run(kernel: Any, data: int, threads: int) -> None:
         data: the address that every thread gets.
         threads: 1 or more.
     """
-    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel.address)
     parallel = _openmp()
+    if parallel is not None and threads > 1:
+        parallel(kernel.address, data, threads, 0)
+        return
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel.address)
     if threads == 1:
         call(data)
-    elif parallel is not None:
-        parallel(kernel.address, data, threads, 0)
     else:
         others = [_pool(threads - 1).submit(call, data) for _ in range(threads - 1)]
         call(data)
