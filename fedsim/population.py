@@ -161,12 +161,13 @@ class Batch:
 
 
 def _gather_clients(split: Split, members: Sequence[NDArray[np.int64]], dtype: torch.dtype) -> Samples:
-    """Copy a split's samples into client order."""
+    """Bring a split's samples into client order: a copy, unless they lie in that order already."""
     order = np.concatenate(members) if members else np.zeros(0, np.int64)
     sizes = np.array([len(m) for m in members], np.int64)
+    in_order = np.array_equal(order, np.arange(len(split)))
 
     def take(array: NDArray[np.generic]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array[order]))
+        tensor = torch.from_numpy(np.ascontiguousarray(array if in_order else array[order]))
         return tensor.to(dtype) if tensor.is_floating_point() else tensor.to(torch.int64)
 
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))

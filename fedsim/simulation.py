@@ -177,8 +177,8 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
 def _train_in_chunks(
     sim: Simulation, state: State, cohort: Tensor, number: int, reports: list[Report]
 ) -> Iterator[tuple[Tensor, Report]]:
-    """Train the cohort a chunk at a time; yields ``(deltas [c, P], report)`` and keeps the reports."""
-    for clients in cohort.split(sim.chunk_size):
+    """Train the cohort in chunks of nearly equal size; yields ``(deltas [c, P], report)`` and keeps the reports."""
+    for clients in cohort.tensor_split(math.ceil(len(cohort) / sim.chunk_size)):
         deltas, report = sim.trainer.train(state.row, clients, number, state.store)
         _check_finite(sim, deltas, report, clients, number)
         reports.append(report)

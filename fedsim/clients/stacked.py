@@ -72,7 +72,7 @@ class StackedTrainer:
         if not torch.equal(ranked, clients):
             back = torch.argsort(order)
             rows, train_loss = rows[back], train_loss[back]
-        report = self._report(rows, clients, all_steps, train_loss.cpu())
+        report = self._report(rows, clients, all_steps, train_loss)
         return rows.sub_(anchor), report
 
     def _report(self, rows: Tensor, clients: Tensor, steps: Tensor, train_loss: Tensor) -> Report:
@@ -80,7 +80,7 @@ class StackedTrainer:
         sums = None
         if population.validation is not None:
             sums = self.score_clients(rows, clients, population.validation)
-        return make_report(self.task, clients, steps, train_loss, sums)
+        return make_report(self.task, clients, steps, train_loss.cpu(), sums)
 
     def score_samples(self, row: Tensor, samples: Samples) -> Sums:
         """Give one model to many blocks of samples, as if each block were a client."""
