@@ -122,7 +122,8 @@ def sample_bytes(arch: Architecture, steps: int, dtype: torch.dtype) -> int:
 
 def client_bytes(task: LocalTask, dtype: torch.dtype) -> int:
     """Memory of one client in a chunk."""
-    rows = 8 * task.arch.layout.num_parameters * dtype.itemsize  # anchor, row, gradient, two moments, temporaries
+    count = 8 + 3 * task.correction.remembers  # anchor, row, gradient, two moments, temporaries; memory, old and new
+    rows = count * task.arch.layout.num_parameters * dtype.itemsize
     samples = task.population.train
     widest = int(samples.sizes.max())
     batch = min(task.config.batch_size or widest, widest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,12 @@ from fedsim.models.stacked import Sums
 from fedsim.population import IGNORE, Population, Task
 
 
-def metric_names(task: Task) -> tuple[str, ...]:
-    """The test columns of ``metrics.csv`` for a task, in order."""
-    if task is Task.REGRESSION:
-        return ("test_loss", "test_rmse", "test_mae")
-    return ("test_loss", "test_accuracy", "test_accuracy_p10", "test_accuracy_std")
+def metric_names(task: Task, prefix: str = "test") -> tuple[str, ...]:
+    """The test columns of ``metrics.csv`` for a task, in order; the worst decile of clients is the tenth beside it."""
+    names: tuple[str, ...] = ("loss", "rmse", "mae", "rmse_p90", "rmse_std")
+    if task is not Task.REGRESSION:
+        names = ("loss", "accuracy", "accuracy_p10", "accuracy_std")
+    return tuple(f"{prefix}_{name}" for name in names)
 
 
 def default_metric(task: Task) -> str:
@@ -51,14 +53,37 @@ def check_testable(population: Population) -> None:
 def evaluate(trainer: Trainer, row: Tensor, population: Population) -> Evaluation:
     """Score the global row ``[P]``; plain metrics pool all test samples, whoever holds them."""
     sums = trainer.score_samples(row, population.test)
-    per_client = _per_client(sums, population.test.sizes)
+    return _evaluation(_per_client(sums, population.test.sizes), population.task, "test")
+
+
+def evaluate_own(
+    trainer: Trainer, models: Callable[[Tensor], Tensor], population: Population, chunk_size: int, prefix: str
+) -> Evaluation:
+    """Score each client's own model on its own test samples; plain metrics pool the samples of all clients.
+
+    Args:
+        trainer: the engine.
+        models: gives the rows ``[C, P]`` of clients ``[C]``.
+        population: all clients.
+        chunk_size: clients at a time.
+        prefix: of the columns.
+    """
+    sums = torch.zeros(3, population.num_clients, dtype=torch.float64)
+    for clients in population.test.sizes.nonzero()[:, 0].split(chunk_size):
+        scored = trainer.score_clients(models(clients), clients, population.test)
+        sums[:, clients] = torch.stack(scored.columns())
+    return _evaluation(Sums(*sums), population.task, prefix)
+
+
+def _evaluation(sums: Sums, task: Task, prefix: str) -> Evaluation:
+    """Turn sums per client ``[N]`` into metrics; clients without test samples count for nothing."""
     pooled = Sums(*(part.sum()[None] for part in sums.columns()))
-    metrics = {f"test_{name}": float(value[0]) for name, value in _metrics(pooled, population.task).items()}
-    clients = {f"test_{name}": value.numpy() for name, value in _metrics(per_client, population.task).items()}
-    if population.task is not Task.REGRESSION:
-        accuracy = clients["test_accuracy"][~np.isnan(clients["test_accuracy"])]
-        metrics["test_accuracy_p10"] = float(np.percentile(accuracy, 10))
-        metrics["test_accuracy_std"] = float(np.std(accuracy))
+    metrics = {f"{prefix}_{name}": float(value[0]) for name, value in _metrics(pooled, task).items()}
+    clients = {f"{prefix}_{name}": value.numpy() for name, value in _metrics(sums, task).items()}
+    judged, percent = (f"{prefix}_rmse", 90) if task is Task.REGRESSION else (f"{prefix}_accuracy", 10)
+    tested = clients[judged][~np.isnan(clients[judged])]
+    metrics[f"{judged}_p{percent}"] = float(np.percentile(tested, percent))
+    metrics[f"{judged}_std"] = float(np.std(tested))
     return Evaluation(metrics, clients)
 
 

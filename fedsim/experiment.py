@@ -11,10 +11,12 @@ import torch
 
 from fedsim.aggregation.aggregator import Aggregator
 from fedsim.aggregation.weighted import Weighted
+from fedsim.clients.corrections import NoCorrection
 from fedsim.clients.local import ClientConfig
 from fedsim.engine import Engine
 from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_one_of, did_you_mean
 from fedsim.models.recurrent import RecurrentModel
+from fedsim.personalization import Ditto, NoPersonalization, Personalization
 from fedsim.population import Assignment, Dataset, Task
 from fedsim.recording.settings import Checkpoint, Console
 from fedsim.sampler import Sampler
@@ -68,6 +70,7 @@ class Experiment:
         sampler: who takes part in a round.
         aggregator: how deltas become the next global model.
         engine: how the computation is organised.
+        personalize: how clients come to models of their own.
         stop: when to end early.
         checkpoint: when the state is saved.
         console: what is shown.
@@ -89,6 +92,7 @@ class Experiment:
     sampler: Sampler
     aggregator: Aggregator
     engine: Engine
+    personalize: Personalization = field(default_factory=NoPersonalization)
     stop: Stop = field(default_factory=Stop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     console: Console = field(default_factory=Console)
@@ -109,11 +113,28 @@ class Experiment:
         check_one_of(self, "dtype", ("float32", "float64"))
         if not 0 <= self.seed <= MAX_SEED:
             raise FieldError("seed", self.seed, f"must be from 0 to {MAX_SEED}")
+        self.aggregator.correction.check(self.client)
+        self._check_blocks()
         combine = self.aggregator.combine
         if isinstance(combine, Weighted) and combine.by != "samples" and self.client.validation_fraction == 0:
             raise UserError(
                 f"aggregator.combine.by={combine.by}: clients judge their models on a validation split of their own; "
                 "set client.validation_fraction, for instance to 0.2"
+            )
+
+    def _check_blocks(self) -> None:
+        blocks = self.aggregator.blocks
+        if blocks is None:
+            return
+        if not isinstance(self.aggregator.correction, NoCorrection):
+            raise UserError(
+                f"aggregator.blocks={blocks}: a correction compares a client's model with the server's, and the server "
+                "has no private blocks; use aggregator/correction=none"
+            )
+        if isinstance(self.personalize, Ditto):
+            raise UserError(
+                f"aggregator.blocks={blocks}: with private blocks there is no whole global model to which "
+                "personalize=ditto could pull; use personalize=none or personalize=finetune"
             )
 
     def torch_device(self) -> torch.device:

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
 
+from fedsim.cohort import bytes_per_client
 from fedsim.engine import client_bytes
 from fedsim.errors import UserError
-from fedsim.simulation import Simulation
+from fedsim.state import Simulation
 
 
 def plan(simulation: Simulation) -> dict[str, str]:
@@ -21,7 +22,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
     sizes = population.train.sizes
     cohort = e.sampler.cohort(population.num_clients, 1, e.seed)
     steps = simulation.task.steps(cohort)
-    row_bytes = arch.layout.num_parameters * e.torch_dtype().itemsize
+    down, up = bytes_per_client(simulation)
     chunk = min(simulation.chunk_size, len(cohort))
     memory = chunk * client_bytes(simulation.task, e.torch_dtype())
     blocks = {
@@ -44,7 +45,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
         + ")",
         "rounds": f"{e.rounds}, evaluated every {e.eval.every}",
         "local steps in round 1": f"min {int(steps.min())}, max {int(steps.max())}, all {int(steps.sum()):,}",
-        "bytes per round": f"{len(cohort) * row_bytes:,} down, {len(cohort) * row_bytes:,} up",
+        "bytes per round": f"{len(cohort) * down:,} down, {len(cohort) * up:,} up",
         "engine": e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell),
         "memory": f"about {memory / 2**20:,.1f} MiB for {chunk} clients at a time",
     }

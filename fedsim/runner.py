@@ -34,7 +34,8 @@ from fedsim.recording.run_directory import (
     write_csv,
     write_json,
 )
-from fedsim.simulation import Metrics, RoundResult, Simulation, State, initial_state, prepare, simulate
+from fedsim.simulation import initial_state, prepare, simulate
+from fedsim.state import Metrics, RoundResult, Simulation, State
 
 log = logging.getLogger(__name__)
 

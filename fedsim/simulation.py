@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,73 +23,15 @@ from torch import Tensor
 from fedsim import stopping
 from fedsim.aggregation.rules import combine_chunks
 from fedsim.client_store import ClientStore
-from fedsim.clients.local import LocalTask, Report, Trainer
+from fedsim.clients.local import LocalTask, Report
+from fedsim.cohort import bytes_per_client, local_models, private_parameters, train_in_chunks
 from fedsim.errors import Diverged, UserError
-from fedsim.evaluation import Evaluation, check_testable, default_metric, evaluate, metric_names
+from fedsim.evaluation import Evaluation, check_testable, default_metric, evaluate, evaluate_own, metric_names
 from fedsim.experiment import Experiment, load_dataset
 from fedsim.models.recurrent import architecture, initial_row
-from fedsim.population import Population, build_population, to_device
-
-Metrics = dict[str, int | float | None]
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """Everything that stays the same during a run.
-
-    Attributes:
-        experiment: the settings.
-        population: all clients and their samples.
-        task: what the clients train.
-        trainer: the engine, bound to that task.
-        chunk_size: clients trained at a time.
-        columns: of ``metrics.csv``, in order.
-    """
-
-    experiment: Experiment
-    population: Population
-    task: LocalTask
-    trainer: Trainer
-    chunk_size: int
-    columns: tuple[str, ...]
-
-
-@dataclass
-class State:
-    """Everything that changes from round to round; all of it is in a checkpoint.
-
-    Attributes:
-        row: the global model ``[P]``.
-        server: the server optimizer's state.
-        store: what is kept per client.
-        progress: best value so far and early stopping.
-        round: rounds done.
-        bytes_down: bytes sent to clients so far.
-        bytes_up: bytes received from clients so far.
-    """
-
-    row: Tensor
-    server: dict[str, Tensor]
-    store: ClientStore
-    progress: stopping.Progress
-    round: int = 0
-    bytes_down: int = 0
-    bytes_up: int = 0
-
-
-@dataclass(frozen=True)
-class RoundResult:
-    """What one round gives.
-
-    Attributes:
-        metrics: one row of ``metrics.csv``; None where a cell is empty.
-        evaluation: per-client results, if this round was evaluated.
-        seconds: wall-clock time by stage (``timing.csv``).
-    """
-
-    metrics: Metrics
-    evaluation: Evaluation | None
-    seconds: dict[str, float] = field(default_factory=dict)
+from fedsim.personalization import NoPersonalization
+from fedsim.population import Task, build_population, to_device
+from fedsim.state import Metrics, RoundResult, Simulation, State
 
 
 def prepare(experiment: Experiment) -> Simulation:
@@ -101,7 +42,7 @@ def prepare(experiment: Experiment) -> Simulation:
     """
     device, dtype = experiment.torch_device(), experiment.torch_dtype()
     dataset = load_dataset(experiment.data, experiment.seed)
-    columns = _columns(experiment, metric_names(dataset.task))
+    columns = _columns(experiment, dataset.task)
     experiment.check_task(dataset.task, list(columns))
     assignment = experiment.partition.assign(dataset, experiment.num_clients, experiment.seed)
     population = build_population(
@@ -119,9 +60,18 @@ def prepare(experiment: Experiment) -> Simulation:
     population = to_device(population, device)
     arch = architecture(experiment.model, population)
     task = LocalTask(arch, population, experiment.client, experiment.aggregator.correction, experiment.seed)
-    trainer = experiment.engine.trainer(task, device, dtype)
-    chunk_size = experiment.engine.chunk_size(task, dtype)
-    return Simulation(experiment, population, task, trainer, chunk_size, columns)
+    private = private_parameters(arch.layout, experiment.aggregator.blocks)
+    personal_task = experiment.personalize.task(task)
+    return Simulation(
+        experiment,
+        population,
+        task,
+        trainer=experiment.engine.trainer(task, device, dtype),
+        chunk_size=experiment.engine.chunk_size(task, dtype),
+        columns=columns,
+        private=None if private is None else private.to(device),
+        personal=None if personal_task is None else experiment.engine.trainer(personal_task, device, dtype),
+    )
 
 
 def initial_state(sim: Simulation) -> State:
@@ -129,7 +79,9 @@ def initial_state(sim: Simulation) -> State:
     e = sim.experiment
     row = initial_row(sim.task.arch, e.seed, e.torch_dtype()).to(e.torch_device())
     progress = stopping.start(e.stop, default_metric(sim.population.task))
-    return State(row, e.aggregator.server_optimizer.init(row), ClientStore(sim.population.num_clients), progress)
+    server, store = e.aggregator.server_optimizer.init(row), ClientStore(sim.population.num_clients)
+    memory = torch.zeros_like(row) if e.aggregator.correction.remembers else None
+    return State(row, server, store, progress, memory)
 
 
 def simulate(sim: Simulation, state: State) -> Iterator[RoundResult]:
@@ -151,16 +103,21 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
 
     cohort = e.sampler.cohort(sim.population.num_clients, number, e.seed)
     reports: list[Report] = []
-    chunks = _train_in_chunks(sim, state, cohort, number, reports)
+    change = torch.zeros_like(state.row, dtype=torch.float64)
+    chunks = train_in_chunks(sim, state, cohort, number, reports, change)
     delta, spread = combine_chunks(e.aggregator.combine, state.row, chunks)
-    row, server = e.aggregator.server_optimizer.step(state.row, delta, state.server)
+    adjusted = delta
+    if state.memory is not None:
+        state.memory = (state.memory + change / sim.population.num_clients).to(state.row.dtype)
+        adjusted = e.aggregator.correction.adjust(delta, state.memory)
+    row, server = e.aggregator.server_optimizer.step(state.row, adjusted, state.server)
     if not bool(torch.isfinite(row).all()):
         raise Diverged(f"round {number}: the global model is no longer finite after the server step")
 
     state.row, state.server, state.round = row, server, number
-    row_bytes = row.numel() * row.element_size()
-    state.bytes_down += len(cohort) * row_bytes
-    state.bytes_up += len(cohort) * row_bytes
+    down, up = bytes_per_client(sim)
+    state.bytes_down += len(cohort) * down
+    state.bytes_up += len(cohort) * up
     trained = time.perf_counter()
 
     metrics: Metrics = dict.fromkeys(sim.columns)
@@ -174,28 +131,6 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     return RoundResult(metrics, evaluation, {"train": trained - started, "evaluate": time.perf_counter() - trained})
 
 
-def _train_in_chunks(
-    sim: Simulation, state: State, cohort: Tensor, number: int, reports: list[Report]
-) -> Iterator[tuple[Tensor, Report]]:
-    """Train the cohort in chunks of nearly equal size; yields ``(deltas [c, P], report)`` and keeps the reports."""
-    for clients in cohort.tensor_split(math.ceil(len(cohort) / sim.chunk_size)):
-        deltas, report = sim.trainer.train(state.row, clients, number, state.store)
-        _check_finite(sim, deltas, report, clients, number)
-        reports.append(report)
-        yield deltas, report
-
-
-def _check_finite(sim: Simulation, deltas: Tensor, report: Report, clients: Tensor, number: int) -> None:
-    """Raise `Diverged` naming the first client whose loss or row is not finite."""
-    if math.isfinite(float(deltas.sum())) and math.isfinite(float(report.train_loss.sum())):
-        return  # a sum is not finite if any part is not; it is much cheaper than a look at every number
-    broken = ~(torch.isfinite(report.train_loss) & torch.isfinite(deltas).all(1).cpu())
-    if bool(broken.any()):
-        name = sim.population.client_names[int(clients[broken][0])]
-        others = f" (and of {int(broken.sum()) - 1} more of {len(clients)})" if int(broken.sum()) > 1 else ""
-        raise Diverged(f"round {number}: the local model of client {name!r}{others} is no longer finite")
-
-
 def _evaluate_untrained(sim: Simulation, state: State) -> RoundResult:
     started = time.perf_counter()
     metrics: Metrics = dict.fromkeys(sim.columns)
@@ -207,9 +142,25 @@ def _evaluate_untrained(sim: Simulation, state: State) -> RoundResult:
 
 def _evaluate(sim: Simulation, state: State, metrics: Metrics) -> Evaluation:
     """Fill in the test columns."""
-    evaluation = evaluate(sim.trainer, state.row, sim.population)
+    e, population = sim.experiment, sim.population
+
+    def federated(clients: Tensor) -> Tensor:
+        models = local_models(sim, state, clients)
+        return models.expand(len(clients), -1)
+
+    if sim.private is None:
+        evaluation = evaluate(sim.trainer, state.row, population)
+    else:
+        evaluation = evaluate_own(sim.trainer, federated, population, sim.chunk_size, "test")
     if not math.isfinite(evaluation.metrics["test_loss"]):
         raise Diverged(f"round {state.round}: the test loss is no longer finite")
+    if (trainer := sim.personal) is not None:
+
+        def personal(clients: Tensor) -> Tensor:
+            return e.personalize.rows(trainer, federated(clients), clients, state.round, state.store)
+
+        own = evaluate_own(trainer, personal, population, sim.chunk_size, "personal")
+        evaluation = Evaluation(evaluation.metrics | own.metrics, evaluation.clients | own.clients)
     metrics |= evaluation.metrics
     return evaluation
 
@@ -235,7 +186,9 @@ def _losses(reports: list[Report]) -> Metrics:
     return losses
 
 
-def _columns(experiment: Experiment, tests: tuple[str, ...]) -> tuple[str, ...]:
+def _columns(experiment: Experiment, task: Task) -> tuple[str, ...]:
+    personal = () if isinstance(experiment.personalize, NoPersonalization) else metric_names(task, "personal")
+    tests = (*metric_names(task), *personal)
     validation = ("validation_loss",) if experiment.client.validation_fraction > 0 else ()
     ends = ("delta_norm", "client_drift", "bytes_down", "bytes_up")
     return ("round", "clients", "train_loss", *validation, *tests, *ends)

@@ -84,7 +84,9 @@ def test_regression(tiny, engine):
     found, outputs, population = evaluated(tiny(task=Task.REGRESSION), engine)
     error = outputs - population.test.targets.numpy()
     expected = {"test_loss": np.mean(error**2), "test_rmse": np.mean(error**2) ** 0.5, "test_mae": np.abs(error).mean()}
-    assert found.metrics == pytest.approx(expected, rel=1e-12)
+    per_client = [(own**2).mean() ** 0.5 for own in by_client(error, population.test.sizes.numpy()) if len(own)]
+    spread = {"test_rmse_p90": np.percentile(per_client, 90), "test_rmse_std": np.std(per_client)}
+    assert found.metrics == pytest.approx(expected | spread, rel=1e-12)
     for client, own in enumerate(by_client(error, population.test.sizes.numpy())):
         got = [found.clients[name][client] for name in expected]
         if len(own) == 0:

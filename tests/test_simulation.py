@@ -147,7 +147,7 @@ def test_round_zero_is_the_untrained_model(tiny, run):
 def test_columns(tiny, run, task):
     result = run(tiny(task=task))
     tests = {
-        Task.REGRESSION: ["test_loss", "test_rmse", "test_mae"],
+        Task.REGRESSION: ["test_loss", "test_rmse", "test_mae", "test_rmse_p90", "test_rmse_std"],
         Task.CLASSIFICATION: ["test_loss", "test_accuracy", "test_accuracy_p10", "test_accuracy_std"],
     }
     tests[Task.SEQUENCE_LABELLING] = tests[Task.CLASSIFICATION]

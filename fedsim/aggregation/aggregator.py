@@ -17,8 +17,12 @@ class Aggregator:
         combine: deltas ``[C, P]`` to one delta ``[P]``.
         server_optimizer: how that delta moves the global row.
         correction: what is added to the clients' gradients.
+        blocks: the parameter blocks (embedding, recurrent, head) that are aggregated; None is all of them. The others
+            stay with each client, as in FedPer (Arivazhagan 2019: a personal head) and in Liang 2020, LG-FedAvg (a
+            personal representation). `test_*` then pools the evaluations of the clients' own models.
     """
 
     combine: Combine
     server_optimizer: ServerOptimizer
     correction: Correction
+    blocks: list[str] | None = None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedsim import seeding
 from fedsim.client_store import ClientStore
-from fedsim.clients.corrections import Correction
+from fedsim.clients.corrections import Correction, Memory
 from fedsim.clients.optimizers import LocalOptimizer, State
 from fedsim.errors import check_above, check_at_least, check_between, check_exactly_one
 from fedsim.models.recurrent import Architecture
@@ -51,13 +51,23 @@ class ClientConfig:
 
 @dataclass(frozen=True)
 class LocalTask:
-    """Everything about local training that stays the same from round to round."""
+    """Everything about local training that stays the same from round to round.
+
+    Attributes:
+        arch: the model.
+        population: whose samples.
+        config: the client settings.
+        correction: of the local gradients.
+        seed: of the experiment.
+        stream: purpose of the batch order's random stream; other training of the same clients has its own.
+    """
 
     arch: Architecture
     population: Population
     config: ClientConfig
     correction: Correction
     seed: int
+    stream: str = "batches"
 
     def steps(self, clients: Tensor) -> Tensor:
         """``[C]`` int64, the local steps that these clients take in a round."""
@@ -71,7 +81,7 @@ class LocalTask:
 
     def batch_key(self, round_number: int) -> int:
         """Key of the batch order of a round."""
-        return seeding.stream_key(self.seed, "batches", round_number)
+        return seeding.stream_key(self.seed, self.stream, round_number)
 
     def dropout(self, round_number: int, clients: Tensor, step: int, like: Tensor) -> DropoutMask | None:
         """Masks between layers for one local step of `clients` ``[C]``, or None without dropout."""
@@ -115,8 +125,28 @@ class Report:
 class Trainer(Protocol):
     """An engine bound to a task: trains and evaluates. `stacked` and `sequential` give the same numbers to rounding."""
 
-    def train(self, anchor: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> tuple[Tensor, Report]:
-        """Train `clients` ``[C]`` from `anchor` (``[P]`` or ``[C, P]``); return deltas ``[C, P]`` and their report."""
+    def train(
+        self,
+        anchor: Tensor,
+        clients: Tensor,
+        round_number: int,
+        store: ClientStore,
+        memory: Memory | None = None,
+        start: Tensor | None = None,
+    ) -> tuple[Tensor, Report]:
+        """Train a part of the cohort.
+
+        Args:
+            anchor: ``[P]`` or ``[C, P]``, the model that each client gets from the server.
+            clients: ``[C]`` int64 client numbers.
+            round_number: for the batch order and the learning rate.
+            store: where clients keep optimizer state.
+            memory: what the correction remembers of these clients.
+            start: ``[C, P]``, where local training begins if not at the anchor.
+
+        Returns:
+            deltas ``[C, P]`` (local minus where it began) and their report.
+        """
         ...
 
     def score_samples(self, row: Tensor, samples: Samples) -> Sums:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.client_store import ClientStore
+from fedsim.clients.corrections import Memory
 from fedsim.clients.local import LocalTask, Report, keep_state, starting_state
 from fedsim.clients.stacked import EVALUATION_BATCH, concatenate, make_report
 from fedsim.models.reference import ReferenceModel, load_row, read_row
@@ -27,16 +28,27 @@ class SequentialTrainer:
 
     task: LocalTask
 
-    def train(self, anchor: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> tuple[Tensor, Report]:
+    def train(
+        self,
+        anchor: Tensor,
+        clients: Tensor,
+        round_number: int,
+        store: ClientStore,
+        memory: Memory | None = None,
+        start: Tensor | None = None,
+    ) -> tuple[Tensor, Report]:
         """Train each client in turn."""
         steps = self.task.steps(clients)
         deltas, losses, sums = [], [], []
         validation = self.task.population.validation
         for place in range(len(clients)):
-            start = anchor if anchor.dim() == 1 else anchor[place]
-            client = clients[place : place + 1]
-            row, loss = self._train_one(start, client, steps[place : place + 1], round_number, store)
-            deltas.append(row - start)
+            one = slice(place, place + 1)
+            sent = anchor if anchor.dim() == 1 else anchor[place]
+            begin = sent if start is None else start[place]
+            known = None if memory is None else Memory(memory.own[one], memory.mean)
+            client = clients[one]
+            row, loss = self._train_one(sent, begin, client, steps[one], round_number, store, known)
+            deltas.append(row - begin)
             losses.append(loss)
             if validation is not None:
                 sums.append(self.score_clients(row[None], client, validation))
@@ -45,12 +57,19 @@ class SequentialTrainer:
         return torch.stack(deltas), report
 
     def _train_one(
-        self, anchor: Tensor, client: Tensor, steps: Tensor, round_number: int, store: ClientStore
+        self,
+        anchor: Tensor,
+        begin: Tensor,
+        client: Tensor,
+        steps: Tensor,
+        round_number: int,
+        store: ClientStore,
+        memory: Memory | None,
     ) -> tuple[Tensor, float]:
         """Return the local row ``[P]`` of one client (``[1]``) and the mean of its minibatch losses."""
         task = self.task
-        module = self._module(anchor)
-        load_row(module, task.arch, anchor)
+        module = self._module(begin)
+        load_row(module, task.arch, begin)
         parameters = module.parameters_in_order()
         kind, arguments = task.config.optimizer.reference()
         optimizer = kind(parameters, lr=task.lr(round_number), **arguments)
@@ -65,7 +84,7 @@ class SequentialTrainer:
             loss = _loss(task.arch.task, module(batch.inputs[0], batch.lengths[0], dropout), batch)
             optimizer.zero_grad()
             loss.backward()
-            self._correct(module, anchor)
+            self._correct(module, anchor, memory)
             if task.config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, task.config.clip_norm)
             optimizer.step()
@@ -77,9 +96,9 @@ class SequentialTrainer:
     def _module(self, like: Tensor) -> ReferenceModel:
         return ReferenceModel(self.task.arch).to(device=like.device, dtype=like.dtype)
 
-    def _correct(self, module: ReferenceModel, anchor: Tensor) -> None:
+    def _correct(self, module: ReferenceModel, anchor: Tensor, memory: Memory | None) -> None:
         gradient = torch.cat([_gradient(p).reshape(-1) for p in module.parameters_in_order()])[None]
-        self.task.correction.correct(gradient, read_row(module)[None], anchor)
+        self.task.correction.correct(gradient, read_row(module)[None], anchor, memory)
         for parameter, view in zip(
             module.parameters_in_order(), self.task.arch.layout.views(gradient[0]).values(), strict=True
         ):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsim.client_store import ClientStore
+from fedsim.clients.corrections import Memory
 from fedsim.clients.local import LocalTask, Report, keep_state, starting_state
 from fedsim.models import stacked
 from fedsim.models.stacked import Sums
@@ -33,14 +34,23 @@ class StackedTrainer:
     kernels: ModuleType
     evaluation_blocks: int
 
-    def train(self, anchor: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> tuple[Tensor, Report]:
+    def train(
+        self,
+        anchor: Tensor,
+        clients: Tensor,
+        round_number: int,
+        store: ClientStore,
+        memory: Memory | None = None,
+        start: Tensor | None = None,
+    ) -> tuple[Tensor, Report]:
         """Train all clients step by step, most local steps first, so that those still training are a prefix."""
         task, optimizer = self.task, self.task.config.optimizer
         all_steps = task.steps(clients)
         order = torch.argsort(all_steps, descending=True, stable=True)
         ranked, steps = clients[order], all_steps[order]
         anchors = anchor if anchor.dim() == 1 else anchor[order]
-        rows = anchors.expand(len(clients), -1).clone()
+        rows = anchors.expand(len(clients), -1).clone() if start is None else start[order]
+        own = None if memory is None else memory.own[order]
         gradient = torch.empty_like(rows)
         state = starting_state(task, rows, ranked, store)
         lr = task.lr(round_number)
@@ -56,13 +66,15 @@ class StackedTrainer:
                 now, slope = rows[:active], gradient[:active]
                 views, slopes = task.arch.layout.views(now), task.arch.layout.views(slope)
                 moments = {name: value[:active] for name, value in state.items()}
+                pulled = anchors if anchors.dim() == 1 else anchors[:active]
+                known = None if own is None or memory is None else Memory(own[:active], memory.mean)
             batch = gather(task.population.train, index, real)
             dropout = task.dropout(round_number, ranked[:active], step, rows)
             loss = stacked.loss_and_gradient(task.arch, views, batch, self.kernels, dropout, slopes)
             count = batch.num_samples
             loss_sum[:active] += loss * count
             seen[:active] += count
-            task.correction.correct(slope, now, anchors if anchors.dim() == 1 else anchors[:active])
+            task.correction.correct(slope, now, pulled, known)
             if task.config.clip_norm is not None:
                 norm = slope.norm(dim=1, keepdim=True)
                 slope.mul_((task.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))  # as clip_grad_norm_
@@ -73,7 +85,7 @@ class StackedTrainer:
             back = torch.argsort(order)
             rows, train_loss = rows[back], train_loss[back]
         report = self._report(rows, clients, all_steps, train_loss)
-        return rows.sub_(anchor), report
+        return rows.sub_(anchor if start is None else start), report
 
     def _report(self, rows: Tensor, clients: Tensor, steps: Tensor, train_loss: Tensor) -> Report:
         population = self.task.population

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from fedsim.client_store import ClientStore
 from fedsim.errors import UserError
 from fedsim.recording.run_directory import write_atomically
-from fedsim.simulation import State
+from fedsim.state import State
 from fedsim.stopping import Progress
 
 FORMAT_VERSION = 1
@@ -32,6 +32,8 @@ def save_checkpoint(directory: Path, state: State) -> Path:
     tensors = {"row": state.row}
     tensors |= {f"server/{name}": value for name, value in state.server.items()}
     tensors |= {f"store/{name}": value for name, value in state.store.state_dict().items()}
+    if state.memory is not None:
+        tensors["memory"] = state.memory
     facts = {
         "format_version": FORMAT_VERSION,
         "round": state.round,
@@ -73,6 +75,7 @@ def load_checkpoint(path: Path, device: torch.device) -> State:
             server={name: value.to(device) for name, value in part("server/").items()},
             store=store,
             progress=Progress(**facts["progress"]),
+            memory=tensors["memory"].to(device) if "memory" in tensors else None,
             round=facts["round"],
             bytes_down=facts["bytes_down"],
             bytes_up=facts["bytes_up"],

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedsim.simulation import Metrics
+from fedsim.state import Metrics
 
 # Shown beside every round; the CSV has all columns. Per-client spread and traffic stay in the file at 80 columns.
 SHOWN = ("round", "clients", "train_loss", "test_loss", "test_accuracy", "test_rmse", "test_mae", "delta_norm")

@@ -27,7 +27,8 @@ from fedsim.partition.natural import Natural
 from fedsim.population import Dataset, Split, Task, batch_indices
 from fedsim.sampler import Uniform
 from fedsim.server import SGD
-from fedsim.simulation import Simulation, State, initial_state, prepare, simulate
+from fedsim.simulation import initial_state, prepare, simulate
+from fedsim.state import Simulation, State
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import fedsim.models.stacked
 import fedsim.simulation
 from bench.ours import start
 from bench.workloads import Spec
-from fedsim.simulation import Simulation, simulate
+from fedsim.simulation import simulate
+from fedsim.state import Simulation
 
 
 class Clock:

@@ -25,6 +25,7 @@ from fedsim.recording.console import PlainDisplay
 from fedsim.recording.run_directory import CsvWriter
 
 CLASSIFICATION = ["test_loss", "test_accuracy", "test_accuracy_p10", "test_accuracy_std"]
+SPREAD = ["test_rmse_p90", "test_rmse_std"]
 ENDS = ["delta_norm", "client_drift", "bytes_down", "bytes_up"]
 INTEGERS = ("round", "clients", "bytes_down", "bytes_up")
 
@@ -64,7 +65,17 @@ def test_the_files_of_a_run(run_directory):
         ),
         (
             ("data.task=regression",),
-            ["round", "clients", "train_loss", "test_loss", "test_rmse", "test_mae", *ENDS],
+            [
+                "round",
+                "clients",
+                "train_loss",
+                "test_loss",
+                "test_rmse",
+                "test_mae",
+                "test_rmse_p90",
+                "test_rmse_std",
+                *ENDS,
+            ],
         ),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedsim.clients.corrections import NoCorrection, Prox
+from fedsim.clients.corrections import Correction, FedDyn, NoCorrection, Prox
 from fedsim.errors import FieldError
 
 RNG = torch.Generator().manual_seed(0)
@@ -12,7 +12,7 @@ GRADIENT, ROWS, ANCHORS = torch.randn(3, 2, 5, generator=RNG, dtype=torch.float6
 
 def corrected(correction, anchors):
     gradient = GRADIENT.clone()
-    correction.correct(gradient, ROWS, anchors)
+    correction.correct(gradient, ROWS, anchors, None)
     return gradient
 
 
@@ -32,3 +32,19 @@ def test_no_pull():
 def test_a_negative_pull_is_refused():
     with pytest.raises(FieldError, match="mu"):
         Prox(mu=-0.1)
+
+
+def test_a_correction_of_ones_own_writes_one_function():
+    class Shrink(Correction):
+        def correct(self, gradient, rows, anchors, memory):
+            gradient.add_(rows)
+
+    shrink = Shrink()
+    assert isinstance(shrink, Correction)
+    assert (shrink.remembers, shrink.extra_down, shrink.extra_up) == (False, 0, 0)
+    assert torch.equal(corrected(shrink, ANCHORS), GRADIENT + ROWS)
+
+
+def test_feddyn_needs_strength():
+    with pytest.raises(FieldError, match="alpha"):
+        FedDyn(alpha=0)

@@ -15,6 +15,7 @@ import torch
 
 import fedsim
 from fedsim.engine import SequentialEngine, StackedEngine
+from fedsim.errors import UserError
 from fedsim.population import Task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -107,6 +108,10 @@ def test_every_correction(tiny, option, agree, model, correction, optimizer):
     model = replace(option("model", model), hidden_size=5)
     client = replace(base.client, optimizer=option("client/optimizer", optimizer))
     aggregator = replace(base.aggregator, correction=option("aggregator/correction", correction))
+    if correction == "scaffold" and optimizer != "sgd":
+        with pytest.raises(UserError, match="plain steps"):
+            replace(base, client=client, aggregator=aggregator)
+        return
     agree(replace(base, model=model, client=client, aggregator=aggregator))
 
 
@@ -114,6 +119,12 @@ def test_every_correction(tiny, option, agree, model, correction, optimizer):
 @pytest.mark.parametrize("aggregator", found("aggregator"))
 def test_every_aggregator(tiny, option, agree, aggregator, dtype):
     agree(replace(tiny(), aggregator=option("aggregator", aggregator), dtype=dtype))
+
+
+@pytest.mark.parametrize("personalize", found("personalize"))
+@pytest.mark.parametrize("task", list(Task))
+def test_every_personalization(tiny, option, agree, task, personalize):
+    agree(replace(tiny("sampler.cohort_size=2", task=task), personalize=option("personalize", personalize)))
 
 
 @pytest.mark.parametrize(
@@ -161,6 +172,10 @@ SETTINGS = {
     "cohorts that keep momentum": (CLASSIFICATION, [*SOME, MOMENTUM, "client.optimizer.lr=0.1"]),
     "cohorts that keep adam": (CLASSIFICATION, [*SOME, ADAM, FAST]),
     "cohorts that keep adamw": (LABELLING, [*SOME, ADAMW, FAST]),
+    "private heads": (CLASSIFICATION, ["sampler.cohort_size=3", "rounds=3", "aggregator.blocks=[recurrent]"]),
+    "private embeddings": (LABELLING, ["sampler.cohort_size=3", "rounds=3", "aggregator.blocks=[recurrent,head]"]),
+    "private, adam": (REGRESSION, ["aggregator=fedadam", "rounds=3", "aggregator.blocks=[head]", ADAM, FAST]),
+    "private, fine-tuned": (LABELLING, ["personalize=finetune", "aggregator.blocks=[recurrent]", "rounds=3"]),
     "all at once": (
         LABELLING,
         [

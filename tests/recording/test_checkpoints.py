@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from fedsim.client_store import ClientStore
 from fedsim.errors import UserError
 from fedsim.recording.checkpoints import checkpoint_path, load_checkpoint, prune_checkpoints, save_checkpoint
-from fedsim.simulation import State
+from fedsim.state import State
 from fedsim.stopping import Progress
 
 CPU = torch.device("cpu")
