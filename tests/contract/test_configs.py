@@ -17,7 +17,10 @@ from fedsim.simulation import initial_state, prepare, simulate
 ROOT = Path(str(importlib.resources.files("fedsim.configs")))
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
 COMPONENTS = [name for name in FILES if "_target_" in (ROOT / name).read_text()]
-EXPERIMENTS = [name for name in FILES if name.startswith(("experiment/", "baseline/"))]
+EXPERIMENTS = [name for name in FILES if name.split("/")[0] in ("experiment", "baseline")]
+CHANGES = {"experiment", "baseline"}
+"""Groups whose options are changes of others, and no parts of an experiment."""
+
 NEEDS = {"data/text.yaml": ("data.path=play.txt",)}
 """What an option cannot do without."""
 
