@@ -18,8 +18,19 @@ ROOT = Path(str(importlib.resources.files("fedsim.configs")))
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
 COMPONENTS = [name for name in FILES if "_target_" in (ROOT / name).read_text()]
 EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
-NEEDS = {"data/text.yaml": ("data.path=play.txt",)}
+NEEDS = {
+    "data/csv.yaml": ("data.path=load.csv", "data.target_column=kW"),
+    "data/text.yaml": ("data.path=play.txt",),
+    "experiment/energy_forecast.yaml": ("data.path=load.csv",),
+}
 """What an option cannot do without."""
+
+FILES_OF = {
+    "experiment/energy_forecast.yaml": {
+        "load.csv": "client,time,kW\n" + "".join(f"{c},{t},{c + t % 24}\n" for c in (1, 2, 3) for t in range(960))
+    }
+}
+"""Small files in the place of those that an experiment reads."""
 
 PRESETS = ("aggregator/",)
 """Groups whose options may be presets: the parts that they choose hold the numbers."""
@@ -117,6 +128,9 @@ def test_hydra_is_told_only_where_runs_go():
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path / "cache"))
+    for file, text in FILES_OF.get(name, {}).items():
+        (tmp_path / file).write_text(text)
     experiment = dataclasses.replace(compose(name), rounds=2, device="cpu", threads=1)
     short = dataclasses.replace(experiment.client, epochs=None, steps=2)
     experiment = dataclasses.replace(experiment, client=short)
