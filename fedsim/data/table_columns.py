@@ -50,11 +50,19 @@ class Layout:
 
 def as_texts(column: pd.Series) -> NDArray[np.object_]:
     """A column as text, None where a cell is empty."""
-    values = column.astype(object)
-    present = values.notna() & (values.astype(str) != "")
-    out: NDArray[np.object_] = np.full(len(values), None, object)
-    out[present] = values[present].astype(str)
+    texts = _strings(column)
+    out: NDArray[np.object_] = texts.to_numpy(object, copy=True)
+    out[(texts == "").to_numpy(bool)] = None
     return out
+
+
+def _strings(column: pd.Series) -> pd.Series[str]:
+    """Every value as text, "" where there is none."""
+    import pandas as pd
+
+    values = column.astype(object).to_numpy(copy=True)
+    values[column.isna().to_numpy(bool)] = ""
+    return pd.Series([str(value) for value in values], dtype=object)
 
 
 def as_numbers(file: File, name: str, layout: Layout, or_text: bool = False) -> Floats | None:
@@ -69,7 +77,7 @@ def as_numbers(file: File, name: str, layout: Layout, or_text: bool = False) -> 
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):  # bool is among them
         return column.to_numpy(np.float64, na_value=np.nan)
     present = column.notna().to_numpy(bool)
-    codes, distinct = pd.factorize(column.astype(object).astype(str))  # as text, and each only once
+    codes, distinct = pd.factorize(_strings(column))  # as text, and each only once
     shown = pd.Series(distinct, dtype=object)
     plain = shown.str.strip().str.lower().replace({"true": "1", "false": "0"})  # bool with gaps
     if layout.decimal == "comma":
@@ -92,8 +100,8 @@ def as_times(file: File, name: str, layout: Layout) -> NDArray[np.generic]:
     column = file.frame[name]
     missing = column.isna().to_numpy(bool)
     if pd.api.types.is_numeric_dtype(column) and layout.time_format is None:
-        times = column.to_numpy(None if not missing.any() else np.float64, na_value=np.nan)
-        missing |= ~np.isfinite(times.astype(np.float64))
+        times = column.to_numpy(np.float64, na_value=np.nan) if missing.any() else column.to_numpy()
+        missing = missing | ~np.isfinite(times.astype(np.float64))
         if not missing.any():
             return times
     if missing.any():
@@ -103,7 +111,7 @@ def as_times(file: File, name: str, layout: Layout) -> NDArray[np.generic]:
             raise FieldError("data.time_format", layout.time_format, f"{file.name} holds dates, which need no format")
         found = pd.to_datetime(column, utc=True)
     else:
-        found = _parsed(file, name, layout, column.astype(object).astype(str))
+        found = _parsed(file, name, layout, _strings(column))
     try:
         return found.dt.tz_localize(None).dt.as_unit("ns").to_numpy()
     except (ValueError, OverflowError):

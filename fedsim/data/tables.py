@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -155,7 +155,7 @@ def _extract(file: File, layout: Layout) -> _Rows:
         for name in keyed:
             if name is not None and name not in frame.columns:
                 raise UserError(
-                    f"data.{key}={name}: {file.name} has no such column{did_you_mean(name, frame.columns)}; it has "
+                    f"data.{key}={name}: {file.name} has no such column{_near(name, frame.columns)}; it has "
                     f"{shorten(frame.columns)}{file.hint}"
                 )
     notes = []
@@ -187,6 +187,12 @@ def _extract(file: File, layout: Layout) -> _Rows:
         times=None if layout.time is None else as_times(file, layout.time, layout),
         notes=notes,
     )
+
+
+def _near(name: str, columns: Iterable[str]) -> str:
+    """A hint at the column that was probably meant."""
+    same = [column for column in columns if column.casefold() == name.casefold()]
+    return did_you_mean(same[0], same) if same else did_you_mean(name, columns)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -309,7 +315,8 @@ def _fill(values: Floats, codes: Ints, layout: Layout) -> tuple[Floats, Ints, li
         last = np.maximum.accumulate(np.where(gaps, -1, np.arange(rows)[:, None]), axis=0)
         known = last >= start
         values = np.where(known, np.take_along_axis(values, np.maximum(last, 0), axis=0), np.nan)
-        notes.append(f"{int((gaps & known).sum()):,} missing values filled with the client's last one")
+        if (filled := int((gaps & known).sum())) > 0:
+            notes.append(f"{filled:,} missing values filled with the client's last one")
     keep = ~np.isnan(values).any(1)
     if not keep.all():
         notes.append(f"{int((~keep).sum()):,} of {rows:,} rows dropped, with missing values")
