@@ -152,7 +152,6 @@ def _read_text(file: Path, separator: str, decimal: str, words: set[str]) -> Fil
 
     data = _bytes(file)
     names, lines = _check_shape(data, separator)
-    other = [word for word, mark in SEPARATORS.items() if len(names) == 1 and mark in names[0]]
     named = [name or f"\0{k}" for k, name in enumerate(names)]  # a column without a name is left out below
     try:
         frame = pd.read_csv(
@@ -174,9 +173,10 @@ def _read_text(file: Path, separator: str, decimal: str, words: set[str]) -> Fil
         raise _BadFileError(f"cannot be read as CSV ({' '.join(str(error).split())[:200]})") from None
     if len(frame) != len(lines):
         raise _BadFileError(f"cannot be read as CSV ({len(lines)} rows by its line ends, {len(frame)} by its quotes)")
-    hint = f" (perhaps data.separator={other[0]})" if other else ""
     plain = len(lines) == 0 or int(lines[-1]) == len(lines) + 1
-    return File(file.name, frame[[name for name in names if name]], 2, "line", None if plain else lines, hint)
+    return File(
+        file.name, frame[[name for name in names if name]], 2, "line", None if plain else lines, _separator_hint(names)
+    )
 
 
 def _bytes(file: Path) -> bytes:
@@ -219,8 +219,14 @@ def _check_shape(data: bytes, separator: str) -> tuple[list[str], NDArray[np.int
     wrong = next((k for k, count in enumerate(fields) if count != len(names)), None)
     if wrong is not None:
         what = f"has {fields[wrong]} field(s)" if fields[wrong] else "is empty"
-        raise _BadFileError(f"{what} and the first line names {len(names)} column(s)", line=lines[wrong])
+        what += f" and the first line names {len(names)} column(s){_separator_hint(names)}"
+        raise _BadFileError(what, line=lines[wrong])
     return names, np.array(lines[1:], np.int64)
+
+
+def _separator_hint(names: list[str]) -> str:
+    other = [word for word, mark in SEPARATORS.items() if len(names) == 1 and mark in names[0]]
+    return f" (perhaps data.separator={other[0]})" if other else ""
 
 
 def _records(text: str, separator: str) -> Iterable[tuple[int, list[str]]]:

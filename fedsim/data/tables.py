@@ -1,7 +1,8 @@
 """Tables from CSV and Parquet files: one time series of rows per client, checked to the last cell.
 
 Every refusal is one line that names the file, the line (CSV, counted from 1 as editors do) or row (Parquet), and the
-column. What was read is cached (`fedsim.data.cache`) under a digest of the files' contents and of all settings.
+column. What was read is cached (`fedsim.data.cache`), 8 bytes a number, under a digest of the files' contents and of
+the settings that it depends on.
 """
 
 from __future__ import annotations
@@ -252,14 +253,12 @@ def _check_times(parts: list[_Rows], order: Ints, codes: Ints, clients: list[str
     here, before = _place(parts, int(order[at + 1])), _place(parts, int(order[at]))
     now = pd.Timestamp(time[at + 1]) if time.dtype.kind == "M" else time[at + 1]
     if time[at + 1] == time[at]:
-        said = f"has the same {layout.time!r} as {before} ({now})"
-        hint = "each may stand once per client" + (
-            "" if layout.client is not None else "; if a file holds several clients, set data.client_column"
-        )
+        said, hint = f"has the same {layout.time!r} as {before}", "each may stand once per client"
     else:
-        said, hint = f"has an earlier {layout.time!r} than {before} ({now})", "sort the rows of each client by it"
+        said, hint = f"has an earlier {layout.time!r} than {before}", "sort the rows of each client by it"
+    hint += "" if layout.client is not None else "; if a file holds several clients, set data.client_column"
     more = "" if wrong.sum() == 1 else f", and so it is with {int(wrong.sum()) - 1} more rows"
-    refuse(layout, f"client {clients[owner[at]]!r}: {here} {said}{more}; {hint}")
+    refuse(layout, f"client {clients[owner[at]]!r}: {here} ({now}) {said}{more}; {hint}")
 
 
 def _check_values(

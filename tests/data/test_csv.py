@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim import build
 from fedsim.data import table_files, tables
 from fedsim.data.csv import Csv, _standardised
 from fedsim.errors import FieldError, UserError
@@ -248,6 +249,14 @@ def test_client_shorter_than_a_sample(tmp_path, write, caplog):
     assert "has 20 rows, fewer than the 101" in refusal(path=str(tmp_path), window=100, short="drop")
 
 
+def test_client_whose_rows_are_all_dropped(write):
+    path = write("who,x,y\nb,,1\nb,,2\n" + "".join(f"a,{k},0\n" for k in range(20)))
+    settings = {"path": path, "client_column": "who", "target_column": "y", "missing": "drop", "window": 2}
+    assert "client 'b' has 0 rows" in refusal(**settings)
+    for scale in ("client", "global"):
+        assert Csv(**settings, scale=scale, short="drop").load(0).client_names == ("a",)
+
+
 def test_nothing_to_test_on(write):
     assert refusal(path=write(counting(8))).startswith("data.test_fraction=0.2: no client has rows enough to test on")
 
@@ -410,10 +419,10 @@ def test_times(write, kind):
     with pytest.raises(UserError, match="no client has rows enough"):  # in order: only too few
         Csv(**settings(first, second, third)).load(0)
     said = refusal(**settings(first, third, second))
-    assert "client 'a': a.csv, line 4 has an earlier 't' than a.csv, line 3" in said
-    assert "sort the rows" in said
+    assert said.split(": ", 1)[1].startswith("client 'a': a.csv, line 4 (")
+    assert ") has an earlier 't' than a.csv, line 3; sort the rows" in said
     said = refusal(**settings(first, second, second))
-    assert "client 'a': a.csv, line 4 has the same 't' as a.csv, line 3" in said
+    assert ") has the same 't' as a.csv, line 3; each may" in said
     assert "data.client_column" in said
     said = refusal(**settings(first, second, "soon"))
     assert "line 4, column 't': 'soon' is not a number or an ISO 8601 date" in said
@@ -454,6 +463,10 @@ BAD = {
     "word in a quoted file": ('x,y\n"1",2\n3,"4"\nabc,5\n', "a.csv, line 4, column 'x': 'abc' is not a number"),
     "word target": ("x,y\n1,a\n2,b\n", "a.csv, line 2, column 'y': 'a' is not a number"),
     "other target": ("x,yy\n1,2\n", "a.csv has no such column (did you mean 'yy'?); it has 'x', 'yy'"),
+    "other separator and decimal": (
+        "x;y\n1,5;2\n",
+        "the first line names 1 column(s) (perhaps data.separator=semicolon)",
+    ),
     "other separator": ("x;y\n1;2\n", "a.csv has no such column; it has 'x;y' (perhaps data.separator=semicolon)"),
 }
 
@@ -623,6 +636,11 @@ def test_equal_settings_are_one_key():
     assert one == two
     assert hash(one) == hash(two)
     assert one != dataclasses.replace(one, target_column=["z"])
+
+
+def test_lists_of_columns_survive_the_record(tmp_path):
+    source = Csv(path="a", target_column=["y", "z"], feature_columns=["x"])
+    assert build.build(build.record_of(source, name_class=True), Csv, "data") == source
 
 
 def test_nothing_is_said_where_nothing_is_left_out(write, caplog):
