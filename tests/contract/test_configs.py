@@ -21,16 +21,8 @@ EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
 NEEDS = {
     "data/csv.yaml": ("data.path=load.csv", "data.target_column=kW"),
     "data/text.yaml": ("data.path=play.txt",),
-    "experiment/energy_forecast.yaml": ("data.path=load.csv",),
 }
 """What an option cannot do without."""
-
-FILES_OF = {
-    "experiment/energy_forecast.yaml": {
-        "load.csv": "client,time,kW\n" + "".join(f"{c},{t},{c + t % 24}\n" for c in (1, 2, 3) for t in range(960))
-    }
-}
-"""Small files in the place of those that an experiment reads."""
 
 PRESETS = ("aggregator/",)
 """Groups whose options may be presets: the parts that they choose hold the numbers."""
@@ -45,9 +37,9 @@ def component(name):
     return getattr(importlib.import_module(module), cls)
 
 
-def compose(name):
+def compose(name, *overrides):
     group, _, option = name.removesuffix(".yaml").rpartition("/")
-    return config.check_request(config.Request((f"{group}={option}", *NEEDS.get(name, ()))))[0].experiment
+    return config.check_request(config.Request((f"{group}={option}", *overrides)))[0].experiment
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -126,12 +118,9 @@ def test_hydra_is_told_only_where_runs_go():
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiments_run(name, tmp_path, monkeypatch):
+def test_experiments_run(name, tmp_path, monkeypatch, own_files):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path / "cache"))
-    for file, text in FILES_OF.get(name, {}).items():
-        (tmp_path / file).write_text(text)
-    experiment = dataclasses.replace(compose(name), rounds=2, device="cpu", threads=1)
+    experiment = dataclasses.replace(compose(name, *own_files(Path(name).stem)), rounds=2, device="cpu", threads=1)
     short = dataclasses.replace(experiment.client, epochs=None, steps=2)
     experiment = dataclasses.replace(experiment, client=short)
     if hasattr(experiment.engine, "kernels"):
