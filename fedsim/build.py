@@ -133,7 +133,7 @@ def _converted(value: Any, hint: Any) -> Any:
         if value is None and type(None) in arguments:
             return None
         kinds = [kind for kind in arguments if kind is not type(None)]
-        exact = next((kind for kind in kinds if type(value) is kind), kinds[0])
+        exact = next((kind for kind in kinds if type(value) is (typing.get_origin(kind) or kind)), kinds[0])
         return _converted(value, exact)
     if origin is list and isinstance(value, list):
         return [_converted(entry, arguments[0]) for entry in value]

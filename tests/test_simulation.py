@@ -393,6 +393,6 @@ assert EXPERIMENTS
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs(compose, run, name):
-    result = run(compose(f"experiment={name}", "rounds=2"))
+def test_every_experiment_runs(compose, run, name, own_files):
+    result = run(compose(f"experiment={name}", "rounds=2", *own_files(name)))
     assert len(result.metrics) == 3

@@ -39,6 +39,12 @@ def test_misspelt_groups_options_and_keys(refused, override):
 PAIRS = {
     "data=text": "data.path=null: name a text file or a folder of text files",
     "data=text data.path=nowhere.txt": "data.path=nowhere.txt: there is no file or folder",
+    "data=csv": "data.path=null: name a CSV or Parquet file, a folder of them or a glob",
+    "data=csv data.path=a.csv": "data.target_column=null: name the column",
+    "data=csv data.path=nowhere.csv data.target_column=y": "data.path=nowhere.csv: there is no such file",
+    "data=csv data.path=a.csv data.target_column=3.5": "data.path=a.csv: there is no such file",
+    "data=csv data.path=a.csv data.target_column={a:b}": "must be a word or a list, each entry a word or null",
+    "experiment=energy_forecast": "data.path=null: ",
     "data=synthetic data.task=regression aggregator.combine.by=accuracy client.validation_fraction=0.2": (
         "aggregator.combine.by=accuracy: a regression has no accuracy"
     ),
@@ -73,6 +79,17 @@ def test_what_does_not_go_together(refused, overrides):
 def test_a_binary_file_is_not_text(refused, elsewhere):
     (elsewhere / "play.txt").write_bytes(bytes(range(256)))
     assert refused("run", "data=text", "data.path=play.txt").startswith("data.path=play.txt: ")
+
+
+def test_a_malformed_csv(refused, elsewhere, monkeypatch):
+    monkeypatch.setenv("FEDSIM_CACHE_DIR", str(elsewhere.parent / "cache"))
+    (elsewhere / "load.csv").write_text("time,kW\n1,0.5\n2,much\n")
+    csv = ("data=csv", "data.path=load.csv", "data.target_column=kW")
+    assert refused("run", *csv) == "data.path=load.csv: load.csv, line 3, column 'kW': 'much' is not a number"
+    assert "(did you mean 'kW'?)" in refused("run", *csv[:2], "data.target_column=kw")
+    assert "task=classification has one column of labels" in refused(
+        "run", *csv[:2], "data.target_column=[a,b]", "data.task=classification"
+    )
 
 
 def test_an_empty_folder_is_no_text(refused, elsewhere):

@@ -21,7 +21,10 @@ EXPERIMENTS = [name for name in FILES if name.split("/")[0] in ("experiment", "b
 CHANGES = {"experiment", "baseline"}
 """Groups whose options are changes of others, and no parts of an experiment."""
 
-NEEDS = {"data/text.yaml": ("data.path=play.txt",)}
+NEEDS = {
+    "data/csv.yaml": ("data.path=load.csv", "data.target_column=kW"),
+    "data/text.yaml": ("data.path=play.txt",),
+}
 """What an option cannot do without."""
 
 PRESETS = ("aggregator/",)
@@ -37,9 +40,9 @@ def component(name):
     return getattr(importlib.import_module(module), cls)
 
 
-def compose(name):
+def compose(name, *overrides):
     group, _, option = name.removesuffix(".yaml").rpartition("/")
-    return config.check_request(config.Request((f"{group}={option}", *NEEDS.get(name, ()))))[0].experiment
+    return config.check_request(config.Request((f"{group}={option}", *overrides)))[0].experiment
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -125,9 +128,9 @@ def test_hydra_is_told_only_where_runs_go():
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiments_run(name, tmp_path, monkeypatch):
+def test_experiments_run(name, tmp_path, monkeypatch, own_files):
     monkeypatch.chdir(tmp_path)
-    experiment = dataclasses.replace(compose(name), rounds=2, device="cpu", threads=1)
+    experiment = dataclasses.replace(compose(name, *own_files(Path(name).stem)), rounds=2, device="cpu", threads=1)
     short = dataclasses.replace(experiment.client, epochs=None, steps=2)
     experiment = dataclasses.replace(experiment, client=short)
     if hasattr(experiment.engine, "kernels"):
