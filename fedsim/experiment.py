@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from fedsim.aggregation.aggregator import Aggregator
+from fedsim.aggregation.setting import Particular, Setting
 from fedsim.aggregation.weighted import Weighted
 from fedsim.clients.local import ClientConfig
 from fedsim.engine import Engine
@@ -126,6 +127,14 @@ class Experiment:
     def torch_dtype(self) -> torch.dtype:
         """Return the floating-point type of parameters and features."""
         return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def check_population(self, num_clients: int) -> None:
+        """Raise `UserError` if so many clients give no cohorts, or none that the combine rule can work on."""
+        self.sampler.check(num_clients)
+        combine = self.aggregator.combine
+        if isinstance(combine, Particular):
+            smallest, largest = self.sampler.sizes(num_clients)
+            combine.check(Setting(max(1, smallest), largest, self.client, self.aggregator.correction))
 
     def check_task(self, task: Task, columns: list[str]) -> None:
         """Raise `UserError` for settings that do not go with the data's task or with the columns recorded."""

@@ -20,6 +20,10 @@ class Sampler(Protocol):
         """Raise `UserError` if no cohort can be chosen from so many clients."""
         ...
 
+    def sizes(self, num_clients: int) -> tuple[int, int]:
+        """How many clients the smallest and the largest cohort have."""
+        ...
+
     def cohort(self, num_clients: int, round_number: int, seed: int) -> Tensor:
         """Return the client numbers ``[C]`` int64 of a round's cohort, ascending."""
         ...
@@ -54,6 +58,10 @@ class Uniform:
             return self.cohort_size
         assert self.fraction is not None
         return max(1, round(self.fraction * num_clients))
+
+    def sizes(self, num_clients: int) -> tuple[int, int]:
+        """All cohorts are alike."""
+        return self.size(num_clients), self.size(num_clients)
 
     def cohort(self, num_clients: int, round_number: int, seed: int) -> Tensor:
         """Draw from the stream of this round."""

@@ -25,6 +25,7 @@ from fedsim import stopping
 from fedsim.aggregation.rules import combine_chunks
 from fedsim.client_store import ClientStore
 from fedsim.clients.local import LocalTask, Report, Trainer
+from fedsim.clients.measures import add_measures
 from fedsim.errors import Diverged, UserError
 from fedsim.evaluation import Evaluation, check_testable, default_metric, evaluate, metric_names
 from fedsim.experiment import Experiment, load_dataset
@@ -115,7 +116,7 @@ def prepare(experiment: Experiment) -> Simulation:
         check_testable(population)
     except ValueError as error:
         raise UserError(f"{dataset.name}: {error}") from None
-    experiment.sampler.check(population.num_clients)
+    experiment.check_population(population.num_clients)
     population = to_device(population, device)
     arch = architecture(experiment.model, population)
     task = LocalTask(arch, population, experiment.client, experiment.aggregator.correction, experiment.seed)
@@ -181,6 +182,8 @@ def _train_in_chunks(
     for clients in cohort.split(sim.chunk_size):
         deltas, report = sim.trainer.train(state.row, clients, number, state.store)
         _check_finite(sim, deltas, report, clients, number)
+        needs = getattr(sim.experiment.aggregator.combine, "needs", ())
+        report = add_measures(report, needs, sim.task, sim.trainer, state.row, clients, number)
         reports.append(report)
         yield deltas, report
 
