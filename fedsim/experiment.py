@@ -19,6 +19,7 @@ from fedsim.models.recurrent import RecurrentModel
 from fedsim.population import Assignment, Dataset, Task
 from fedsim.recording.settings import Checkpoint, Console
 from fedsim.sampler import Sampler
+from fedsim.schedules import CONSTANT
 from fedsim.stopping import Stop
 
 MAX_SEED = 2**63 - 1
@@ -110,6 +111,12 @@ class Experiment:
         check_one_of(self, "dtype", ("float32", "float64"))
         if not 0 <= self.seed <= MAX_SEED:
             raise FieldError("seed", self.seed, f"must be from 0 to {MAX_SEED}")
+        schedule = self.aggregator.server_optimizer.schedule
+        if schedule != CONSTANT and schedule.at(self.rounds, self.rounds) == 1:
+            raise UserError(
+                f"aggregator/server_optimizer/schedule: {type(schedule).__name__} changes nothing in "
+                f"rounds={self.rounds}; take aggregator/server_optimizer/schedule=constant"
+            )
         combine = self.aggregator.combine
         if isinstance(combine, Weighted) and combine.by != "samples" and self.client.validation_fraction == 0:
             raise UserError(

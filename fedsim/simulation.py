@@ -31,6 +31,7 @@ from fedsim.evaluation import Evaluation, check_testable, default_metric, evalua
 from fedsim.experiment import Experiment, load_dataset
 from fedsim.models.recurrent import architecture, initial_row
 from fedsim.population import Population, build_population, to_device
+from fedsim.server import learning_rate
 
 Metrics = dict[str, int | float | None]
 
@@ -154,7 +155,8 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     reports: list[Report] = []
     chunks = _train_in_chunks(sim, state, cohort, number, reports)
     delta, spread = combine_chunks(e.aggregator.combine, state.row, chunks)
-    row, server = e.aggregator.server_optimizer.step(state.row, delta, state.server)
+    optimizer = e.aggregator.server_optimizer
+    row, server = optimizer.step(state.row, delta, state.server, learning_rate(optimizer, number, e.rounds))
     if not bool(torch.isfinite(row).all()):
         raise Diverged(f"round {number}: the global model is no longer finite after the server step")
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedsim.errors import UserError
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -40,3 +42,21 @@ def test_a_bound_above_all_norms_is_fedavg(tiny, run):
     theirs = run(tiny("aggregator=fedavg"))
     assert torch.equal(ours.state.row, theirs.state.row)
     assert ours.metrics == theirs.metrics
+
+
+def test_the_server_learning_rate_falls(tiny, run):
+    """In round 3 the row moves by 0.5 * 0.1^2 of the combined delta."""
+    schedule = ("aggregator/server_optimizer/schedule=exponential", "aggregator.server_optimizer.schedule.decay=0.1")
+    result = run(tiny(*schedule, "aggregator.server_optimizer.lr=0.5", "rounds=3"))
+    for number, lr in ((2, 0.05), (3, 0.005)):
+        moved = (result.rows[number - 1] - result.rows[number - 2]).norm().item()
+        assert moved == pytest.approx(lr * result.metrics[number]["delta_norm"], rel=1e-9)
+
+
+def test_a_schedule_without_effect_is_refused(tiny):
+    for option in ("step", "cosine", "inverse_sqrt"):
+        with pytest.raises(UserError, match=r"schedule: \w+ changes nothing in rounds=1; take aggregator"):
+            tiny(f"aggregator/server_optimizer/schedule={option}", "rounds=1")
+    with pytest.raises(UserError, match="schedule: Step changes nothing in rounds=10"):
+        tiny("aggregator/server_optimizer/schedule=step", "rounds=10")
+    assert tiny("aggregator/server_optimizer/schedule=step", "rounds=11").rounds == 11
