@@ -140,7 +140,7 @@ class Experiment:
         self.sampler.check(num_clients)
         combine = self.aggregator.combine
         if isinstance(combine, Particular):
-            smallest, largest = self.sampler.sizes(num_clients)
+            smallest, largest = self.sampler.limits(num_clients)
             combine.check(Setting(max(1, smallest), largest, self.client, self.aggregator.correction))
 
     def check_task(self, task: Task, columns: list[str]) -> None:

@@ -12,15 +12,15 @@ from rich.text import Text  # not plain strings, in which rich reads [brackets] 
 
 from fedsim.engine import client_bytes
 from fedsim.errors import UserError
-from fedsim.simulation import Simulation
+from fedsim.simulation import Simulation, choose_cohort, initial_state
 
 
 def plan(simulation: Simulation) -> dict[str, str]:
     """What a run would do, as label and text."""
     e, population, arch = simulation.experiment, simulation.population, simulation.task.arch
     sizes = population.train.sizes
-    cohort = e.sampler.cohort(population.num_clients, 1, e.seed)
-    steps = simulation.task.steps(cohort)
+    cohort, informed = choose_cohort(simulation, initial_state(simulation).row, 1)
+    steps = simulation.task.steps(cohort) if len(cohort) > 0 else torch.zeros(1, dtype=torch.int64)
     row_bytes = arch.layout.num_parameters * e.torch_dtype().itemsize
     chunk = min(simulation.chunk_size, len(cohort))
     memory = chunk * client_bytes(simulation.task, e.torch_dtype())
@@ -44,7 +44,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
         + ")",
         "rounds": f"{e.rounds}, evaluated every {e.eval.every}",
         "local steps in round 1": f"min {int(steps.min())}, max {int(steps.max())}, all {int(steps.sum()):,}",
-        "bytes per round": f"{len(cohort) * row_bytes:,} down, {len(cohort) * row_bytes:,} up",
+        "bytes in round 1": f"{informed * row_bytes:,} down, {len(cohort) * row_bytes:,} up",
         "engine": e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell),
         "memory": f"about {memory / 2**20:,.1f} MiB for {chunk} clients at a time",
     }

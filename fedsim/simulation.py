@@ -25,7 +25,7 @@ from fedsim import stopping
 from fedsim.aggregation.rules import combine_chunks
 from fedsim.client_store import ClientStore
 from fedsim.clients.local import LocalTask, Report, Trainer
-from fedsim.clients.measures import add_measures
+from fedsim.clients.measures import add_measures, training_loss
 from fedsim.errors import Diverged, UserError
 from fedsim.evaluation import Evaluation, check_testable, default_metric, evaluate, metric_names
 from fedsim.experiment import Experiment, load_dataset
@@ -151,7 +151,41 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     number = state.round + 1
     started = time.perf_counter()
 
-    cohort = e.sampler.cohort(sim.population.num_clients, number, e.seed)
+    cohort, informed = choose_cohort(sim, state.row, number)
+    metrics: Metrics = dict.fromkeys(sim.columns)
+    metrics |= {"round": number, "clients": len(cohort)}
+    if len(cohort) > 0:  # a round without clients changes nothing
+        metrics |= _train_cohort(sim, state, cohort, number)
+    state.round = number
+    row_bytes = state.row.numel() * state.row.element_size()
+    state.bytes_down += informed * row_bytes
+    state.bytes_up += len(cohort) * row_bytes
+    metrics |= {"bytes_down": state.bytes_down, "bytes_up": state.bytes_up}
+    trained = time.perf_counter()
+
+    evaluation = None
+    if number % e.eval.every == 0 or number == e.rounds:
+        evaluation = _evaluate(sim, state, metrics)
+    _judge(sim, state, metrics)
+    return RoundResult(metrics, evaluation, {"train": trained - started, "evaluate": time.perf_counter() - trained})
+
+
+def choose_cohort(sim: Simulation, row: Tensor, number: int) -> tuple[Tensor, int]:
+    """The clients ``[C]`` of a round that starts from `row`, and to how many the row was sent to choose and train."""
+    asked: list[Tensor] = []
+
+    def losses(clients: Tensor) -> Tensor:
+        asked.append(clients)
+        return training_loss(sim.task, sim.trainer, row, clients)
+
+    e = sim.experiment
+    cohort = e.sampler.cohort(sim.population.train.sizes, number, e.seed, losses)
+    return cohort, len(torch.cat([cohort, *asked]).unique())
+
+
+def _train_cohort(sim: Simulation, state: State, cohort: Tensor, number: int) -> Metrics:
+    """Train, combine and take the server step; returns what there is to record."""
+    e = sim.experiment
     reports: list[Report] = []
     chunks = _train_in_chunks(sim, state, cohort, number, reports)
     delta, spread = combine_chunks(e.aggregator.combine, state.row, chunks)
@@ -159,22 +193,9 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     row, server = optimizer.step(state.row, delta, state.server, learning_rate(optimizer, number, e.rounds))
     if not bool(torch.isfinite(row).all()):
         raise Diverged(f"round {number}: the global model is no longer finite after the server step")
-
-    state.row, state.server, state.round = row, server, number
-    row_bytes = row.numel() * row.element_size()
-    state.bytes_down += len(cohort) * row_bytes
-    state.bytes_up += len(cohort) * row_bytes
-    trained = time.perf_counter()
-
-    metrics: Metrics = dict.fromkeys(sim.columns)
-    metrics |= {"round": number, "clients": len(cohort), **_losses(reports)}
-    metrics |= {"delta_norm": float(delta.double().norm()), "client_drift": spread.drift(delta)}
-    metrics |= {"bytes_down": state.bytes_down, "bytes_up": state.bytes_up}
-    evaluation = None
-    if number % e.eval.every == 0 or number == e.rounds:
-        evaluation = _evaluate(sim, state, metrics)
-    _judge(sim, state, metrics)
-    return RoundResult(metrics, evaluation, {"train": trained - started, "evaluate": time.perf_counter() - trained})
+    state.row, state.server = row, server
+    norms = {"delta_norm": float(delta.double().norm()), "client_drift": spread.drift(delta)}
+    return {**_losses(reports), **norms}
 
 
 def _train_in_chunks(

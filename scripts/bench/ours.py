@@ -27,7 +27,7 @@ from fedsim.partition.natural import Natural
 from fedsim.population import Dataset, Split, Task, batch_indices
 from fedsim.sampler import Uniform
 from fedsim.server import SGD
-from fedsim.simulation import Simulation, State, initial_state, prepare, simulate
+from fedsim.simulation import Simulation, State, choose_cohort, initial_state, prepare, simulate
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def compare_with_loop(spec: Spec) -> dict[str, float]:
     """
     w = spec.workload
     simulation, state = start(spec)
-    e, samples = simulation.experiment, simulation.population.train
+    samples = simulation.population.train
     data, model = plain.tensors(w, spec.device), plain.Model(w).to(spec.device)
     world = weights(simulation, state)
     first = state.row.double().cpu()
@@ -135,7 +135,7 @@ def compare_with_loop(spec: Spec) -> dict[str, float]:
     next(results)
     for number in range(1, spec.rounds + 1):
         ours = float(next(results).metrics["train_loss"] or 0.0)
-        cohort = e.sampler.cohort(w.clients, number, e.seed)
+        cohort = choose_cohort(simulation, state.row, number)[0]
         world, theirs = plain.run_round(w, model, world, data, cohort, number, order)
         worst = max(worst, abs(ours - theirs) / abs(theirs))
     row = torch.cat([value.reshape(-1) for value in world.values()]).double().cpu()

@@ -71,6 +71,11 @@ PAIRS = {
     "data=synthetic aggregator=qffedavg client/optimizer=adamw": "client/optimizer=adamw: aggregator/combine=qffl",
     "data=synthetic aggregator=fednova client.keep_optimizer_state=true": "client.keep_optimizer_state=true: ",
     "data=synthetic aggregator.combine.power=0": "aggregator.combine.power=0.0: must be a number other than 0",
+    "data=synthetic aggregator=krum sampler=poisson": "in every round, and the sampler may give 1",
+    "data=synthetic sampler=weighted sampler.fraction=1": "sampler=weighted: chooses nothing where all 10 client(s)",
+    "data=synthetic sampler=power_of_choice sampler.candidates=5": "sampler.candidates=5: must be more than the 5",
+    "data=synthetic sampler=availability sampler.turn_on=0": "sampler.turn_on=0.0: must be greater than 0",
+    "data=synthetic rounds=1 aggregator/server_optimizer/schedule=cosine": "Cosine changes nothing in rounds=1",
     "experiment=gru_regression aggregator=fedsgd": "epochs=5 and steps=1 are both set",
     "data=synthetic model.hidden_size=1000000": "model.hidden_size=1000000: training would take about",
 }

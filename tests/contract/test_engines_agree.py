@@ -177,6 +177,11 @@ SETTINGS = {
 }
 
 
+@pytest.mark.parametrize("sampler", found("sampler"))
+def test_every_sampler(ten, option, agree, sampler):
+    agree(replace(ten, sampler=option("sampler", sampler), rounds=3))
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings(tiny, agree, name, dtype):
