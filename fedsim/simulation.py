@@ -176,7 +176,8 @@ def choose_cohort(sim: Simulation, row: Tensor, number: int) -> tuple[Tensor, in
 
     def losses(clients: Tensor) -> Tensor:
         asked.append(clients)
-        return training_loss(sim.task, sim.trainer, row, clients)
+        parts = clients.split(sim.chunk_size)
+        return torch.cat([training_loss(sim.task, sim.trainer, row, part) for part in parts])
 
     e = sim.experiment
     cohort = e.sampler.cohort(sim.population.train.sizes, number, e.seed, losses)
