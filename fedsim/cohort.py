@@ -11,9 +11,25 @@ from torch import Tensor
 from fedsim.aggregation.rules import BLOCK
 from fedsim.clients.corrections import Memory
 from fedsim.clients.local import Report
+from fedsim.clients.measures import add_measures, training_loss
 from fedsim.errors import Diverged, UserError, did_you_mean
 from fedsim.parameters import ParameterLayout
 from fedsim.state import Simulation, State
+
+
+def choose_cohort(sim: Simulation, state: State, number: int) -> tuple[Tensor, int]:
+    """The clients ``[C]`` of round `number`, and to how many a model was sent to choose and train them."""
+    asked: list[Tensor] = []
+
+    def losses(clients: Tensor) -> Tensor:
+        asked.append(clients)
+        parts = clients.split(sim.chunk_size)
+        models = (local_models(sim, state, part) for part in parts)
+        return torch.cat([training_loss(sim.task, sim.trainer, m, p) for m, p in zip(models, parts, strict=True)])
+
+    e = sim.experiment
+    cohort = e.sampler.cohort(sim.population.train.sizes, number, e.seed, losses)
+    return cohort, len(torch.cat([cohort, *asked]).unique())
 
 
 def train_in_chunks(
@@ -43,6 +59,8 @@ def train_in_chunks(
             deltas[:, sim.private] = 0
         if sim.personal is not None:
             e.personalize.train(sim.personal, state.row, clients, number, store)
+        needs = getattr(e.aggregator.combine, "needs", ())
+        report = add_measures(report, needs, sim.task, sim.trainer, anchors, clients, number)
         reports.append(report)
         yield deltas, report
 

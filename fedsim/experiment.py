@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from fedsim.aggregation.aggregator import Aggregator
+from fedsim.aggregation.setting import Particular, Setting
 from fedsim.aggregation.weighted import Weighted
 from fedsim.clients.corrections import NoCorrection
 from fedsim.clients.local import ClientConfig
@@ -20,6 +21,7 @@ from fedsim.personalization import Ditto, NoPersonalization, Personalization
 from fedsim.population import Assignment, Dataset, Task
 from fedsim.recording.settings import Checkpoint, Console
 from fedsim.sampler import Sampler
+from fedsim.schedules import CONSTANT
 from fedsim.stopping import Stop
 
 MAX_SEED = 2**63 - 1
@@ -115,6 +117,12 @@ class Experiment:
             raise FieldError("seed", self.seed, f"must be from 0 to {MAX_SEED}")
         self.aggregator.correction.check(self.client)
         self._check_blocks()
+        schedule = self.aggregator.server_optimizer.schedule
+        if schedule != CONSTANT and schedule.at(self.rounds, self.rounds) == 1:
+            raise UserError(
+                f"aggregator/server_optimizer/schedule: {type(schedule).__name__} changes nothing in "
+                f"rounds={self.rounds}; take aggregator/server_optimizer/schedule=constant"
+            )
         combine = self.aggregator.combine
         if isinstance(combine, Weighted) and combine.by != "samples" and self.client.validation_fraction == 0:
             raise UserError(
@@ -147,6 +155,14 @@ class Experiment:
     def torch_dtype(self) -> torch.dtype:
         """Return the floating-point type of parameters and features."""
         return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def check_population(self, num_clients: int) -> None:
+        """Raise `UserError` if so many clients give no cohorts, or none that the combine rule can work on."""
+        self.sampler.check(num_clients)
+        combine = self.aggregator.combine
+        if isinstance(combine, Particular):
+            smallest, largest = self.sampler.limits(num_clients)
+            combine.check(Setting(max(1, smallest), largest, self.client, self.aggregator.correction))
 
     def check_task(self, task: Task, columns: list[str]) -> None:
         """Raise `UserError` for settings that do not go with the data's task or with the columns recorded."""

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
 
-from fedsim.cohort import bytes_per_client
+from fedsim.cohort import bytes_per_client, choose_cohort
 from fedsim.engine import client_bytes
 from fedsim.errors import UserError
+from fedsim.simulation import initial_state
 from fedsim.state import Simulation
 
 
@@ -20,8 +21,8 @@ def plan(simulation: Simulation) -> dict[str, str]:
     """What a run would do, as label and text."""
     e, population, arch = simulation.experiment, simulation.population, simulation.task.arch
     sizes = population.train.sizes
-    cohort = e.sampler.cohort(population.num_clients, 1, e.seed)
-    steps = simulation.task.steps(cohort)
+    cohort, informed = choose_cohort(simulation, initial_state(simulation), 1)
+    steps = simulation.task.steps(cohort) if len(cohort) > 0 else torch.zeros(1, dtype=torch.int64)
     down, up = bytes_per_client(simulation)
     chunk = min(simulation.chunk_size, len(cohort))
     memory = chunk * client_bytes(simulation.task, e.torch_dtype())
@@ -45,7 +46,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
         + ")",
         "rounds": f"{e.rounds}, evaluated every {e.eval.every}",
         "local steps in round 1": f"min {int(steps.min())}, max {int(steps.max())}, all {int(steps.sum()):,}",
-        "bytes per round": f"{len(cohort) * down:,} down, {len(cohort) * up:,} up",
+        "bytes in round 1": f"{informed * down:,} down, {len(cohort) * up:,} up",
         "engine": e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell),
         "memory": f"about {memory / 2**20:,.1f} MiB for {chunk} clients at a time",
     }

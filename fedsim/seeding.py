@@ -60,6 +60,11 @@ def random_bits(key: int, *counters: Tensor) -> Tensor:
     return bits
 
 
+def uniforms(key: int, *counters: Tensor) -> Tensor:
+    """Return float64 numbers in ``[0, 1)``, one per counter combination: the upper 53 of 64 random bits."""
+    return ((random_bits(key, *counters) >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
+
+
 def keep_mask(key: int, rate: float, *counters: Tensor) -> Tensor:
     """Return a boolean tensor, False with probability `rate` (dropout), one draw per counter combination."""
     upper = (random_bits(key, *counters) >> 32) & ((1 << 32) - 1)

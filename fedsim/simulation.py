@@ -24,13 +24,14 @@ from fedsim import stopping
 from fedsim.aggregation.rules import combine_chunks
 from fedsim.client_store import ClientStore
 from fedsim.clients.local import LocalTask, Report
-from fedsim.cohort import bytes_per_client, local_models, private_parameters, train_in_chunks
+from fedsim.cohort import bytes_per_client, choose_cohort, local_models, private_parameters, train_in_chunks
 from fedsim.errors import Diverged, UserError
 from fedsim.evaluation import Evaluation, check_testable, default_metric, evaluate, evaluate_own, metric_names
 from fedsim.experiment import Experiment, load_dataset
 from fedsim.models.recurrent import architecture, initial_row
 from fedsim.personalization import NoPersonalization
 from fedsim.population import Task, build_population, to_device
+from fedsim.server import learning_rate
 from fedsim.state import Metrics, RoundResult, Simulation, State
 
 
@@ -56,7 +57,7 @@ def prepare(experiment: Experiment) -> Simulation:
         check_testable(population)
     except ValueError as error:
         raise UserError(f"{dataset.name}: {error}") from None
-    experiment.sampler.check(population.num_clients)
+    experiment.check_population(population.num_clients)
     population = to_device(population, device)
     arch = architecture(experiment.model, population)
     task = LocalTask(arch, population, experiment.client, experiment.aggregator.correction, experiment.seed)
@@ -101,7 +102,28 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     number = state.round + 1
     started = time.perf_counter()
 
-    cohort = e.sampler.cohort(sim.population.num_clients, number, e.seed)
+    cohort, informed = choose_cohort(sim, state, number)
+    metrics: Metrics = dict.fromkeys(sim.columns)
+    metrics |= {"round": number, "clients": len(cohort)}
+    if len(cohort) > 0:  # a round without clients changes nothing
+        metrics |= _train_cohort(sim, state, cohort, number)
+    state.round = number
+    down, up = bytes_per_client(sim)
+    state.bytes_down += informed * down
+    state.bytes_up += len(cohort) * up
+    metrics |= {"bytes_down": state.bytes_down, "bytes_up": state.bytes_up}
+    trained = time.perf_counter()
+
+    evaluation = None
+    if number % e.eval.every == 0 or number == e.rounds:
+        evaluation = _evaluate(sim, state, metrics)
+    _judge(sim, state, metrics)
+    return RoundResult(metrics, evaluation, {"train": trained - started, "evaluate": time.perf_counter() - trained})
+
+
+def _train_cohort(sim: Simulation, state: State, cohort: Tensor, number: int) -> Metrics:
+    """Train, combine and take the server step; returns what there is to record."""
+    e = sim.experiment
     reports: list[Report] = []
     change = torch.zeros_like(state.row, dtype=torch.float64)
     chunks = train_in_chunks(sim, state, cohort, number, reports, change)
@@ -110,25 +132,13 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     if state.memory is not None:
         state.memory = (state.memory + change / sim.population.num_clients).to(state.row.dtype)
         adjusted = e.aggregator.correction.adjust(delta, state.memory)
-    row, server = e.aggregator.server_optimizer.step(state.row, adjusted, state.server)
+    optimizer = e.aggregator.server_optimizer
+    row, server = optimizer.step(state.row, adjusted, state.server, learning_rate(optimizer, number, e.rounds))
     if not bool(torch.isfinite(row).all()):
         raise Diverged(f"round {number}: the global model is no longer finite after the server step")
-
-    state.row, state.server, state.round = row, server, number
-    down, up = bytes_per_client(sim)
-    state.bytes_down += len(cohort) * down
-    state.bytes_up += len(cohort) * up
-    trained = time.perf_counter()
-
-    metrics: Metrics = dict.fromkeys(sim.columns)
-    metrics |= {"round": number, "clients": len(cohort), **_losses(reports)}
-    metrics |= {"delta_norm": float(delta.double().norm()), "client_drift": spread.drift(delta)}
-    metrics |= {"bytes_down": state.bytes_down, "bytes_up": state.bytes_up}
-    evaluation = None
-    if number % e.eval.every == 0 or number == e.rounds:
-        evaluation = _evaluate(sim, state, metrics)
-    _judge(sim, state, metrics)
-    return RoundResult(metrics, evaluation, {"train": trained - started, "evaluate": time.perf_counter() - trained})
+    state.row, state.server = row, server
+    norms = {"delta_norm": float(delta.double().norm()), "client_drift": spread.drift(delta)}
+    return {**_losses(reports), **norms}
 
 
 def _evaluate_untrained(sim: Simulation, state: State) -> RoundResult:

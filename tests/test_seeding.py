@@ -156,3 +156,13 @@ def test_orders_of_consecutive_epochs_are_independent():
     sizes = torch.full_like(clients, 5)
     first, second = (seeding.permutations(99, clients, sizes, torch.full_like(clients, epoch)) for epoch in (0, 1))
     assert abs(int((first == second).all(1).sum()) - 33.3) < 4 * 5.75
+
+
+def test_uniform_numbers():
+    """Of 100000 the mean is 1/2 within 5 standard errors of sqrt(1/12), and each tenth has its share."""
+    u = seeding.uniforms(7, torch.arange(1000)[:, None], torch.arange(100))
+    assert u.dtype == torch.float64
+    assert 0 <= float(u.min()) < float(u.max()) < 1
+    assert abs(float(u.mean()) - 0.5) < 5 * (1 / 12 / 1e5) ** 0.5
+    counts = torch.histc(u, bins=10, min=0, max=1)
+    assert float(((counts - 1e4) ** 2 / 1e4).sum()) < 27.9  # chi-square, 9 degrees of freedom, 99.9 % point

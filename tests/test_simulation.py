@@ -164,7 +164,7 @@ def test_a_round_in_numpy(tiny, run):
     sizes = result.simulation.population.train.sizes
     for number in range(1, 5):
         deltas, report = result.deltas[number - 1].numpy(), result.reports[number - 1]
-        cohort = result.simulation.experiment.sampler.cohort(5, number, 0)
+        cohort = result.simulation.experiment.sampler.cohort(sizes, number, 0, None)
         weights = sizes[cohort].numpy() / sizes[cohort].sum().item()
         delta = weights @ deltas
         row = row + delta

@@ -56,6 +56,9 @@ class CohortRule(Protocol):
 
 
 Combine = StreamingRule | CohortRule
+"""Besides, a rule may have `needs`, names of report columns that are only made when asked for, and a method `check`
+(`fedsim.aggregation.setting.Particular`).
+"""
 
 
 @dataclass

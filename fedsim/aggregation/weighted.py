@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +10,12 @@ from torch import Tensor
 
 from fedsim.aggregation.rules import WeightedSum
 from fedsim.clients.local import Report
-from fedsim.errors import Diverged, check_one_of
+from fedsim.errors import Diverged, FieldError, check_one_of
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """``sum(w_k * delta_k) / sum(w_k)``.
+    """``sum(w_k ** power * delta_k) / sum(w_k ** power)``.
 
     Attributes:
         by: what a client's weight is.
@@ -22,25 +23,32 @@ class Weighted:
             ``accuracy``: the accuracy of its local model on its own validation split.
             ``loss``: ``1 / loss`` of its local model on its own validation split, so a lower loss weighs more.
 
+        power: exponent of that weight: ``by=loss power=-1`` weighs by the loss itself.
+
     The last two need ``client.validation_fraction``. If every weight of a round is zero (no client predicts anything
     right), the deltas are averaged plainly.
     """
 
     by: str = "samples"
+    power: float = 1.0
 
     def __post_init__(self) -> None:
         check_one_of(self, "by", ("samples", "loss", "accuracy"))
+        if not math.isfinite(self.power) or self.power == 0:
+            raise FieldError("power", self.power, "must be a number other than 0, which is aggregator/combine=mean")
+        if self.by == "accuracy" and self.power < 0:
+            raise FieldError("power", self.power, "must be greater than 0 with by=accuracy, which may be 0")
 
     def weights(self, report: Report) -> Tensor:
         """Return the weights ``[C]`` float64 of the clients in a report."""
         if self.by == "samples":
-            return report.num_samples.double()
+            return report.num_samples.double() ** self.power
         measured = report.validation_loss if self.by == "loss" else report.validation_accuracy
         assert measured is not None, "checked before the run: validation_fraction > 0, and labels for accuracy"
         if not bool(torch.isfinite(measured).all()):
             raise Diverged(f"a client's validation {self.by} is not finite, so it cannot be a weight")
         # The bound keeps a loss of exactly zero from taking all the weight there is.
-        return 1 / measured.clamp(min=1e-12) if self.by == "loss" else measured
+        return (1 / measured.clamp(min=1e-12) if self.by == "loss" else measured) ** self.power
 
     def start(self, like: Tensor) -> tuple[WeightedSum, WeightedSum]:
         """Begin a round: the weighted sum, and the plain one for the case that all weights are zero."""

@@ -113,6 +113,11 @@ class Report:
         train_loss: ``[C]`` float64, sample-weighted mean of the minibatch losses.
         validation_loss: ``[C]`` float64 loss of the local model on the client's own validation split, or None.
         validation_accuracy: ``[C]`` float64, or None (also for regression).
+        start_loss: ``[C]`` float64 mean loss on the client's training samples of what it starts from, or None.
+        lr: ``[C]`` float64 local learning rate of the round, or None.
+        coefficient_norm: ``[C]`` float64, see `fedsim.clients.measures.coefficient_norms`, or None.
+
+    The last three are there only if the combine rule asks for them (its ``needs``).
     """
 
     num_samples: Tensor
@@ -120,6 +125,9 @@ class Report:
     train_loss: Tensor
     validation_loss: Tensor | None = None
     validation_accuracy: Tensor | None = None
+    start_loss: Tensor | None = None
+    lr: Tensor | None = None
+    coefficient_norm: Tensor | None = None
 
 
 class Trainer(Protocol):

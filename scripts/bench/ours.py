@@ -20,6 +20,7 @@ from fedsim.aggregation.weighted import Weighted
 from fedsim.clients import optimizers
 from fedsim.clients.corrections import NoCorrection
 from fedsim.clients.local import ClientConfig
+from fedsim.cohort import choose_cohort
 from fedsim.engine import StackedEngine
 from fedsim.experiment import Eval, Experiment
 from fedsim.models import recurrent
@@ -116,7 +117,7 @@ def compare_with_loop(spec: Spec) -> dict[str, float]:
     """
     w = spec.workload
     simulation, state = start(spec)
-    e, samples = simulation.experiment, simulation.population.train
+    samples = simulation.population.train
     data, model = plain.tensors(w, spec.device), plain.Model(w).to(spec.device)
     world = weights(simulation, state)
     first = state.row.double().cpu()
@@ -136,7 +137,7 @@ def compare_with_loop(spec: Spec) -> dict[str, float]:
     next(results)
     for number in range(1, spec.rounds + 1):
         ours = float(next(results).metrics["train_loss"] or 0.0)
-        cohort = e.sampler.cohort(w.clients, number, e.seed)
+        cohort = choose_cohort(simulation, state, number)[0]
         world, theirs = plain.run_round(w, model, world, data, cohort, number, order)
         worst = max(worst, abs(ours - theirs) / abs(theirs))
     row = torch.cat([value.reshape(-1) for value in world.values()]).double().cpu()

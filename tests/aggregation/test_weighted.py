@@ -18,13 +18,13 @@ LOSS = np.array([0.5, 2.0, 0.01, 1.1, 0.7, 0.0, 3.0])
 ACCURACY = np.array([0.0, 0.25, 1.0, 0.5, 0.0, 0.75, 0.1])
 
 
-def combined(by, deltas=DELTAS, loss=LOSS, accuracy=ACCURACY, chunk=3, samples=SAMPLES, dtype=torch.float64):
+def combined(by, deltas=DELTAS, loss=LOSS, accuracy=ACCURACY, chunk=3, samples=SAMPLES, dtype=torch.float64, power=1.0):
     """The weighted mean of rows that arrive in chunks."""
     rows = torch.tensor(np.asarray(deltas), dtype=dtype)
     columns = (torch.tensor(samples), torch.ones(len(rows)), torch.ones(len(rows)))
     columns += tuple(torch.tensor(column, dtype=torch.float64) for column in (loss, accuracy))
     chunks = ((rows[p], Report(*(c[p] for c in columns))) for p in torch.arange(len(rows)).split(chunk))
-    return combine_chunks(Weighted(by=by), rows[0], chunks)[0].numpy()
+    return combine_chunks(Weighted(by=by, power=power), rows[0], chunks)[0].numpy()
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,16 @@ def combined(by, deltas=DELTAS, loss=LOSS, accuracy=ACCURACY, chunk=3, samples=S
 def test_weights(by, weights, chunk):
     expected = (weights[:, None] * DELTAS).sum(0) / weights.sum()
     np.testing.assert_allclose(combined(by, chunk=chunk), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("by", "power", "weights"),
+    [("samples", 0.5, SAMPLES**0.5), ("samples", -1, 1 / SAMPLES), ("accuracy", 2, ACCURACY**2), ("loss", -2, LOSS**2)],
+)
+def test_powers(by, power, weights):
+    """The weight of a loss is its inverse, so a power of -2 weighs by its square."""
+    expected = (weights[:, None] * DELTAS).sum(0) / weights.sum()
+    np.testing.assert_allclose(combined(by, power=power), expected, rtol=1e-12)
 
 
 def test_a_lower_loss_weighs_more():
@@ -73,3 +83,9 @@ def test_a_loss_that_is_not_finite_is_no_weight(value):
 def test_unknown_weights_are_refused():
     with pytest.raises(FieldError, match=r"by=.*did you mean 'loss'"):
         Weighted(by="lost")
+
+
+@pytest.mark.parametrize(("by", "power"), [("loss", 0), ("loss", float("nan")), ("samples", 0), ("accuracy", -1)])
+def test_powers_that_are_no_weights(by, power):
+    with pytest.raises(FieldError, match="power="):
+        Weighted(by=by, power=power)

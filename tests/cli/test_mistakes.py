@@ -67,6 +67,22 @@ PAIRS = {
     "data=synthetic data.samples_per_client=1 partition=natural client.validation_fraction=0.5": (
         "client.validation_fraction=0.5: "
     ),
+    "data=synthetic aggregator=krum aggregator.combine.f=4": "aggregator.combine.f=4: krum needs at least 2f + 3 = 11",
+    "data=synthetic aggregator=krum sampler.fraction=0.4": "in every round, and the sampler may give 4",
+    "data=synthetic aggregator=multi_krum aggregator.combine.f=0": "f=0 and m=null choose all 10 clients",
+    "data=synthetic aggregator=bulyan num_clients=6": "bulyan needs at least 4f + 3 = 7 clients",
+    "data=synthetic aggregator=trimmed_mean num_clients=9": "beta=0.1: leaves out nobody of 9 client(s)",
+    "data=synthetic aggregator=trimmed_mean aggregator.combine.beta=0.5": "aggregator.combine.beta=0.5: must be below",
+    "data=synthetic aggregator=fednova client/optimizer=adam": "client/optimizer=adam: aggregator/combine=fednova",
+    "data=synthetic aggregator=qffedavg client/optimizer=adamw": "client/optimizer=adamw: aggregator/combine=qffl",
+    "data=synthetic aggregator=fednova client.keep_optimizer_state=true": "client.keep_optimizer_state=true: ",
+    "data=synthetic aggregator.combine.power=0": "aggregator.combine.power=0.0: must be a number other than 0",
+    "data=synthetic aggregator=krum sampler=poisson": "in every round, and the sampler may give 1",
+    "data=synthetic sampler=weighted sampler.fraction=1": "sampler=weighted: chooses nothing where all 10 client(s)",
+    "data=synthetic sampler=power_of_choice sampler.candidates=5": "sampler.candidates=5: must be more than the 5",
+    "data=synthetic sampler=availability sampler.turn_on=0": "sampler.turn_on=0.0: must be greater than 0",
+    "data=synthetic rounds=1 aggregator/server_optimizer/schedule=cosine": "Cosine changes nothing in rounds=1",
+    "experiment=gru_regression aggregator=fedsgd": "epochs=5 and steps=1 are both set",
     "data=synthetic model.hidden_size=1000000": "model.hidden_size=1000000: training would take about",
 }
 

@@ -115,10 +115,17 @@ def test_every_correction(tiny, option, agree, model, correction, optimizer):
     agree(replace(base, model=model, client=client, aggregator=aggregator))
 
 
+@pytest.fixture(scope="module")
+def ten(tiny, uneven):
+    """Ten clients, so that rules with the defaults of their YAML have clients to spare."""
+    sizes = (2, 9, 5, 1, 9, 3, 4, 7, 8, 6), (2, 0, 1, 2, 1, 3, 2, 2, 1, 2)
+    return replace(tiny("data.clients=10"), partition=uneven(*sizes))
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("aggregator", found("aggregator"))
-def test_every_aggregator(tiny, option, agree, aggregator, dtype):
-    agree(replace(tiny(), aggregator=option("aggregator", aggregator), dtype=dtype))
+def test_every_aggregator(ten, option, agree, aggregator, dtype):
+    agree(replace(ten, aggregator=option("aggregator", aggregator), dtype=dtype))
 
 
 @pytest.mark.parametrize("personalize", found("personalize"))
@@ -131,9 +138,8 @@ def test_every_personalization(tiny, option, agree, task, personalize):
     ("part", "name"),
     [(part, name) for part in ("combine", "server_optimizer", "correction") for name in found(f"aggregator/{part}")],
 )
-def test_every_part_of_an_aggregator(tiny, option, agree, part, name):
-    base = tiny()
-    agree(replace(base, aggregator=replace(base.aggregator, **{part: option(f"aggregator/{part}", name)})))
+def test_every_part_of_an_aggregator(ten, option, agree, part, name):
+    agree(replace(ten, aggregator=replace(ten.aggregator, **{part: option(f"aggregator/{part}", name)})))
 
 
 ADAM, ADAMW, TWO_LAYERS = "client/optimizer=adam", "client/optimizer=adamw", "model.num_layers=2"
@@ -184,6 +190,11 @@ SETTINGS = {
         ],
     ),
 }
+
+
+@pytest.mark.parametrize("sampler", found("sampler"))
+def test_every_sampler(ten, option, agree, sampler):
+    agree(replace(ten, sampler=option("sampler", sampler), rounds=3))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

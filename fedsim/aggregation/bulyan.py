@@ -1,0 +1,66 @@
+"""Bulyan: Krum's choices, then of each parameter the values around the median."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim.aggregation.columns import median_of_sorted, over_clients
+from fedsim.aggregation.distances import squared_distances
+from fedsim.aggregation.krum import scores
+from fedsim.aggregation.setting import Setting
+from fedsim.clients.local import Report
+from fedsim.errors import UserError, check_at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bulyan:
+    """Bulyan over Krum (El Mhamdi 2018, section 4).
+
+    Krum chooses a delta, which is taken away from the others, until ``n - 2f`` are chosen. The result is, for every
+    parameter, the mean of the ``n - 4f`` chosen values nearest to their median. Needs ``n >= 4f + 3`` clients.
+
+    Krum's ``n - f - 2`` neighbours become fewer as deltas are taken away. For the last two choices they would be
+    fewer than the ``f + 1`` that are left at Krum's own bound ``n = 2f + 3``; there we keep to ``f + 1``.
+
+    Attributes:
+        f: how many clients of a cohort may be arbitrarily bad; without any, every delta is chosen and Bulyan is the
+            plain mean, so at least 1.
+    """
+
+    f: int = 1
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "f")
+
+    def check(self, setting: Setting) -> None:
+        """Every cohort must be large enough."""
+        if setting.smallest < 4 * self.f + 3:
+            raise UserError(
+                f"aggregator.combine.f={self.f}: bulyan needs at least 4f + 3 = {4 * self.f + 3} clients in every "
+                f"round, and the sampler may give {setting.smallest}"
+            )
+
+    def choose(self, deltas: Tensor) -> Tensor:
+        """Numbers of the ``n - 2f`` rows that Krum chooses one after another, ascending."""
+        distances = squared_distances(deltas)
+        left = torch.arange(len(deltas), device=deltas.device)
+        for _ in range(len(deltas) - 2 * self.f):
+            neighbours = max(len(left) - self.f - 2, self.f + 1)
+            best = scores(distances[left][:, left], neighbours).argsort(stable=True)[0]
+            left = left[left != left[best]]
+        chosen = torch.ones(len(deltas), dtype=torch.bool, device=deltas.device)
+        chosen[left] = False
+        return chosen.nonzero()[:, 0]
+
+    def combine(self, deltas: Tensor, report: Report) -> Tensor:
+        """Return the mean around the median of the chosen deltas."""
+        kept = len(deltas) - 4 * self.f
+
+        def around_median(values: Tensor) -> Tensor:
+            distance = (values - median_of_sorted(values)[:, None]).abs()
+            return values.gather(1, distance.argsort(dim=1, stable=True)[:, :kept]).mean(1)
+
+        return over_clients(deltas[self.choose(deltas)], around_median)

@@ -1,0 +1,42 @@
+"""Statistics and sums over the clients, a block at a time: no float64 copy of a whole cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fedsim.aggregation.rules import BLOCK
+
+BLOCK_NUMBERS = 2**21
+"""Numbers per block of parameters: sorting takes a float64 copy and as many indices."""
+
+
+def over_clients(deltas: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a statistic to every column.
+
+    Args:
+        deltas: ``[C, P]``.
+        statistic: what to do with ``[p, C]`` float64, each parameter's values in ascending order; returns ``[p]``.
+
+    Returns:
+        ``[P]`` float64.
+    """
+    width = max(1, BLOCK_NUMBERS // len(deltas))
+    blocks = (block.T.double().contiguous().sort(1).values for block in deltas.split(width, dim=1))
+    return torch.cat([statistic(block) for block in blocks])
+
+
+def median_of_sorted(values: Tensor) -> Tensor:
+    """The median ``[p]`` of ascending rows ``[p, C]``: the mean of the middle two where C is even."""
+    count = values.shape[1]
+    return (values[:, (count - 1) // 2] + values[:, count // 2]) / 2
+
+
+def weighted_sum(deltas: Tensor, weights: Tensor) -> Tensor:
+    """``sum(weights_k * delta_k)`` ``[P]`` in float64, block by block."""
+    total = torch.zeros(deltas.shape[1], dtype=torch.float64, device=deltas.device)
+    for block, part in zip(deltas.split(BLOCK), weights.split(BLOCK), strict=True):
+        total += part @ block.double()
+    return total

@@ -1,0 +1,26 @@
+"""Distances between the rows of a cohort."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedsim.aggregation.columns import median_of_sorted, over_clients
+
+
+def squared_distances(deltas: Tensor) -> Tensor:
+    """Return ``[C, C]`` float64 squared Euclidean distances between rows ``[C, P]``.
+
+    They are ``|a|^2 + |b|^2 - 2ab``, one matrix product for each block of parameters. That cancels where rows are
+    long and near each other, so the rows are first taken from their median, to which most are near, whatever the
+    others are. Distances too large for float64 are infinite.
+    """
+    centre = over_clients(deltas, median_of_sorted)
+    products = torch.zeros(len(deltas), len(deltas), dtype=torch.float64, device=deltas.device)
+    width = max(1, 2**21 // len(deltas))
+    for block, middle in zip(deltas.split(width, dim=1), centre.split(width), strict=True):
+        shifted = block.double() - middle
+        products += shifted @ shifted.T
+    squares = products.diagonal()
+    distances = squares[:, None] + squares - 2 * products
+    return distances.nan_to_num(nan=torch.inf, posinf=torch.inf).clamp(min=0).fill_diagonal_(0)

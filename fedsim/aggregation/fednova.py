@@ -1,0 +1,76 @@
+"""FedNova: deltas normalised by how much of the gradients went into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedsim.aggregation.rules import WeightedSum
+from fedsim.aggregation.setting import Setting
+from fedsim.clients.corrections import NoCorrection, Prox
+from fedsim.clients.local import Report
+from fedsim.clients.optimizers import SGD
+from fedsim.errors import UserError
+
+
+@dataclass
+class NovaSum:
+    """What a round has added up: ``sum(n_k / |a_k| * delta_k)``, ``sum(n_k * |a_k|)`` and ``sum(n_k)``."""
+
+    normalised: WeightedSum
+    coefficients: float = 0.0
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class FedNova:
+    """``tau_eff * sum(p_k * delta_k / |a_k|)`` with ``tau_eff = sum(p_k * |a_k|)`` (Wang 2020, section 4).
+
+    ``p_k`` is a client's share of the cohort's samples, and ``|a_k|`` (`Report.coefficient_norm`) the sum of the
+    coefficients with which its minibatch gradients went into its delta, with momentum and the proximal term.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("coefficient_norm",)
+
+    def check(self, setting: Setting) -> None:
+        """The delta must be a sum of gradients with known coefficients."""
+        client, correction = setting.client, setting.correction
+        if not isinstance(client.optimizer, SGD):
+            raise UserError(
+                f"client/optimizer={type(client.optimizer).__name__.lower()}: aggregator/combine=fednova normalises "
+                "by the coefficients of the local gradients, which only client/optimizer=sgd has"
+            )
+        if not isinstance(correction, NoCorrection | Prox):
+            raise UserError(
+                f"aggregator/correction={type(correction).__name__.lower()}: aggregator/combine=fednova knows the "
+                "coefficients of the local gradients with aggregator/correction=none or prox only"
+            )
+        if client.keep_optimizer_state:
+            raise UserError(
+                "client.keep_optimizer_state=true: aggregator/combine=fednova needs deltas made of this round's "
+                "gradients alone"
+            )
+        if client.clip_norm is not None and isinstance(correction, Prox):
+            raise UserError(
+                f"client.clip_norm={client.clip_norm}: clips the proximal term too, so that aggregator/combine=fednova "
+                "does not know the coefficients of the local gradients"
+            )
+
+    def start(self, like: Tensor) -> NovaSum:
+        """Begin a round."""
+        return NovaSum(WeightedSum(torch.zeros_like(like, dtype=torch.float64)))
+
+    def add(self, state: NovaSum, deltas: Tensor, report: Report) -> None:
+        """Add a chunk."""
+        assert report.coefficient_norm is not None, "asked for in `needs`"
+        samples, norms = report.num_samples.double(), report.coefficient_norm
+        state.normalised.add(deltas, samples / norms)
+        state.coefficients += float(samples @ norms)
+        state.samples += int(report.num_samples.sum())
+
+    def finish(self, state: NovaSum) -> Tensor:
+        """Return the step."""
+        return state.normalised.total * (state.coefficients / state.samples**2)

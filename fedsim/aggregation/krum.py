@@ -1,0 +1,48 @@
+"""Krum: the one delta that is nearest to those around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim.aggregation.distances import squared_distances
+from fedsim.aggregation.setting import Setting
+from fedsim.clients.local import Report
+from fedsim.errors import UserError, check_at_least
+
+
+def scores(distances: Tensor, neighbours: int) -> Tensor:
+    """Sum of squared distances ``[C]`` to the nearest `neighbours` other rows, from distances ``[C, C]``."""
+    others = distances.clone().fill_diagonal_(torch.inf).sort(1).values[:, :-1]
+    return others[:, :neighbours].sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Krum:
+    """The delta with the least sum of squared distances to its ``n - f - 2`` nearest (Blanchard 2017, section 4).
+
+    Of equal scores the first in cohort order wins, as there. Needs ``n >= 2f + 3`` clients (Proposition 1).
+
+    Attributes:
+        f: how many clients of a cohort may be arbitrarily bad.
+    """
+
+    f: int = 1
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 0, "f")
+
+    def check(self, setting: Setting) -> None:
+        """Every cohort must be large enough."""
+        if setting.smallest < 2 * self.f + 3:
+            raise UserError(
+                f"aggregator.combine.f={self.f}: krum needs at least 2f + 3 = {2 * self.f + 3} clients in every "
+                f"round, and the sampler may give {setting.smallest}"
+            )
+
+    def combine(self, deltas: Tensor, report: Report) -> Tensor:
+        """Return the chosen delta."""
+        best = scores(squared_distances(deltas), len(deltas) - self.f - 2).argsort(stable=True)[0]
+        return deltas[best].double()

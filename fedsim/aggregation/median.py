@@ -1,0 +1,22 @@
+"""The coordinate-wise median of deltas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedsim.aggregation.columns import median_of_sorted, over_clients
+from fedsim.clients.local import Report
+
+
+@dataclass(frozen=True)
+class Median:
+    """The median of every parameter by itself (Yin 2018, Definition 1 and Algorithm 1, option I).
+
+    Every client counts the same; for an even number of clients it is the mean of the middle two.
+    """
+
+    def combine(self, deltas: Tensor, report: Report) -> Tensor:
+        """Return the median."""
+        return over_clients(deltas, median_of_sorted)

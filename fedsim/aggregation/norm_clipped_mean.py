@@ -1,0 +1,39 @@
+"""The mean of deltas whose norms are bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim.aggregation.rules import WeightedSum
+from fedsim.clients.local import Report
+from fedsim.errors import check_above
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormClippedMean:
+    """``sum(n_k * delta_k / max(1, |delta_k| / max_norm)) / sum(n_k)`` (Sun 2019, "norm thresholding of updates").
+
+    Attributes:
+        max_norm: M, the largest norm that a delta keeps.
+    """
+
+    max_norm: float = 3.0
+
+    def __post_init__(self) -> None:
+        check_above(self, 0, "max_norm")
+
+    def start(self, like: Tensor) -> WeightedSum:
+        """Begin a round."""
+        return WeightedSum(torch.zeros_like(like, dtype=torch.float64))
+
+    def add(self, state: WeightedSum, deltas: Tensor, report: Report) -> None:
+        """Add a chunk."""
+        norms = deltas.norm(dim=1, keepdim=True)
+        state.add(deltas * (self.max_norm / norms.clamp(min=self.max_norm)), report.num_samples)
+
+    def finish(self, state: WeightedSum) -> Tensor:
+        """Return the mean."""
+        return state.total / state.weight

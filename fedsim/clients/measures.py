@@ -1,0 +1,70 @@
+"""Columns of a report that only some combine rules need, and that cost something to find out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fedsim.clients.corrections import Prox
+from fedsim.clients.local import LocalTask, Report, Trainer
+from fedsim.clients.optimizers import SGD
+
+
+def add_measures(
+    report: Report,
+    needs: Collection[str],
+    task: LocalTask,
+    trainer: Trainer,
+    anchor: Tensor,
+    clients: Tensor,
+    round_number: int,
+) -> Report:
+    """Fill in what a combine rule asks for.
+
+    Args:
+        report: of `clients` ``[C]``.
+        needs: names of columns.
+        task: what the clients train.
+        trainer: the engine.
+        anchor: what they started from, ``[P]`` or ``[C, P]``.
+        clients: ``[C]`` int64.
+        round_number: 1, 2, ...
+    """
+    if "start_loss" in needs:
+        report = replace(report, start_loss=training_loss(task, trainer, anchor, clients))
+    if "lr" in needs:
+        report = replace(report, lr=torch.full((len(clients),), task.lr(round_number), dtype=torch.float64))
+    if "coefficient_norm" in needs:
+        report = replace(report, coefficient_norm=coefficient_norms(task, report.local_steps, round_number))
+    return report
+
+
+def training_loss(task: LocalTask, trainer: Trainer, anchor: Tensor, clients: Tensor) -> Tensor:
+    """Mean loss ``[C]`` float64 of `anchor` (``[P]`` or ``[C, P]``) on each client's own training samples."""
+    sums = trainer.score_clients(anchor.expand(len(clients), -1), clients, task.population.train)
+    return sums.loss / sums.count
+
+
+def coefficient_norms(task: LocalTask, steps: Tensor, round_number: int) -> Tensor:
+    """``|a_k|_1`` ``[C]`` float64 of clients that take `steps` ``[C]`` (FedNova, Wang 2020, section 4).
+
+    With SGD, ``delta_k = -lr * sum_j a_kj g_j`` over the gradients g_j of the client's minibatches (weight decay is
+    part of them). How much of one gradient has arrived j steps later, ``h_j``, follows from giving the optimizer a
+    single gradient of 1 and none after: the momentum goes on, and the proximal term pulls back. The coefficients of
+    a client with tau steps are ``h_(tau-1), ..., h_0``: all 1 for plain SGD, ``(1 - rho^(j+1)) / (1 - rho)`` with
+    momentum rho, ``(1 - lr * mu)^j`` with the proximal term.
+    """
+    optimizer = task.config.optimizer
+    assert isinstance(optimizer, SGD), "checked before the run"
+    pull = task.lr(round_number) * (task.correction.mu if isinstance(task.correction, Prox) else 0.0)
+    norms, velocity, arrived, total = [0.0], 0.0, 0.0, 0.0
+    for step in range(int(steps.max())):
+        gradient = (1.0 if step == 0 else 0.0) - pull * arrived
+        velocity = optimizer.momentum * velocity + gradient
+        arrived += gradient + optimizer.momentum * velocity if optimizer.nesterov else velocity
+        total += abs(arrived)
+        norms.append(total)
+    return torch.tensor(norms, dtype=torch.float64)[steps]

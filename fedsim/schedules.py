@@ -1,0 +1,85 @@
+"""How a learning rate changes over the rounds, as a factor on it that is 1 in round 1."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from fedsim.errors import check_above, check_at_least, check_between
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """What a schedule offers."""
+
+    def at(self, round_number: int, rounds: int) -> float:
+        """The factor in a round (1, 2, ...) of a run that is limited to so many."""
+        ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Always 1."""
+
+    def at(self, round_number: int, rounds: int) -> float:
+        """1."""
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """``decay ** ((round - 1) // every)``."""
+
+    every: int = 10
+    decay: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "every")
+        check_above(self, 0, "decay")
+        check_between(self, 0, 1, "decay", open_high=True)
+
+    def at(self, round_number: int, rounds: int) -> float:
+        """Down at rounds ``every + 1``, ``2 * every + 1``, ..."""
+        return self.decay ** ((round_number - 1) // self.every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exponential:
+    """``decay ** (round - 1)``, as ``client.lr_decay``."""
+
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        check_above(self, 0, "decay")
+        check_between(self, 0, 1, "decay", open_high=True)
+
+    def at(self, round_number: int, rounds: int) -> float:
+        """Down every round."""
+        return self.decay ** (round_number - 1)
+
+
+@dataclass(frozen=True)
+class InverseSqrt:
+    """``1 / sqrt(round)``."""
+
+    def at(self, round_number: int, rounds: int) -> float:
+        """1, 0.71, 0.58, 0.5, ..."""
+        return 1 / math.sqrt(round_number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Half a cosine from 1 towards `final`, which the round after the last would have (Loshchilov 2017, eq. 5)."""
+
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_between(self, 0, 1, "final", open_high=True)
+
+    def at(self, round_number: int, rounds: int) -> float:
+        """Depends on the round limit."""
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * (round_number - 1) / rounds)) / 2
+
+
+CONSTANT = Constant()

@@ -1,0 +1,43 @@
+"""FedNova."""
+
+import numpy as np
+import pytest
+
+from fedsim.aggregation.fednova import FedNova
+from fedsim.aggregation.weighted import Weighted
+from fedsim.clients.corrections import Prox
+from fedsim.clients.optimizers import SGD, AdamW
+from fedsim.errors import UserError
+
+RNG = np.random.default_rng(11)
+DELTAS, SAMPLES, NORMS = RNG.normal(size=(9, 4)), RNG.integers(1, 30, 9), RNG.uniform(1, 20, 9)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 9])
+def test_fednova(combined, chunk):
+    """Wang 2020, section 4: tau_eff = sum p |a|, and the step is tau_eff * sum p * delta / |a|."""
+    p = SAMPLES / SAMPLES.sum()
+    expected = (p @ NORMS) * (p @ (DELTAS / NORMS[:, None]))
+    found = combined(FedNova(), DELTAS, chunk, samples=SAMPLES, coefficient_norm=NORMS)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_equal_norms_are_fedavg(combined):
+    found = combined(FedNova(), DELTAS, samples=SAMPLES, coefficient_norm=np.full(9, 7.3))
+    np.testing.assert_allclose(found, combined(Weighted(), DELTAS, samples=SAMPLES), rtol=1e-12)
+
+
+def test_what_is_refused(setting):
+    class Other:
+        """A correction of somebody else's."""
+
+    for wrong, why in (
+        (setting(optimizer=AdamW()), "client/optimizer=adamw: aggregator/combine=fednova"),
+        (setting(keep_optimizer_state=True), "client.keep_optimizer_state=true: "),
+        (setting(correction=Prox(), clip_norm=2.0), "client.clip_norm=2.0: clips the proximal term too"),
+        (setting(correction=Other()), "aggregator/correction=other: "),
+    ):
+        with pytest.raises(UserError, match=why):
+            FedNova().check(wrong)
+    FedNova().check(setting(correction=Prox(mu=0.3), optimizer=SGD(momentum=0.9, nesterov=True)))
+    FedNova().check(setting(clip_norm=2.0))
