@@ -11,13 +11,13 @@ from torch import Tensor
 
 from fedsim.clients.local import Trainer
 from fedsim.models.stacked import Sums
-from fedsim.population import IGNORE, Population, Task
+from fedsim.population import IGNORE, Population, Score, Task
 
 
-def metric_names(task: Task) -> tuple[str, ...]:
-    """The test columns of ``metrics.csv`` for a task, in order."""
+def metric_names(task: Task, score: Score | None = None) -> tuple[str, ...]:
+    """The test columns of ``metrics.csv`` for a task and the data's own score, in order."""
     if task is Task.REGRESSION:
-        return ("test_loss", "test_rmse", "test_mae")
+        return ("test_loss", "test_rmse", "test_mae", *([] if score is None else [f"test_{score.name}"]))
     return ("test_loss", "test_accuracy", "test_accuracy_p10", "test_accuracy_std")
 
 
@@ -51,10 +51,13 @@ def check_testable(population: Population) -> None:
 def evaluate(trainer: Trainer, row: Tensor, population: Population) -> Evaluation:
     """Score the global row ``[P]``; plain metrics pool all test samples, whoever holds them."""
     sums = trainer.score_samples(row, population.test)
-    per_client = _per_client(sums, population.test.sizes)
-    pooled = Sums(*(part.sum()[None] for part in sums.columns()))
-    metrics = {f"test_{name}": float(value[0]) for name, value in _metrics(pooled, population.task).items()}
-    clients = {f"test_{name}": value.numpy() for name, value in _metrics(per_client, population.task).items()}
+    columns = [sums.loss, sums.hits, sums.count]
+    if population.score is not None:
+        columns.append(population.score.of(sums.error * population.target_unit))
+    pooled = _metrics(population, *(column.sum()[None] for column in columns))
+    per_client = _metrics(population, *(_per_client(column, population.test.sizes) for column in columns))
+    metrics = {f"test_{name}": float(value[0]) for name, value in pooled.items()}
+    clients = {f"test_{name}": value.numpy() for name, value in per_client.items()}
     if population.task is not Task.REGRESSION:
         accuracy = clients["test_accuracy"][~np.isnan(clients["test_accuracy"])]
         metrics["test_accuracy_p10"] = float(np.percentile(accuracy, 10))
@@ -62,19 +65,20 @@ def evaluate(trainer: Trainer, row: Tensor, population: Population) -> Evaluatio
     return Evaluation(metrics, clients)
 
 
-def _metrics(sums: Sums, task: Task) -> dict[str, Tensor]:
-    """Means out of sums; 0/0 gives NaN where a client has no test samples."""
-    loss = sums.loss / sums.count
-    if task is Task.REGRESSION:
-        return {"loss": loss, "rmse": loss.sqrt(), "mae": sums.hits / sums.count}
-    return {"loss": loss, "accuracy": sums.hits / sums.count}
+def _metrics(
+    population: Population, loss: Tensor, hits: Tensor, count: Tensor, score: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Metrics out of sums; 0/0 gives NaN where a client has no test samples."""
+    if population.task is not Task.REGRESSION:
+        return {"loss": loss / count, "accuracy": hits / count}
+    unit = population.target_unit
+    metrics = {"loss": loss / count, "rmse": (loss / count).sqrt() * unit, "mae": hits / count * unit}
+    if population.score is not None and score is not None:
+        metrics[population.score.name] = score.where(count > 0, torch.nan)
+    return metrics
 
 
-def _per_client(sums: Sums, sizes: Tensor) -> Sums:
-    """Add up sums per sample ``[S]`` to sums per client ``[N]``."""
+def _per_client(values: Tensor, sizes: Tensor) -> Tensor:
+    """Add up values per sample ``[S]`` to values per client ``[N]``."""
     owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes).numpy()
-
-    def total(values: Tensor) -> Tensor:
-        return torch.from_numpy(np.bincount(owner, weights=values.numpy(), minlength=len(sizes)))
-
-    return Sums(total(sums.loss), total(sums.hits), total(sums.count))
+    return torch.from_numpy(np.bincount(owner, weights=values.numpy(), minlength=len(sizes)))

@@ -101,7 +101,7 @@ def prepare(experiment: Experiment) -> Simulation:
     """
     device, dtype = experiment.torch_device(), experiment.torch_dtype()
     dataset = load_dataset(experiment.data, experiment.seed)
-    columns = _columns(experiment, metric_names(dataset.task))
+    columns = _columns(experiment, metric_names(dataset.task, dataset.score))
     experiment.check_task(dataset.task, list(columns))
     assignment = experiment.partition.assign(dataset, experiment.num_clients, experiment.seed)
     population = build_population(

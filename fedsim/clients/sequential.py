@@ -124,7 +124,7 @@ class SequentialTrainer:
 
     def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
         """Score each client's own model on its own samples."""
-        sums = torch.zeros(3, len(clients), dtype=torch.float64)
+        sums = torch.zeros(4, len(clients), dtype=torch.float64)
         for place, client in enumerate(clients.tolist()):
             first, last = int(samples.offsets[client]), int(samples.offsets[client + 1])
             if last > first:
@@ -135,7 +135,7 @@ class SequentialTrainer:
                     torch.tensor([0, last - first]),
                 )
                 scored = self.score_samples(rows[place], own)
-                sums[:, place] = torch.stack([scored.loss.sum(), scored.hits.sum(), scored.count.sum()])
+                sums[:, place] = torch.stack([column.sum() for column in scored.columns()])
         return Sums(*sums)
 
 

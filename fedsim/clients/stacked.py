@@ -95,7 +95,7 @@ class StackedTrainer:
 
     def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
         """Score each client's own model on its own samples, `EVALUATION_BATCH` samples of every client at a time."""
-        sums = torch.zeros(3, len(clients), dtype=torch.float64)
+        sums = torch.zeros(4, len(clients), dtype=torch.float64)
         for which, index, real in _own_blocks(samples, clients):
             batch = gather(samples, index, real)
             score = stacked.score(self.task.arch, rows[which], batch, self.kernels)

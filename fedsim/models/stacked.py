@@ -188,15 +188,17 @@ class Sums:
         loss: summed loss of the targets (cross-entropy, or squared error over the outputs).
         hits: correct predictions; for regression the summed absolute error.
         count: number of targets that count (outputs, for regression).
+        error: for regression the summed error, predicted minus true; else zero.
     """
 
     loss: Tensor
     hits: Tensor
     count: Tensor
+    error: Tensor
 
-    def columns(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The three tensors, for code that treats them alike."""
-        return self.loss, self.hits, self.count
+    def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tensors, for code that treats them alike."""
+        return self.loss, self.hits, self.count, self.error
 
 
 def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType) -> Sums:
@@ -212,7 +214,7 @@ def score_outputs(task: Task, outputs: Tensor, batch: Batch) -> Sums:
     if task is Task.REGRESSION:
         error = outputs.double() - batch.targets.double()
         width = torch.full((c, b), outputs.shape[2], dtype=torch.float64, device=outputs.device)
-        return Sums(error.square().sum(2) * real, error.abs().sum(2) * real, width * real)
+        return Sums(error.square().sum(2) * real, error.abs().sum(2) * real, width * real, error.sum(2) * real)
     targets, valid = _valid_targets(task, batch)
     picked = outputs.log_softmax(2).gather(2, targets[..., None])[..., 0].double()
     correct = (outputs.argmax(2) == targets) & valid
@@ -221,4 +223,5 @@ def score_outputs(task: Task, outputs: Tensor, batch: Batch) -> Sums:
         -(picked * valid).view(shape).sum(1),
         correct.view(shape).sum(1).double(),
         valid.view(shape).sum(1).double(),
+        torch.zeros((c, b), dtype=torch.float64, device=outputs.device),
     )
