@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.clients.local import Trainer
-from fedsim.models.stacked import Sums
 from fedsim.population import IGNORE, Population, Score, Task
 
 
