@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from fedsim.data.cache import cache_directory
 from fedsim.errors import UserError
@@ -42,7 +43,7 @@ def fetch(url: str, known_hash: str, folder: str, name: str, by_hand: str) -> Pa
     if not target.exists():
         _log.info("downloading %s to %s", url, target)
     kind, _, digest = known_hash.partition(":")
-    title = {"sha256": "SHA-256", "md5": "MD5"}[kind]
+    title = {"sha256": "SHA-256"}.get(kind, kind.upper())
     try:
         pooch.retrieve(
             url,
@@ -59,7 +60,23 @@ def fetch(url: str, known_hash: str, folder: str, name: str, by_hand: str) -> Pa
     return target
 
 
-def _reason(error: Exception, title: str) -> str:
+def fetch_json(url: str, by_hand: str) -> Any:
+    """Return what the server says, read as JSON.
+
+    Raises:
+        UserError: if there is no network or no such page; one line with the URL and `by_hand`.
+    """
+    import requests
+
+    try:
+        answer = requests.get(url, timeout=TIMEOUT)
+        answer.raise_for_status()
+        return answer.json()
+    except requests.RequestException as error:
+        raise UserError(f"{url}: was not read, because {_reason(error)}; {by_hand}") from error
+
+
+def _reason(error: Exception, title: str = "") -> str:
     """Say in a few words what went wrong."""
     import requests
 

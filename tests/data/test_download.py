@@ -26,6 +26,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.send_error(404)
             return
+        if self.path == "/json":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"files": []}')
+            return
         body = CONTENT.replace(b"not", b"now") if self.path == "/other" else CONTENT
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -142,6 +147,13 @@ def test_full_disk(server, cache, monkeypatch):
     with pytest.raises(UserError, match=r"No space left on device.*download it yourself"):
         fetch(f"{server.url}/whole")
     assert left_behind(cache) == []
+
+
+def test_json(server):
+    assert download.fetch_json(f"{server.url}/json", BY_HAND) == {"files": []}
+    for name, reason in (("missing", "the server answered 404 Not Found"), ("whole", "of JSONDecodeError")):
+        with pytest.raises(UserError, match=f"/{name}: was not read, because {reason}.*; {BY_HAND}"):
+            download.fetch_json(f"{server.url}/{name}", BY_HAND)
 
 
 def test_without_a_home(server, monkeypatch):
