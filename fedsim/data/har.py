@@ -109,11 +109,11 @@ class Har:
         starts = np.flatnonzero((np.diff(labels, prepend=-1) != 0) | (np.diff(subjects, prepend=-1) != 0))
         train, test = [], []
         for start, stop in zip(starts, np.append(starts[1:], len(labels)), strict=True):
-            held_out = round(self.test_fraction * (stop - start))
-            if not 0 < held_out < stop - start - 1:  # nothing would be left to train on, or nothing to test
-                held_out = -1
-            train.append(np.arange(start, stop - held_out - 1))
-            test.append(np.arange(stop - max(held_out, 0), stop))
+            held_out, gap = round(self.test_fraction * (stop - start)), 1
+            if held_out == 0 or start + gap >= stop - held_out:  # nothing to test, or nothing left to train on
+                held_out = gap = 0
+            train.append(np.arange(start, stop - held_out - gap))
+            test.append(np.arange(stop - held_out, stop))
         return np.concatenate(train), np.concatenate(test)
 
     def _place(self) -> Path:
