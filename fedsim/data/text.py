@@ -215,7 +215,7 @@ def _follows_blank_line(text: str, start: int) -> bool:
 
 def code_points(text: str) -> NDArray[np.uint32]:
     """Return the Unicode number of each character."""
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _encode(codes: NDArray[np.uint32], vocabulary: NDArray[np.int64]) -> Ids:
