@@ -18,8 +18,15 @@ ROOT = Path(str(importlib.resources.files("fedsim.configs")))
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
 COMPONENTS = [name for name in FILES if "_target_" in (ROOT / name).read_text()]
 EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
-NEEDS = {"data/text.yaml": ("data.path=play.txt",)}
-"""What an option cannot do without."""
+NEEDS = {
+    "data/text.yaml": ("data.path=play.txt",),
+    "data/cmapss.yaml": ("data.path=turbofan",),
+    "data/leaf.yaml": ("data.path=leaf",),
+    "experiment/keyboard_shakespeare.yaml": ("data.path=play.txt",),
+    "experiment/patient_ecg.yaml": ("data.path=ecg", "num_clients=4"),
+    "experiment/turbofan_cmapss.yaml": ("data.path=turbofan",),
+}
+"""What an option cannot do without, or not without a download."""
 
 PRESETS = ("aggregator/",)
 """Groups whose options may be presets: the parts that they choose hold the numbers."""
@@ -114,9 +121,25 @@ def test_hydra_is_told_only_where_runs_go():
     assert hydra["job"] == {"name": "fedsim", "chdir": False}
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiments_run(name, tmp_path, monkeypatch):
+@pytest.fixture
+def small_data(tmp_path, monkeypatch):
+    """The files of `NEEDS` with a few samples each, in the current folder."""
     monkeypatch.chdir(tmp_path)
+    Path("play.txt").write_text("\n\n".join(f"Role {'abcdefghijkl'[k % 12]}:\nWho is there?" for k in range(24)))
+    for folder in ("turbofan", "ecg"):
+        Path(folder).mkdir()
+    header = "@problemName ECG5000\n@univariate true\n@equalLength true\n@classLabel true 1 2\n@data\n"
+    for part in ("TRAIN", "TEST"):
+        series = "".join(f"{','.join(str((k * t) % 7) for t in range(12))}:{1 + k % 2}\n" for k in range(24))
+        Path(f"ecg/ECG5000_{part}.ts").write_text(header + series)
+    for part in ("train", "test"):
+        rows = ((engine, cycle, *range(23), cycle) for engine in (1, 2, 3) for cycle in range(1, 41))
+        Path(f"turbofan/{part}_FD001.txt").write_text("".join(" ".join(map(str, row)) + "\n" for row in rows))
+    Path("turbofan/RUL_FD001.txt").write_text("5\n50\n200\n")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_run(name, small_data):
     experiment = dataclasses.replace(compose(name), rounds=2, device="cpu", threads=1)
     short = dataclasses.replace(experiment.client, epochs=None, steps=2)
     experiment = dataclasses.replace(experiment, client=short)
