@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedsim.errors import UserError
+from fedsim.errors import UserError, show
 
 
 def existing(path: str | None, *files: Path) -> tuple[Path, ...]:
     """Return the files, or raise `UserError` naming the first that is not there."""
     for file in files:
         if not file.is_file():
-            raise UserError(f"data.path={path}: there is no file {file}")
+            raise UserError(f"data.path={show(path)}: there is no file {file}")
     return files
 
 
@@ -29,6 +29,6 @@ def content_identity(path: str | None, files: Iterable[Path]) -> str:
             with file.open("rb") as opened:
                 digest = hashlib.file_digest(opened, "blake2b").digest()
         except OSError as error:
-            raise UserError(f"data.path={path}: {file} cannot be read ({error.strerror})") from error
+            raise UserError(f"data.path={show(path)}: {file} cannot be read ({error.strerror})") from error
         whole.update(file.name.encode() + b"\0" + digest)
     return whole.hexdigest()

@@ -28,8 +28,11 @@ def standardised(train: Split, test: Split) -> tuple[Split, Split]:
     mean, deviation = np.where(constant, steps[0], mean), np.where(constant, 1.0, deviation)
 
     def scale(split: Split) -> Split:
-        scaled = (split.inputs.astype(np.float64) - mean) / deviation
-        return replace(split, inputs=np.where(_valid(split)[..., None], scaled, 0).astype(np.float32))
+        scaled = split.inputs.astype(np.float64)
+        scaled -= mean
+        scaled /= deviation
+        scaled[~_valid(split)] = 0
+        return replace(split, inputs=scaled.astype(np.float32))
 
     return scale(train), scale(test)
 
