@@ -12,14 +12,14 @@ from torch import Tensor
 
 from fedsim.clients.local import Trainer
 from fedsim.models.stacked import Sums
-from fedsim.population import IGNORE, Population, Task
+from fedsim.population import IGNORE, Population, Score, Task
 
 
-def metric_names(task: Task, prefix: str = "test") -> tuple[str, ...]:
-    """The test columns of ``metrics.csv`` for a task, in order; the worst decile of clients is the tenth beside it."""
-    names: tuple[str, ...] = ("loss", "rmse", "mae", "rmse_p90", "rmse_std")
-    if task is not Task.REGRESSION:
-        names = ("loss", "accuracy", "accuracy_p10", "accuracy_std")
+def metric_names(task: Task, score: Score | None = None, prefix: str = "test") -> tuple[str, ...]:
+    """The test columns of ``metrics.csv``, in order; the worst decile of clients is the tenth beside it."""
+    names: tuple[str, ...] = ("loss", "accuracy", "accuracy_p10", "accuracy_std")
+    if task is Task.REGRESSION:
+        names = ("loss", "rmse", "mae", *([] if score is None else [score.name]), "rmse_p90", "rmse_std")
     return tuple(f"{prefix}_{name}" for name in names)
 
 
@@ -53,7 +53,7 @@ def check_testable(population: Population) -> None:
 def evaluate(trainer: Trainer, row: Tensor, population: Population) -> Evaluation:
     """Score the global row ``[P]``; plain metrics pool all test samples, whoever holds them."""
     sums = trainer.score_samples(row, population.test)
-    return _evaluation(_per_client(sums, population.test.sizes), population.task, "test")
+    return _evaluation(_per_client(sums, population.test.sizes), population, "test")
 
 
 def evaluate_own(
@@ -68,31 +68,35 @@ def evaluate_own(
         chunk_size: clients at a time.
         prefix: of the columns.
     """
-    sums = torch.zeros(3, population.num_clients, dtype=torch.float64)
+    sums = torch.zeros(4, population.num_clients, dtype=torch.float64)
     for clients in population.test.sizes.nonzero()[:, 0].split(chunk_size):
         scored = trainer.score_clients(models(clients), clients, population.test)
         sums[:, clients] = torch.stack(scored.columns())
-    return _evaluation(Sums(*sums), population.task, prefix)
+    return _evaluation(Sums(*sums), population, prefix)
 
 
-def _evaluation(sums: Sums, task: Task, prefix: str) -> Evaluation:
+def _evaluation(sums: Sums, population: Population, prefix: str) -> Evaluation:
     """Turn sums per client ``[N]`` into metrics; clients without test samples count for nothing."""
     pooled = Sums(*(part.sum()[None] for part in sums.columns()))
-    metrics = {f"{prefix}_{name}": float(value[0]) for name, value in _metrics(pooled, task).items()}
-    clients = {f"{prefix}_{name}": value.numpy() for name, value in _metrics(sums, task).items()}
-    judged, percent = (f"{prefix}_rmse", 90) if task is Task.REGRESSION else (f"{prefix}_accuracy", 10)
+    metrics = {f"{prefix}_{name}": float(value[0]) for name, value in _metrics(pooled, population).items()}
+    clients = {f"{prefix}_{name}": value.numpy() for name, value in _metrics(sums, population).items()}
+    judged, percent = (f"{prefix}_rmse", 90) if population.task is Task.REGRESSION else (f"{prefix}_accuracy", 10)
     tested = clients[judged][~np.isnan(clients[judged])]
     metrics[f"{judged}_p{percent}"] = float(np.percentile(tested, percent))
     metrics[f"{judged}_std"] = float(np.std(tested))
     return Evaluation(metrics, clients)
 
 
-def _metrics(sums: Sums, task: Task) -> dict[str, Tensor]:
-    """Means out of sums; 0/0 gives NaN where a client has no test samples."""
-    loss = sums.loss / sums.count
-    if task is Task.REGRESSION:
-        return {"loss": loss, "rmse": loss.sqrt(), "mae": sums.hits / sums.count}
-    return {"loss": loss, "accuracy": sums.hits / sums.count}
+def _metrics(sums: Sums, population: Population) -> dict[str, Tensor]:
+    """Metrics out of sums; 0/0 gives NaN where a client has no test samples."""
+    loss, second = sums.loss / sums.count, sums.hits / sums.count
+    if population.task is not Task.REGRESSION:
+        return {"loss": loss, "accuracy": second}
+    unit = population.target_unit
+    metrics = {"loss": loss, "rmse": loss.sqrt() * unit, "mae": second * unit}
+    if population.score is not None:
+        metrics[population.score.name] = sums.score.where(sums.count > 0, torch.nan)
+    return metrics
 
 
 def _per_client(sums: Sums, sizes: Tensor) -> Sums:
@@ -102,4 +106,4 @@ def _per_client(sums: Sums, sizes: Tensor) -> Sums:
     def total(values: Tensor) -> Tensor:
         return torch.from_numpy(np.bincount(owner, weights=values.numpy(), minlength=len(sizes)))
 
-    return Sums(total(sums.loss), total(sums.hits), total(sums.count))
+    return Sums(*map(total, sums.columns()))

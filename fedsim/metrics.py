@@ -1,6 +1,6 @@
 """Which end of a metric is the good one."""
 
-LOWER_IS_BETTER = ("loss", "rmse", "mae", "norm", "drift")
+LOWER_IS_BETTER = ("loss", "rmse", "mae", "norm", "drift", "nasa_score", "rmse_p90", "_std")
 """Endings of the names of metrics that are minimised; all others are maximised."""
 
 

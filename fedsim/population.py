@@ -6,7 +6,7 @@ each client next to each other: client n owns ``offsets[n]:offsets[n + 1]``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -54,6 +54,20 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Score:
+    """A metric that some data are judged by, beside those of their task.
+
+    Attributes:
+        name: ends the name of its column, ``test_{name}``.
+        of: gives each sample's score from its error, predicted minus true in the unit of ``Dataset.target_unit``,
+            ``[S] -> [S]`` float64. The scores are added up. Only for regressions with one output.
+    """
+
+    name: str
+    of: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """What a data source returns from ``load(seed)``.
 
@@ -66,6 +80,9 @@ class Dataset:
         vocabulary_size: number of tokens where the inputs are tokens, else None.
         client_names: names of the data's own clients, or None.
         why_not_natural: what to say when ``partition=natural`` is asked for and there are no such clients.
+        target_unit: what a regression target of 1 stands for; root mean square and mean absolute errors, not losses,
+            are told in these units.
+        score: one more metric, or None.
     """
 
     name: str
@@ -76,6 +93,8 @@ class Dataset:
     vocabulary_size: int | None = None
     client_names: tuple[str, ...] | None = None
     why_not_natural: str = "these data have no clients of their own"
+    target_unit: float = 1.0
+    score: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +138,15 @@ class Population:
     input_size: int
     vocabulary_size: int | None
     client_names: tuple[str, ...]
+    target_unit: float = 1.0
+    score: Score | None = None
+
+    @property
+    def judge(self) -> Callable[[Tensor], Tensor] | None:
+        """The data's own score of errors as the model makes them, or None."""
+        if (score := self.score) is None:
+            return None
+        return lambda error: score.of(error * self.target_unit)
 
     @property
     def num_clients(self) -> int:
@@ -217,6 +245,8 @@ def build_population(
         input_size=0 if tokens else dataset.train.inputs.shape[2],
         vocabulary_size=dataset.vocabulary_size,
         client_names=assignment.client_names,
+        target_unit=dataset.target_unit,
+        score=dataset.score,
     )
 
 

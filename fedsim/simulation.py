@@ -30,7 +30,7 @@ from fedsim.evaluation import Evaluation, check_testable, default_metric, evalua
 from fedsim.experiment import Experiment, load_dataset
 from fedsim.models.recurrent import architecture, initial_row
 from fedsim.personalization import NoPersonalization
-from fedsim.population import Task, build_population, to_device
+from fedsim.population import Dataset, build_population, to_device
 from fedsim.server import learning_rate
 from fedsim.state import Metrics, RoundResult, Simulation, State
 
@@ -43,7 +43,7 @@ def prepare(experiment: Experiment) -> Simulation:
     """
     device, dtype = experiment.torch_device(), experiment.torch_dtype()
     dataset = load_dataset(experiment.data, experiment.seed)
-    columns = _columns(experiment, dataset.task)
+    columns = _columns(experiment, dataset)
     experiment.check_task(dataset.task, list(columns))
     assignment = experiment.partition.assign(dataset, experiment.num_clients, experiment.seed)
     population = build_population(
@@ -196,9 +196,9 @@ def _losses(reports: list[Report]) -> Metrics:
     return losses
 
 
-def _columns(experiment: Experiment, task: Task) -> tuple[str, ...]:
-    personal = () if isinstance(experiment.personalize, NoPersonalization) else metric_names(task, "personal")
-    tests = (*metric_names(task), *personal)
+def _columns(experiment: Experiment, dataset: Dataset) -> tuple[str, ...]:
+    prefixes = ("test",) if isinstance(experiment.personalize, NoPersonalization) else ("test", "personal")
+    tests = tuple(name for prefix in prefixes for name in metric_names(dataset.task, dataset.score, prefix))
     validation = ("validation_loss",) if experiment.client.validation_fraction > 0 else ()
     ends = ("delta_norm", "client_drift", "bytes_down", "bytes_up")
     return ("round", "clients", "train_loss", *validation, *tests, *ends)

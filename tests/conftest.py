@@ -63,21 +63,6 @@ def compose():
     return compose
 
 
-@pytest.fixture
-def own_files(tmp_path, monkeypatch):
-    """Return ``own_files(experiment)``: the overrides for one that reads a file of the user's, over a small file."""
-    monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path / "cache"))
-
-    def own_files(experiment):
-        if experiment != "energy_forecast":
-            return ()
-        rows = "".join(f"{client},{hour},{client + hour % 24}\n" for client in (1, 2, 3) for hour in range(960))
-        (tmp_path / "load.csv").write_text(f"client,time,kW\n{rows}")
-        return (f"data.path={tmp_path}/load.csv",)
-
-    return own_files
-
-
 @dataclass(frozen=True)
 class Uneven:
     """A partition into clients of given sizes; the samples left over go to nobody."""

@@ -33,7 +33,7 @@ class Clients:
         self.module = ReferenceModel(self.arch).double()
 
     def cohort(self, number):
-        return self.sampler.cohort(self.count, number, self.seed).tolist()
+        return self.sampler.cohort(self.train.sizes, number, self.seed, None).tolist()
 
     def size(self, client):
         return int(self.train.sizes[client])

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim import simulation
 from fedsim.engine import SequentialEngine, StackedEngine
 from fedsim.errors import UserError
 from fedsim.evaluation import evaluate
+from fedsim.experiment import load_dataset
 from fedsim.models.reference import ReferenceModel, load_row
 from fedsim.models.stacked import Sums
-from fedsim.population import IGNORE, Task
+from fedsim.population import IGNORE, Score, Task
 from fedsim.simulation import initial_state, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -118,7 +120,7 @@ def test_spread_over_clients(tiny, uneven):
     class Told:
         def score_samples(self, row, samples):
             told = torch.tensor(hits, dtype=torch.float64)
-            return Sums(2 * told, told, torch.ones(len(told), dtype=torch.float64))
+            return Sums(2 * told, told, torch.ones(len(told), dtype=torch.float64), 0 * told)
 
     base = tiny("data.test_samples_per_client=3")
     population = prepare(replace(base, partition=uneven(base.partition.train, (2, 1, 0, 5, 5)))).population
@@ -134,6 +136,26 @@ def test_spread_over_clients(tiny, uneven):
         },
         abs=1e-6,
     )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_unit_and_score_of_a_regression(tiny, engine, monkeypatch):
+    """Targets in tenths: errors in the unit are ten times those of the outputs; their squares are added up."""
+    experiment = replace(tiny("data.outputs=1", task=Task.REGRESSION), engine=engine)
+    plain, outputs, population = evaluated(experiment, engine)
+    data = load_dataset(experiment.data, experiment.seed)
+    score = Score("squares", lambda error: error.square())
+    monkeypatch.setattr(simulation, "load_dataset", lambda *_: replace(data, target_unit=10.0, score=score))
+    assert "test_squares" in prepare(experiment).columns
+    found, _, _ = evaluated(experiment, engine)
+    squares = 100 * (outputs - population.test.targets.numpy())[:, 0] ** 2
+    assert found.metrics["test_loss"] == plain.metrics["test_loss"]
+    assert found.metrics["test_rmse"] == pytest.approx(10 * plain.metrics["test_rmse"], rel=1e-12)
+    assert found.metrics["test_mae"] == pytest.approx(10 * plain.metrics["test_mae"], rel=1e-12)
+    assert found.metrics["test_squares"] == pytest.approx(squares.sum(), rel=1e-12)
+    expected = [part.sum() if len(part) else math.nan for part in by_client(squares, population.test.sizes.tolist())]
+    assert found.clients["test_squares"] == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    assert math.isnan(expected[1])
 
 
 def test_nobody_tests(tiny, uneven):

@@ -1,6 +1,5 @@
 """The federated loop as a whole: repeatable, resumable, right in its books, and able to learn."""
 
-import importlib.resources
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -382,17 +381,3 @@ def test_the_default_learns_japanese_vowels(compose, run):
 def test_the_regression_learns(compose, run):
     result = run(compose("experiment=gru_regression"))
     assert result.metrics[-1]["test_loss"] <= result.metrics[0]["test_loss"] / 2
-
-
-EXPERIMENTS = sorted(
-    path.stem for path in (Path(str(importlib.resources.files("fedsim.configs"))) / "experiment").glob("*.yaml")
-)
-
-
-assert EXPERIMENTS
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs(compose, run, name, own_files):
-    result = run(compose(f"experiment={name}", "rounds=2", *own_files(name)))
-    assert len(result.metrics) == 3

@@ -137,13 +137,13 @@ class SequentialTrainer:
                 outputs = module(batch.inputs[0], batch.lengths[0])
             if self.task.arch.task is Task.SEQUENCE_LABELLING:
                 outputs = outputs.transpose(0, 1).flatten(0, 1)  # step-major, as `score_outputs` takes them
-            score = score_outputs(self.task.arch.task, outputs[None], batch)
+            score = score_outputs(self.task.arch.task, outputs[None], batch, self.task.population.judge)
             parts.append(Sums(*(part[0].cpu() for part in score.columns())))
         return concatenate(parts)
 
     def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
         """Score each client's own model on its own samples."""
-        sums = torch.zeros(3, len(clients), dtype=torch.float64)
+        sums = torch.zeros(4, len(clients), dtype=torch.float64)
         for place, client in enumerate(clients.tolist()):
             first, last = int(samples.offsets[client]), int(samples.offsets[client + 1])
             if last > first:
@@ -154,7 +154,7 @@ class SequentialTrainer:
                     torch.tensor([0, last - first]),
                 )
                 scored = self.score_samples(rows[place], own)
-                sums[:, place] = torch.stack([scored.loss.sum(), scored.hits.sum(), scored.count.sum()])
+                sums[:, place] = torch.stack([column.sum() for column in scored.columns()])
         return Sums(*sums)
 
 

@@ -98,6 +98,7 @@ class StackedTrainer:
         """Give one model to many blocks of samples, as if each block were a client."""
         width = EVALUATION_BATCH
         parts: list[Sums] = []
+        judge = self.task.population.judge
         for start in range(0, len(samples), self.evaluation_blocks * width):
             stop = min(start + self.evaluation_blocks * width, len(samples))
             blocks = -(-(stop - start) // width)
@@ -105,16 +106,16 @@ class StackedTrainer:
             real = (index < stop).view(blocks, width)
             index = index.clamp(max=stop - 1).view(blocks, width)
             batch = gather(samples, index, real)
-            score = stacked.score(self.task.arch, row.expand(blocks, -1), batch, self.kernels)
+            score = stacked.score(self.task.arch, row.expand(blocks, -1), batch, self.kernels, judge)
             parts.append(Sums(*(part.reshape(-1)[: stop - start].cpu() for part in score.columns())))
         return concatenate(parts)
 
     def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
         """Score each client's own model on its own samples, `EVALUATION_BATCH` samples of every client at a time."""
-        sums = torch.zeros(3, len(clients), dtype=torch.float64)
+        sums = torch.zeros(4, len(clients), dtype=torch.float64)
         for which, index, real in _own_blocks(samples, clients):
             batch = gather(samples, index, real)
-            score = stacked.score(self.task.arch, rows[which], batch, self.kernels)
+            score = stacked.score(self.task.arch, rows[which], batch, self.kernels, self.task.population.judge)
             sums[:, which] += torch.stack([part.sum(1).cpu() for part in score.columns()])
         return Sums(*sums)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cached_arrays
+from fedsim.data.scaling import standardised
 from fedsim.population import Dataset, Split, Task
 
 _NUM_SPEAKERS = 9
@@ -49,9 +50,7 @@ class JapaneseVowels:
             for split in _SPLITS
         )
         if self.standardise:
-            frames = train.inputs[_valid(train)].astype(np.float64)
-            mean, deviation = frames.mean(0), frames.std(0)
-            train, test = (_standardise(split, mean, deviation) for split in (train, test))
+            train, test = standardised(train, test)
         return Dataset(
             name="japanese_vowels",
             task=Task.CLASSIFICATION,
@@ -60,18 +59,6 @@ class JapaneseVowels:
             num_outputs=_NUM_SPEAKERS,
             why_not_natural=_WHY_NOT_NATURAL,
         )
-
-
-def _valid(split: Split) -> NDArray[np.bool_]:
-    """Which frames are real, ``[S, T]``."""
-    mask: NDArray[np.bool_] = np.arange(split.inputs.shape[1]) < split.lengths[:, None]
-    return mask
-
-
-def _standardise(split: Split, mean: NDArray[np.float64], deviation: NDArray[np.float64]) -> Split:
-    """Shift and scale the features; the padding stays zero."""
-    scaled = (split.inputs.astype(np.float64) - mean) / deviation
-    return replace(split, inputs=np.where(_valid(split)[..., None], scaled, 0).astype(np.float32))
 
 
 def _convert() -> Arrays:

@@ -80,7 +80,7 @@ class Text:
             UserError: if the path cannot be read as text, or gives no client or no test window.
         """
         texts = self._client_texts()
-        usable = {name: _code_points(text) for name, text in texts.items() if len(text) > 1}
+        usable = {name: code_points(text) for name, text in texts.items() if len(text) > 1}
         if len(usable) < len(texts):
             _log.warning(
                 "text: %d of %d clients left out, with fewer than 2 characters each",
@@ -136,7 +136,7 @@ class Text:
         files = self._files()
         texts: dict[str, str] = {}
         for file in files:
-            text = self._read(file)
+            text = read_text(file, self.path)
             prefix = f"{file.name}/" if len(files) > 1 else ""
             if self.clients_by == "file":
                 texts[file.name] = text
@@ -144,7 +144,7 @@ class Text:
                 size = self.chunk_size or _DEFAULT_CHUNK
                 texts |= {f"{prefix}chunk_{i // size}": text[i : i + size] for i in range(0, len(text), size)}
             else:
-                roles = _roles(text, file)
+                roles = {role: "\n".join(parts) for role, parts in speeches(text, file).items()}
                 if not roles:
                     raise UserError(
                         f"data.path={self.path}: {file.name} has no speaker blocks (a blank line, a line 'Name:', "
@@ -165,25 +165,34 @@ class Text:
             raise UserError(f"data.path={self.path}: the folder has no files directly in it")
         return files
 
-    def _read(self, file: Path) -> str:
-        """Return a file's text, its line ends made one character."""
-        try:
-            text = file.read_bytes().decode("utf-8-sig")
-        except FileNotFoundError as error:
-            raise UserError(f"data.path={self.path}: there is no file or folder {file}") from error
-        except OSError as error:
-            raise UserError(f"data.path={self.path}: {file} cannot be read ({error.strerror})") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"data.path={self.path}: {file} is not UTF-8 text (byte {error.start})") from error
-        if "\0" in text:
-            raise UserError(f"data.path={self.path}: {file} is not text (NUL at character {text.index(chr(0))})")
-        if not text.strip():
-            raise UserError(f"data.path={self.path}: {file} is empty")
-        return text.replace("\r\n", "\n").replace("\r", "\n")
+
+def read_text(file: Path, path: str | None) -> str:
+    """Return a text file's content, its line ends made one character.
+
+    Args:
+        file: the file.
+        path: ``data.path`` as the user wrote it, for messages.
+
+    Raises:
+        UserError: if it is not there, not UTF-8 text or empty.
+    """
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"data.path={path}: there is no file or folder {file}") from error
+    except OSError as error:
+        raise UserError(f"data.path={path}: {file} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"data.path={path}: {file} is not UTF-8 text (byte {error.start})") from error
+    if "\0" in text:
+        raise UserError(f"data.path={path}: {file} is not text (NUL at character {text.index(chr(0))})")
+    if not text.strip():
+        raise UserError(f"data.path={path}: {file} is empty")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _roles(text: str, file: Path) -> dict[str, str]:
-    """Return each role's speeches, one after another, in the order in which the roles first speak."""
+def speeches(text: str, file: Path) -> dict[str, list[str]]:
+    """Return each role's speeches of a play, in the order in which the roles first speak."""
     # A speech may have a line that ends with a colon too: only one after a blank line names a role.
     heads = [head for head in _ROLE.finditer(text) if _follows_blank_line(text, head.start())]
     if not heads:
@@ -191,10 +200,12 @@ def _roles(text: str, file: Path) -> dict[str, str]:
     if text[: heads[0].start()].strip():
         _log.warning("text: %d characters before the first role of %s are left out", heads[0].start(), file.name)
     ends = [head.start() for head in heads[1:]] + [len(text)]
-    speeches: dict[str, list[str]] = {}
+    spoken: dict[str, list[str]] = {}
     for head, end in zip(heads, ends, strict=True):
-        speeches.setdefault(head[1].strip(), []).append(text[head.end() : end].strip())
-    return {role: "\n".join(filter(None, parts)) for role, parts in speeches.items()}
+        parts = spoken.setdefault(head[1].strip(), [])
+        if part := text[head.end() : end].strip():
+            parts.append(part)
+    return spoken
 
 
 def _follows_blank_line(text: str, start: int) -> bool:
@@ -202,8 +213,9 @@ def _follows_blank_line(text: str, start: int) -> bool:
     return start == 0 or not text[text.rfind("\n", 0, start - 1) + 1 : start].strip()
 
 
-def _code_points(text: str) -> NDArray[np.uint32]:
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+def code_points(text: str) -> NDArray[np.uint32]:
+    """Return the Unicode number of each character."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _encode(codes: NDArray[np.uint32], vocabulary: NDArray[np.int64]) -> Ids:

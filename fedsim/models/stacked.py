@@ -20,6 +20,9 @@ from fedsim.models.recurrent import Architecture
 from fedsim.models.torch_kernels import StateGradient, Weights
 from fedsim.population import IGNORE, Batch, Task
 
+Judge = Callable[[Tensor], Tensor] | None
+"""The data's own score of a regression's errors ``[C, b]``, or None (`Population.judge`)."""
+
 DropoutMask = Callable[[int, int, int], Tensor]
 """``mask(layer, T, b) -> [C, T, b, H]``, what to multiply that layer's outputs with."""
 
@@ -188,31 +191,34 @@ class Sums:
         loss: summed loss of the targets (cross-entropy, or squared error over the outputs).
         hits: correct predictions; for regression the summed absolute error.
         count: number of targets that count (outputs, for regression).
+        score: the summed score of the data's own, where they have one; else zero.
     """
 
     loss: Tensor
     hits: Tensor
     count: Tensor
+    score: Tensor
 
-    def columns(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The three tensors, for code that treats them alike."""
-        return self.loss, self.hits, self.count
+    def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tensors, for code that treats them alike."""
+        return self.loss, self.hits, self.count, self.score
 
 
-def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType) -> Sums:
+def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType, judge: Judge = None) -> Sums:
     """Evaluate a batch per client without dropout; `rows` is ``[C, P]``."""
     outputs, _ = _forward(arch, arch.layout.views(rows), batch, kernels, None)
-    return score_outputs(arch.task, outputs, batch)
+    return score_outputs(arch.task, outputs, batch, judge)
 
 
-def score_outputs(task: Task, outputs: Tensor, batch: Batch) -> Sums:
+def score_outputs(task: Task, outputs: Tensor, batch: Batch, judge: Judge = None) -> Sums:
     """Turn outputs ``[C, R, K]`` (as `_forward` orders them) into sums per sample, ``[C, b]``."""
     c, b = batch.lengths.shape
     real = torch.ones((c, b), dtype=torch.bool, device=outputs.device) if batch.real is None else batch.real
     if task is Task.REGRESSION:
         error = outputs.double() - batch.targets.double()
+        scores = torch.zeros_like(real, dtype=torch.float64) if judge is None else judge(error.sum(2)) * real
         width = torch.full((c, b), outputs.shape[2], dtype=torch.float64, device=outputs.device)
-        return Sums(error.square().sum(2) * real, error.abs().sum(2) * real, width * real)
+        return Sums(error.square().sum(2) * real, error.abs().sum(2) * real, width * real, scores)
     targets, valid = _valid_targets(task, batch)
     picked = outputs.log_softmax(2).gather(2, targets[..., None])[..., 0].double()
     correct = (outputs.argmax(2) == targets) & valid
@@ -221,4 +227,5 @@ def score_outputs(task: Task, outputs: Tensor, batch: Batch) -> Sums:
         -(picked * valid).view(shape).sum(1),
         correct.view(shape).sum(1).double(),
         valid.view(shape).sum(1).double(),
+        torch.zeros((c, b), dtype=torch.float64, device=outputs.device),
     )

@@ -38,6 +38,13 @@ def test_misspelt_groups_options_and_keys(refused, override):
 
 PAIRS = {
     "data=text": "data.path=null: name a text file or a folder of text files",
+    "data=cmapss": "data.path=null: name the folder with train_FD001.txt",
+    "data=cmapss data.path=nowhere": "data.path=nowhere: there is no file nowhere/train_FD001.txt",
+    "data=leaf": "data.path=null: name the folder that holds LEAF's train and test folders",
+    "data=leaf data.path=nowhere data.kind=sent": "data.kind=sent: must be one of shakespeare, sent140 (did you mean",
+    "data=shakespeare data.stride=3": "data.stride=3: has an effect only with form=last",
+    "data=har data.path=nowhere": "data.path=nowhere: there is no file or folder nowhere",
+    "data=ucr data.path=.": "data.path=.: there is no file BasicMotions_TRAIN.ts",
     "data=text data.path=nowhere.txt": "data.path=nowhere.txt: there is no file or folder",
     "data=csv": "data.path=null: name a CSV or Parquet file, a folder of them or a glob",
     "data=csv data.path=a.csv": "data.target_column=null: name the column",

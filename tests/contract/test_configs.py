@@ -23,9 +23,15 @@ CHANGES = {"experiment", "baseline"}
 
 NEEDS = {
     "data/csv.yaml": ("data.path=load.csv", "data.target_column=kW"),
+    "experiment/energy_forecast.yaml": ("data.path=load.csv",),
     "data/text.yaml": ("data.path=play.txt",),
+    "data/cmapss.yaml": ("data.path=turbofan",),
+    "data/leaf.yaml": ("data.path=leaf",),
+    "experiment/keyboard_shakespeare.yaml": ("data.path=play.txt",),
+    "experiment/patient_ecg.yaml": ("data.path=ecg", "num_clients=4"),
+    "experiment/turbofan_cmapss.yaml": ("data.path=turbofan",),
 }
-"""What an option cannot do without."""
+"""What an option cannot do without, or not without a download."""
 
 PRESETS = ("aggregator/",)
 """Groups whose options may be presets: the parts that they choose hold the numbers."""
@@ -40,9 +46,9 @@ def component(name):
     return getattr(importlib.import_module(module), cls)
 
 
-def compose(name, *overrides):
+def compose(name):
     group, _, option = name.removesuffix(".yaml").rpartition("/")
-    return config.check_request(config.Request((f"{group}={option}", *overrides)))[0].experiment
+    return config.check_request(config.Request((f"{group}={option}", *NEEDS.get(name, ()))))[0].experiment
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -130,10 +136,29 @@ def test_hydra_is_told_only_where_runs_go():
     assert hydra["job"] == {"name": "fedsim", "chdir": False}
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiments_run(name, tmp_path, monkeypatch, own_files):
+@pytest.fixture
+def small_data(tmp_path, monkeypatch):
+    """The files of `NEEDS` with a few samples each, in the current folder."""
     monkeypatch.chdir(tmp_path)
-    experiment = dataclasses.replace(compose(name, *own_files(Path(name).stem)), rounds=2, device="cpu", threads=1)
+    Path("play.txt").write_text("\n\n".join(f"Role {'abcdefghijkl'[k % 12]}:\nWho is there?" for k in range(24)))
+    for folder in ("turbofan", "ecg"):
+        Path(folder).mkdir()
+    header = "@problemName ECG5000\n@univariate true\n@equalLength true\n@classLabel true 1 2\n@data\n"
+    for part in ("TRAIN", "TEST"):
+        series = "".join(f"{','.join(str((k * t) % 7) for t in range(12))}:{1 + k % 2}\n" for k in range(24))
+        Path(f"ecg/ECG5000_{part}.ts").write_text(header + series)
+    for part in ("train", "test"):
+        rows = ((engine, cycle, *range(23), cycle) for engine in (1, 2, 3) for cycle in range(1, 41))
+        Path(f"turbofan/{part}_FD001.txt").write_text("".join(" ".join(map(str, row)) + "\n" for row in rows))
+    load = "".join(f"{client},{hour},{client + hour % 24}\n" for client in (1, 2, 3) for hour in range(960))
+    Path("load.csv").write_text(f"client,time,kW\n{load}")
+    monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path / "cache"))
+    Path("turbofan/RUL_FD001.txt").write_text("5\n50\n200\n")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_run(name, small_data):
+    experiment = dataclasses.replace(compose(name), rounds=2, device="cpu", threads=1)
     short = dataclasses.replace(experiment.client, epochs=None, steps=2)
     experiment = dataclasses.replace(experiment, client=short)
     if hasattr(experiment.engine, "kernels"):

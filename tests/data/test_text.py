@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.data.text import Text, _code_points, _follows_blank_line
+from fedsim.data.text import Text, _follows_blank_line, code_points
 from fedsim.errors import FieldError, UserError
 from fedsim.population import IGNORE, Task
 
@@ -148,7 +148,7 @@ def test_characters_beyond_the_basic_plane_are_one_id_each(write):
     data = Text(path=write("🎵é🎵é🎵é🎵é"), clients_by="file", sequence_length=10, test_fraction=0.3).load(0)
     assert data.num_outputs == 4  # é = 2, 🎵 = 3
     assert data.train.inputs[0, :5].tolist() == [3, 2, 3, 2, 3]
-    assert _code_points("🎵").tolist() == [0x1F3B5]
+    assert code_points("🎵").tolist() == [0x1F3B5]
 
 
 @pytest.mark.parametrize(

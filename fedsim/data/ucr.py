@@ -1,0 +1,193 @@
+"""Any data set of the UCR and UEA archives of time series classification, by its name."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.data.cache import Arrays, cache_directory, cached_arrays
+from fedsim.data.download import fetch, fetch_json
+from fedsim.data.files import content_identity, existing
+from fedsim.data.scaling import standardised
+from fedsim.errors import FieldError, UserError, check_one_of, did_you_mean
+from fedsim.population import Dataset, Split, Task
+
+RECORDS = "https://zenodo.org/api/records"
+"""Where the archives' files lie, with their MD5 digests; aeon knows each data set's record."""
+
+_SPLITS = ("TRAIN", "TEST")
+_PARTS = ("inputs", "lengths", "targets")
+
+
+@dataclass(frozen=True)
+class Ucr:
+    """A data set of the UCR (Dau et al. 2019) or UEA (Bagnall et al. 2018) archive, with the archive's own split.
+
+    The files are looked for in `path`; else among those that come with the aeon library (ACSF1, ArrowHead,
+    BasicMotions, GunPoint, ItalyPowerDemand, JapaneseVowels, OSULeaf, PickupGestureWiimoteZ); else in the cache; else
+    they are fetched from Zenodo once and compared with the digests there. Their converted arrays are cached.
+
+    Series of unequal length are padded with zeros at the end, which the model does not look at. Labels are numbered in
+    sorted order, by value if all are numbers. The archives do not say who was measured, so there are no natural
+    clients.
+
+    Attributes:
+        name: the data set's name, such as ``ECG5000``, in the archive's spelling.
+        path: folder with ``NAME_TRAIN.ts`` and ``NAME_TEST.ts``, or None.
+        standardise: whether each channel is brought to zero mean and unit variance over the training steps.
+        missing: ``refuse`` series with missing values, or ``interpolate`` linearly between the values around them (a
+            channel without any value becomes zero).
+    """
+
+    name: str = "BasicMotions"
+    path: str | None = None
+    standardise: bool = True
+    missing: str = "refuse"
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            FieldError: if the name cannot be one, or a value is not allowed.
+        """
+        if not re.fullmatch(r"\w[\w-]*", self.name, re.ASCII):
+            raise FieldError("name", self.name, "must be the name of a data set, such as ECG5000")
+        if self.path == "":
+            raise FieldError("path", self.path, f"name the folder with {self.name}_TRAIN.ts, or leave it null")
+        check_one_of(self, "missing", ("refuse", "interpolate"))
+
+    def load(self, seed: int) -> Dataset:
+        """Return inputs ``[S, T, channels]`` float32 (zeros after the end) and labels ``[S]`` int64.
+
+        Args:
+            seed: not used, the data are always the same.
+
+        Raises:
+            UserError: if the files cannot be found, fetched or read, or do not hold a classification.
+        """
+        files = self._files()
+        identity = f"{content_identity(self.path, files)} {self.name} {self.missing} aeon {version('aeon')}"
+        names = [f"{split}_{part}" for split in _SPLITS for part in _PARTS] + ["num_labels"]
+        arrays = cached_arrays("ucr", identity, names, partial(_convert, self, files))
+        train, test = (
+            Split(arrays[f"{split}_inputs"], arrays[f"{split}_lengths"].astype(np.int64), arrays[f"{split}_targets"])
+            for split in _SPLITS
+        )
+        if self.standardise:
+            train, test = standardised(train, test)
+        return Dataset(
+            name=self.name,
+            task=Task.CLASSIFICATION,
+            train=train,
+            test=test,
+            num_outputs=int(arrays["num_labels"]),
+            why_not_natural=f"the archive does not say whose measurements those of {self.name} are",
+        )
+
+    def _files(self) -> tuple[Path, ...]:
+        """The training and the test file, fetched if need be."""
+        names = [f"{self.name}_{split}.ts" for split in _SPLITS]
+        if self.path is not None:
+            return existing(self.path, *(Path(self.path).expanduser() / name for name in names))
+        aeon = importlib.util.find_spec("aeon")  # finds it without importing it, which takes seconds
+        places = [Path(p, "datasets", "data", self.name) for p in (aeon and aeon.submodule_search_locations) or ()]
+        if (cache := cache_directory()) is not None:
+            places.append(cache / "ucr" / self.name)
+        for place in places:
+            files = tuple(place / name for name in names)
+            if all(file.is_file() for file in files):
+                return files
+        return _download(self.name, names)
+
+
+def _download(name: str, files: list[str]) -> tuple[Path, ...]:
+    """Fetch the files from the Zenodo record that aeon names.
+
+    aeon's own download is not used: it does not notice a connection that breaks off.
+    """
+    from aeon.datasets.tsc_datasets import tsc_zenodo  # here because importing it takes seconds
+
+    if name not in tsc_zenodo:
+        raise UserError(
+            f"data.name={name}: is not in the UCR and UEA archives{did_you_mean(name, tsc_zenodo)}; "
+            "https://timeseriesclassification.com lists what is"
+        )
+    number = tsc_zenodo[name]
+    by_hand = f"download {' and '.join(files)} from https://zenodo.org/records/{number} and set data.path=FOLDER"
+    url = f"{RECORDS}/{number}"
+    record = fetch_json(url, by_hand)
+    try:
+        listed = {entry["key"]: (str(entry["links"]["self"]), str(entry["checksum"])) for entry in record["files"]}
+        return tuple(fetch(*listed[file], f"ucr/{name}", file, by_hand) for file in files)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{url}: does not list {files[0]} and its digest; {by_hand}") from error
+
+
+def _convert(ucr: Ucr, files: tuple[Path, ...]) -> Arrays:
+    """Read both files and pad their series to the longest of all."""
+    raw = [_read(ucr, file) for file in files]
+    labels = _sorted({label for _, names in raw for label in names})
+    number = {label: k for k, label in enumerate(labels)}
+    longest = max(series.shape[1] for cases, _ in raw for series in cases)
+    channels = raw[0][0][0].shape[0]
+    arrays: Arrays = {"num_labels": np.array(len(labels))}
+    for split, file, (cases, names) in zip(_SPLITS, files, raw, strict=True):
+        inputs = np.zeros((len(cases), longest, channels), np.float32)
+        for row, series in zip(inputs, cases, strict=True):  # a series is [channels, steps]
+            if len(series) != channels:
+                raise UserError(f"data.name={ucr.name}: {file} has series of {len(series)} channels, and of {channels}")
+            row[: series.shape[1]] = series.T
+        arrays[f"{split}_inputs"] = inputs
+        arrays[f"{split}_lengths"] = np.array([series.shape[1] for series in cases], np.int64)
+        arrays[f"{split}_targets"] = np.array([number[name] for name in names], np.int64)
+    return arrays
+
+
+def _read(ucr: Ucr, file: Path) -> tuple[list[NDArray[np.float64]], list[str]]:
+    """Return series ``[channels, steps]`` and labels."""
+    from aeon.datasets import load_from_ts_file  # here because importing it takes seconds
+
+    where = f"data.name={ucr.name}: {file}"
+    try:
+        cases, labels, about = load_from_ts_file(str(file), return_meta_data=True)
+    except (OSError, ValueError, TypeError, IndexError, KeyError) as error:  # what aeon raises on damaged files
+        raise UserError(f"{where} cannot be read as a .ts file ({type(error).__name__}: {error})") from error
+    if not about["classlabel"]:
+        raise UserError(f"{where} has no class labels; data=ucr is for classification")
+    if not len(cases):
+        raise UserError(f"{where} has no series")
+    series = [np.asarray(case, np.float64) for case in cases]
+    if any(np.isinf(case).any() for case in series):
+        raise UserError(f"{where} has infinite values")
+    gaps = sum(bool(np.isnan(case).any()) for case in series)
+    if gaps and ucr.missing == "refuse":
+        raise UserError(f"{where} has missing values in {gaps} of {len(series)} series; set data.missing=interpolate")
+    return [_interpolate(case) for case in series], [str(label) for label in labels]
+
+
+def _interpolate(series: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fill each channel's gaps on straight lines, and its ends with the nearest value."""
+    if not np.isnan(series).any():
+        return series
+    filled = np.zeros_like(series)
+    steps = np.arange(series.shape[1])
+    for channel, values in zip(filled, series, strict=True):
+        known = ~np.isnan(values)
+        if known.any():
+            channel[:] = np.interp(steps, steps[known], values[known])
+    return filled
+
+
+def _sorted(labels: set[str]) -> list[str]:
+    """By value if all are numbers, else as text."""
+    try:
+        return sorted(labels, key=lambda label: (float(label), label))
+    except ValueError:
+        return sorted(labels)

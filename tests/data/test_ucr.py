@@ -1,0 +1,223 @@
+"""Archives' files in their own format: those that come with aeon, small ones, and a Zenodo on this machine."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from fedsim.data import ucr
+from fedsim.data.ucr import Ucr
+from fedsim.errors import FieldError, UserError
+from fedsim.partition.natural import Natural
+from fedsim.population import Task
+
+HEADER = """# a comment
+@problemName Tiny
+@timeStamps false
+@missing {missing}
+@univariate {univariate}
+@equalLength {equal}
+@classLabel true {labels}
+@data
+"""
+
+
+def ts(*lines, labels="9 10", missing="false", univariate="false", equal="false"):
+    header = HEADER.format(labels=labels, missing=missing, univariate=univariate, equal=equal)
+    return header + "".join(f"{line}\n" for line in lines)
+
+
+TRAIN = ts("1,2,3:10,20,30:10", "4,5:40,50:9")
+TEST = ts("6,7,8,9:60,70,80,90:9")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(train=TRAIN, test=TEST):
+        folder = tmp_path / "files"
+        folder.mkdir(exist_ok=True)
+        (folder / "Tiny_TRAIN.ts").write_text(train)
+        (folder / "Tiny_TEST.ts").write_text(test)
+        return str(folder)
+
+    return write
+
+
+def test_series_of_unequal_length_by_hand(write):
+    """Padded to the longest of both files; the label 9 comes before 10, as they are numbers."""
+    data = Ucr(name="Tiny", path=write(), standardise=False).load(0)
+    assert (data.name, data.task, data.num_outputs) == ("Tiny", Task.CLASSIFICATION, 2)
+    assert data.train.inputs.tolist() == [[[1, 10], [2, 20], [3, 30], [0, 0]], [[4, 40], [5, 50], [0, 0], [0, 0]]]
+    assert data.train.lengths.tolist() == [3, 2]
+    assert data.train.targets.tolist() == [1, 0]
+    assert data.test.inputs.tolist() == [[[6, 60], [7, 70], [8, 80], [9, 90]]]
+    assert data.test.targets.tolist() == [0]
+
+
+def test_standardised_over_training_steps(write):
+    """Steps 1 to 5 have mean 3 and variance 2, so that 9 becomes 6 / sqrt 2."""
+    data = Ucr(name="Tiny", path=write()).load(0)
+    assert data.train.inputs[0, :, 0] == pytest.approx([-(2**0.5), -(0.5**0.5), 0, 0])
+    assert data.test.inputs[0, 3] == pytest.approx([6 / 2**0.5, 6 / 2**0.5])
+
+
+def test_words_as_labels(write):
+    train = ts("1:b", "2:a", labels="a b", univariate="true")
+    data = Ucr(name="Tiny", path=write(train, ts("3:a", labels="a b", univariate="true")), standardise=False).load(0)
+    assert data.train.targets.tolist() == [1, 0]
+
+
+def test_channel_that_never_varies_becomes_zero(write):
+    same = ts("5,5:1,2:9", "5,5:3,4:10")
+    data = Ucr(name="Tiny", path=write(same, same)).load(0)
+    assert not data.train.inputs[..., 0].any()
+    assert data.train.inputs[..., 1].any()
+
+
+def test_missing_values(write):
+    """In 1, ?, 3, ? the first gap lies half-way and the last takes the nearest value; the other channel has none."""
+    path = write(ts("1,?,3,?:?,?,?,?:9", "1,2:3,4:10", missing="true"))
+    with pytest.raises(UserError, match=r"missing values in 1 of 2 series; set data\.missing=interpolate"):
+        Ucr(name="Tiny", path=path).load(0)
+    data = Ucr(name="Tiny", path=path, missing="interpolate", standardise=False).load(0)
+    assert data.train.inputs[0].tolist() == [[1, 0], [2, 0], [3, 0], [3, 0]]
+
+
+def test_what_comes_with_aeon():
+    """Sizes from https://timeseriesclassification.com: 40 and 40 cases of 6 channels and 100 steps, 4 classes."""
+    data = Ucr().load(0)
+    assert data.train.inputs.shape == data.test.inputs.shape == (40, 100, 6)
+    assert data.train.inputs.dtype == np.float32
+    assert np.bincount(data.train.targets).tolist() == [10] * 4
+
+
+def test_unequal_lengths_that_come_with_aeon():
+    data = Ucr(name="JapaneseVowels").load(0)
+    assert data.train.inputs.shape == (270, 29, 12)
+    assert (data.train.lengths.min(), data.test.lengths.max()) == (7, 29)
+
+
+def test_second_load_does_not_convert(write, monkeypatch):
+    data = Ucr(name="Tiny", path=write()).load(0)
+
+    def convert(*_):
+        raise AssertionError("converted again")
+
+    monkeypatch.setattr(ucr, "_convert", convert)
+    np.testing.assert_array_equal(Ucr(name="Tiny", path=write()).load(1).train.inputs, data.train.inputs)
+    with pytest.raises(AssertionError, match="converted again"):  # a changed file is another one
+        Ucr(name="Tiny", path=write(TRAIN.replace("4,5", "4,6"))).load(0)
+
+
+def test_natural_is_refused(write):
+    with pytest.raises(UserError, match="does not say whose measurements those of Tiny are"):
+        Natural().assign(Ucr(name="Tiny", path=write()).load(0), None, 0)
+
+
+@pytest.fixture
+def zenodo(monkeypatch):
+    """Stands in for the archive: `fetch` and `fetch_json` answer from a dictionary of files."""
+    import aeon.datasets.tsc_datasets as known
+
+    files = {"Tiny_TRAIN.ts": TRAIN, "Tiny_TEST.ts": TEST}
+    monkeypatch.setitem(known.tsc_zenodo, "Tiny", 123)
+
+    def record(url, by_hand):
+        assert url == f"{ucr.RECORDS}/123"
+        digests = {name: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() for name, text in files.items()}
+        entries = [
+            {"key": k, "checksum": f"md5:{v}", "links": {"self": f"https://x/{k}/content"}} for k, v in digests.items()
+        ]
+        return json.loads(json.dumps({"files": entries}))
+
+    def fetch(url, known_hash, folder, name, by_hand):
+        text = files[url.split("/")[-2]]
+        assert known_hash == f"md5:{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}"
+        target = ucr.cache_directory() / folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        return target
+
+    monkeypatch.setattr(ucr, "fetch_json", record)
+    monkeypatch.setattr(ucr, "fetch", fetch)
+    return files
+
+
+def test_fetched_once(zenodo, cache, monkeypatch):
+    assert len(Ucr(name="Tiny").load(0).train) == 2
+    assert {path.name for path in (cache / "ucr" / "Tiny").iterdir()} == {"Tiny_TRAIN.ts", "Tiny_TEST.ts"}
+
+    def download(*_):
+        raise AssertionError("downloaded again")
+
+    monkeypatch.setattr(ucr, "_download", download)
+    assert len(Ucr(name="Tiny").load(0).train) == 2
+
+
+def test_record_without_the_files(zenodo):
+    del zenodo["Tiny_TEST.ts"]
+    with pytest.raises(UserError, match=r"does not list Tiny_TRAIN\.ts.*zenodo\.org/records/123 and set data\.path"):
+        Ucr(name="Tiny").load(0)
+
+
+def test_no_network_is_one_line(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(ucr, "RECORDS", "http://127.0.0.1:9/api/records")  # the port of nobody
+    with pytest.raises(UserError) as error:
+        Ucr(name="ECG5000").load(0)
+    assert "cannot be reached; download ECG5000_TRAIN.ts and ECG5000_TEST.ts from https://zenodo.org/" in str(
+        error.value
+    )
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_name():
+    with pytest.raises(UserError, match=r"data\.name=ECG500: is not in .* \(did you mean 'ECG5000'\?\)"):
+        Ucr(name="ECG500").load(0)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"train": ""}, "Tiny_TRAIN.ts has no series"),
+        ({"train": ts()}, "Tiny_TRAIN.ts has no series"),
+        ({"train": ts("1,x:3,4:9")}, "Tiny_TRAIN.ts cannot be read as a .ts file"),
+        ({"train": ts("1,2:3:9")}, "Tiny_TRAIN.ts cannot be read as a .ts file"),
+        ({"test": ts("1,2:9")}, "Tiny_TEST.ts has series of 1 channels, and of 2"),
+        ({"test": ts("1,inf:3,4:9")}, "Tiny_TEST.ts has infinite values"),
+        ({"test": TEST.replace("@classLabel true 9 10", "@targetlabel true")}, "Tiny_TEST.ts has no class labels"),
+    ],
+)
+def test_bad_files(write, files, message):
+    with pytest.raises(UserError) as error:
+        Ucr(name="Tiny", path=write(**files)).load(0)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"data\.path=.*: there is no file .*Tiny_TRAIN\.ts"):
+        Ucr(name="Tiny", path=str(tmp_path)).load(0)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("name", {"name": ""}),
+        ("name", {"name": "../etc"}),
+        ("name", {"name": "a/b"}),
+        ("path", {"path": ""}),
+        ("missing", {"missing": "zero"}),
+    ],
+)
+def test_refused(field, values):
+    with pytest.raises(FieldError) as error:
+        Ucr(**values)
+    assert error.value.field == field
