@@ -44,22 +44,23 @@ def draw(report: SplitReport, kind: str) -> bytes:
     with rc_context({"font.size": 8, "svg.hashsalt": "fedsim", "pdf.fonttype": 42, "svg.fonttype": "path"}):
         figure = Figure(figsize=(7.2, height), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        _heat_map(left, report)
+        _heat_map(left, report, bar_aspect=9 * height)
         _sizes(right, report.table["train_samples"].to_numpy())
         figure.savefig(content, format=kind, dpi=300, metadata=_METADATA[kind])
     return content.getvalue()
 
 
-def _heat_map(axes: Axes, report: SplitReport) -> None:
-    shares, names = report.shares, [str(name) for name in report.table["client"]]
+def _heat_map(axes: Axes, report: SplitReport, bar_aspect: float) -> None:
+    shares, names = report.shares, [str(name) for name in report.table["name"]]
     if len(shares) > _NAMED_CLIENTS:
         dominant = shares.argmax(1)
         shares = shares[np.lexsort((-shares.max(1), dominant))]
         axes.set_ylabel("clients, ordered by their most frequent " + report.kind)
     else:
         axes.set_yticks(range(len(names)), [name if len(name) <= 20 else f"{name[:19]}…" for name in names])
-    image = axes.imshow(shares, aspect="auto", cmap="viridis", vmin=0, interpolation="nearest")
     count = len(report.categories)
+    top = max(shares.max(), min(1.0, 5 / count))  # an even distribution must look even: a fifth of the scale at most
+    image = axes.imshow(shares, aspect="auto", cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
     ticks = range(0, count, -(-count // _NAMED_CATEGORIES))
     axes.set_xticks(ticks, [report.categories[k] for k in ticks])
     axes.tick_params(length=2)
@@ -70,8 +71,8 @@ def _heat_map(axes: Axes, report: SplitReport) -> None:
             "quantile": f"quantile of the target (1: the lowest of {count})",
         }[report.kind]
     )
-    bar = axes.figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, aspect=9 * axes.figure.get_figheight())
-    bar.set_label("share of the client's training samples")
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, aspect=bar_aspect)
+    bar.set_label("share of the client's training " + ("tokens" if report.kind == "token" else "samples"))
     bar.outline.set_linewidth(0.5)
 
 

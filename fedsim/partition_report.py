@@ -39,7 +39,7 @@ class SplitReport:
     Attributes:
         kind: what a client's samples are counted by: ``label``, ``token`` or ``quantile`` (of the target).
         categories: labels, the most frequent tokens, or quantiles from 1, as in the columns ``share_...``.
-        table: one row per client: ``client, train_samples, test_samples``; ``total_variation, jensen_shannon``: the
+        table: one row per client: ``client, name, train_samples, test_samples``; ``total_variation, jensen_shannon``: the
             distances of its distribution over *all* categories to that of all clients together; ``mean_length`` in
             steps; ``input_mean, input_std`` over all valid steps and features (not for tokens); ``target_mean,
             target_std`` (regression); and the shares. All but ``test_samples`` are about training samples.
@@ -67,7 +67,8 @@ def describe(dataset: Dataset, assignment: Assignment) -> SplitReport:
 
     refuse_empty(assignment)
     sizes, test_sizes = (np.array([len(own) for own in part]) for part in (assignment.train, assignment.test))
-    table: dict[str, object] = {"client": assignment.client_names, "train_samples": sizes, "test_samples": test_sizes}
+    table: dict[str, object] = {"client": np.arange(len(sizes)), "name": assignment.client_names}
+    table |= {"train_samples": sizes, "test_samples": test_sizes}
     kind, values, count = _categories(dataset)
     whole = sum(block.sum(0) for block in _histograms(values, assignment.train, count))
     whole = np.asarray(whole, float) / np.sum(whole)
@@ -212,7 +213,7 @@ def render(report: SplitReport, title: str) -> list[RenderableType]:
     for at, row in enumerate(rows):
         one = report.table.iloc[row]
         cells = [marks[at]] if marks else []
-        cells += [str(one["client"]), str(one["train_samples"]), str(one["test_samples"])]
+        cells += [str(one["name"]), str(one["train_samples"]), str(one["test_samples"])]
         cells += [_percent(share) for share in shares[row]] if few else []
         cells += [f"{one[name]:.4g}" for name in moments]
         cells += [f"{one['total_variation']:.2f}", f"{one['jensen_shannon']:.2f}"]

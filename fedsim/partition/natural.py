@@ -72,7 +72,12 @@ class Natural:
                 f"num_clients={num_clients}: {dataset.name} has 1 to {large} natural clients{enough} to take"
             )
         if large < len(names):
-            _log.warning("natural: %d of %d clients left out, not%s", len(names) - large, len(names), enough)
+            _log.warning(
+                "natural: %d of %d clients left out, which have fewer than partition.min_samples=%d training samples",
+                len(names) - large,
+                len(names),
+                self.min_samples,
+            )
         shuffled = generator(seed, "partition").permutation(len(names))
         limit = num_clients if num_clients is not None else self.max_clients
         chosen = np.sort(shuffled[sizes[shuffled] >= self.min_samples][:limit])

@@ -68,6 +68,11 @@ class TimeBlocks:
 
     def _share(self, name: str, sizes: NDArray[np.int64], clients: int) -> list[int]:
         """Return how many stretches each series of `sizes` samples is cut into."""
+        if sizes.min() == 0:
+            raise UserError(
+                f"partition=time_blocks: {(sizes == 0).sum()} of the {len(sizes)} series of {name} have no training "
+                "samples"
+            )
         most = (sizes + self.gap) // (1 + self.gap)
         if clients > most.sum():
             raise UserError(
