@@ -39,9 +39,9 @@ class SplitReport:
     Attributes:
         kind: what a client's samples are counted by: ``label``, ``token`` or ``quantile`` (of the target).
         categories: labels, the most frequent tokens, or quantiles from 1, as in the columns ``share_...``.
-        table: one row per client: ``client, name, train_samples, test_samples``; ``total_variation, jensen_shannon``: the
-            distances of its distribution over *all* categories to that of all clients together; ``mean_length`` in
-            steps; ``input_mean, input_std`` over all valid steps and features (not for tokens); ``target_mean,
+        table: one row per client: ``client, name, train_samples, test_samples``; ``total_variation, jensen_shannon``,
+            the distances of its distribution over *all* categories to that of all clients together; ``mean_length``
+            in steps; ``input_mean, input_std`` over all valid steps and features (not for tokens); ``target_mean,
             target_std`` (regression); and the shares. All but ``test_samples`` are about training samples.
         left_over: training and test samples that no client holds.
     """
