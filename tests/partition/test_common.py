@@ -58,11 +58,11 @@ def dataset_of(train, test, task=Task.CLASSIFICATION, outputs=4):
 
 
 def test_test_samples_follow_the_training_samples():
-    """Of label 0 the clients hold 3 and 1, so 6 and 2 of 8; of the unknown label 2, sizes of 3 and 3 make 2 and 2."""
-    dataset = dataset_of([0, 0, 0, 0, 1, 1], [0] * 8 + [2] * 4)
-    dealt = deal_test_like_train(dataset, [np.array([0, 1, 2]), np.array([3, 4, 5])], generator(0, "test"))
+    """Of label 0 the clients hold 3 and 1, so 6 and 2 of 8; of the unknown label 2, sizes of 4 and 2 make 4 and 2."""
+    dataset = dataset_of([0, 0, 0, 0, 1, 1], [0] * 8 + [2] * 6)
+    dealt = deal_test_like_train(dataset, [np.array([0, 1, 2, 4]), np.array([3, 5])], generator(0, "test"))
     counts = [np.bincount(dataset.test.targets[own], minlength=4).tolist() for own in dealt]
-    assert counts == [[6, 0, 2, 0], [2, 0, 2, 0]]
+    assert counts == [[6, 0, 4, 0], [2, 0, 2, 0]]
 
 
 def test_scores_of_several_outputs_are_means_of_standardised_ones():
