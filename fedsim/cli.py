@@ -162,6 +162,41 @@ def compare(
         comparison.show(runs, metric, csv)
 
 
+@app.command(
+    epilog="[b]Examples[/b]\n\n"
+    "fedsim partition partition=dirichlet partition.alpha=0.3\n\n"
+    "fedsim partition partition=shards num_clients=20 --csv split.csv --plot split.pdf\n\n"
+    "fedsim partition data=text data.path=play.txt partition=natural partition.min_samples=10"
+)
+def partition(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OVERRIDES]...", help="The same overrides as for fedsim run, without -m."),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Also write every client's numbers to a CSV.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Also draw the split: .png, .svg or .pdf (needs matplotlib)."),
+    ] = None,
+    config_dir: Annotated[
+        str | None, typer.Option("--config-dir", help="A folder with configs of your own, laid out like fedsim's.")
+    ] = None,
+    allow_module: Annotated[
+        list[str] | None,
+        typer.Option("--allow-module", help="A module of yours whose classes configs may name (repeatable)."),
+    ] = None,
+) -> None:
+    """Show who would hold which samples, and train nothing."""
+    with _exit_codes():
+        from fedsim import config, partition_report
+
+        request = config.Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
+        (job,) = config.check_request(config.normalise(request))
+        partition_report.show(job.experiment, csv, plot)
+
+
 def main() -> None:
     """Entry point of the ``fedsim`` command: without arguments its help, and one line for what Typer refuses."""
     gc.disable()  # imports make a million objects and hardly any garbage: looking for it is a sixth of the start

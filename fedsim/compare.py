@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fedsim.errors import UserError, did_you_mean
+from fedsim.files import write_file
 from fedsim.metrics import better_is
 
 if TYPE_CHECKING:
@@ -139,23 +140,7 @@ def render(table: pd.DataFrame) -> Table:
 
 def write_csv(table: pd.DataFrame, file: str | Path) -> None:
     """Write the table in full precision; a reader of `file` sees the old content or the new, never a part."""
-    path = Path(file)
-    try:
-        if path.exists() and not path.is_file():
-            table.to_csv(path, index=False)  # a pipe or a terminal is written to, not replaced
-            return
-        path = path.resolve()  # a link stays one
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("w", encoding="utf-8", newline="") as out:
-                table.to_csv(out, index=False, lineterminator="\n")
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)  # already gone if it was renamed
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+    write_file(file, table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def _find(path: Path) -> list[Path]:

@@ -205,7 +205,7 @@ def check_request(request: Request) -> list[Job]:
     loader = _loader(request.config_dir)
     for override in (_parse(text) for text in request.overrides):
         if override.is_sweep_override() and not request.multirun:
-            raise UserError(f"{override.input_line}: several values make a sweep; add -m (--multirun)")
+            raise UserError(f"{override.input_line}: several values make a sweep; add -m (--multirun) to fedsim run")
         if override.is_sweep_override() and not override.is_discrete_sweep():
             raise UserError(f"{override.input_line}: a sweep needs single values, such as 1,2 or range(1,3)")
         group = override.key_or_group

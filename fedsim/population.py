@@ -83,6 +83,7 @@ class Dataset:
         target_unit: what a regression target of 1 stands for; root mean square and mean absolute errors, not losses,
             are told in these units.
         score: one more metric, or None.
+        ordered: whether the samples (of each client, where there are clients) stand in the order of time.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Dataset:
     why_not_natural: str = "these data have no clients of their own"
     target_unit: float = 1.0
     score: Score | None = None
+    ordered: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,11 +158,16 @@ class Population:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Who holds which sample: for each client, indices into the data source's train and test split."""
+    """Who holds which sample: for each client, indices into the data source's train and test split.
+
+    A partition may also change what the clients see of their samples: ``observe(split, members, number)`` returns the
+    split (number 0: train, 1: test) with other inputs, given the members of each client.
+    """
 
     train: Sequence[NDArray[np.int64]]
     test: Sequence[NDArray[np.int64]]
     client_names: tuple[str, ...]
+    observe: Callable[[Split, Sequence[NDArray[np.int64]], int], Split] | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +227,21 @@ def _split_validation(
     return train, validation
 
 
+def refuse_empty(assignment: Assignment) -> None:
+    """Raise `UserError` if a client has no training samples."""
+    for name, own in zip(assignment.client_names, assignment.train, strict=True):
+        if len(own) == 0:
+            raise UserError(f"client {name!r} would have no training samples")
+
+
+def observed(dataset: Dataset, assignment: Assignment) -> Dataset:
+    """The data as the clients see them."""
+    if assignment.observe is None:
+        return dataset
+    train = assignment.observe(dataset.train, assignment.train, 0)
+    return replace(dataset, train=train, test=assignment.observe(dataset.test, assignment.test, 1))
+
+
 def build_population(
     dataset: Dataset, assignment: Assignment, *, validation_fraction: float, seed: int, dtype: torch.dtype
 ) -> Population:
@@ -228,9 +250,8 @@ def build_population(
     Raises:
         UserError: if a client has no training samples, or too few for its validation split.
     """
-    for name, own in zip(assignment.client_names, assignment.train, strict=True):
-        if len(own) == 0:
-            raise UserError(f"client {name!r} would have no training samples")
+    refuse_empty(assignment)
+    dataset = observed(dataset, assignment)
     train, validation = list(assignment.train), None
     if validation_fraction > 0:
         train, held_out = _split_validation(train, assignment.client_names, validation_fraction, seed)

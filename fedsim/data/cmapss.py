@@ -136,6 +136,7 @@ class Cmapss:
             test=self._split([engine[-self.window :] for engine in test], truth / unit, list(range(len(test)))),
             num_outputs=1,
             client_names=tuple(f"engine_{k}" for k in range(1, len(train) + 1)),
+            ordered=True,
             target_unit=unit,
             score=Score("nasa_score", nasa_score),
         )

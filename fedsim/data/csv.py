@@ -211,6 +211,7 @@ class Csv:
             test=splits[1],
             num_outputs=classes or splits[0].targets.shape[1],
             client_names=tuple(table.clients[k] for k in kept) if natural else None,
+            ordered=True,
             why_not_natural="one file without data.client_column is one series, not clients",
         )
 

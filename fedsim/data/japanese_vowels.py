@@ -19,7 +19,7 @@ _PARTS = ("inputs", "lengths", "targets")
 
 _WHY_NOT_NATURAL = (
     "in japanese_vowels the label is the speaker, so a client per speaker is a client per label; for such an extreme "
-    "label skew use partition=dirichlet partition.alpha=0.01 num_clients=9"
+    "label skew use partition=labels_per_client partition.labels=1 num_clients=9"
 )
 
 

@@ -134,6 +134,7 @@ class Shakespeare:
             num_outputs=len(LEAF_CHARACTERS) if last else _END + 1,
             vocabulary_size=len(LEAF_CHARACTERS) + 1 if last else _END + 1,
             client_names=tuple(names),
+            ordered=True,
         )
 
     def _file(self) -> Path:

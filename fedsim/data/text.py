@@ -112,6 +112,7 @@ class Text:
             num_outputs=size,
             vocabulary_size=size,
             client_names=tuple(usable),
+            ordered=True,
         )
 
     def _windows(self, parts: list[Ids]) -> Split:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.errors import UserError, check_above, check_at_least, check_between
-from fedsim.partition.common import made_clients, made_names, members
+from fedsim.partition.common import check_labels, deal_labels, made_clients, made_names, quantile_bins, share_out
 from fedsim.population import Assignment, Dataset, Task
 from fedsim.seeding import generator
 
@@ -26,6 +26,9 @@ class Dirichlet:
     Neural Networks", section 4; as in Li et al. 2022, NIID-Bench). Client sizes differ too. Hsu et al. 2019 draw a
     distribution over labels per client instead, with clients of equal size; that is another partition.
 
+    In a regression, the bins between quantiles of the training targets take the place of labels (of several outputs:
+    of the mean of the outputs, each standardised).
+
     If the data have clients of their own, their samples are pooled first.
 
     A draw that leaves some client with fewer than `min_samples` training samples is thrown away as a whole and drawn
@@ -35,10 +38,12 @@ class Dirichlet:
     Attributes:
         alpha: concentration, above 0 and at most 1e6; 0.01 means one label for most clients, 100 is close to iid.
         min_samples: training samples that every client must get, at least 1.
+        quantiles: bins of a regression's targets, 2 to 1000; None means 10.
     """
 
     alpha: float = 0.5
     min_samples: int = 1
+    quantiles: int | None = None
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -49,12 +54,13 @@ class Dirichlet:
         check_above(self, 0, "alpha")
         check_between(self, 0, 1e6, "alpha")
         check_at_least(self, 1, "min_samples")
+        check_between(self, 2, 1000, "quantiles")
 
     def assign(self, dataset: Dataset, num_clients: int | None, seed: int) -> Assignment:
         """Return who holds which sample.
 
         Args:
-            dataset: a classification task.
+            dataset: a classification or regression task.
             num_clients: number of clients; None means 10.
             seed: for the streams ``partition``.
 
@@ -62,29 +68,31 @@ class Dirichlet:
             UserError: if the data have no label per sequence, or too few samples for `min_samples` each, or if no draw
                 gave every client that many.
         """
-        if dataset.task is not Task.CLASSIFICATION:
-            natural = "" if dataset.client_names is None else " or partition=natural"
-            raise UserError(
-                f"partition=dirichlet: it shares out the samples of each label, and {dataset.name} "
-                f"({dataset.task.value}) has no label per sequence; use partition=iid{natural}"
-            )
+        if dataset.task is Task.REGRESSION:
+            labels = self.quantiles or 10
+            train, test = quantile_bins(dataset, labels)
+        else:
+            check_labels(dataset, "dirichlet")
+            if self.quantiles is not None:
+                raise UserError(
+                    f"partition.quantiles={self.quantiles}: is for the targets of a regression and has no effect with "
+                    f"{dataset.name}, which has labels"
+                )
+            labels = dataset.num_outputs
+            train, test = (split.targets.astype(np.int64) for split in (dataset.train, dataset.test))
         clients = made_clients(dataset, num_clients, self.min_samples)
-        shares = self._draw_shares(dataset, clients, seed)
+        totals = np.bincount(train, minlength=labels)
+        shares = self._draw_shares(totals, clients, seed)
 
-        def deal(labels: NDArray[np.generic], split: int) -> list[NDArray[np.int64]]:
-            counts = share_out(shares, np.bincount(labels.astype(np.int64), minlength=len(shares)))
-            rng = generator(seed, "partition", split)
-            owners = np.empty(len(labels), np.int64)
-            for label, row in enumerate(counts):
-                owners[labels == label] = rng.permutation(np.repeat(np.arange(clients), row))
-            return members(owners, clients)
+        def deal(labels: NDArray[np.int64], totals: NDArray[np.int64], split: int) -> list[NDArray[np.int64]]:
+            return deal_labels(labels, share_out(shares, totals), generator(seed, "partition", split))
 
-        return Assignment(deal(dataset.train.targets, 0), deal(dataset.test.targets, 1), made_names(clients))
+        in_test = np.bincount(test, minlength=labels)
+        return Assignment(deal(train, totals, 0), deal(test, in_test, 1), made_names(clients))
 
-    def _draw_shares(self, dataset: Dataset, clients: int, seed: int) -> NDArray[np.float64]:
+    def _draw_shares(self, totals: NDArray[np.int64], clients: int, seed: int) -> NDArray[np.float64]:
         """Return ``[labels, clients]``, each label's proportions over the clients."""
-        labels = dataset.num_outputs
-        totals = np.bincount(dataset.train.targets.astype(np.int64), minlength=labels)
+        labels = len(totals)
         draws = max(100, min(_MAX_DRAWS, _MAX_NUMBERS // (labels * clients)))
         block = max(1, min(100, 100_000 // (labels * clients)))
         rng = generator(seed, "partition")
@@ -98,24 +106,8 @@ class Dirichlet:
                 return first
             best = max(best, int(smallest.max()))
         raise UserError(
-            f"partition.alpha={self.alpha:g}: {clients} clients cannot be drawn from {len(dataset.train)} training "
+            f"partition.alpha={self.alpha:g}: {clients} clients cannot be drawn from {totals.sum()} training "
             f"samples with {labels} labels so that each gets partition.min_samples={self.min_samples}: in {draws} "
             f"draws the smallest client had at most {best}; raise partition.alpha, or lower "
             + ("num_clients" if self.min_samples == 1 else "num_clients or partition.min_samples")
         )
-
-
-def share_out(shares: NDArray[np.float64], totals: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Cut each label's samples at the rounded running sums of its proportions.
-
-    Args:
-        shares: ``[..., labels, clients]``, proportions that sum to one over the clients.
-        totals: ``[labels]`` samples of each label.
-
-    Returns:
-        ``[..., labels, clients]`` numbers of samples, which sum to `totals` and differ from ``shares * totals`` by at
-        most one.
-    """
-    cuts = np.rint(np.cumsum(shares, -1) * totals[:, None]).astype(np.int64)
-    cuts[..., -1] = totals  # the running sum of the shares may miss one by rounding
-    return np.diff(cuts, axis=-1, prepend=0)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.errors import check_between
 from fedsim.partition.common import made_clients, made_names, members
+from fedsim.partition.quantity import MAX_SIGMA, Quantity
 from fedsim.population import Assignment, Dataset
 from fedsim.seeding import generator
 
@@ -17,7 +19,18 @@ class Iid:
     """Deal the training and the test samples at random, in shares that differ by at most one sample.
 
     If the data have clients of their own, their samples are pooled first (McMahan et al. 2017, section 3, "IID").
+
+    With a `spread`, the clients differ in size alone: it is ``partition=quantity partition.law=lognormal`` with
+    ``partition.sigma`` equal to the spread, which documents the sizes and has more to set.
+
+    Attributes:
+        spread: standard deviation of the logarithm of the clients' sizes; 0 makes them equal.
     """
+
+    spread: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_between(self, 0, MAX_SIGMA, "spread")
 
     def assign(self, dataset: Dataset, num_clients: int | None, seed: int) -> Assignment:
         """Return who holds which sample.
@@ -30,6 +43,8 @@ class Iid:
         Raises:
             UserError: if there are more clients than training samples.
         """
+        if self.spread > 0:
+            return Quantity(law="lognormal", sigma=self.spread).assign(dataset, num_clients, seed)
         clients = made_clients(dataset, num_clients)
 
         def deal(count: int, split: int) -> list[NDArray[np.int64]]:

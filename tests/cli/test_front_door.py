@@ -19,7 +19,7 @@ def test_the_version(fedsim):
 def test_help(fedsim, arguments):
     answer = fedsim(*arguments)
     assert (answer.code, answer.err) == (0, "")
-    for command in ("run", "list", "compare"):
+    for command in ("run", "list", "partition", "compare"):
         assert re.search(rf"\b{command}\b", answer.out)
 
 
@@ -29,6 +29,7 @@ def test_help(fedsim, arguments):
         ("run", "fedsim run model=gru aggregator=fedavg"),
         ("list", "fedsim list aggregator"),
         ("compare", "fedsim compare "),
+        ("partition", "fedsim partition partition=dirichlet partition.alpha=0.3"),
     ],
 )
 def test_help_of_a_command_shows_examples(fedsim, monkeypatch, command, example):

@@ -69,7 +69,7 @@ PAIRS = {
     "client.epochs=null": "client.epochs=null: set exactly one of epochs and steps (neither is set)",
     "sampler.fraction=0.5 sampler.cohort_size=2": "fraction=0.5 and cohort_size=2 are both set",
     "partition=natural": "partition=natural: in japanese_vowels the label is the speaker",
-    "data=synthetic data.task=regression partition=dirichlet": "partition=dirichlet: ",
+    "data=synthetic data.task=regression partition=shards": "partition=shards: ",
     "data=synthetic data.task=regression stop.metric=test_accuracy": "stop.metric=test_accuracy: this run records",
     "data=synthetic data.samples_per_client=1 partition=natural client.validation_fraction=0.5": (
         "client.validation_fraction=0.5: "

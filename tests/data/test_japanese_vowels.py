@@ -9,6 +9,7 @@ import pytest
 from fedsim.data import japanese_vowels
 from fedsim.data.japanese_vowels import JapaneseVowels
 from fedsim.errors import UserError
+from fedsim.partition.labels_per_client import LabelsPerClient
 from fedsim.partition.natural import Natural
 from fedsim.population import Task
 
@@ -75,5 +76,8 @@ def test_standardised_over_training_frames_alone(dataset):
 
 
 def test_natural_is_refused_with_the_way_out(dataset):
-    with pytest.raises(UserError, match=r"the label is the speaker.*partition\.alpha=0\.01"):
+    with pytest.raises(UserError, match=r"the label is the speaker.*partition=labels_per_client partition\.labels=1"):
         Natural().assign(dataset, None, 0)
+    assignment = LabelsPerClient(labels=1).assign(dataset, 9, 0)
+    speakers = [np.unique(dataset.train.targets[own]).tolist() for own in assignment.train]
+    assert sorted(speakers) == [[speaker] for speaker in range(9)]

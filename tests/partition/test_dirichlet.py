@@ -96,12 +96,36 @@ def test_impossible_is_refused_at_once(make_dataset, clients, min_samples):
         Dirichlet(min_samples=min_samples).assign(make_dataset(train=100), clients, 0)
 
 
-@pytest.mark.parametrize("task", [Task.REGRESSION, Task.SEQUENCE_LABELLING])
-def test_needs_a_label_per_sequence(make_dataset, task):
+def test_needs_a_label_per_sequence(make_dataset):
+    task = Task.SEQUENCE_LABELLING
     with pytest.raises(UserError, match=r"partition=dirichlet: .*no label per sequence; use partition=iid$"):
         Dirichlet().assign(make_dataset(task=task), 5, 0)
     with pytest.raises(UserError, match=r"partition=iid or partition=natural$"):
         Dirichlet().assign(make_dataset(task=task, clients=3), 5, 0)
+
+
+@pytest.mark.parametrize("quantiles", [None, 4])
+def test_quantiles_of_the_target_take_the_place_of_labels(make_dataset, check_conserved, quantiles):
+    """E[sum of p_k^2] as above, over as many labels as there are bins; averaged over seeds."""
+    dataset = make_dataset(train=2000, test=1000, task=Task.REGRESSION)
+    bins = quantiles or 10
+    edges = np.quantile(dataset.train.targets[:, 0], np.arange(1, bins) / bins)
+    squares = []
+    for seed in range(20):
+        assignment = Dirichlet(alpha=1.0, quantiles=quantiles).assign(dataset, 5, seed)
+        check_conserved(assignment, dataset)
+        shares = []
+        for split, members in ((dataset.train, assignment.train), (dataset.test, assignment.test)):
+            held = np.stack([np.bincount(np.digitize(split.targets[own, 0], edges), minlength=bins) for own in members])
+            shares.append(held / held.sum(0))
+        np.testing.assert_allclose(*shares, atol=0.05)  # bins of 200 and of about 100: 1/200 + 1/70 at most
+        squares.append((shares[0] ** 2).sum(0).mean())
+    assert np.mean(squares) == pytest.approx(2 / 6, rel=0.1)
+
+
+def test_quantiles_have_no_effect_on_labels(make_dataset):
+    with pytest.raises(UserError, match=r"^partition\.quantiles=10: .*no effect with toy"):
+        Dirichlet(quantiles=10).assign(make_dataset(), 5, 0)
 
 
 @pytest.mark.parametrize("alpha", [1e-300, 1e-6])
@@ -117,6 +141,7 @@ def test_tiny_alpha_gives_proportions(make_dataset, check_conserved, alpha):
         ("alpha", {"alpha": float("inf")}),
         ("alpha", {"alpha": 1e7}),
         ("min_samples", {"min_samples": 0}),
+        ("quantiles", {"quantiles": 1}),
     ],
 )
 def test_refused(field, values):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.errors import UserError
+from fedsim.errors import FieldError, UserError
 from fedsim.partition.natural import Natural
 from fedsim.population import Task
 
@@ -53,4 +53,62 @@ def test_none_there(make_dataset):
     with pytest.raises(UserError, match=r"toys have no owners; .*iid or partition=dirichlet$"):
         Natural().assign(make_dataset(), None, 0)
     with pytest.raises(UserError, match=r"partition=iid$"):
-        Natural().assign(make_dataset(task=Task.REGRESSION), None, 0)
+        Natural().assign(make_dataset(task=Task.SEQUENCE_LABELLING), None, 0)
+
+
+@pytest.fixture
+def uneven(make_dataset):
+    """Sites 0 to 4 with 0, 1, 2, 3 and 4 training samples, and two test samples each."""
+    dataset = make_dataset(train=10, test=10, clients=5)
+    dataset.train.clients[:] = np.repeat(np.arange(5), np.arange(5))
+    return dataset
+
+
+@pytest.mark.parametrize(("min_samples", "kept"), [(1, [1, 2, 3, 4]), (3, [3, 4]), (4, [4])])
+def test_clients_with_few_samples_are_left_out(uneven, caplog, min_samples, kept):
+    assignment = Natural(min_samples).assign(uneven, None, 0)
+    assert assignment.client_names == tuple(f"site_{k}" for k in kept)
+    assert [len(own) for own in assignment.train] == kept
+    assert [set(uneven.test.clients[own]) for own in assignment.test] == [{k} for k in kept]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"natural: {5 - len(kept)} of 5 clients left out, which have fewer than partition.min_samples={min_samples} "
+        "training samples"
+    )
+
+
+def test_nobody_is_left_out_in_silence_or_without_a_reason(make_dataset, caplog):
+    Natural().assign(make_dataset(clients=5), None, 0)
+    assert not caplog.records
+
+
+def test_those_who_stay_do_not_depend_on_those_left_out(make_dataset):
+    """Taking 3 of those with enough samples takes the first 3 of them in the order in which 12 would be taken."""
+    dataset = make_dataset(train=60, test=30, clients=12)
+    dataset.train.clients[:] = np.repeat(np.arange(12), [1] * 6 + [9] * 6)
+    taken = Natural(min_samples=2).assign(dataset, 3, 5)
+    for count in range(1, 13):
+        among = [name for name in Natural().assign(dataset, count, 5).client_names if int(name[5:]) >= 6]
+        if len(among) == 3:
+            assert taken.client_names == tuple(among)
+
+
+def test_too_few_are_large_enough(uneven):
+    with pytest.raises(UserError, match=r"num_clients=3: toy has 1 to 2 natural clients .*min_samples=3 training"):
+        Natural(min_samples=3).assign(uneven, 3, 0)
+    with pytest.raises(UserError, match=r"min_samples=5: no natural client .* the largest of 5 has 4"):
+        Natural(min_samples=5).assign(uneven, None, 0)
+
+
+def test_at_most(make_dataset, same):
+    dataset = make_dataset(clients=5)
+    assert len(Natural(max_clients=9).assign(dataset, None, 0).train) == 5
+    assert same(Natural(max_clients=3).assign(dataset, None, 0), Natural().assign(dataset, 3, 0))
+    with pytest.raises(UserError, match=r"max_clients=3: num_clients=2 says already how many"):
+        Natural(max_clients=3).assign(dataset, 2, 0)
+
+
+@pytest.mark.parametrize("values", [{"min_samples": 0}, {"max_clients": 0}])
+def test_refused(values):
+    with pytest.raises(FieldError):
+        Natural(**values)
