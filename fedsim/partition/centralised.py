@@ -26,6 +26,6 @@ class Centralised:
             UserError: if there should be more than one client.
         """
         if num_clients not in (None, 1):
-            raise UserError(f"num_clients={num_clients}: partition=centralised has one client; leave num_clients out")
+            raise UserError(f"num_clients={num_clients}: partition=centralised has 1 client; leave num_clients out")
         everything = [np.arange(len(dataset.train))], [np.arange(len(dataset.test))]
         return Assignment(*everything, ("everyone",))

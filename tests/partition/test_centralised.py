@@ -48,5 +48,5 @@ def test_it_is_plain_training_that_goes_on_from_round_to_round(run, compose):
 @pytest.mark.parametrize("count", [2, 50])
 def test_more_clients_are_refused(compose, count):
     experiment = replace(compose("baseline=centralised", "data=synthetic", "device=cpu"), num_clients=count)
-    with pytest.raises(UserError, match=f"num_clients={count}: partition=centralised has one client"):
+    with pytest.raises(UserError, match=f"num_clients={count}: partition=centralised has 1 client"):
         prepare(experiment)
