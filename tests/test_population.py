@@ -184,3 +184,12 @@ def test_epochs_and_rounds_differ():
     batches = plan([12], torch.tensor([0]), epochs=3, batch_size=12)[0]
     other_round = plan([12], torch.tensor([0]), epochs=3, batch_size=12, key=2)[0]
     assert Counter(map(tuple, batches + other_round)).most_common(1)[0][1] == 1
+
+
+def test_data_in_the_order_of_the_clients_are_not_copied():
+    """So that large data, also those mapped from a file, are in memory once or not at all."""
+    dataset = dataset_of(6, 3)
+    given_out = assignment([[0, 1], [2, 3, 4, 5]], [[0], [1, 2]])
+    population = build_population(dataset, given_out, validation_fraction=0, seed=0, dtype=torch.float32)
+    assert np.shares_memory(population.train.inputs.numpy(), dataset.train.inputs)
+    assert np.shares_memory(population.test.inputs.numpy(), dataset.test.inputs)

@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 FORMAT_VERSION = 1
 """Part of every key: raise it when a converter changes what it stores."""
 
+LARGE = 64 * 2**20
+"""Bytes from which on an array is mapped instead of read."""
+
 Arrays = dict[str, NDArray[np.generic]]
 
 # What NumPy and zipfile are known to raise on truncated or damaged files.
@@ -73,12 +76,34 @@ def _read(path: Path, names: Collection[str]) -> Arrays | None:
     try:
         # Opened here, because NumPy leaves a damaged file open that it opened itself.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in names}
+            large = [name for name in names if stored.zip.getinfo(f"{name}.npy").file_size >= LARGE]
+            return {name: _map(path, stored.zip, name) if name in large else stored[name] for name in names}
     except FileNotFoundError:
         return None
     except _UNREADABLE as error:
         _log.warning("cannot use %s (%s: %s); it is made again", path, type(error).__name__, error)
         return None
+
+
+def _map(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:
+    """Map an array of an archive, whose members `numpy.savez` stores as they are, one after another.
+
+    Pages are read when they are looked at, so that data may be larger than memory; what is changed in memory does not
+    reach the file. Other than arrays that are read whole, these are not checked against their checksum.
+    """
+    member = archive.getinfo(f"{name}.npy")
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(stream)
+        header = stream.tell()
+    if dtype.hasobject or member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is not stored as plain numbers")
+    with path.open("rb") as file:
+        file.seek(member.header_offset + 26)
+        lengths = struct.unpack("<HH", file.read(4))  # of the member's name and extra field, which precede its content
+    start = member.header_offset + 30 + sum(lengths) + header
+    return np.memmap(path, dtype, "c", start, shape, "F" if fortran else "C")
 
 
 def _write(path: Path, arrays: Arrays) -> None:

@@ -87,6 +87,40 @@ def test_no_damage_gets_through(directory, caplog):
             check(arrays)
 
 
+def test_large_arrays_are_mapped(directory, monkeypatch, tmp_path):
+    """Right values, in pages of the file; what is written to them does not reach it."""
+    arrays = {"x": np.arange(24.0).reshape(2, 3, 4), "f": np.asfortranarray(np.arange(6).reshape(2, 3)), "n": np.array(3)}
+    cached_arrays("source", "1", arrays, lambda: arrays)
+    monkeypatch.setattr(cache, "LARGE", 100)
+    for _ in range(2):
+        found = cached_arrays("source", "1", arrays, lambda: {})
+        assert isinstance(found["x"], np.memmap)
+        assert isinstance(found["f"], np.memmap)
+        assert not isinstance(found["n"], np.memmap)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array)
+        found["x"][:] = -1
+
+
+def test_a_truncated_large_array_is_made_again(directory, monkeypatch, caplog):
+    monkeypatch.setattr(cache, "LARGE", 1)
+    cached_arrays("source", "1", ARRAYS, Maker())
+    (file,) = directory.iterdir()
+    file.write_bytes(file.read_bytes()[:-30])
+    check(cached_arrays("source", "1", ARRAYS, Maker()))
+    assert "made again" in caplog.text
+
+
+def test_large_objects_are_not_unpickled(directory, monkeypatch):
+    monkeypatch.setattr(cache, "LARGE", 1)
+    make = Maker()
+    cached_arrays("source", "1", ARRAYS, make)
+    (file,) = directory.iterdir()
+    np.savez(file, x=np.array([{"a": 1}], dtype=object), y=ARRAYS["y"])
+    check(cached_arrays("source", "1", ARRAYS, make))
+    assert make.calls == 2
+
+
 def test_objects_are_not_unpickled(directory):
     make = Maker()
     cached_arrays("source", "1", ARRAYS, make)
