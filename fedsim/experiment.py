@@ -12,6 +12,7 @@ import torch
 from fedsim.aggregation.aggregator import Aggregator
 from fedsim.aggregation.setting import Particular, Setting
 from fedsim.aggregation.weighted import Weighted
+from fedsim.baseline import Baseline, NoBaseline
 from fedsim.clients.corrections import NoCorrection
 from fedsim.clients.local import ClientConfig
 from fedsim.engine import Engine
@@ -73,6 +74,7 @@ class Experiment:
         aggregator: how deltas become the next global model.
         engine: how the computation is organised.
         personalize: how clients come to models of their own.
+        baseline: what is run in place of the federation, to read its results against.
         stop: when to end early.
         checkpoint: when the state is saved.
         console: what is shown.
@@ -95,6 +97,7 @@ class Experiment:
     aggregator: Aggregator
     engine: Engine
     personalize: Personalization = field(default_factory=NoPersonalization)
+    baseline: Baseline = field(default_factory=NoBaseline)
     stop: Stop = field(default_factory=Stop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     console: Console = field(default_factory=Console)
@@ -117,6 +120,11 @@ class Experiment:
             raise FieldError("seed", self.seed, f"must be from 0 to {MAX_SEED}")
         self.aggregator.correction.check(self.client)
         self._check_blocks()
+        if not isinstance(self.baseline, NoBaseline) and not isinstance(self.personalize, NoPersonalization):
+            raise UserError(
+                f"baseline={type(self.baseline).__name__.lower()}: trains no federated model to start from; use "
+                "personalize=none"
+            )
         schedule = self.aggregator.server_optimizer.schedule
         if schedule != CONSTANT and schedule.at(self.rounds, self.rounds) == 1:
             raise UserError(

@@ -22,8 +22,15 @@ State = dict[str, Tensor]
 class ServerOptimizer(Protocol):
     """What a server optimizer offers."""
 
-    lr: float
-    schedule: Schedule
+    @property
+    def lr(self) -> float:
+        """The learning rate before the schedule."""
+        ...
+
+    @property
+    def schedule(self) -> Schedule:
+        """How the learning rate changes over rounds."""
+        ...
 
     def init(self, row: Tensor) -> State:
         """State before the first round, for a global row ``[P]``."""

@@ -41,6 +41,7 @@ def prepare(experiment: Experiment) -> Simulation:
     Raises:
         UserError: if data, partition and settings do not go together.
     """
+    experiment = experiment.baseline.apply(experiment)
     device, dtype = experiment.torch_device(), experiment.torch_dtype()
     dataset = load_dataset(experiment.data, experiment.seed)
     columns = _columns(experiment, dataset)

@@ -52,8 +52,7 @@ def test_files_are_replaced(fedsim, elsewhere):
 
 @pytest.mark.parametrize("option", list_options()["partition"])
 def test_every_partition_is_shown_or_refused_with_a_reason(fedsim, option):
-    clients = 1 if option == "centralised" else 3
-    answer = fedsim("partition", *SMALL, "data.min_length=5", f"partition={option}", f"num_clients={clients}")
+    answer = fedsim("partition", *SMALL, "data.min_length=5", f"partition={option}", "num_clients=3")
     if option == "time_blocks":
         assert answer.code == 2
         assert "the samples of synthetic do not follow one another in time" in answer.err

@@ -17,10 +17,7 @@ from fedsim.simulation import initial_state, prepare, simulate
 ROOT = Path(str(importlib.resources.files("fedsim.configs")))
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
 COMPONENTS = [name for name in FILES if "_target_" in (ROOT / name).read_text()]
-EXPERIMENTS = [name for name in FILES if name.split("/")[0] in ("experiment", "baseline")]
-CHANGES = {"experiment", "baseline"}
-"""Groups whose options are changes of others, and no parts of an experiment."""
-
+EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
 NEEDS = {
     "data/csv.yaml": ("data.path=load.csv", "data.target_column=kW"),
     "experiment/energy_forecast.yaml": ("data.path=load.csv",),
@@ -91,7 +88,8 @@ def test_every_value_is_explained(name):
 
 def together():
     """Options of different groups, many at a time: the first of each group, the second of each, ..."""
-    columns = [[name for name in COMPONENTS if name.rpartition("/")[0] == group] for group in config.list_options()]
+    groups = [group for group in config.list_options() if group != "baseline"]  # it does not go with personal models
+    columns = [[name for name in COMPONENTS if name.rpartition("/")[0] == group] for group in groups]
     return [[name for name in names if name] for names in itertools.zip_longest(*columns)]
 
 
@@ -114,20 +112,14 @@ def test_presets_have_no_numbers(name):
 
 def test_the_top_level_is_the_experiment():
     written = read("config.yaml")
-    groups = {next(iter(entry)) for entry in written["defaults"] if isinstance(entry, dict)} - {
-        "experiment",
-        "baseline",
-    }
+    groups = {next(iter(entry)) for entry in written["defaults"] if isinstance(entry, dict)} - {"experiment"}
     fields = {field.name: field for field in dataclasses.fields(Experiment)}
     values = {key: value for key, value in written.items() if key not in ("defaults", "hydra")}
     assert groups | values.keys() == fields.keys()
     for key, value in values.items():
         if key not in ("eval", "tags"):
             assert value == fields[key].default
-    assert groups == {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "_"} - {
-        "experiment",
-        "baseline",
-    }
+    assert groups == {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "_"} - {"experiment"}
 
 
 def test_hydra_is_told_only_where_runs_go():

@@ -116,14 +116,13 @@ def test_a_reasonable_request_is_met_and_the_seed_decides(name, data, seed):
     dataset = make_dataset(400, 200, labels=4, clients=3)
     partition = make_partition(name, **data.draw(settings_of(name)))
     clients = 3 if name == "natural" and partition.max_clients is None else None if name == "natural" else 6
-    clients = 1 if name == "centralised" else clients
     first = partition.assign(dataset, clients, seed)
     again = make_partition(name, **vars(partition)).assign(dataset, clients, seed)
     assert all(np.array_equal(a, b) for a, b in zip(everything(first), everything(again), strict=True))
     np.testing.assert_array_equal(observed(dataset, first).test.inputs, observed(dataset, again).test.inputs)
     other = partition.assign(dataset, clients, seed + 1)
     differs = [not np.array_equal(a, b) for a, b in zip(everything(first), everything(other), strict=False)]
-    assert any(differs) or name in ("natural", "time_blocks", "centralised")  # everybody, by position, all
+    assert any(differs) or name in ("natural", "time_blocks")  # everybody, and by position
 
 
 @pytest.mark.parametrize("name", FILES)
