@@ -93,9 +93,9 @@ def _map(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]
     """
     member = archive.getinfo(f"{name}.npy")
     with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
+        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(stream)
+        shape, fortran, dtype = read_header(stream)  # type: ignore[no-untyped-call]
         header = stream.tell()
     if dtype.hasobject or member.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{name} is not stored as plain numbers")
