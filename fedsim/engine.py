@@ -75,7 +75,7 @@ class StackedEngine:
             keep_freed_memory()
         module = load_kernels(self._kernels(device))
         samples = EVALUATION_BATCH * sample_bytes(task.arch, int(task.population.train.inputs.shape[1]), dtype)
-        blocks = max(1, min(64, self.budget_bytes // samples))
+        blocks = max(1, min(16, self.budget_bytes // samples))
         return StackedTrainer(task, module, blocks)
 
     def chunk_size(self, task: LocalTask, dtype: torch.dtype) -> int:

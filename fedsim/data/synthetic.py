@@ -105,8 +105,7 @@ class Synthetic:
         hidden = _hidden(*self._sequences(rng, _REFERENCE_SAMPLES, no_shift), projection)
         moments = hidden.T @ hidden / np.float32(len(hidden))
         common = _read_out(rng, moments, self._width)
-        train: list[_Part] = []
-        test: list[_Part] = []
+        train, test = self._room(self.samples_per_client), self._room(self.test_samples_per_client)
         for client in range(self.clients):
             own = generator(seed, "synthetic_client", client)
             shift = np.float32(self.beta) * own.standard_normal(self.features, np.float32)
@@ -119,12 +118,14 @@ class Synthetic:
                 rng = generator(seed, purpose, client)
                 inputs, lengths = self._sequences(rng, count, shift)
                 noise = np.float32(self.noise) * rng.standard_normal((count, self._width), np.float32)
-                into.append((inputs, lengths, _hidden(inputs, lengths, projection) @ weights + noise))
+                rows = slice(client * count, (client + 1) * count)
+                into[0][rows], into[1][rows] = inputs, lengths
+                into[2][rows] = _hidden(inputs, lengths, projection) @ weights + noise
         return Dataset(
             name="synthetic",
             task=Task(self.task),
-            train=self._join(train),
-            test=self._join(test),
+            train=self._split(train),
+            test=self._split(test),
             num_outputs=self._width,
             client_names=tuple(f"client_{k}" for k in range(self.clients)),
         )
@@ -138,9 +139,15 @@ class Synthetic:
         inputs[np.arange(self.length) >= lengths[:, None]] = 0
         return inputs, lengths
 
-    def _join(self, parts: list[_Part]) -> Split:
-        inputs, lengths, outputs = (np.concatenate(column) for column in zip(*parts, strict=True))
-        owners = np.repeat(np.arange(self.clients), len(parts[0][0]))
+    def _room(self, count: int) -> _Part:
+        """Inputs, lengths and outputs of all clients with `count` samples each, to be filled in."""
+        samples = self.clients * count
+        inputs = np.empty((samples, self.length, self.features), np.float32)
+        return inputs, np.empty(samples, np.int64), np.empty((samples, self._width), np.float32)
+
+    def _split(self, parts: _Part) -> Split:
+        inputs, lengths, outputs = parts
+        owners = np.repeat(np.arange(self.clients), len(inputs) // self.clients)
         return Split(inputs, lengths, outputs.argmax(1) if self.task == "classification" else outputs, owners)
 
 
