@@ -118,6 +118,25 @@ def test_feddyn(tiny, run):
     assert found.metrics[-1]["bytes_up"] == ROUNDS * 3 * len(theta) * 8  # nothing but the model travels
 
 
+def test_fedsam(tiny, run):
+    """Qu 2022, Algorithm 1: every local step follows the gradient at ``y + rho * g / |g|``."""
+    rho = 0.3
+    found = run(tiny("aggregator=fedsam", f"aggregator.correction.rho={rho}", *SETTINGS))
+    clients, x = Clients(found.simulation), first_row(found)
+    rows = []
+    for number in range(1, ROUNDS + 1):
+        total, size = torch.zeros_like(x), 0
+        for i in clients.cohort(number):
+            y = x
+            for batch in clients.batches(i, number):
+                g = clients.gradient(y, batch)
+                y = y - LR * clients.gradient(y + rho * g / g.norm(), batch)
+            total, size = total + clients.size(i) * y, size + clients.size(i)
+        x = total / size
+        rows.append(x)
+    close(found.rows, rows)
+
+
 def test_ditto(tiny, run):
     """Li 2021, Algorithm 1: FedAvg, and beside it a personal model pulled to the global one of the same round."""
     mu = 0.7

@@ -45,6 +45,13 @@ class Correction(Protocol):
         """Raise `UserError` for client settings that the algorithm is not made for."""
         return None
 
+    def perturb(self, gradient: Tensor) -> Tensor | None:
+        """Return ``[A, P]``, how far from the rows the step's gradient is taken, given the gradient at the rows.
+
+        None, the usual answer, takes it at the rows themselves.
+        """
+        return None
+
     def correct(self, gradient: Tensor, rows: Tensor, anchors: Tensor, memory: Memory | None) -> None:
         """Add the correction to `gradient` in place.
 
@@ -85,6 +92,29 @@ class Prox(Correction):
     def correct(self, gradient: Tensor, rows: Tensor, anchors: Tensor, memory: Memory | None) -> None:
         """Add ``mu * (row - anchor)``."""
         gradient.add_(rows - anchors, alpha=self.mu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharpnessAware(Correction):
+    """FedSAM (Qu 2022, Algorithm 1; Caldarola 2022): each local step follows the gradient at a worse place nearby.
+
+    That place is ``row + rho * g / |g|`` for the minibatch gradient g (Foret 2021, eq. 2): every step computes two
+    gradients of the same minibatch. The loss that is recorded is the one at the row.
+    """
+
+    rho: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_above(self, 0, "rho")
+
+    def perturb(self, gradient: Tensor) -> Tensor | None:
+        """``rho * g / |g|``; nowhere for a gradient of zero."""
+        norm = gradient.norm(dim=1, keepdim=True)
+        shift: Tensor = gradient * (self.rho / norm.clamp(min=1e-12))
+        return shift
+
+    def correct(self, gradient: Tensor, rows: Tensor, anchors: Tensor, memory: Memory | None) -> None:
+        """Leave the gradient as it is."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fedsim.clients.corrections import Memory
 from fedsim.clients.local import LocalTask, Report, keep_state, starting_state
 from fedsim.clients.stacked import EVALUATION_BATCH, concatenate, make_report
 from fedsim.models.reference import ReferenceModel, load_row, read_row
-from fedsim.models.stacked import Sums, score_outputs
+from fedsim.models.stacked import DropoutMask, Sums, score_outputs
 from fedsim.population import IGNORE, Batch, Samples, Task, batch_indices, gather
 
 # Our names of optimizer state, and those of torch.optim.
@@ -81,9 +81,12 @@ class SequentialTrainer:
         ):
             batch = gather(task.population.train, index, None)
             dropout = task.dropout(round_number, client, step, anchor)
-            loss = _loss(task.arch.task, module(batch.inputs[0], batch.lengths[0], dropout), batch)
-            optimizer.zero_grad()
-            loss.backward()
+            loss = self._backward(module, batch, dropout)
+            if (shift := task.correction.perturb(_gradients(module)[None])) is not None:
+                row = read_row(module)
+                load_row(module, task.arch, row + shift[0])
+                self._backward(module, batch, dropout)
+                load_row(module, task.arch, row)
             self._correct(module, anchor, memory)
             if task.config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, task.config.clip_norm)
@@ -93,11 +96,18 @@ class SequentialTrainer:
         self._save_state(optimizer, module, anchor, client, store)
         return read_row(module), loss_sum / seen
 
+    def _backward(self, module: ReferenceModel, batch: Batch, dropout: DropoutMask | None) -> Tensor:
+        """Return a minibatch's loss; its gradient is then in the module's parameters."""
+        module.zero_grad()
+        loss = _loss(self.task.arch.task, module(batch.inputs[0], batch.lengths[0], dropout), batch)
+        loss.backward()
+        return loss
+
     def _module(self, like: Tensor) -> ReferenceModel:
         return ReferenceModel(self.task.arch).to(device=like.device, dtype=like.dtype)
 
     def _correct(self, module: ReferenceModel, anchor: Tensor, memory: Memory | None) -> None:
-        gradient = torch.cat([_gradient(p).reshape(-1) for p in module.parameters_in_order()])[None]
+        gradient = _gradients(module)[None]
         self.task.correction.correct(gradient, read_row(module)[None], anchor, memory)
         for parameter, view in zip(
             module.parameters_in_order(), self.task.arch.layout.views(gradient[0]).values(), strict=True
@@ -158,8 +168,10 @@ class SequentialTrainer:
         return Sums(*sums)
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+def _gradients(module: ReferenceModel) -> Tensor:
+    """The gradient row ``[P]``, with zeros where a parameter has none."""
+    grads = ((p, p.grad) for p in module.parameters_in_order())
+    return torch.cat([(torch.zeros_like(p) if grad is None else grad).reshape(-1) for p, grad in grads])
 
 
 def _loss(task: Task, outputs: Tensor, batch: Batch) -> Tensor:

@@ -71,6 +71,11 @@ class StackedTrainer:
             batch = gather(task.population.train, index, real)
             dropout = task.dropout(round_number, ranked[:active], step, rows)
             loss = stacked.loss_and_gradient(task.arch, views, batch, self.kernels, dropout, slopes)
+            if (shift := task.correction.perturb(slope)) is not None:
+                kept = now.clone()
+                now.add_(shift)
+                stacked.loss_and_gradient(task.arch, views, batch, self.kernels, dropout, slopes)
+                now.copy_(kept)
             count = batch.num_samples
             loss_sum[:active] += loss * count
             seen[:active] += count
