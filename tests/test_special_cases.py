@@ -33,6 +33,16 @@ def test_trimming_nobody_is_the_mean(tiny, run):
     close(run(tiny("aggregator=trimmed_mean", "aggregator.combine.beta=0")), run(tiny("aggregator=mean")))
 
 
+def test_fednova_with_equal_steps_is_fedavg(tiny, uneven, run):
+    """Clients of one size take equally many steps, here with momentum: every coefficient norm is the same."""
+    momentum = ("client.optimizer.momentum=0.9", "client.optimizer.lr=0.05", "rounds=3")
+    ours, theirs = (
+        replace(tiny(f"aggregator={name}", *momentum), partition=uneven((6,) * 5, (2,) * 5))
+        for name in ("fednova", "fedavg")
+    )
+    close(run(ours), run(theirs))
+
+
 def test_qffl_without_q_is_the_mean(tiny, run):
     close(run(tiny("aggregator=qffedavg", "aggregator.combine.q=0")), run(tiny("aggregator=mean")))
 
