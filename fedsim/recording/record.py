@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,15 @@ def run_state(directory: Path, experiment: Experiment | None = None) -> str:
         return OTHER
     if holder(directory) is not None:
         return RUNNING
-    status = read_status(directory)
-    if status in ("done", "stopped"):
-        more = any(key.split(".")[0] in ("rounds", "stop") for key in changed)
-        return INTERRUPTED if more else DONE
-    return DIVERGED if status == "diverged" else INTERRUPTED
+    if is_finished(directory, changed):
+        return DONE
+    return DIVERGED if read_status(directory) == "diverged" else INTERRUPTED
+
+
+def is_finished(directory: Path, changed: Iterable[str] = ()) -> bool:
+    """Whether a run has come to its end, and changes of these dotted keys would not move that."""
+    moved = any(key.split(".")[0] in ("rounds", "stop") for key in changed)
+    return read_status(directory) in ("done", "stopped") and not moved
 
 
 def read_status(directory: Path) -> str | None:
