@@ -31,7 +31,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
 
 from fedsim import build
-from fedsim.config_words import check_config_dir, flat, in_words, within
+from fedsim.config_words import check_config_dir, flat, in_words, refused, within
 from fedsim.errors import UserError, did_you_mean, show
 from fedsim.experiment import Experiment
 from fedsim.recording.run_directory import FORMAT_VERSION, refuse_used
@@ -102,7 +102,7 @@ class SafeLoader(ConfigLoaderImpl):
         found = flat(OmegaConf.to_container(cfg.hydra, resolve=False))
         for key in sorted(wanted.keys() | found.keys()):
             if wanted.get(key) != found.get(key) and not within(key, HYDRA_SETTABLE + HYDRA_COMPUTED):
-                raise _refused(f"hydra.{key}={show(found.get(key))}")
+                raise refused(f"hydra.{key}={show(found.get(key))}", HYDRA_SETTABLE)
         return cfg
 
 
@@ -112,12 +112,6 @@ def _untouched() -> dict[str, Any]:
     loader = ConfigLoaderImpl(create_config_search_path(f"pkg://{CONFIG_MODULE}"))
     cfg = loader.load_configuration("config", [], RunMode.RUN, from_shell=False)
     return flat(OmegaConf.to_container(cfg.hydra, resolve=False))
-
-
-def _refused(text: str) -> UserError:
-    hint = "; use --config-dir" if text.startswith("hydra.searchpath") else ""
-    allowed = ", ".join(f"hydra.{name}" for name in HYDRA_SETTABLE)
-    return UserError(f"{text}: fedsim does not let a config change this{hint}; allowed are {allowed}")
 
 
 def _of_hydra(override: Override) -> bool:
@@ -208,7 +202,7 @@ def _parse(text: str) -> Override:
     if _of_hydra(parsed):
         key = parsed.key_or_group.replace("/", ".").removeprefix("hydra").removeprefix(".")
         if not within(key, HYDRA_SETTABLE) or parsed.is_sweep_override() or parsed.is_delete():
-            raise _refused(text.lstrip("+~"))
+            raise refused(text.lstrip("+~"), HYDRA_SETTABLE)
     return parsed
 
 
@@ -328,26 +322,30 @@ def amend(record: Mapping[str, Any], request: Request) -> Experiment:
     Raises:
         UserError: naming the key, the value and what is allowed.
     """
-    loader = _loader(request.config_dir)
-    for text in request.overrides:
-        parsed = _parse(text)
+    try:
+        amended = OmegaConf.create(dict(record))
+        if request.overrides:  # to compose takes a while
+            _amend(amended, list(request.overrides), _loader(request.config_dir))
+    except (errors.OmegaConfBaseException, AttributeError, TypeError) as error:
+        raise UserError(in_words(error)) from None
+    return build_experiment(amended, request.allow_modules)
+
+
+def _amend(amended: DictConfig, overrides: list[str], loader: SafeLoader) -> None:
+    for parsed in map(_parse, overrides):
+        text = parsed.input_line
         if _of_hydra(parsed) or parsed.is_sweep_override() or parsed.is_delete() or parsed.package is not None:
             raise UserError(f"{text}: a run is continued with single values and options, such as rounds=100")
         if parsed.key_or_group in ("experiment", "baseline"):
             raise UserError(f"{text}: stands for several settings; name those to change one by one")
-    chosen = _check_options(request.overrides, loader)
-    values = [text for text in request.overrides if text not in chosen]
-    amended = OmegaConf.create(dict(record))
+    chosen = _check_options(overrides, loader)
+    values = [text for text in overrides if text not in chosen]
     options = _compose(loader, chosen)
-    try:
-        for group in (_parse(text).key_or_group.replace("/", ".") for text in chosen):
-            OmegaConf.update(amended, group, OmegaConf.select(options, group), merge=False)
-        _check_keys(values, amended, loader)
-        for parsed in map(_parse, values):
-            OmegaConf.update(amended, parsed.key_or_group, parsed.value(), merge=True)
-    except (errors.OmegaConfBaseException, AttributeError, TypeError) as error:
-        raise UserError(in_words(error)) from None
-    return build_experiment(amended, request.allow_modules)
+    for group in (_parse(text).key_or_group.replace("/", ".") for text in chosen):
+        OmegaConf.update(amended, group, OmegaConf.select(options, group), merge=False)
+    _check_keys(values, amended, loader)
+    for parsed in map(_parse, values):
+        OmegaConf.update(amended, parsed.key_or_group, parsed.value(), merge=True)
 
 
 def record_of(experiment: Experiment) -> dict[str, Any]:

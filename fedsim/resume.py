@@ -213,7 +213,7 @@ def _find_start(
     recorded: Experiment | None = None,
     after_round: int | None = None,
 ) -> tuple[Start, list[Path]]:
-    """The last good checkpoint (or that of a round), or round 0 without one; and the files that are none, which are told.
+    """The last good checkpoint, or round 0 without one, or that of a round; and the files that are none.
 
     Raises:
         UserError: if the settings and a good checkpoint do not go together.
