@@ -460,7 +460,7 @@ RECORDS = {
     "rounds: 3": "has format_version None",
     "format_version: 1\nrounds: 3": "model",
     "\x00": "cannot be read as the record of a run",
-    "format_version: 1\nseed: 2020-01-01": "2020",
+    "format_version: 1\nseed: 2020-01-01": "seed: Value 'date'",
     "format_version: 1\nseed: !!set {a, b}": "set",
     "format_version: 1\nname: ${nope}": "nope",
     "format_version: 1\nname: !!python/name:os.system": "cannot be read as the record of a run",
