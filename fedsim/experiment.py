@@ -12,6 +12,7 @@ import torch
 from fedsim.aggregation.aggregator import Aggregator
 from fedsim.aggregation.setting import Particular, Setting
 from fedsim.aggregation.weighted import Weighted
+from fedsim.attacks.alie import ALIE, largest_z
 from fedsim.attacks.attack import Attack, NoAttack
 from fedsim.attacks.backdoor import Backdoor
 from fedsim.clients.corrections import NoCorrection
@@ -176,13 +177,13 @@ class Experiment:
     def check_population(self, num_clients: int) -> None:
         """Raise `UserError` if so many clients give no cohorts, or parts do not go together."""
         self.sampler.check(num_clients)
-        self._check_exchange()
+        self._check_exchange(num_clients)
         combine = self.aggregator.combine
         if isinstance(combine, Particular):
             smallest, largest = self.sampler.limits(num_clients)
             combine.check(Setting(max(1, smallest), largest, self.client, self.aggregator.correction))
 
-    def _check_exchange(self) -> None:
+    def _check_exchange(self, num_clients: int) -> None:
         """What is on between clients and server must have something to act on."""
         off = self.link.lossless_up and self.link.lossless_down
         if self.aggregator.blocks == [] and not (off and isinstance(self.privacy, NoPrivacy)):
@@ -196,6 +197,14 @@ class Experiment:
             )
         if not isinstance(self.attack, NoAttack) and self.attack.start_round > self.rounds:
             raise UserError(f"attack.start_round={self.attack.start_round}: is after the last of rounds={self.rounds}")
+        if isinstance(self.attack, ALIE) and self.attack.z is None:
+            largest = self.sampler.limits(num_clients)[1]
+            count = round(int(self.attack.malicious(num_clients, self.seed).sum()) * largest / num_clients)
+            if largest_z(largest, count) == 0:
+                raise UserError(
+                    f"attack.z=null: the paper's z_max is 0 where {count} of {largest} clients attack, who would send "
+                    "the mean of the others; set attack.z, for instance to 1"
+                )
         self.privacy.check(self)
 
     def check_task(self, task: Task, columns: list[str]) -> None:

@@ -55,7 +55,9 @@ def test_who_cannot():
             SignFlip(fraction=None, clients=wrong)
 
 
-@pytest.mark.parametrize(("attack", "factor"), [(SignFlip(factor=2), -2), (Scale(factor=7), 7), (Backdoor(factor=3), 3)])
+@pytest.mark.parametrize(
+    ("attack", "factor"), [(SignFlip(factor=2), -2), (Scale(factor=7), 7), (Backdoor(factor=3), 3)]
+)
 def test_multiples(benign, attack, factor):
     np.testing.assert_allclose(attack.alter(benign, torch.arange(8), KEY), factor * benign)
 
@@ -160,7 +162,13 @@ def test_what_cannot_be_poisoned(tiny):
     ("cls", "field", "value"),
     [
         *((cls, "factor", 0) for cls in (SignFlip, Scale, Backdoor)),
-        *((Scale, "factor", 1), (Gaussian, "std", 0), (ALIE, "z", 0), (IPM, "epsilon", -1), (MinMax, "direction", "up")),
+        *(
+            (Scale, "factor", 1),
+            (Gaussian, "std", 0),
+            (ALIE, "z", 0),
+            (IPM, "epsilon", -1),
+            (MinMax, "direction", "up"),
+        ),
         *((Backdoor, "target", -1), (Backdoor, "steps", 0), (Backdoor, "poisoned", 0), (Backdoor, "poisoned", 2)),
         (Backdoor, "value", float("nan")),
     ],
