@@ -11,6 +11,8 @@ from typing import Any
 from fedsim.errors import UserError
 from fedsim.sampler import Poisson, Sampler, Uniform
 
+LEAST_NOISE = 0.05
+"""Smallest noise multiplier that a target may ask for: less hides nothing."""
 ADD_OR_REMOVE, REPLACE = "add or remove one client", "replace one client"
 
 
@@ -113,18 +115,27 @@ def make_budget(
         return dp.SampledWithoutReplacementDpEvent(where.num_clients, size, dp.GaussianDpEvent(multiplier / 2))
 
     def accountant() -> Any:
-        return importlib.import_module("dp_accounting.rdp").RdpAccountant(neighboring_relation=relation)
+        # Large orders and those between cost much and give little where clients are drawn without replacement.
+        orders = [1.25, 1.5, 1.75, *range(2, 65)] if replaced and where is not None else None
+        return importlib.import_module("dp_accounting.rdp").RdpAccountant(orders, relation)
 
     if noise_multiplier is None:
         assert target_epsilon is not None, "one of the two is set"
         try:
             noise_multiplier = float(
                 dp.calibrate_dp_mechanism(
-                    accountant, lambda z: dp.SelfComposedDpEvent(one_round(z), rounds), target_epsilon, delta
+                    accountant,
+                    lambda z: dp.SelfComposedDpEvent(one_round(z), rounds),
+                    target_epsilon,
+                    delta,
+                    dp.LowerEndpointAndGuess(LEAST_NOISE, 1.0),
                 )
             )
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"privacy.target_epsilon={target_epsilon}: no noise will do ({error})") from None
+        except importlib.import_module("dp_accounting.mechanism_calibration").NoBracketIntervalFoundError:
+            raise UserError(
+                f"privacy.target_epsilon={target_epsilon}: no noise multiplier from {LEAST_NOISE} on spends that in "
+                f"rounds={rounds}"
+            ) from None
     event = one_round(noise_multiplier)
 
     @cache
