@@ -48,7 +48,7 @@ def choose_cohort(sim: Simulation, state: State, number: int) -> tuple[Tensor, T
     def losses(clients: Tensor) -> Tensor:
         asked.append(clients)
         parts = clients.split(sim.chunk_size)
-        models = (local_models(sim, state, part) for part in parts)
+        models = (local_models(sim, state, part, sent_row(state)) for part in parts)
         return torch.cat([training_loss(task, trainer, m, p) for m, p in zip(models, parts, strict=True)])
 
     e = sim.experiment
@@ -64,7 +64,7 @@ def train_in_chunks(
     task, trainer = workers(sim, number)
     correction = e.aggregator.correction
     for clients in cohort.tensor_split(math.ceil(len(cohort) / sim.chunk_size)) if len(cohort) else ():
-        memory, anchors = None, local_models(sim, state, clients)
+        memory, anchors = None, local_models(sim, state, clients, sent_row(state))
         if state.memory is not None:
             memory = Memory(
                 store.read("memory", clients, state.row.new_zeros(len(clients), len(state.row))), state.memory
@@ -89,11 +89,11 @@ def sent_row(state: State) -> Tensor:
     return state.parts.get("link.copy", state.row)
 
 
-def local_models(sim: Simulation, state: State, clients: Tensor) -> Tensor:
-    """What clients ``[C]`` start from: the row ``[P]`` sent, or ``[C, P]`` with each one's private parameters."""
+def local_models(sim: Simulation, state: State, clients: Tensor, row: Tensor) -> Tensor:
+    """What clients ``[C]`` make of a global `row`: itself ``[P]``, or ``[C, P]`` with their private parameters."""
     if sim.private is None:
-        return sent_row(state)
-    rows = sent_row(state).repeat(len(clients), 1)
+        return row
+    rows = row.repeat(len(clients), 1)
     rows[:, sim.private] = state.store.read("private", clients, rows[:, sim.private])
     return rows
 

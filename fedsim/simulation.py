@@ -174,7 +174,7 @@ def _evaluate(sim: Simulation, state: State, metrics: Metrics) -> Evaluation:
     e, population = sim.experiment, sim.population
 
     def federated(clients: Tensor) -> Tensor:
-        models = local_models(sim, state, clients)
+        models = local_models(sim, state, clients, state.row)
         return models.expand(len(clients), -1)
 
     if sim.private is None:

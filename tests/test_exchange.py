@@ -1,4 +1,4 @@
-"""Between clients and server in whole runs: what arrives, what it costs, and that chunks and resuming change nothing."""
+"""Between clients and server in whole runs: what arrives, what it costs; chunks and resuming change nothing."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.cohort import local_models
 from fedsim.errors import UserError
 from fedsim.population import Task
 from fedsim.recording.checkpoints import load_checkpoint, save_checkpoint
@@ -110,6 +111,17 @@ def test_clients_train_from_the_decoded_model(tiny, run):
     copy, before = result.state.parts["link.copy"], result.rows[-2]
     assert not torch.equal(copy, before)  # before the last round it was brought near to this row
     assert (copy - before).norm() < (result.rows[0] - before).norm()
+
+
+@pytest.mark.parametrize("blocks", ["[recurrent]", "null"])
+def test_the_models_that_are_judged_are_the_servers(tiny, run, blocks):
+    """Not the copies that clients had before the round."""
+    options = ("personalize=finetune", "link/down=sign", "rounds=3", f"aggregator.blocks={blocks}")
+    result = run(tiny(*options))
+    sim, clients = result.simulation, torch.arange(5)
+    models = local_models(sim, result.state, clients, result.state.row).expand(5, -1)
+    sums = sim.trainer.score_clients(models, clients, sim.population.test)
+    assert result.metrics[-1]["test_loss"] == pytest.approx(float(sums.loss.sum() / sums.count.sum()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
