@@ -4,7 +4,7 @@
     python scripts/robustness.py --rounds 5 --seeds 1  # a first look
     python scripts/robustness.py data=text data.path=play.txt partition=natural num_clients=20
 
-Whatever follows the options is an override of every run. The column after ``backdoor`` is its attack success rate.
+Arguments that are no options are overrides of every run. The column after ``backdoor`` is its attack success rate.
 Every rule knows how many attack: ``f`` and ``beta`` are set to it.
 """
 
@@ -30,7 +30,7 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     "scale": ("attack=scale", "attack.factor=20"),
     "alie": ("attack=alie", "attack.z=1.5"),
     "ipm": ("attack=ipm", "attack.epsilon=0.5"),
-    "ipm, far": ("attack=ipm", "attack.epsilon=10"),
+    "ipm_far": ("attack=ipm", "attack.epsilon=10"),
     "min_max": ("attack=min_max",),
     "backdoor": ("attack=backdoor", "attack.factor=5"),
 }
@@ -76,15 +76,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS), metavar="ATTACK")
-    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), metavar="RULE")
-    options, more = parser.parse_known_args()
-    overrides = (*BASE, f"rounds={options.rounds}", *more)
-    header = [part for attack in options.attacks for part in (attack, *(["success"] if attack == "backdoor" else []))]
+    parser.add_argument("--attacks", default=",".join(ATTACKS), help="which, with commas")
+    parser.add_argument("--rules", default=",".join(RULES), help="which, with commas")
+    parser.add_argument("overrides", nargs="*", help="of every run, such as partition=dirichlet")
+    options = parser.parse_args()
+    overrides = (*BASE, f"rounds={options.rounds}", *options.overrides)
+    attacks, rules = options.attacks.split(","), options.rules.split(",")
+    for name in (name for name in (*attacks, *rules) if name not in {**ATTACKS, **RULES}):
+        parser.error(f"{name}: known are {', '.join((*ATTACKS, *RULES))}")
+    header = [part for attack in attacks for part in (attack, *(["success"] if attack == "backdoor" else []))]
     print("| rule | " + " | ".join(header) + " |")
     print("|---|" + "---:|" * len(header))
-    for rule in options.rules:
-        cells = [cell(attack, rule, options.seeds, overrides) for attack in options.attacks]
+    for rule in rules:
+        cells = [cell(attack, rule, options.seeds, overrides) for attack in attacks]
         print(f"| {rule} | " + " | ".join(cells) + " |", flush=True)
 
 
