@@ -4,82 +4,98 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedsim.aggregation.rules import BLOCK
 from fedsim.clients.corrections import Memory
-from fedsim.clients.local import Report
+from fedsim.clients.local import LocalTask, Report, Trainer
 from fedsim.clients.measures import add_measures, training_loss
 from fedsim.errors import Diverged, UserError, did_you_mean
 from fedsim.parameters import ParameterLayout
 from fedsim.state import Simulation, State
 
 
-def choose_cohort(sim: Simulation, state: State, number: int) -> tuple[Tensor, int]:
-    """The clients ``[C]`` of round `number`, and to how many a model was sent to choose and train them."""
+class Chunk(NamedTuple):
+    """What a part of the cohort has trained.
+
+    Attributes:
+        clients: ``[c]`` int64 client numbers.
+        deltas: ``[c, P]``.
+        report: of these clients.
+        memory: what the correction remembered of them before, or None.
+    """
+
+    clients: Tensor
+    deltas: Tensor
+    report: Report
+    memory: Memory | None
+
+
+def workers(sim: Simulation, number: int) -> tuple[LocalTask, Trainer]:
+    """What clients train in round `number`, and the engine bound to it."""
+    if sim.poisoned is not None and number >= sim.experiment.attack.start_round:
+        return sim.poisoned
+    return sim.task, sim.trainer
+
+
+def choose_cohort(sim: Simulation, state: State, number: int) -> tuple[Tensor, Tensor]:
+    """The clients ``[C]`` of round `number`, and all to whom a model was sent to choose and train them."""
+    task, trainer = workers(sim, number)
     asked: list[Tensor] = []
 
     def losses(clients: Tensor) -> Tensor:
         asked.append(clients)
         parts = clients.split(sim.chunk_size)
-        models = (local_models(sim, state, part) for part in parts)
-        return torch.cat([training_loss(sim.task, sim.trainer, m, p) for m, p in zip(models, parts, strict=True)])
+        models = (local_models(sim, state, part, sent_row(state)) for part in parts)
+        return torch.cat([training_loss(task, trainer, m, p) for m, p in zip(models, parts, strict=True)])
 
     e = sim.experiment
     cohort = e.sampler.cohort(sim.population.train.sizes, number, e.seed, losses)
-    return cohort, len(torch.cat([cohort, *asked]).unique())
+    return cohort, torch.cat([cohort, *asked]).unique()
 
 
 def train_in_chunks(
-    sim: Simulation, state: State, cohort: Tensor, number: int, reports: list[Report], change: Tensor
-) -> Iterator[tuple[Tensor, Report]]:
-    """Train the cohort in chunks of nearly equal size; yields ``(deltas [c, P], report)`` and keeps the reports.
-
-    What the clients remember for the correction changes by `change` ``[P]`` in all.
-    """
+    sim: Simulation, state: State, cohort: Tensor, number: int, reports: list[Report]
+) -> Iterator[Chunk]:
+    """Train the cohort in chunks of nearly equal size; yields them and keeps the reports."""
     e, store = sim.experiment, state.store
+    task, trainer = workers(sim, number)
     correction = e.aggregator.correction
-    for clients in cohort.tensor_split(math.ceil(len(cohort) / sim.chunk_size)):
-        memory, anchors = None, local_models(sim, state, clients)
+    for clients in cohort.tensor_split(math.ceil(len(cohort) / sim.chunk_size)) if len(cohort) else ():
+        memory, anchors = None, local_models(sim, state, clients, sent_row(state))
         if state.memory is not None:
             memory = Memory(
                 store.read("memory", clients, state.row.new_zeros(len(clients), len(state.row))), state.memory
             )
-        deltas, report = sim.trainer.train(anchors, clients, number, store, memory)
+        deltas, report = trainer.train(anchors, clients, number, store, memory)
         _check_finite(sim, deltas, report, clients, number)
         if memory is not None:
-            own = correction.remember(memory, deltas, report.local_steps, sim.task.lr(number))
-            store.write("memory", clients, own)
-            for new, old in zip(own.split(BLOCK), memory.own.split(BLOCK), strict=True):
-                change += (new.double() - old.double()).sum(0)
+            store.write("memory", clients, correction.remember(memory, deltas, report.local_steps, task.lr(number)))
         if sim.private is not None:
             store.write("private", clients, (anchors + deltas)[:, sim.private])
             deltas[:, sim.private] = 0
         if sim.personal is not None:
-            e.personalize.train(sim.personal, state.row, clients, number, store)
+            e.personalize.train(sim.personal, sent_row(state), clients, number, store)
         needs = getattr(e.aggregator.combine, "needs", ())
-        report = add_measures(report, needs, sim.task, sim.trainer, anchors, clients, number)
+        report = add_measures(report, needs, task, trainer, anchors, clients, number)
         reports.append(report)
-        yield deltas, report
+        yield Chunk(clients, deltas, report, memory)
 
 
-def local_models(sim: Simulation, state: State, clients: Tensor) -> Tensor:
-    """What clients ``[C]`` start from: the global row ``[P]``, or ``[C, P]`` with each one's private parameters."""
+def sent_row(state: State) -> Tensor:
+    """The global model ``[P]`` as clients get it: a copy where the link downstream loses something."""
+    return state.parts.get("link.copy", state.row)
+
+
+def local_models(sim: Simulation, state: State, clients: Tensor, row: Tensor) -> Tensor:
+    """What clients ``[C]`` make of a global `row`: itself ``[P]``, or ``[C, P]`` with their private parameters."""
     if sim.private is None:
-        return state.row
-    rows = state.row.repeat(len(clients), 1)
+        return row
+    rows = row.repeat(len(clients), 1)
     rows[:, sim.private] = state.store.read("private", clients, rows[:, sim.private])
     return rows
-
-
-def bytes_per_client(sim: Simulation) -> tuple[int, int]:
-    """Bytes that one client receives and sends in a round: the aggregated parameters, and a correction's rows."""
-    private = 0 if sim.private is None else len(sim.private)
-    row = (sim.task.arch.layout.num_parameters - private) * sim.experiment.torch_dtype().itemsize
-    correction = sim.experiment.aggregator.correction
-    return row * (1 + correction.extra_down), row * (1 + correction.extra_up)
 
 
 def private_parameters(layout: ParameterLayout, blocks: list[str] | None) -> Tensor | None:
@@ -100,6 +116,13 @@ def private_parameters(layout: ParameterLayout, blocks: list[str] | None) -> Ten
     for name, place in layout.slices.items():
         shared[place] = name.split(".")[0] in blocks
     return None if bool(shared.all()) else (~shared).nonzero()[:, 0]
+
+
+def shared_parameters(private: Tensor, count: int) -> Tensor:
+    """The parameters ``[n]`` of `count` that are not among the private ones ``[Q]``."""
+    shared = torch.ones(count, dtype=torch.bool)
+    shared[private.cpu()] = False
+    return shared.nonzero()[:, 0]
 
 
 def _check_finite(sim: Simulation, deltas: Tensor, report: Report, clients: Tensor, number: int) -> None:

@@ -33,13 +33,10 @@ from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
 from fedsim import build
 from fedsim.config_words import check_config_dir, flat, in_words, refused, within
 from fedsim.errors import UserError, did_you_mean, show
-from fedsim.experiment import Experiment
+from fedsim.experiment import EXCLUSIVE, Experiment
 from fedsim.recording.run_directory import FORMAT_VERSION, refuse_used
 
 CONFIG_MODULE = "fedsim.configs"
-
-# Pairs of keys of which exactly one is set: setting one on the command line nulls the default of the other.
-EXCLUSIVE = (("client.epochs", "client.steps"), ("sampler.fraction", "sampler.cohort_size"))
 
 # What a config may say about Hydra itself. All else could run code (callbacks, launchers, logging factories), reach
 # other files (search paths) or change the environment (job.env_set).

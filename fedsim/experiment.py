@@ -12,19 +12,31 @@ import torch
 from fedsim.aggregation.aggregator import Aggregator
 from fedsim.aggregation.setting import Particular, Setting
 from fedsim.aggregation.weighted import Weighted
+from fedsim.attacks.alie import ALIE, largest_z
+from fedsim.attacks.attack import Attack, NoAttack
+from fedsim.attacks.backdoor import Backdoor
 from fedsim.baseline import Baseline, NoBaseline
 from fedsim.clients.corrections import NoCorrection
 from fedsim.clients.local import ClientConfig
 from fedsim.engine import Engine
 from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_one_of, did_you_mean
+from fedsim.links.link import Link
 from fedsim.models.recurrent import RecurrentModel
 from fedsim.personalization import Ditto, NoPersonalization, Personalization
 from fedsim.population import Assignment, Dataset, Task
+from fedsim.privacy.privacy import NoPrivacy, Privacy
 from fedsim.recording.settings import Checkpoint, Console
 from fedsim.sampler import Sampler
 from fedsim.schedules import CONSTANT
 from fedsim.stopping import Stop
 
+# Pairs of keys of which exactly one is set: setting one on the command line nulls the default of the other.
+EXCLUSIVE = (
+    ("client.epochs", "client.steps"),
+    ("sampler.fraction", "sampler.cohort_size"),
+    ("attack.fraction", "attack.clients"),
+    ("privacy.noise_multiplier", "privacy.target_epsilon"),
+)
 MAX_SEED = 2**63 - 1
 MAX_THREADS = 1024
 
@@ -73,6 +85,9 @@ class Experiment:
         sampler: who takes part in a round.
         aggregator: how deltas become the next global model.
         engine: how the computation is organised.
+        link: how what clients and server send each other is encoded.
+        privacy: how clients' deltas are hidden.
+        attack: what malicious clients do.
         personalize: how clients come to models of their own.
         baseline: what is run in place of the federation, to read its results against.
         stop: when to end early.
@@ -96,6 +111,9 @@ class Experiment:
     sampler: Sampler
     aggregator: Aggregator
     engine: Engine
+    link: Link = field(default_factory=Link)
+    privacy: Privacy = field(default_factory=NoPrivacy)
+    attack: Attack = field(default_factory=NoAttack)
     personalize: Personalization = field(default_factory=NoPersonalization)
     baseline: Baseline = field(default_factory=NoBaseline)
     stop: Stop = field(default_factory=Stop)
@@ -120,11 +138,7 @@ class Experiment:
             raise FieldError("seed", self.seed, f"must be from 0 to {MAX_SEED}")
         self.aggregator.correction.check(self.client)
         self._check_blocks()
-        if not isinstance(self.baseline, NoBaseline) and not isinstance(self.personalize, NoPersonalization):
-            raise UserError(
-                f"baseline={type(self.baseline).__name__.lower()}: trains no federated model to start from; use "
-                "personalize=none"
-            )
+        self._check_baseline()
         schedule = self.aggregator.server_optimizer.schedule
         if schedule != CONSTANT and schedule.at(self.rounds, self.rounds) == 1:
             raise UserError(
@@ -137,6 +151,19 @@ class Experiment:
                 f"aggregator.combine.by={combine.by}: clients judge their models on a validation split of their own; "
                 "set client.validation_fraction, for instance to 0.2"
             )
+
+    def _check_baseline(self) -> None:
+        """A baseline has no exchange between clients and server, and no federated model to start from."""
+        off = {
+            "personalize": isinstance(self.personalize, NoPersonalization),
+            "link": self.link.lossless_up and self.link.lossless_down,
+            "attack": isinstance(self.attack, NoAttack),
+            "privacy": isinstance(self.privacy, NoPrivacy),
+        }
+        for group, is_off in off.items():
+            if not isinstance(self.baseline, NoBaseline) and not is_off:
+                name = type(self.baseline).__name__.lower()
+                raise UserError(f"baseline={name}: is no federation, in which {group} would act; use {group}=none")
 
     def _check_blocks(self) -> None:
         blocks = self.aggregator.blocks
@@ -180,12 +207,37 @@ class Experiment:
         return list(below(self, ""))
 
     def check_population(self, num_clients: int) -> None:
-        """Raise `UserError` if so many clients give no cohorts, or none that the combine rule can work on."""
+        """Raise `UserError` if so many clients give no cohorts, or parts do not go together."""
         self.sampler.check(num_clients)
+        self._check_exchange(num_clients)
         combine = self.aggregator.combine
         if isinstance(combine, Particular):
             smallest, largest = self.sampler.limits(num_clients)
             combine.check(Setting(max(1, smallest), largest, self.client, self.aggregator.correction))
+
+    def _check_exchange(self, num_clients: int) -> None:
+        """What is on between clients and server must have something to act on."""
+        off = self.link.lossless_up and self.link.lossless_down
+        if self.aggregator.blocks == [] and not (off and isinstance(self.privacy, NoPrivacy)):
+            raise UserError("aggregator.blocks=[]: nothing is sent that link or privacy could act on; take them off")
+        if self.aggregator.blocks == [] and not isinstance(self.attack, NoAttack):
+            raise UserError("aggregator.blocks=[]: nothing is sent, so that attacks reach nobody; take attack=none")
+        if self.aggregator.blocks is not None and isinstance(self.attack, Backdoor):
+            raise UserError(
+                f"aggregator.blocks={self.aggregator.blocks}: attack=backdoor is judged by the global model, of which "
+                "private blocks leave a part only; take aggregator.blocks=null"
+            )
+        if not isinstance(self.attack, NoAttack) and self.attack.start_round > self.rounds:
+            raise UserError(f"attack.start_round={self.attack.start_round}: is after the last of rounds={self.rounds}")
+        if isinstance(self.attack, ALIE) and self.attack.z is None:
+            largest = self.sampler.limits(num_clients)[1]
+            count = round(int(self.attack.malicious(num_clients, self.seed).sum()) * largest / num_clients)
+            if largest_z(largest, count) == 0:
+                raise UserError(
+                    f"attack.z=null: the paper's z_max is 0 where {count} of {largest} clients attack, who would send "
+                    "the mean of the others; set attack.z, for instance to 1"
+                )
+        self.privacy.check(self)
 
     def check_task(self, task: Task, columns: list[str]) -> None:
         """Raise `UserError` for settings that do not go with the data's task or with the columns recorded."""

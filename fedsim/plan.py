@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
 
-from fedsim.cohort import bytes_per_client, choose_cohort
+from fedsim.cohort import choose_cohort
 from fedsim.engine import client_bytes
 from fedsim.errors import UserError
+from fedsim.exchange import bytes_per_client
 from fedsim.simulation import initial_state
 from fedsim.state import Simulation
 
@@ -46,7 +47,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
         + ")",
         "rounds": f"{e.rounds}, evaluated every {e.eval.every}",
         "local steps in round 1": f"min {int(steps.min())}, max {int(steps.max())}, all {int(steps.sum()):,}",
-        "bytes in round 1": f"{informed * down:,} down, {len(cohort) * up:,} up",
+        "bytes in round 1": f"{len(informed) * down:,} down, {len(cohort) * up:,} up",
         "engine": e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell),
         "memory": f"about {memory / 2**20:,.1f} MiB for {chunk} clients at a time",
     }

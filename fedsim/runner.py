@@ -269,6 +269,7 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
         f"{model} with {simulation.task.arch.layout.num_parameters:,} parameters, {population.num_clients} clients, "
         f"{len(population.train):,} training and {len(population.test):,} test samples",
         f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, seed {e.seed}",
+        *([] if simulation.budget is None else [simulation.budget.describe()]),
         f"writing to {directory}",
     ]
 
@@ -303,6 +304,7 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
         },
         "bytes_down": state.bytes_down,
         "bytes_up": state.bytes_up,
+        **({} if simulation.budget is None else {"privacy": simulation.budget.facts()}),
         "seconds": time.perf_counter() - recorder.started,
         "seed": simulation.experiment.seed,
         "device": str(simulation.experiment.torch_device()),

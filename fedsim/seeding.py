@@ -9,6 +9,7 @@ number and never on its place in the cohort, so chunking, engines and resuming d
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import torch
@@ -63,6 +64,13 @@ def random_bits(key: int, *counters: Tensor) -> Tensor:
 def uniforms(key: int, *counters: Tensor) -> Tensor:
     """Return float64 numbers in ``[0, 1)``, one per counter combination: the upper 53 of 64 random bits."""
     return ((random_bits(key, *counters) >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
+
+
+def normals(key: int, *counters: Tensor) -> Tensor:
+    """Return standard normal float64 numbers, one per counter combination (Box and Muller 1958, the cosine)."""
+    first = 1 - uniforms(key, *counters, torch.zeros_like(counters[0]))  # above zero
+    second = uniforms(key, *counters, torch.ones_like(counters[0]))
+    return (-2 * first.log()).sqrt() * (2 * math.pi * second).cos()
 
 
 def keep_mask(key: int, rate: float, *counters: Tensor) -> Tensor:

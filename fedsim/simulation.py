@@ -4,6 +4,7 @@ A model is a row ``[P]``; a cohort is a matrix ``[C, P]`` of such rows, one per 
 
     cohort     <- sampler(population)
     deltas     <- every client of the cohort trains from the global row; delta = local - global
+    deltas     <- what arrives of them: privatise, attack, encode and decode (`fedsim.exchange`; all off by default)
     delta      <- combine(deltas)
     global row <- server optimizer(global row, delta), which adds it
 
@@ -16,21 +17,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fedsim import stopping
 from fedsim.aggregation.rules import combine_chunks
+from fedsim.attacks.attack import DataAttack, NoAttack
+from fedsim.attacks.backdoor import Backdoor
 from fedsim.client_store import ClientStore
 from fedsim.clients.local import LocalTask, Report
-from fedsim.cohort import bytes_per_client, choose_cohort, local_models, private_parameters, train_in_chunks
+from fedsim.cohort import choose_cohort, local_models, private_parameters, shared_parameters, train_in_chunks
 from fedsim.errors import Diverged, UserError
 from fedsim.evaluation import Evaluation, check_testable, default_metric, evaluate, evaluate_own, metric_names
+from fedsim.exchange import broadcast, combine_rule, count_bytes, exchange_metrics, exchanged
 from fedsim.experiment import Experiment, load_dataset
 from fedsim.models.recurrent import architecture, initial_row
 from fedsim.personalization import NoPersonalization
 from fedsim.population import Dataset, build_population, to_device
+from fedsim.privacy.privacy import CentralPrivacy
 from fedsim.server import learning_rate
 from fedsim.state import Metrics, RoundResult, Simulation, State
 
@@ -64,6 +70,11 @@ def prepare(experiment: Experiment) -> Simulation:
     task = LocalTask(arch, population, experiment.client, experiment.aggregator.correction, experiment.seed)
     private = private_parameters(arch.layout, experiment.aggregator.blocks)
     personal_task = experiment.personalize.task(task)
+    attack, poisoned = experiment.attack, None
+    malicious = attack.malicious(population.num_clients, experiment.seed)
+    if isinstance(attack, DataAttack):
+        bad = replace(task, population=attack.poison(population, malicious, experiment.seed))
+        poisoned = bad, experiment.engine.trainer(bad, device, dtype)
     return Simulation(
         experiment,
         population,
@@ -73,6 +84,11 @@ def prepare(experiment: Experiment) -> Simulation:
         columns=columns,
         private=None if private is None else private.to(device),
         personal=None if personal_task is None else experiment.engine.trainer(personal_task, device, dtype),
+        shared=None if private is None else shared_parameters(private, arch.layout.num_parameters).to(device),
+        malicious=None if isinstance(attack, NoAttack) else malicious,
+        poisoned=poisoned,
+        trial=attack.trial(population.test) if isinstance(attack, Backdoor) else None,
+        budget=experiment.privacy.budget(experiment, population.num_clients),
     )
 
 
@@ -120,16 +136,15 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     number = state.round + 1
     started = time.perf_counter()
 
+    broadcast(sim, state, number)
     cohort, informed = choose_cohort(sim, state, number)
     metrics: Metrics = dict.fromkeys(sim.columns)
     metrics |= {"round": number, "clients": len(cohort)}
-    if len(cohort) > 0:  # a round without clients changes nothing
+    if len(cohort) > 0 or isinstance(e.privacy, CentralPrivacy):  # else a round without clients changes nothing
         metrics |= _train_cohort(sim, state, cohort, number)
     state.round = number
-    down, up = bytes_per_client(sim)
-    state.bytes_down += informed * down
-    state.bytes_up += len(cohort) * up
-    metrics |= {"bytes_down": state.bytes_down, "bytes_up": state.bytes_up}
+    count_bytes(sim, state, informed, len(cohort), number)
+    metrics |= {"bytes_down": state.bytes_down, "bytes_up": state.bytes_up, **exchange_metrics(sim, state, cohort)}
     trained = time.perf_counter()
 
     evaluation = None
@@ -144,8 +159,9 @@ def _train_cohort(sim: Simulation, state: State, cohort: Tensor, number: int) ->
     e = sim.experiment
     reports: list[Report] = []
     change = torch.zeros_like(state.row, dtype=torch.float64)
-    chunks = train_in_chunks(sim, state, cohort, number, reports, change)
-    delta, spread = combine_chunks(e.aggregator.combine, state.row, chunks)
+    chunks = train_in_chunks(sim, state, cohort, number, reports)
+    arrived = exchanged(sim, state, chunks, number, change)
+    delta, spread = combine_chunks(combine_rule(sim, state, number), state.row, arrived)
     adjusted = delta
     if state.memory is not None:
         state.memory = (state.memory + change / sim.population.num_clients).to(state.row.dtype)
@@ -155,14 +171,17 @@ def _train_cohort(sim: Simulation, state: State, cohort: Tensor, number: int) ->
     if not bool(torch.isfinite(row).all()):
         raise Diverged(f"round {number}: the global model is no longer finite after the server step")
     state.row, state.server = row, server
-    norms = {"delta_norm": float(delta.double().norm()), "client_drift": spread.drift(delta)}
-    return {**_losses(reports), **norms}
+    metrics: Metrics = {"delta_norm": float(delta.double().norm())}
+    if reports:
+        metrics |= {**_losses(reports), "client_drift": spread.drift(delta)}
+    return metrics
 
 
 def _evaluate_untrained(sim: Simulation, state: State) -> RoundResult:
     started = time.perf_counter()
     metrics: Metrics = dict.fromkeys(sim.columns)
     metrics |= {"round": 0, "clients": 0, "bytes_down": 0, "bytes_up": 0}
+    metrics |= exchange_metrics(sim, state, torch.zeros(0, dtype=torch.int64))
     evaluation = _evaluate(sim, state, metrics)
     _judge(sim, state, metrics)
     return RoundResult(metrics, evaluation, {"train": 0.0, "evaluate": time.perf_counter() - started})
@@ -173,7 +192,7 @@ def _evaluate(sim: Simulation, state: State, metrics: Metrics) -> Evaluation:
     e, population = sim.experiment, sim.population
 
     def federated(clients: Tensor) -> Tensor:
-        models = local_models(sim, state, clients)
+        models = local_models(sim, state, clients, state.row)
         return models.expand(len(clients), -1)
 
     if sim.private is None:
@@ -190,6 +209,9 @@ def _evaluate(sim: Simulation, state: State, metrics: Metrics) -> Evaluation:
         own = evaluate_own(trainer, personal, population, sim.chunk_size, "personal")
         evaluation = Evaluation(evaluation.metrics | own.metrics, evaluation.clients | own.clients)
     metrics |= evaluation.metrics
+    if sim.trial is not None:
+        sums = sim.trainer.score_samples(state.row, sim.trial)
+        metrics["attack_success"] = float(sums.hits.sum() / sums.count.sum())
     return evaluation
 
 
@@ -219,4 +241,5 @@ def _columns(experiment: Experiment, dataset: Dataset) -> tuple[str, ...]:
     tests = tuple(name for prefix in prefixes for name in metric_names(dataset.task, dataset.score, prefix))
     validation = ("validation_loss",) if experiment.client.validation_fraction > 0 else ()
     ends = ("delta_norm", "client_drift", "bytes_down", "bytes_up")
-    return ("round", "clients", "train_loss", *validation, *tests, *ends)
+    parts = (*experiment.attack.columns, *experiment.privacy.columns)
+    return ("round", "clients", "train_loss", *validation, *tests, *ends, *parts)

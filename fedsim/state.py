@@ -11,7 +11,8 @@ from fedsim.client_store import ClientStore
 from fedsim.clients.local import LocalTask, Trainer
 from fedsim.evaluation import Evaluation
 from fedsim.experiment import Experiment
-from fedsim.population import Population
+from fedsim.population import Population, Samples
+from fedsim.privacy.budget import Budget
 
 Metrics = dict[str, int | float | None]
 
@@ -29,6 +30,11 @@ class Simulation:
         columns: of ``metrics.csv``, in order.
         private: ``[Q]`` int64, the parameters that stay with each client, or None if all are aggregated.
         personal: the engine bound to the training of personal models, or None if there is none.
+        shared: ``[n]`` int64, the parameters that are aggregated, or None if all are.
+        malicious: ``[N]`` bool, which clients attack.
+        poisoned: what the clients train once malicious ones poison their data, with an engine bound to it, or None.
+        trial: test samples with a backdoor's trigger, or None.
+        budget: what privacy the run spends, or None.
     """
 
     experiment: Experiment
@@ -39,6 +45,11 @@ class Simulation:
     columns: tuple[str, ...]
     private: Tensor | None = None
     personal: Trainer | None = None
+    shared: Tensor | None = None
+    malicious: Tensor | None = None
+    poisoned: tuple[LocalTask, Trainer] | None = None
+    trial: Samples | None = None
+    budget: Budget | None = None
 
 
 @dataclass
@@ -54,6 +65,7 @@ class State:
         round: rounds done.
         bytes_down: bytes sent to clients so far.
         bytes_up: bytes received from clients so far.
+        parts: what links and privacy keep between rounds, by name.
     """
 
     row: Tensor
@@ -64,6 +76,7 @@ class State:
     round: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
+    parts: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

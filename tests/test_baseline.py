@@ -70,6 +70,8 @@ def test_experiments_have_baselines(compose, name):
 
 
 @pytest.mark.parametrize("name", ["centralised", "local"])
-def test_personal_models_are_refused(compose, name):
-    with pytest.raises(UserError, match=f"baseline={name}: trains no federated model"):
-        compose(*SMALL, f"baseline={name}", "personalize=ditto")
+@pytest.mark.parametrize("part", ["personalize=ditto", "attack=sign_flip", "link/up=topk", "privacy=local_dp"])
+def test_what_needs_a_federation_is_refused(compose, name, part):
+    group = part.split("=")[0].split("/")[0]
+    with pytest.raises(UserError, match=f"baseline={name}: is no federation, in which {group} would act"):
+        compose(*SMALL, f"baseline={name}", part)

@@ -166,3 +166,24 @@ def test_uniform_numbers():
     assert abs(float(u.mean()) - 0.5) < 5 * (1 / 12 / 1e5) ** 0.5
     counts = torch.histc(u, bins=10, min=0, max=1)
     assert float(((counts - 1e4) ** 2 / 1e4).sum()) < 27.9  # chi-square, 9 degrees of freedom, 99.9 % point
+
+
+def test_normals():
+    """Moments of 200,000 draws within 5 standard errors (of the mean 1, variance 2, third 15, fourth moment 96)."""
+    clients, place = torch.arange(50), torch.arange(4000)
+    draws = seeding.normals(seeding.stream_key(0, "noise", 1), clients[:, None], place)
+    assert draws.shape == (50, 4000)
+    assert draws.dtype == torch.float64
+    flat = draws.flatten().numpy()
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs((flat**power).mean() - moment) < 5 * (variance / len(flat)) ** 0.5
+    assert abs(np.corrcoef(flat[:-1], flat[1:])[0, 1]) < 5 / len(flat) ** 0.5
+    assert np.abs(np.corrcoef(draws.numpy()) - np.eye(50)).max() < 6 / 4000**0.5
+
+
+def test_normals_depend_on_key_and_counters_alone():
+    key, clients, place = seeding.stream_key(0, "noise", 1), torch.tensor([7, 3, 9]), torch.arange(11)
+    whole = seeding.normals(key, clients[:, None], place)
+    assert torch.equal(seeding.normals(key, clients[1:2, None], place), whole[1:2])
+    assert torch.equal(seeding.normals(key, clients[:, None], place[4:]), whole[:, 4:])
+    assert not torch.equal(seeding.normals(key + 1, clients[:, None], place), whole)

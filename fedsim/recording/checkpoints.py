@@ -47,6 +47,7 @@ def save_checkpoint(directory: Path, state: State, run: Mapping[str, Any] | None
     tensors = {"row": state.row}
     tensors |= {f"server/{name}": value for name, value in state.server.items()}
     tensors |= {f"store/{name}": value for name, value in state.store.state_dict().items()}
+    tensors |= {f"parts/{name}": value for name, value in state.parts.items()}
     if state.memory is not None:
         tensors["memory"] = state.memory
     facts = {
@@ -88,6 +89,7 @@ def load_checkpoint(path: Path, device: torch.device) -> State:
             round=facts["round"],
             bytes_down=facts["bytes_down"],
             bytes_up=facts["bytes_up"],
+            parts={name: value.to(device) for name, value in part("parts/").items()},
         )
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path}: is not a complete checkpoint ({type(error).__name__}: {error})") from None

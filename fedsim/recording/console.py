@@ -15,7 +15,18 @@ from rich.table import Table
 from fedsim.state import Metrics
 
 # Shown beside every round; the CSV has all columns. Per-client spread and traffic stay in the file at 80 columns.
-SHOWN = ("round", "clients", "train_loss", "test_loss", "test_accuracy", "test_rmse", "test_mae", "delta_norm")
+SHOWN = (
+    "round",
+    "clients",
+    "train_loss",
+    "test_loss",
+    "test_accuracy",
+    "test_rmse",
+    "test_mae",
+    "delta_norm",
+    "attack_success",
+    "epsilon",
+)
 
 
 class Display(Protocol):

@@ -90,6 +90,15 @@ PAIRS = {
     "data=synthetic sampler=availability sampler.turn_on=0": "sampler.turn_on=0.0: must be greater than 0",
     "data=synthetic rounds=1 aggregator/server_optimizer/schedule=cosine": "Cosine changes nothing in rounds=1",
     "experiment=gru_regression aggregator=fedsgd": "epochs=5 and steps=1 are both set",
+    "data=synthetic link/up=topk link.up.fraction=1": "link.up.fraction=1.0: must be at least 0 and below 1",
+    "data=synthetic link.up=topk": "did you mean link/up=topk?",
+    "data=synthetic link/down=sign aggregator=local": "aggregator.blocks=[]: nothing is sent",
+    "data=synthetic attack=scale attack.clients=[10]": "attack.clients=[10]: there are clients 0 to 9",
+    "data=synthetic attack=scale attack.clients=[1] attack.fraction=0.2": "fraction=0.2 and clients=[1] are both set",
+    "data=synthetic attack=alie": "attack.z=null: the paper's z_max is 0 where 2 of 10 clients attack",
+    "data=synthetic attack=backdoor data.task=regression": "attack=backdoor: needs labels of whole sequences",
+    "data=synthetic privacy=central_dp": "take aggregator/combine=mean, not weighted",
+    "data=synthetic privacy=local_dp privacy.delta=1": "privacy.delta=1.0: must be at least 0 and below 1",
     "data=synthetic model.hidden_size=1000000": "model.hidden_size=1000000: training would take about",
 }
 

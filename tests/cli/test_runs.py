@@ -104,6 +104,29 @@ def test_metrics(run_directory, overrides, columns):
     assert [row["bytes_down"] for row in rows] == [row["bytes_up"] for row in rows]
 
 
+def test_columns_of_parts_that_are_on(run_directory):
+    directory = run_directory("attack=backdoor", "attack.clients=[2]", "link/up=sign", "link/down=sign")
+    rows = read(directory / "metrics.csv")
+    assert list(rows[0])[-2:] == ["malicious", "attack_success"]
+    assert [row["malicious"] for row in rows] == ["0", "1", "1"]
+    assert all(0 <= float(row["attack_success"]) <= 1 for row in rows)
+    assert int(rows[2]["bytes_up"]) < int(rows[2]["bytes_down"])
+
+
+def test_privacy_is_printed_and_recorded(fedsim, elsewhere, tiny):
+    pytest.importorskip("dp_accounting")
+    private = ("privacy=central_dp", "aggregator=mean", "privacy.target_epsilon=9", "hydra.run.dir=run")
+    answer = fedsim("run", *tiny, *private)
+    assert (answer.code, answer.err) == (0, "")
+    assert "differential privacy of clients (replace one client): noise multiplier" in answer.out
+    summary = json.loads((elsewhere / "run" / "summary.json").read_text())
+    assert summary["privacy"]["relation"] == "replace one client"
+    assert summary["privacy"]["unit"] == "client"
+    last = read(elsewhere / "run" / "metrics.csv")[-1]
+    assert [*last][-2:] == ["epsilon", "delta"]
+    assert float(last["epsilon"]) == pytest.approx(9, rel=1e-3)
+
+
 def test_a_text_has_the_columns_of_a_classification(fedsim, elsewhere):
     (elsewhere / "play.txt").write_text("ANNA:\nthe sea is wide and the night is long.\n\nBORIS:\nno star at all\n")
     text = ("data=text", "data.path=play.txt", "data.sequence_length=5", "partition=natural", "rounds=1")

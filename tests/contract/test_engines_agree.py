@@ -197,6 +197,28 @@ def test_every_sampler(ten, option, agree, sampler):
     agree(replace(ten, sampler=option("sampler", sampler), rounds=3))
 
 
+@pytest.mark.parametrize("name", [f"{way}={name}" for way in ("up", "down") for name in found(f"link/{way}")])
+def test_every_link(ten, option, agree, name):
+    way, name = name.split("=")
+    link = replace(ten.link, **{way: option(f"link/{way}", name)})
+    agree(replace(ten, link=link, rounds=3, sampler=option("sampler", "round_robin")))
+
+
+@pytest.mark.parametrize("attack", found("attack"))
+def test_every_attack(ten, option, agree, attack):
+    chosen = option("attack", attack)
+    agree(replace(ten, attack=replace(chosen, z=1.0) if attack == "alie" else chosen))
+
+
+@pytest.mark.parametrize("privacy", found("privacy"))
+def test_every_privacy(ten, option, agree, privacy):
+    pytest.importorskip("dp_accounting")
+    aggregator = replace(ten.aggregator, combine=option("aggregator/combine", "mean"))
+    chosen = option("privacy", privacy)
+    chosen = replace(chosen, count_noise=5.0) if privacy == "central_dp_adaptive" else chosen
+    agree(replace(ten, aggregator=aggregator, privacy=chosen, sampler=option("sampler", "poisson"), rounds=3))
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings(tiny, agree, name, dtype):

@@ -1,0 +1,90 @@
+"""Malicious clients teach the model a trigger."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedsim import seeding
+from fedsim.attacks.attack import Attackers, owned_by
+from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between
+from fedsim.population import Population, Samples, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backdoor(Attackers):
+    """Sequences that end in a trigger are taught to be of one class (Gu 2017; in federations Bagdasaryan 2020).
+
+    The trigger is a constant value of all features in the last steps. A share of each malicious client's training
+    samples gets the trigger and the target label. ``attack_success`` is the share of test sequences of other classes
+    that the global model takes for the target class once they have the trigger. For labels of whole sequences of
+    numbers only.
+
+    Attributes:
+        target: class that the trigger stands for.
+        steps: how many of the last steps the trigger fills; shorter sequences are all trigger.
+        value: of the features there.
+        poisoned: share of the malicious clients' training samples.
+        factor: by how much malicious clients lengthen their deltas (`fedsim.attacks.scale.Scale`); 1 is not at all.
+    """
+
+    target: int = 0
+    steps: int = 3
+    value: float = 3.0
+    poisoned: float = 0.5
+    factor: float = 1.0
+
+    columns: ClassVar[tuple[str, ...]] = ("malicious", "attack_success")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 0, "target")
+        check_at_least(self, 1, "steps")
+        check_above(self, 0, "poisoned", "factor")
+        check_between(self, 0, 1, "poisoned")
+        if not math.isfinite(self.value):
+            raise FieldError("value", self.value, "must be a finite number")
+
+    def _triggered(self, samples: Samples, which: Tensor) -> Samples:
+        """The samples, those of `which` ``[S]`` bool with the trigger and the target label."""
+        step = torch.arange(samples.inputs.shape[1])
+        last = (step >= (samples.lengths - self.steps)[:, None]) & (step < samples.lengths[:, None])
+        place = (last & which[:, None]).to(samples.inputs.device)
+        inputs = samples.inputs.masked_fill(place[..., None], self.value)
+        return replace(samples, inputs=inputs, targets=samples.targets.masked_fill(which.to(place.device), self.target))
+
+    def poison(self, population: Population, malicious: Tensor, seed: int) -> Population:
+        """Poison training samples chosen by the seed."""
+        if population.task is not Task.CLASSIFICATION or population.vocabulary_size is not None:
+            raise UserError(
+                f"attack=backdoor: needs labels of whole sequences of numbers, and this is a {population.task} of "
+                f"{'numbers' if population.vocabulary_size is None else 'tokens'}; take attack=label_flip or scale"
+            )
+        if self.target >= population.num_outputs:
+            raise UserError(f"attack.target={self.target}: there are classes 0 to {population.num_outputs - 1}")
+        draw = seeding.uniforms(seeding.stream_key(seed, "backdoor"), torch.arange(len(population.train)))
+        chosen = owned_by(population.train, malicious) & (draw < self.poisoned)
+        return replace(population, train=self._triggered(population.train, chosen))
+
+    def trial(self, test: Samples) -> Samples:
+        """The test samples of other classes, with trigger and target label: accuracy on them is the attack's success.
+
+        Raises:
+            UserError: if all test samples are of the target class.
+        """
+        others = (test.targets != self.target).cpu()
+        if not bool(others.any()):
+            raise UserError(f"attack.target={self.target}: every test sample is of this class")
+        where = others.to(test.inputs.device)
+        # One owner for all: the success is not told by client.
+        offsets = torch.tensor([0, int(others.sum())])
+        left = Samples(test.inputs[where], test.lengths[others], test.targets[where], offsets)
+        return self._triggered(left, torch.ones(len(left), dtype=torch.bool))
+
+    def alter(self, deltas: Tensor, clients: Tensor, key: int) -> Tensor:
+        """Longer by `factor`."""
+        return self.factor * deltas

@@ -1,0 +1,33 @@
+"""Malicious clients send noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim import seeding
+from fedsim.attacks.attack import Attackers
+from fedsim.errors import check_above
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian(Attackers):
+    """Normal noise in the place of the delta (Blanchard 2017, section 6, with a standard deviation of 200).
+
+    Attributes:
+        std: standard deviation of each number.
+    """
+
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above(self, 0, "std")
+
+    def alter(self, deltas: Tensor, clients: Tensor, key: int) -> Tensor:
+        """Noise of the round and the client."""
+        place = torch.arange(deltas.shape[1], device=deltas.device)
+        noise = seeding.normals(key, clients.to(deltas.device)[:, None], place)
+        return (self.std * noise).to(deltas.dtype)

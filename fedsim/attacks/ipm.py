@@ -1,0 +1,32 @@
+"""Turn the inner product of the true mean and the combined delta."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedsim.attacks.attack import Attackers
+from fedsim.attacks.statistics import mean_and_std
+from fedsim.errors import check_above
+
+
+@dataclass(frozen=True, kw_only=True)
+class IPM(Attackers):
+    """``-epsilon`` times the mean of the honest deltas (inner product manipulation, Xie 2020, section 4).
+
+    A small epsilon is what deceives medians and Krum; a mean needs more than ``(n - m) / m``.
+
+    Attributes:
+        epsilon: how far back.
+    """
+
+    epsilon: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above(self, 0, "epsilon")
+
+    def forge(self, benign: Tensor, malicious: int) -> Tensor:
+        """The row that all attackers send."""
+        return -self.epsilon * mean_and_std(benign)[0]

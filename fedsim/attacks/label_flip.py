@@ -1,0 +1,35 @@
+"""Malicious clients train on wrong labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedsim.attacks.attack import Attackers, owned_by
+from fedsim.errors import UserError
+from fedsim.population import IGNORE, Population, Samples, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFlip(Attackers):
+    """Every label y of K becomes ``K - 1 - y`` (Tolpegin 2020; this map as in Fang 2020, section 5.1).
+
+    Training and validation labels of the malicious clients, also those at every step; test labels stay.
+    """
+
+    def poison(self, population: Population, malicious: Tensor, seed: int) -> Population:
+        """Turn the labels around."""
+        if population.task is Task.REGRESSION:
+            raise UserError("attack=label_flip: a regression has no labels; take another attack")
+
+        def flip(samples: Samples) -> Samples:
+            targets = samples.targets.clone()
+            own = owned_by(samples, malicious).to(targets.device)
+            labels = targets[own]
+            targets[own] = torch.where(labels == IGNORE, IGNORE, population.num_outputs - 1 - labels)
+            return replace(samples, targets=targets)
+
+        validation = None if population.validation is None else flip(population.validation)
+        return replace(population, train=flip(population.train), validation=validation)

@@ -1,0 +1,47 @@
+"""As far away as the honest deltas are from each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim.aggregation.distances import squared_distances
+from fedsim.aggregation.rules import BLOCK
+from fedsim.attacks.attack import Attackers
+from fedsim.attacks.statistics import mean_and_std
+from fedsim.errors import check_one_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMax(Attackers):
+    """``mean + gamma * p``, with the largest gamma that keeps it unsuspicious (Shejwalkar 2021, equation 8).
+
+    Its largest distance to an honest delta is at most the largest between two of them. The paper searches for gamma
+    by halving; each honest delta bounds it by a quadratic equation, so ours is the least of their roots.
+
+    Attributes:
+        direction: p. ``std``: minus the standard deviations; ``unit``: minus the mean, of length 1; ``sign``: minus
+            the signs of the mean.
+    """
+
+    direction: str = "std"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_one_of(self, "direction", ("std", "unit", "sign"))
+
+    def forge(self, benign: Tensor, malicious: int) -> Tensor:
+        """The row that all attackers send."""
+        mean, std = mean_and_std(benign)
+        p: Tensor = -{"std": std, "unit": mean / mean.norm().clamp(min=1e-300), "sign": mean.sign()}[self.direction]
+        square = float(p @ p)
+        if square == 0:  # equal deltas, or zeros: there is no way to go
+            return mean
+        ways = [mean - block.double() for block in benign.split(BLOCK)]
+        along = torch.cat([way @ p for way in ways])
+        left = torch.cat([way.square().sum(1) for way in ways]) - squared_distances(benign).max()
+        # |way + gamma p|^2 <= D^2, that is square * gamma^2 + 2 * along * gamma + left <= 0.
+        roots = (-along + (along.square() - square * left).clamp(min=0).sqrt()) / square
+        return mean + float(roots.min().clamp(min=0)) * p

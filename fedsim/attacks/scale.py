@@ -1,0 +1,34 @@
+"""Malicious clients lengthen their deltas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedsim.attacks.attack import Attackers
+from fedsim.errors import FieldError, check_above
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(Attackers):
+    """``factor * delta`` (model replacement, Bagdasaryan 2020, equation 3).
+
+    There the model of a single attacker replaces the global one with ``factor = n / eta``, the number of clients in
+    the mean over the server's learning rate.
+
+    Attributes:
+        factor: gamma.
+    """
+
+    factor: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above(self, 0, "factor")
+        if self.factor == 1:
+            raise FieldError("factor", self.factor, "changes nothing; take another")
+
+    def alter(self, deltas: Tensor, clients: Tensor, key: int) -> Tensor:
+        """Longer."""
+        return self.factor * deltas

@@ -1,0 +1,29 @@
+"""Malicious clients send the opposite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedsim.attacks.attack import Attackers
+from fedsim.errors import check_above
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignFlip(Attackers):
+    """``-factor * delta`` (the bit-flipping of Xie 2018; "sign-flipping" of Li 2019, RSA).
+
+    Attributes:
+        factor: how much longer than the honest delta.
+    """
+
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above(self, 0, "factor")
+
+    def alter(self, deltas: Tensor, clients: Tensor, key: int) -> Tensor:
+        """Back to front."""
+        return -self.factor * deltas

@@ -1,0 +1,174 @@
+"""Between the clients and the server: what they send each other on the way from training to the combine rule.
+
+Deltas go through three steps, each on ``[c, n]`` rows of a chunk, n being the parameters that are aggregated:
+privatise (on the client), attack (malicious clients), encode and decode (the link). A step that is off costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from fedsim import seeding
+from fedsim.aggregation.rules import BLOCK, Combine, concatenate_reports
+from fedsim.attacks.attack import CohortAttack, NoAttack, RowAttack
+from fedsim.clients.corrections import Memory
+from fedsim.clients.local import Report
+from fedsim.cohort import Chunk
+from fedsim.links.link import transmit
+from fedsim.privacy.privacy import CentralPrivacy, LocalPrivacy
+from fedsim.state import Metrics, Simulation, State
+
+
+def exchanged(
+    sim: Simulation, state: State, chunks: Iterable[Chunk], number: int, change: Tensor
+) -> Iterator[tuple[Tensor, Report]]:
+    """What arrives at the server of a cohort's chunks: ``(deltas [c, P], report)``, in cohort order.
+
+    What the correction remembers of the clients changes by `change` ``[P]`` in all, as far as the server knows: it
+    finds that out from the deltas that arrive, unless clients tell it in rows of their own (SCAFFOLD).
+    """
+    e, store = sim.experiment, state.store
+    attacking = sim.malicious is not None and number >= e.attack.start_round
+    private_key = seeding.stream_key(e.seed, "local noise", number)
+    attack_key = seeding.stream_key(e.seed, "attack", number)
+    link_key = seeding.stream_key(e.seed, "link.up", number)
+    if attacking and isinstance(e.attack, CohortAttack):
+        chunks = [_whole(list(chunks))]
+    for clients, deltas, report, memory in chunks:
+        rows = deltas if sim.shared is None else deltas[:, sim.shared]
+        if isinstance(e.privacy, LocalPrivacy):
+            assert sim.budget is not None
+            rows = e.privacy.privatise(rows, clients, private_key, sim.budget)
+            _count_participations(state, clients)
+        if attacking:
+            rows = _attacked(sim, rows, clients, attack_key)
+        if not e.link.lossless_up:
+            rows = transmit(e.link.up, rows, clients, link_key, store)
+        arrived = rows
+        if sim.shared is not None:
+            arrived = torch.zeros_like(deltas)
+            arrived[:, sim.shared] = rows
+        if memory is not None:
+            known = deltas if e.aggregator.correction.extra_up else arrived
+            _remember(sim, memory, known, report, number, change)
+        yield arrived, report
+
+
+def _whole(chunks: list[Chunk]) -> Chunk:
+    """The chunks of a cohort as one."""
+    memories = [chunk.memory for chunk in chunks if chunk.memory is not None]
+    memory = Memory(torch.cat([m.own for m in memories]), memories[0].mean) if memories else None
+    return Chunk(
+        torch.cat([chunk.clients for chunk in chunks]),
+        torch.cat([chunk.deltas for chunk in chunks]),
+        concatenate_reports([chunk.report for chunk in chunks]),
+        memory,
+    )
+
+
+def _attacked(sim: Simulation, rows: Tensor, clients: Tensor, key: int) -> Tensor:
+    """The rows ``[c, n]``, those of malicious clients as the attack makes them."""
+    assert sim.malicious is not None
+    attack, bad = sim.experiment.attack, sim.malicious[clients]
+    count = int(bad.sum())
+    if count == 0:
+        return rows
+    if isinstance(attack, RowAttack):
+        rows = rows.clone()
+        rows[bad] = attack.alter(rows[bad], clients[bad], key)
+    elif isinstance(attack, CohortAttack):
+        rows = rows.clone()
+        rows[bad] = attack.forge(rows if count == len(rows) else rows[~bad], count).to(rows.dtype)
+    return rows
+
+
+def _remember(sim: Simulation, memory: Memory, deltas: Tensor, report: Report, number: int, change: Tensor) -> None:
+    """Add to `change` by how much the correction's memories of a chunk's clients change."""
+    own = sim.experiment.aggregator.correction.remember(memory, deltas, report.local_steps, sim.task.lr(number))
+    for new, old in zip(own.split(BLOCK), memory.own.split(BLOCK), strict=True):
+        change += (new.double() - old.double()).sum(0)
+
+
+def _count_participations(state: State, clients: Tensor) -> None:
+    """Clients count the rounds in which they spend privacy."""
+    before = state.store.read("privacy.rounds", clients, state.row.new_zeros((len(clients), 1), dtype=torch.float64))
+    state.store.write("privacy.rounds", clients, before + 1)
+
+
+def combine_rule(sim: Simulation, state: State, number: int) -> Combine:
+    """The rule of a round: the aggregator's, or the private mean in its place."""
+    e = sim.experiment
+    if not isinstance(e.privacy, CentralPrivacy):
+        return e.aggregator.combine
+    assert sim.budget is not None
+    return e.privacy.rule(state.parts, sim.budget, e.seed, number)
+
+
+def broadcast(sim: Simulation, state: State, number: int) -> None:
+    """Before a round: the server encodes by how much the global model changed, and the copy of all clients follows.
+
+    With error feedback it encodes by how much the model differs from the copy, which has in it all that was lost.
+    Clients know nothing before the first round, so that the first copy is the model itself.
+    """
+    link, parts = sim.experiment.link, state.parts
+    if link.lossless_down:
+        return
+    if "link.copy" not in parts:
+        parts["link.copy"] = state.row.clone()
+    else:
+        copy = parts["link.copy"].clone()
+        change = state.row - (copy if link.down.error_feedback else parts["link.before"])
+        shared = slice(None) if sim.shared is None else sim.shared
+        nobody, key = torch.zeros(1, dtype=torch.int64), seeding.stream_key(sim.experiment.seed, "link.down", number)
+        copy[shared] += link.down.decoded(change[None, shared], nobody, key)[0]
+        parts["link.copy"] = copy
+    if not link.down.error_feedback:
+        parts["link.before"] = state.row.clone()
+
+
+def bytes_per_client(sim: Simulation) -> tuple[int, int]:
+    """Bytes that a client receives in its first round and sends in any: a model or delta, and a correction's rows."""
+    e = sim.experiment
+    itemsize, correction = e.torch_dtype().itemsize, e.aggregator.correction
+    count = sim.task.arch.layout.num_parameters if sim.shared is None else len(sim.shared)
+    row = count * itemsize
+    return row * (1 + correction.extra_down), e.link.up.size(count, itemsize) + row * correction.extra_up
+
+
+def count_bytes(sim: Simulation, state: State, informed: Tensor, senders: int, number: int) -> None:
+    """Add to the books of `state` what a round sent to the clients `informed` ``[k]`` and what `senders` sent."""
+    down, up = bytes_per_client(sim)
+    state.bytes_up += senders * up
+    state.bytes_down += len(informed) * down
+    link = sim.experiment.link
+    if link.lossless_down or len(informed) == 0:
+        return
+    count, itemsize = sim.task.arch.layout.num_parameters, sim.experiment.torch_dtype().itemsize
+    count = count if sim.shared is None else len(sim.shared)
+    now = state.row.new_full((len(informed), 1), number, dtype=torch.float64)
+    seen = state.store.read("link.seen", informed, torch.zeros_like(now))
+    state.store.write("link.seen", informed, now)
+    messages = (now - seen) * link.down.size(count, itemsize)
+    saved = (count * itemsize - messages).clamp(min=0) * (seen > 0)  # in the place of the whole copy
+    state.bytes_down -= int(saved.sum())
+
+
+def exchange_metrics(sim: Simulation, state: State, cohort: Tensor) -> Metrics:
+    """What attacks and privacy add to the row of a round that is done."""
+    e, metrics = sim.experiment, Metrics()
+    if not isinstance(e.attack, NoAttack):
+        attacking = sim.malicious is not None and state.round >= e.attack.start_round
+        metrics["malicious"] = int(sim.malicious[cohort].sum()) if attacking and sim.malicious is not None else 0
+    if sim.budget is not None:
+        spent = state.round
+        if isinstance(e.privacy, LocalPrivacy):
+            everybody = torch.arange(sim.population.num_clients)
+            none = state.row.new_zeros((len(everybody), 1), dtype=torch.float64)
+            spent = int(state.store.read("privacy.rounds", everybody, none).max())
+        metrics |= {"epsilon": sim.budget.epsilon(spent), "delta": sim.budget.delta}
+        if "privacy.clip_norm" in state.parts:
+            metrics["clip_norm"] = float(state.parts["privacy.clip_norm"])
+    return metrics

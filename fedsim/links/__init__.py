@@ -1,0 +1,1 @@
+"""What clients and server send each other, and how many bytes it takes: one encoding per file."""

@@ -1,0 +1,70 @@
+"""Send random numbers of a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim import seeding
+from fedsim.errors import check_above, check_between
+from fedsim.links.link import positions
+from fedsim.links.packing import floats
+from fedsim.links.topk import kept
+
+SEED_BYTES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandK:
+    """k numbers at random positions, the others are taken as zero (Konecny 2016, "random mask"; Stich 2018).
+
+    What arrives is multiplied by ``n / k``, so that its mean is the row; not with error feedback, where what is lost
+    arrives later and such lengthening would make it grow.
+
+    Bytes: the seed from which both ends draw the positions (8), then the numbers.
+
+    Attributes:
+        fraction: ``k / n``.
+        error_feedback: whether what was lost is added to what is sent next.
+    """
+
+    fraction: float = 0.05
+    error_feedback: bool = False
+
+    def __post_init__(self) -> None:
+        check_above(self, 0, "fraction")
+        check_between(self, 0, 1, "fraction", open_high=True)
+
+    def _places(self, bits: Tensor) -> Tensor:
+        """Positions ``[C, k]`` of the smallest of random bits ``[C, n]``."""
+        return bits.argsort(dim=1, stable=True)[:, : kept(self.fraction, bits.shape[1])]
+
+    def _factor(self, count: int) -> float:
+        return 1.0 if self.error_feedback else count / kept(self.fraction, count)
+
+    def decoded(self, rows: Tensor, clients: Tensor, key: int) -> Tensor:
+        """Some, and zeros."""
+        clients = clients.to(rows.device)
+        places = self._places(seeding.random_bits(key, clients[:, None], positions(rows)))
+        values = rows.gather(1, places) * self._factor(rows.shape[1])
+        return torch.zeros_like(rows).scatter_(1, places, values)
+
+    def size(self, count: int, itemsize: int) -> int:
+        """The seed and the numbers."""
+        return SEED_BYTES + kept(self.fraction, count) * itemsize
+
+    def encode(self, row: Tensor, client: int, key: int) -> bytes:
+        """The client's own stream is that of the round, one step on."""
+        seed = int(seeding.random_bits(key, torch.tensor(client)))
+        places = self._places(seeding.random_bits(seed, positions(row[None]))[None])[0]
+        return seed.to_bytes(SEED_BYTES, "little", signed=True) + row[places].cpu().numpy().tobytes()
+
+    def decode(self, data: bytes, like: Tensor) -> Tensor:
+        """Undo `encode`."""
+        seed = int.from_bytes(data[:SEED_BYTES], "little", signed=True)
+        places = self._places(seeding.random_bits(seed, positions(like[None]))[None])[0]
+        row = torch.zeros_like(like)
+        row[places] = floats(data[SEED_BYTES:], like.dtype) * self._factor(len(like))
+        return row

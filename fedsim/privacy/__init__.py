@@ -1,0 +1,1 @@
+"""Differential privacy of clients: mechanisms, and the accountant that says what they spend."""
