@@ -41,7 +41,7 @@ def read_record(directory: Path) -> dict[str, Any]:
     """
     path = directory / "config.yaml"
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
+        content = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory}: holds no run (there is no config.yaml)") from None
     except OSError as error:
