@@ -82,7 +82,8 @@ def show(paths: Sequence[str], question: Question, files: Mapping[str, Path], pi
         console = Console(highlight=False, emoji=False)
         if not console.is_terminal:
             console.width = 500  # a line per row, for grep
-        console.print(output.render(comparison))
+        for table in output.render(comparison, console.width):
+            console.print(table)
         for note in output.notes(comparison):
             console.print(note, markup=False, style="dim")
     for text in [*problems, *comparison.warnings]:

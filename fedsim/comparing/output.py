@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fedsim.comparing.groups import FINISHED
 from fedsim.comparing.table import Comparison
@@ -54,7 +54,7 @@ def columns(comparison: Comparison) -> list[Column]:
             shown.append(Column(name, cells, True))
         elif name.startswith("bytes to "):
             scale, unit = _unit(table[name])
-            shown.append(Column(f"{unit}{name.removeprefix('bytes')}", _numbers(table, name, scale), True))
+            shown.append(Column(f"{unit}{name.removeprefix('bytes')}", _numbers(table, name, scale, 2), True))
         else:
             numeric = all(_is_missing(cell) or isinstance(cell, (int, float)) for cell in table[name].astype(object))
             shown.append(Column(str(name), _numbers(table, name), numeric))
@@ -63,7 +63,7 @@ def columns(comparison: Comparison) -> list[Column]:
 
 def notes(comparison: Comparison) -> list[str]:
     """The sentences below a table."""
-    table, said = comparison.table, []
+    table, said = comparison.table, [f"{comparison.metric}; sorted by: {comparison.sorted_by}"]
     if (rounds := _uniform(table)) is not None:
         said.append(f"all runs are done after {rounds} rounds")
     if "n" in table:
@@ -81,23 +81,56 @@ def best_rows(comparison: Comparison) -> list[bool]:
     return [len(values) > 1 and value == values.iloc[0] for value in values]
 
 
-def render(comparison: Comparison) -> Table:
-    """The table for the terminal, the best row in bold."""
+def render(comparison: Comparison, width: int) -> list[Table]:
+    """The table for a terminal of `width` columns, the best row in bold.
+
+    Numbers are never cut off or wrapped: what does not fit goes into a second table with the same settings in front.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
 
-    rendered = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    shown = columns(comparison)
-    for column in shown:
-        # Long names are broken into narrow headers; rich then narrows the widest columns first, seldom the numbers.
-        header = re.sub(r"([._])| |(?=>=|<=)", r"\1\n", column.header) if len(column.header) >= 10 else column.header
-        rendered.add_column(
-            Text(header), justify="right" if column.numeric else "left", overflow="fold", no_wrap=column.numeric
-        )
-    for at, bold in enumerate(best_rows(comparison)):
-        rendered.add_row(*(Text(column.cells[at]) for column in shown), style="bold" if bold else "")
-    return rendered
+    measured = comparison.table.columns.get_loc("rounds")  # settings and state before it, results behind it
+    assert isinstance(measured, int)
+    settings = set(map(str, comparison.table.columns[: measured + 1]))
+    shown = [(column, _header(column.header, comparison.metric)) for column in columns(comparison)]
+    fixed = [pair for pair in shown if pair[0].header in settings]
+    results = [pair for pair in shown if pair[0].header not in settings]
+    room = width - min(sum(_width(*pair) for pair in fixed), width // 2)
+    blocks: list[list[tuple[Column, str]]] = [[]]
+    for pair in results:
+        if blocks[-1] and sum(_width(*other) for other in [*blocks[-1], pair]) > room:
+            blocks.append([])
+        blocks[-1].append(pair)
+    tables = []
+    for block in blocks:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+        for column, header in [*fixed, *block]:
+            justify: Literal["right", "left"] = "right" if column.numeric else "left"
+            least = _width(column, header) - 2 if (column, header) in block else None
+            table.add_column(Text(header), justify=justify, overflow="fold", min_width=least)
+        for at, bold in enumerate(best_rows(comparison)):
+            cells = (Text(column.cells[at]) for column, _ in [*fixed, *block])
+            table.add_row(*cells, style="bold" if bold else "")
+        tables.append(table)
+    return tables
+
+
+def _header(name: str, metric: str) -> str:
+    """A column's name in narrow lines; the metric that the note below names is left out."""
+    for word in ("final", "best", "last"):
+        if name.startswith(f"{word} ") and name.endswith(f" {metric}"):
+            return name.removesuffix(f" {metric}")
+    if name.endswith(" vs baseline"):
+        return "difference to\nthe baseline"
+    if " to " in name:  # what it took to reach the target
+        what, _, target = name.partition(" to ")
+        return f"{what} to\n" + re.sub(r"(?=[<>]=)", "\n", target).replace(f"{metric}\n", "")
+    return re.sub(r"([._/])", r"\1\n", name) if len(name) >= 10 else name
+
+
+def _width(column: Column, header: str) -> int:
+    return 2 + max(map(len, [*header.splitlines(), *column.cells]))
 
 
 def markdown(comparison: Comparison) -> str:
@@ -148,7 +181,8 @@ _LATEX = {
 
 def _latex(text: str) -> str:
     text = "".join(_LATEX.get(sign, sign) for sign in text)
-    return text.replace("$>$=", r"$\geq$").replace("$<$=", r"$\leq$")
+    text = text.replace("$>$=", r"$\geq$").replace("$<$=", r"$\leq$")
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus sign, not a hyphen
 
 
 def number(value: float, decimals: int | None = None) -> str:
@@ -160,7 +194,7 @@ def number(value: float, decimals: int | None = None) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.3g}"
 
 
-def _numbers(table: pd.DataFrame, name: str, scale: float = 1.0) -> list[str]:
+def _numbers(table: pd.DataFrame, name: str, scale: float = 1.0, places: int = 4) -> list[str]:
     """A column's cells, with their spreads where there are any; measured fractions all have the same decimals."""
     cells = list(table[name].astype(object))
     stds = list(table[f"{name} std"]) if f"{name} std" in table else [math.nan] * len(cells)
@@ -172,7 +206,7 @@ def _numbers(table: pd.DataFrame, name: str, scale: float = 1.0) -> list[str]:
         if not fractional:
             decimals = 0
         elif 1e-3 <= largest < 1e4 or largest == 0:
-            decimals = 4 if largest < 10 else 1 if largest < 1000 else 0
+            decimals = places if largest < 10 else 1 if largest < 1000 else 0
     texts = []
     for cell, std in zip(cells, stds, strict=True):
         if _is_missing(cell):
@@ -200,7 +234,7 @@ def _intervals(table: pd.DataFrame) -> list[str]:
         elif math.isnan(difference):
             texts.append(EMPTY)
         else:
-            interval = "" if math.isnan(low) else f" ({low:{digits}} to {high:{digits}})"
+            interval = "" if math.isnan(low) else f" ({low:{digits}}, {high:{digits}})"
             texts.append(f"{difference:{digits}}{interval}")
     return texts
 

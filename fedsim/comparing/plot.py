@@ -230,7 +230,9 @@ def heat_map(figure: Figure, comparison: Comparison, keys: Sequence[str]) -> Non
     """Draw a cell per pair of settings, coloured by the column that the table is sorted by, its number written in."""
     across, down = sorted(keys, key=lambda key: -len({group.keys[key] for group in comparison.groups}))
     columns = sorted({group.keys[across] for group in comparison.groups}, key=_natural)
-    rows = sorted({group.keys[down] for group in comparison.groups}, key=_natural, reverse=True)
+    rows = sorted({group.keys[down] for group in comparison.groups}, key=_natural)
+    if all(isinstance(value, (int, float)) for value in rows):
+        rows.reverse()  # numbers grow upwards, words are read downwards
     values = np.full((len(rows), len(columns)), math.nan)
     for group, value in zip(comparison.groups, comparison.table[comparison.sorted_by].astype(float), strict=True):
         values[rows.index(group.keys[down]), columns.index(group.keys[across])] = value
