@@ -30,7 +30,8 @@ def find_baselines(groups: Sequence[Group], asked: Sequence[str]) -> list[Group 
     matching = [group for group in groups if all(_is(_value(group, key), value) for key, value in wanted)]
     words = " ".join(asked)
     if not matching:
-        there = [", ".join(dict.fromkeys(f"{key}={_value(group, key)}" for group in groups)) for key, _ in wanted]
+        values = [(key, dict.fromkeys(_value(group, key) for group in groups)) for key, _ in wanted]
+        there = [", ".join(f"{key}={value}" for value in found if value != ABSENT) for key, found in values]
         raise UserError(f"--baseline {words}: no run has this; there are {'; '.join(there)}")
     if len(matching) == 1:
         return [matching[0]] * len(groups)

@@ -259,8 +259,8 @@ def test_a_group_without_its_like_has_no_baseline(make_run, tmp_path):
     ("baseline", "told"),
     [
         (("modle.hidden_size=8",), r"no run has the key 'modle.hidden_size' \(did you mean 'model.hidden_size'\?\)"),
-        (("model.hidden_size=9",), "no run has this; there are model.hidden_size=64, model.hidden_size=8"),
-        (("8-0.1",), r"must be the path of one of the runs, or KEY=VALUE \(did you mean '8-0.1-"),
+        (("model.hidden_size=9",), "no run has this; there are model.hidden_size=8, model.hidden_size=64$"),
+        (("8-0.1",), r"must be the path of one of the runs, or KEY=VALUE \(did you mean '8-0."),
         (("model=GRU",), "does not say which, .* both fit; add another --baseline"),
     ],
 )

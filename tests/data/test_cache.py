@@ -89,11 +89,7 @@ def test_no_damage_gets_through(directory, caplog):
 
 def test_large_arrays_are_mapped(directory, monkeypatch, tmp_path):
     """Right values, in pages of the file; what is written to them does not reach it."""
-    arrays = {
-        "x": np.arange(24.0).reshape(2, 3, 4),
-        "f": np.asfortranarray(np.arange(6).reshape(2, 3)),
-        "n": np.array(3),
-    }
+    arrays = {"x": np.arange(24.0).reshape(2, 3, 4), "f": np.asfortranarray(np.arange(6).reshape(2, 3)), "n": np.array(3)}
     cached_arrays("source", "1", arrays, lambda: arrays)
     monkeypatch.setattr(cache, "LARGE", 100)
     for _ in range(2):
