@@ -144,14 +144,17 @@ def _run(simulation: Simulation, directory: Path) -> str:
     state = initial_state(simulation)
     recorder = Recorder(directory, simulation)
     status, reason = "failed", "an unexpected error; see the traceback"
-    shown = display(experiment.console.mode, simulation.columns, experiment.rounds)
+    progress = state.progress
+    shown = display(
+        experiment.console.mode, simulation.columns, experiment.rounds, metric=progress.metric, better=progress.mode
+    )
     with shown as screen, _interrupts() as check_interrupted:
         try:
             for line in _introduction(simulation, directory):
                 screen.say(line)
             for result in simulate(simulation, state):
                 recorder.record(result, state)
-                screen.show(result.metrics)
+                screen.show(result.metrics, result.samples, result.seconds.get("train", 0.0))
                 check_interrupted()
             status, reason = ("stopped", state.progress.reason) if state.progress.reason else ("done", "round limit")
         except Diverged as error:

@@ -118,7 +118,8 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     if number % e.eval.every == 0 or number == e.rounds:
         evaluation = _evaluate(sim, state, metrics)
     _judge(sim, state, metrics)
-    return RoundResult(metrics, evaluation, {"train": trained - started, "evaluate": time.perf_counter() - trained})
+    seconds = {"train": trained - started, "evaluate": time.perf_counter() - trained}
+    return RoundResult(metrics, evaluation, seconds, sim.task.samples(cohort))
 
 
 def _train_cohort(sim: Simulation, state: State, cohort: Tensor, number: int) -> Metrics:

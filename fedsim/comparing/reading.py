@@ -148,7 +148,9 @@ def _below(folder: Path, problems: list[str]) -> list[Path]:
         if METRICS in files:
             runs.append(Path(parent))
             folders.clear()  # there are no runs within a run
-        elif any(name in files for name in _TRACES):
+            continue
+        folders[:] = [name for name in folders if name != ".hydra"]
+        if any(name in files for name in _TRACES):
             problems.append(f"{parent}: a run without {METRICS} (it ended before its first round)")
     return sorted(runs, key=_natural)
 
