@@ -53,14 +53,16 @@ def _same(group: Group, other: Group, key: str) -> bool:
 
 
 def _by_path(groups: Sequence[Group], text: str) -> Group | None:
-    """The group with the run at this path, or of this name if only one group has it."""
+    """The group with the run at this path, or of this name."""
     path = os.path.realpath(text)
     for group in groups:
         for run in group.runs:
             if path in (os.path.realpath(run.path), os.path.realpath(run.path / "metrics.csv")):
                 return group
     named = [group for group in groups if any(run.path.name == text for run in group.runs)]
-    return named[0] if len(named) == 1 else None
+    if len(named) > 1:
+        raise UserError(f"--baseline {text}: several of these runs have this name; give the path of one")
+    return named[0] if named else None
 
 
 def _setting(groups: Sequence[Group], text: str) -> tuple[str, str]:

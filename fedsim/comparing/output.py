@@ -55,6 +55,8 @@ def columns(comparison: Comparison) -> list[Column]:
         elif name.startswith("bytes to "):
             scale, unit = _unit(table[name])
             shown.append(Column(f"{unit}{name.removeprefix('bytes')}", _numbers(table, name, scale, 2), True))
+        elif name.startswith("rounds to "):
+            shown.append(Column(str(name), _numbers(table, name, places=1), True))
         else:
             numeric = all(_is_missing(cell) or isinstance(cell, (int, float)) for cell in table[name].astype(object))
             shown.append(Column(str(name), _numbers(table, name), numeric))

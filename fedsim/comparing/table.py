@@ -207,7 +207,7 @@ def _add_differences(
     measure: str,
 ) -> list[str]:
     """Add the difference to the baseline to the rows; returns what there is to say about missing ones."""
-    said = []
+    said, alone = [], dict[str, list[str]]()
     for row, group, baseline in zip(rows, groups, baselines, strict=True):
         row |= dict.fromkeys(("difference", "low", "high"), math.nan) | {"pairs": None}
         if baseline is group:
@@ -225,7 +225,10 @@ def _add_differences(
         row |= {"difference": found.mean, "low": found.low, "high": found.high, "pairs": found.n}
         if found.n < 2:
             word = "no seed" if found.n == 0 else "one seed"
-            said.append(f"{group.label}: {word} in common with the baseline {baseline.label}, so there is no interval")
+            alone.setdefault(f"{word} in common with the baseline {baseline.label}", []).append(group.label)
+    for why, labels in alone.items():
+        others = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
+        said.append(f"no interval for {', '.join(labels[:3])}{others}: {why}")
     return said
 
 

@@ -241,10 +241,25 @@ def test_seeds_that_the_baseline_has_not_are_left_out(make_run, tmp_path):
     found = comparison_of(tmp_path, tmp_path / "bare.csv", baseline=("base0",))
     assert found.table["pairs"].tolist()[0] == 1
     assert found.table["low"].isna().all()
-    assert [warning.partition(": ")[2] for warning in found.warnings] == [
-        "one seed in common with the baseline model=GRU model.hidden_size=64, so there is no interval",
-        "no seed in common with the baseline model=GRU model.hidden_size=64, so there is no interval",
+    assert found.warnings == [
+        "no interval for model=null: one seed in common with the baseline model=GRU model.hidden_size=64",
+        "no interval for bare.csv: no seed in common with the baseline model=GRU model.hidden_size=64",
     ]
+
+
+def test_what_has_no_interval_is_told_in_one_sentence(make_run, tmp_path):
+    for rounds in range(4, 10):
+        make_run(str(rounds), {"rounds": rounds, "seed": rounds})
+    (warning,) = comparison_of(tmp_path, baseline=("rounds=9",)).warnings
+    told = "no interval for rounds=4, rounds=5, rounds=6 and 2 more: no seed in common with the baseline rounds=9"
+    assert warning == told
+
+
+def test_a_name_that_several_runs_have(make_run, tmp_path):
+    make_run("x/0")
+    make_run("y/0", {"rounds": 9})
+    with pytest.raises(UserError, match="--baseline 0: several of these runs have this name; give the path of one"):
+        comparison_of(tmp_path, baseline=("0",))
 
 
 def test_a_group_without_its_like_has_no_baseline(make_run, tmp_path):
