@@ -33,6 +33,8 @@ def find_baselines(groups: Sequence[Group], asked: Sequence[str]) -> list[Group 
         values = [(key, dict.fromkeys(_value(group, key) for group in groups)) for key, _ in wanted]
         there = [", ".join(f"{key}={value}" for value in found if value != ABSENT) for key, found in values]
         raise UserError(f"--baseline {words}: no run has this; there are {'; '.join(there)}")
+    if len(matching) == len(groups) > 1:
+        raise UserError(f"--baseline {words}: every run has this, so there is nothing to read against it")
     if len(matching) == 1:
         return [matching[0]] * len(groups)
     named_keys = [key.replace("/", ".") for key, _ in wanted]

@@ -76,7 +76,8 @@ def differing(runs: Sequence[Run]) -> dict[str, list[object]]:
     Where all runs have Hydra's record, options stand for what they bring along: ``aggregator=fedprox``, not the keys
     that FedProx has and FedAvg has not. What the command line of a run set is always named if it differs; anything
     else only where it is no function of what is named already. Without that record, it is every key that differs, a
-    component going by its class. A run without a config takes no part and has empty values.
+    component going by its class and leaving out the keys that the others have not. A run without a config takes no part
+    and has empty values.
     """
     known = [run for run in runs if run.config is not None]
     names = [key for run in known for key in (run.config or {}) if key != "seed"]
@@ -91,7 +92,8 @@ def differing(runs: Sequence[Run]) -> dict[str, list[object]]:
     typed = {name for run in known for name in run.typed} if choices else set()
     shown = {name: values for name, values in candidates.items() if name in typed}
     for name, values in candidates.items():
-        if name not in shown and (not choices or not _follows(values, list(shown.values()))):
+        explained = _follows(values, list(shown.values())) if choices else _comes_along(name, values, shown)
+        if name not in shown and not explained:
             shown[name] = values
     places = {id(run): at for at, run in enumerate(known)}
     return {
@@ -105,6 +107,12 @@ def _follows(values: Sequence[object], given: Sequence[Sequence[object]]) -> boo
     """Whether equal `given` always means equal `values`."""
     seen: dict[tuple[object, ...], object] = {}
     return all(seen.setdefault(tuple(v[at] for v in given), value) == value for at, value in enumerate(values))
+
+
+def _comes_along(name: str, values: Sequence[object], shown: Mapping[str, object]) -> bool:
+    """Whether a component's key has one value wherever it is there at all: then the component says it."""
+    parents = (name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1))
+    return len(set(values) - {ABSENT}) == 1 and any(parent in shown for parent in parents)
 
 
 def _short(values: Sequence[object]) -> list[object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,15 +164,27 @@ def curves(figure: Figure, comparison: Comparison, keys: Sequence[str], x: str) 
             axes.xaxis.get_major_locator().set_params(integer=True)
     all_axes[0].set_ylabel(_y_label(comparison.metric, bands, comparison.groups))
     if len(order) > 1:
-        figure.legend(
-            [handles[label] for label in order if label in handles],
-            [label for label in order if label in handles],
-            title=", ".join(line_keys) or None,
-            loc="outside right center",
-            frameon=False,
-            handlelength=3.2,
-            ncols=1 if len(order) <= 16 else 2,
-        )
+        _legend(figure, {label: handles[label] for label in order if label in handles}, line_keys)
+
+
+def _legend(figure: Figure, handles: dict[str, Any], keys: Sequence[str]) -> None:
+    """Name the lines: at the right, or below where the names are long."""
+    longest, width = max(map(len, [*handles, *keys])), figure.get_figwidth()
+    below = longest > 24
+    columns = max(1, int(width * 13 / (longest + 8))) if below else 1 if len(handles) <= 16 else 2
+    title = textwrap.fill(", ".join(keys), int(width * 13)) if below else ",\n".join(keys)
+    if below:
+        lines = title.count("\n") + 1 + math.ceil(len(handles) / columns)
+        figure.set_size_inches(width, figure.get_figheight() + 0.17 * lines)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        title=title or None,
+        loc="outside lower center" if below else "outside right center",
+        frameon=False,
+        handlelength=3.2,
+        ncols=columns,
+    )
 
 
 def _panels(groups: Sequence[Group], keys: Sequence[str]) -> tuple[str | None, list[object]]:

@@ -66,7 +66,7 @@ def test_one_run_each_at_80_columns(make_run, metrics, tmp_path):
     lines = text_of(found, 80).splitlines()
     assert max(map(len, lines)) <= 80
     rows = [line.split() for line in lines if line.startswith(("9 ", "10 "))]
-    assert rows[0] == ["9", "GRU", "128", "0.001", "[]", "0.6000", "0.7123", "2"]
+    assert rows[0] == ["9", "GRU", "0.001", "[]", "0.6000", "0.7123", "2"]
     assert rows[1] == ["10", "LSTM", "0.1", '["a"]', "0.6000", "0.6000", "3"]
     assert "all runs are done after 4 rounds" in output.notes(found)
 
@@ -119,9 +119,9 @@ def test_the_csv_has_every_number_in_full(make_run, tmp_path):
     make_run("runs/a")
     make_run("runs/b", {"model": {"_target_": "m.GRU2"}})
     assert output.csv(compare(load_runs([tmp_path / "runs"])[0])) == (
-        "run,model,model.hidden_size,status,rounds,final test_accuracy,best test_accuracy,best round\n"
-        "a,GRU,64,done,4,0.6,0.7123456,2\n"
-        "b,GRU2,,done,4,0.6,0.7123456,2\n"
+        "run,model,status,rounds,final test_accuracy,best test_accuracy,best round\n"
+        "a,GRU,done,4,0.6,0.7123456,2\n"
+        "b,GRU2,done,4,0.6,0.7123456,2\n"
     )
 
 

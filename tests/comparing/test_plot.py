@@ -168,3 +168,13 @@ def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match="--plot: needs matplotlib; install it with: python -m pip install matplotlib"):
         plot.check(Path("curves.PNG"))
+
+
+def test_long_names_stand_below_the_picture(make_run, tmp_path, figure):
+    for number in range(3):
+        make_run(str(number), {"tags": [f"a rather long description {number}"]}, accuracy=[0.1, 0.2])
+    plot.curves(figure, compare(load_runs([tmp_path])[0]), ["tags"], "round")
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.y1 <= figure.axes[0].get_tightbbox().y0
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1

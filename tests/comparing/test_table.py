@@ -44,7 +44,7 @@ def test_only_the_keys_that_differ(make_run, tmp_path):
     assert table["tags"].tolist() == ["[]", '["slow", "gru"]', "[]"]
 
 
-def test_a_component_is_shown_by_its_class_and_an_absent_key_is_empty(make_run, metrics, tmp_path):
+def test_a_component_is_shown_by_its_class_and_what_others_have_not_is_left_to_it(make_run, metrics, tmp_path):
     lstm = {"_target_": "fedsim.models.recurrent.LSTM", "hidden_size": 64, "forget_bias": 1.0}
     make_run("a")
     make_run("b", {"model": lstm})
@@ -52,8 +52,10 @@ def test_a_component_is_shown_by_its_class_and_an_absent_key_is_empty(make_run, 
     (tmp_path / "d.csv").write_text(metrics)
     table = table_of(tmp_path, tmp_path / "d.csv")
     assert table["model"].tolist() == ["GRU", "LSTM", "null", ""]
-    assert table["model.hidden_size"].tolist() == [64, 64, "", ""]
-    assert table["model.forget_bias"].tolist() == ["", 1.0, "", ""]
+    assert "model.hidden_size" not in table  # 64 for both: it comes with the model
+    assert "model.forget_bias" not in table
+    make_run("e", {"model.hidden_size": 8})
+    assert sorted(map(str, table_of(tmp_path)["model.hidden_size"])) == ["", "64", "64", "8"]
 
 
 def test_two_classes_of_one_name_are_told_apart(make_run, tmp_path):
@@ -242,8 +244,8 @@ def test_seeds_that_the_baseline_has_not_are_left_out(make_run, tmp_path):
     assert found.table["pairs"].tolist()[0] == 1
     assert found.table["low"].isna().all()
     assert found.warnings == [
-        "no interval for model=null: one seed in common with the baseline model=GRU model.hidden_size=64",
-        "no interval for bare.csv: no seed in common with the baseline model=GRU model.hidden_size=64",
+        "no interval for model=null: one seed in common with the baseline model=GRU",
+        "no interval for bare.csv: no seed in common with the baseline model=GRU",
     ]
 
 
@@ -276,6 +278,7 @@ def test_a_group_without_its_like_has_no_baseline(make_run, tmp_path):
         (("modle.hidden_size=8",), r"no run has the key 'modle.hidden_size' \(did you mean 'model.hidden_size'\?\)"),
         (("model.hidden_size=9",), "no run has this; there are model.hidden_size=8, model.hidden_size=64$"),
         (("8-0.1",), r"must be the path of one of the runs, or KEY=VALUE \(did you mean '8-0."),
+        (("seed=0",), "every run has this, so there is nothing to read against it"),
         (("model=GRU",), "does not say which, .* both fit; add another --baseline"),
     ],
 )
