@@ -31,7 +31,6 @@ NO_STATUS = "-"  # a CSV without its run directory
 
 _BOOKKEEPING = ("format_version", "console", "checkpoint")  # config keys that say nothing about the experiment
 _TRACES = (CONFIG, SUMMARY, "run.log")  # a folder with one of these was a run's
-_SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
 
 
 class Target(str):
@@ -220,7 +219,7 @@ def _read_metrics(path: Path) -> tuple[int | None, dict[str, pd.Series[float]]]:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_SAFE)  # noqa: S506  # one of PyYAML's safe loaders
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # not UTF-8, the date 2024-13-01, ...
         raise _unusable(path, "malformed YAML", error) from error
 
