@@ -189,21 +189,57 @@ def list_(
 
 
 @app.command(
-    epilog="[b]Examples[/b]\n\nfedsim compare outputs/2026-01-31/12-00-00-123456 outputs/multirun\n\n"
-    "fedsim compare 'outputs/multirun/*/*' --csv table.csv"
+    epilog="[b]Examples[/b]\n\n"
+    "fedsim compare outputs/2026-01-31/12-00-00-123456 outputs/multirun\n\n"
+    "fedsim compare outputs/multirun --target test_accuracy=0.9 --baseline aggregator=fedavg --last 5\n\n"
+    "fedsim compare 'outputs/multirun/*/*' --csv table.csv --latex - \n\n"
+    "fedsim compare outputs/multirun --plot curves.pdf --x bytes_up"
 )
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Run directories, sweeps, globs or metrics.csv files.")],
     metric: Annotated[
         str | None, typer.Option(help="Column to compare; by default what the runs are judged by.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table to a CSV.")] = None,
+    last: Annotated[
+        int | None, typer.Option("--last", metavar="K", help="Also the mean of the last K evaluated rounds.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="METRIC=VALUE", help="Also the rounds and bytes it took to get there.")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE|RUN", help="Paired differences over common seeds to these runs (repeatable: KEY=VALUE)."
+        ),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="final|best|last|target", help="What to sort by and take differences of.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every number to a CSV; - is stdout.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table in Markdown.")] = None,
+    latex: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table for LaTeX (booktabs).")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw learning curves: .png, .svg or .pdf (needs matplotlib)."),
+    ] = None,
+    x: Annotated[
+        str | None,
+        typer.Option("--x", metavar="round|bytes_up|bytes_down|virtual_seconds", help="What to draw curves against."),
+    ] = None,
+    heatmap: Annotated[
+        bool | None,
+        typer.Option("--heatmap/--curves", help="Draw a heat map; by default where exactly two numbers differ."),
+    ] = None,
 ) -> None:
-    """Put runs side by side: the settings in which they differ, and how they ended."""
+    """Put runs side by side, seeds together: the settings in which they differ, and what came of them."""
     with _exit_codes():
-        from fedsim import compare as comparison
+        from fedsim.comparing import command
+        from fedsim.comparing.table import Question
 
-        comparison.show(runs, metric, csv)
+        files = {"csv": csv, "markdown": markdown, "latex": latex}
+        picture = command.picture(plot, x, heatmap)
+        question = Question(metric, last, target, tuple(baseline or ()), by)
+        command.show(runs, question, {kind: file for kind, file in files.items() if file is not None}, picture)
 
 
 @app.command(

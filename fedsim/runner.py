@@ -225,14 +225,17 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
     experiment, state = simulation.experiment, start.state
     recorder = Recorder(directory, simulation, start)
     status, reason = "failed", "an unexpected error; see the traceback"
-    shown = display(experiment.console.mode, simulation.columns, experiment.rounds)
+    progress = state.progress
+    shown = display(
+        experiment.console.mode, simulation.columns, experiment.rounds, metric=progress.metric, better=progress.mode
+    )
     with shown as screen, after_the_round(screen.say) as asked:
         try:
             for line in _introduction(simulation, directory):
                 screen.say(line)
             for result in simulate(simulation, state):
                 recorder.record(result, state)
-                screen.show(result.metrics)
+                screen.show(result.metrics, result.samples, result.seconds.get("train", 0.0))
                 if asked.numbers and not is_over(simulation, state):
                     recorder.save(state)
                     screen.say(f"ended after round {state.round}; to go on: fedsim resume {directory}")

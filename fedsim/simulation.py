@@ -151,7 +151,8 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     if is_evaluated(e, number):
         evaluation = _evaluate(sim, state, metrics)
     _judge(sim, state, metrics)
-    return RoundResult(metrics, evaluation, {"train": trained - started, "evaluate": time.perf_counter() - trained})
+    seconds = {"train": trained - started, "evaluate": time.perf_counter() - trained}
+    return RoundResult(metrics, evaluation, seconds, sim.task.samples(cohort))
 
 
 def _train_cohort(sim: Simulation, state: State, cohort: Tensor, number: int) -> Metrics:

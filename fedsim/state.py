@@ -87,8 +87,10 @@ class RoundResult:
         metrics: one row of ``metrics.csv``; None where a cell is empty.
         evaluation: per-client results, if this round was evaluated.
         seconds: wall-clock time by stage (``timing.csv``).
+        samples: training samples that the cohort went through, each as often as it was used.
     """
 
     metrics: Metrics
     evaluation: Evaluation | None
     seconds: dict[str, float] = field(default_factory=dict)
+    samples: int = 0

@@ -381,3 +381,19 @@ def test_the_default_learns_japanese_vowels(compose, run):
 def test_the_regression_learns(compose, run):
     result = run(compose("experiment=gru_regression"))
     assert result.metrics[-1]["test_loss"] <= result.metrics[0]["test_loss"] / 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "samples"),
+    [
+        (("client.epochs=2",), 60),  # 2 + 13 + 5 + 1 + 9 = 30 samples, twice
+        # In five steps of at most four samples, clients of 2, 13, 5, 1 and 9 samples go through
+        # 5 * 2, 13 + 4 (a pass has four steps), 2 * 5 + 4, 5 * 1 and 9 + 2 * 4 samples.
+        (("client.epochs=null", "client.steps=5"), 10 + 17 + 14 + 5 + 17),
+        (("client.epochs=null", "client.steps=5", "client.batch_size=null"), 150),
+    ],
+)
+def test_a_round_says_how_many_samples_it_went_through(tiny, settings, samples):
+    simulation = prepare(tiny(*settings, "rounds=1"))
+    untrained, trained = simulate(simulation, initial_state(simulation))
+    assert (untrained.samples, trained.samples) == (0, samples)

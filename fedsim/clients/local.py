@@ -75,6 +75,13 @@ class LocalTask:
         c = self.config
         return local_steps(sizes, epochs=c.epochs, steps=c.steps, batch_size=c.batch_size)
 
+    def samples(self, clients: Tensor) -> int:
+        """How many samples these clients go through in a round: a sample counts once per pass."""
+        sizes, steps = self.population.train.sizes[clients], self.steps(clients)
+        batch = sizes if self.config.batch_size is None else sizes.clamp(max=self.config.batch_size)
+        per_pass = (-(-sizes // batch.clamp(min=1))).clamp(min=1)
+        return int(((steps // per_pass) * sizes + (steps % per_pass) * batch).sum())
+
     def lr(self, round_number: int) -> float:
         """The local learning rate of a round (1, 2, ...)."""
         return self.config.optimizer.lr * self.config.lr_decay ** (round_number - 1)

@@ -218,7 +218,13 @@ TARGETS = (
         "fedsim.runner.subprocess.Popen",
         "fedsim.runner.Path",
     ),
-    *("fedsim.cli.app", "fedsim.cli.main", "fedsim.__main__.main", "fedsim.compare.Run", "fedsim.runner.Recorder"),
+    *(
+        "fedsim.cli.app",
+        "fedsim.cli.main",
+        "fedsim.__main__.main",
+        "fedsim.comparing.reading.Run",
+        "fedsim.runner.Recorder",
+    ),
     *(
         "fedsim.population.Task",
         "fedsim.nothing.X",

@@ -1,0 +1,282 @@
+"""Find runs and read what they left behind.
+
+Everything read here is data that somebody may have moved, cut off or edited: what cannot be used is named, with the
+reason, and the rest is read. Only where nothing can be used is that a `UserError`.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from fedsim.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T")
+METRICS, CONFIG, SUMMARY, CHOICES = "metrics.csv", "config.yaml", "summary.json", ".hydra/hydra.yaml"
+INCOMPLETE = "incomplete"  # no summary: still running, or killed
+NO_STATUS = "-"  # a CSV without its run directory
+
+_BOOKKEEPING = ("format_version", "console", "checkpoint")  # config keys that say nothing about the experiment
+_TRACES = (CONFIG, SUMMARY, "run.log")  # a folder with one of these was a run's
+
+
+class Target(str):
+    """The class that a component names in ``_target_``."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a run left behind.
+
+    Attributes:
+        path: the run directory, or a bare CSV.
+        status: summary.json's, ``incomplete`` without a summary, ``-`` for a bare CSV.
+        judge: the metric by which the run chose its best round, and ``min`` or ``max``; None if it has not said.
+        config: dotted key to value, a component's own key holding its class; None without a config.yaml.
+        rounds: the last round in the CSV; None before the first.
+        columns: each column's measured values, indexed by round; empty cells are left out, measured NaNs are not.
+        choices: config group to chosen option, such as ``client/optimizer`` to ``adam``; None if Hydra's record of
+            them is not there.
+        typed: the groups and keys that the command line set.
+    """
+
+    path: Path
+    status: str
+    judge: tuple[str, str] | None
+    config: Mapping[str, object] | None
+    rounds: int | None
+    columns: Mapping[str, pd.Series[float]]
+    choices: Mapping[str, str] | None = None
+    typed: frozenset[str] = field(default=frozenset())
+
+    @property
+    def seed(self) -> object:
+        """Its seed, or None if that is not known."""
+        return None if self.config is None else self.config.get("seed")
+
+
+def load_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
+    """Read the runs that `paths` name: run directories, folders above them, glob patterns or bare CSVs.
+
+    Returns:
+        The runs, in the order of `paths`, each once, and in natural order (job 10 after job 9) below each path; and
+        what was found there and could not be used, a sentence each.
+
+    Raises:
+        UserError: if a path does not exist, or no run can be read.
+    """
+    problems: list[str] = []
+    once: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        for run in _careful(partial(_find, path, problems), problems) or []:
+            run = Path(os.path.abspath(run))
+            once.setdefault(_csv(run).resolve(), run)
+    runs = [_careful(partial(_load, run), problems) for run in once.values()]
+    if not any(runs):
+        more = f" (and {len(problems) - 1} more of the kind: no run can be read)" if len(problems) > 1 else ""
+        raise UserError(problems[0] + more if problems else "no runs to compare")
+    return [run for run in runs if run is not None], problems
+
+
+class _Missing(UserError):
+    """A path that does not exist: a mistake in the request, and no matter of what lies there."""
+
+
+def _careful(read: Callable[[], T], problems: list[str]) -> T | None:
+    """The result of `read`; None and an entry in `problems` if that fails."""
+    try:
+        return read()
+    except _Missing:
+        raise
+    except UserError as error:
+        problems.append(str(error))
+    except OSError as error:
+        problems.append(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    return None
+
+
+def _find(path: Path, problems: list[str]) -> list[Path]:
+    """The run directories and bare CSVs that one argument stands for."""
+    if path.is_dir():
+        if not (runs := _below(path, problems)):
+            raise UserError(f"{path}: no runs here (no {METRICS} in this folder or below it)")
+        return runs
+    if path.exists():
+        return [_owner(path)]
+    if not any(sign in str(path) for sign in "*?["):
+        raise _Missing(f"{path}: no such file or folder")
+    runs, others = [], []
+    for match in sorted(map(Path, glob.glob(str(path), recursive=True)), key=_natural):
+        if match.is_dir():
+            runs += (below := _below(match, problems))
+            if not below and not _within_run(match):
+                others.append(match.name)
+        elif match.name == METRICS or (match.suffix == ".csv" and not _within_run(match)):
+            runs.append(_owner(match))
+        elif not _within_run(match):  # a run's timing.csv and the like, which `*` matches too, go with the run
+            others.append(match.name)
+    if not runs:
+        raise _Missing(f"{path}: no runs match this pattern")
+    if others:
+        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        problems.append(f"{path}: matches what is no run and was passed over ({shown})")
+    return runs
+
+
+def _below(folder: Path, problems: list[str]) -> list[Path]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    runs = []
+    for parent, folders, files in os.walk(folder, onerror=fail):
+        if METRICS in files:
+            runs.append(Path(parent))
+            folders.clear()  # there are no runs within a run
+            continue
+        folders[:] = [name for name in folders if name != ".hydra"]
+        if any(name in files for name in _TRACES):
+            problems.append(f"{parent}: a run without {METRICS} (it ended before its first round)")
+    return sorted(runs, key=_natural)
+
+
+def _within_run(path: Path) -> bool:
+    return any((parent / METRICS).exists() for parent in path.parents)
+
+
+def _owner(file: Path) -> Path:
+    """The run directory, if `file` is the metrics.csv of one."""
+    beside = (file.parent / CONFIG).exists() or (file.parent / SUMMARY).exists()
+    return file.parent if file.name == METRICS and beside else file
+
+
+def _csv(run: Path) -> Path:
+    return run / METRICS if run.is_dir() else run
+
+
+def _natural(path: Path) -> tuple[list[list[tuple[str, int]]], str]:
+    """A sort key that takes digits as numbers."""
+    parts = [[(text, int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", part)] for part in path.parts]
+    return parts, str(path)
+
+
+def _unusable(file: Path, what: str, error: Exception) -> UserError:
+    return UserError(f"{file}: {what} ({' '.join(str(error).split())})")  # the parsers' messages have several lines
+
+
+def _load(path: Path) -> Run:
+    rounds, columns = _read_metrics(_csv(path))
+    if not path.is_dir():
+        if rounds is None:
+            raise UserError(f"{path}: there are no rounds in this file")
+        return Run(path, NO_STATUS, None, None, rounds, columns)
+    config = _read_config(path / CONFIG) if (path / CONFIG).exists() else None
+    status, judge = _read_summary(path / SUMMARY) if (path / SUMMARY).exists() else (INCOMPLETE, None)
+    choices, typed = _read_choices(path / CHOICES) if (path / CHOICES).exists() else (None, frozenset[str]())
+    return Run(path, status, judge, config, rounds, columns, choices, typed)
+
+
+def _read_metrics(path: Path) -> tuple[int | None, dict[str, pd.Series[float]]]:
+    """The last round and the measured values of every other column."""
+    import pandas as pd
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        text = text[: text.rfind("\n") + 1]  # a line without its end was torn when the run was killed
+        cells = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError as error:
+        raise UserError(f"{path}: the file is empty") from error
+    except ValueError as error:  # not UTF-8, or not a CSV
+        raise _unusable(path, "not a readable CSV", error) from error
+    if "round" not in cells.columns:
+        raise UserError(f"{path}: not the metrics of a run (it has no column 'round')")
+    if not isinstance(cells.index, pd.RangeIndex):  # pandas takes the surplus for an index
+        raise UserError(f"{path}: not a readable CSV (its lines have more cells than its header)")
+    name, columns = "round", {}
+    try:
+        rounds = [int(cell) for cell in cells[name]]
+        for name in cells.columns.drop("round"):
+            measured = {at: float(cell) for at, cell in zip(rounds, cells[name], strict=True) if cell != ""}
+            columns[name] = pd.Series(list(measured.values()), index=list(measured), dtype=float)
+    except ValueError as error:
+        raise _unusable(path, f"column {name!r} holds something else than numbers", error) from error
+    return max(rounds, default=None), columns
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # not UTF-8, the date 2024-13-01, ...
+        raise _unusable(path, "malformed YAML", error) from error
+
+
+def _read_config(path: Path) -> dict[str, object]:
+    config = _read_yaml(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a config (its top level is not a mapping)")
+    try:
+        flat = dict(_flatten(config))
+    except RecursionError as error:
+        raise _unusable(path, "malformed YAML", error) from error
+    return {key: value for key, value in flat.items() if not _bookkeeping(key)}
+
+
+def _bookkeeping(key: str) -> bool:
+    return key.replace("/", ".").split(".")[0] in (*_BOOKKEEPING, "hydra")
+
+
+def _flatten(node: Mapping[object, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted keys and their values; a component's ``_target_`` stands under the component's own key."""
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{name}.")
+        elif key == "_target_" and prefix:
+            yield prefix.removesuffix("."), Target(value)
+        elif isinstance(value, (bool, list, dict)) or value is None:
+            yield name, json.dumps(value, default=str)  # as YAML writes them, and hashable
+        else:
+            yield name, value if isinstance(value, (int, float)) else str(value)
+
+
+def _read_choices(path: Path) -> tuple[dict[str, str] | None, frozenset[str]]:
+    """The options chosen and what the command line set, from Hydra's own record; None if it does not say."""
+    content = _read_yaml(path)
+    try:
+        hydra = content["hydra"]
+        choices = {str(group): str(option or "-") for group, option in hydra["runtime"]["choices"].items()}
+        words = [str(word) for word in hydra["overrides"]["task"]]
+    except (KeyError, TypeError, AttributeError):
+        return None, frozenset()
+    # A null is what one half of an exclusive pair (client.epochs and client.steps) gives the other.
+    typed = {word.split("=", 1)[0].lstrip("+~") for word in words if not word.endswith("=null")}
+    return {group: option for group, option in choices.items() if not _bookkeeping(group)}, frozenset(typed)
+
+
+def _read_summary(path: Path) -> tuple[str, tuple[str, str] | None]:
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _unusable(path, "malformed JSON", error) from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
+        raise UserError(f"{path}: not the summary of a run (it has no 'status')")
+    best = summary.get("best") or {"metric": None}  # nothing was evaluated
+    if isinstance(best, dict) and best.get("metric", "") is None:
+        return summary["status"], None
+    if not isinstance(best, dict) or not isinstance(best.get("metric"), str) or best.get("mode") not in ("min", "max"):
+        raise UserError(f"{path}: 'best' needs a 'metric' and a 'mode' that is 'min' or 'max'")
+    return summary["status"], (best["metric"], best["mode"])

@@ -1,0 +1,78 @@
+"""``fedsim compare`` from the command line: a sweep put side by side, written down and drawn."""
+
+import json
+
+import pandas as pd
+import pytest
+
+
+@pytest.fixture
+def sweep(fedsim, elsewhere, tiny):
+    """A sweep of two aggregators and three seeds."""
+    answer = fedsim("run", "-m", *tiny, "aggregator=fedavg,fedprox", "seed=0,1,2", "hydra.sweep.dir=sweep")
+    assert answer.code == 0, answer
+    return elsewhere / "sweep"
+
+
+def test_options_by_their_names_and_seeds_together(fedsim, sweep):
+    answer = fedsim("compare", "sweep", "--csv", "table.csv")
+    assert (answer.code, answer.err) == (0, "")
+    table = pd.read_csv("table.csv")
+    assert list(table.columns[:4]) == ["run", "aggregator", "n", "seeds"]
+    assert sorted(table["aggregator"]) == ["fedavg", "fedprox"]
+    assert table["n"].tolist() == [3, 3]
+    assert "mean ± sample standard deviation over n seeds" in answer.out
+    finals = [pd.read_csv(sweep / str(job) / "metrics.csv")["test_accuracy"].iloc[-1] for job in range(3)]
+    fedavg = table.set_index("aggregator").loc["fedavg"]
+    assert fedavg["final test_accuracy"] == pytest.approx(sum(finals) / 3)
+
+
+def test_everything_at_once(fedsim, sweep, elsewhere):
+    pytest.importorskip("matplotlib")
+    answer = fedsim(
+        *("compare", "sweep", "--metric", "test_loss", "--last", 2, "--target", "test_loss=100", "--by", "last"),
+        *("--baseline", "aggregator=fedavg", "--markdown", "t.md", "--latex", "t.tex", "--csv", "-"),
+        *("--plot", "curves.svg", "--x", "bytes_up"),
+    )
+    assert (answer.code, answer.err) == (0, "")
+    lines = answer.out.splitlines()  # the CSV, and nothing else
+    assert len(lines) == 3
+    assert lines[0].startswith("run,aggregator,n,seeds,status,rounds,final test_loss,")
+    assert {path.name for path in elsewhere.iterdir()} == {"sweep", "t.md", "t.tex", "curves.svg"}
+    assert "fedprox" in (elsewhere / "t.md").read_text()
+    assert r"\begin{tabular}" in (elsewhere / "t.tex").read_text()
+
+
+def test_what_is_not_right_is_told_beside_the_table(fedsim, sweep):
+    (sweep / "3" / "metrics.csv").unlink()
+    summary = sweep / "4" / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"status": "diverged"}))
+    answer = fedsim("compare", "sweep")
+    assert answer.code == 0
+    assert "fedprox" in answer.out
+    lines = answer.err.splitlines()
+    assert all(line.startswith("warning: ") for line in lines)
+    assert [line.split(":")[1].strip()[-7:] for line in lines] == ["sweep/3", "sweep/4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--csv - --latex -", "--latex -: standard output is taken by --csv"),
+        ("--plot curves.jpg", "--plot curves.jpg: must end in .png, .svg or .pdf"),
+        ("--x bytes_up", "--x bytes_up: needs --plot FILE"),
+        ("--plot a.png --x byte", "--x byte: must be one of round, bytes_up"),
+        ("--plot a.png --heatmap", "--heatmap: needs runs that differ in exactly two settings"),
+        ("--plot a.png --x virtual_seconds", "no run has both test_accuracy and virtual_seconds"),
+        ("--baseline aggregator=median", "--baseline aggregator=median: no run has this; there are aggregator=fedavg"),
+        ("--baseline agregator=fedavg", "did you mean 'aggregator'?"),
+        ("--target 0.9", "--target 0.9: must be METRIC=NUMBER"),
+        ("--last 0", "--last 0: must be at least 1"),
+        ("--last x", "--last"),
+        ("--by best_", "--by best_: must be one of final, best, last, target (did you mean 'best'?)"),
+        ("--csv missing/t.csv", "cannot write missing/t.csv"),
+        ("nowhere", "nowhere: no such file or folder"),
+    ],
+)
+def test_mistakes(refused, sweep, arguments, expected):
+    assert expected in refused("compare", "sweep", *arguments.split())
