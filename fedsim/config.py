@@ -7,7 +7,6 @@ sweep, before Hydra makes the first directory.
 
 from __future__ import annotations
 
-import importlib.resources
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
@@ -32,6 +31,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
 
 from fedsim import build
+from fedsim.config_words import check_config_dir, flat, in_words, within
 from fedsim.errors import UserError, did_you_mean, show
 from fedsim.experiment import Experiment
 from fedsim.recording.run_directory import FORMAT_VERSION, refuse_used
@@ -40,18 +40,16 @@ from fedsim.request import (
     HYDRA_COMPUTED,
     HYDRA_SETTABLE,
     PLUGINS,
+    batches,
     check_choice,
     check_value,
-    flat,
     refused,
+    samples,
     settable,
-    within,
 )
 from fedsim.request import Job as Job
 from fedsim.request import Request as Request
-from fedsim.request import batches as batches
 from fedsim.request import normalise as normalise
-from fedsim.request import samples as samples
 
 CONFIG_MODULE = "fedsim.configs"
 
@@ -139,20 +137,10 @@ def make_loader(config_dir: str | None) -> SafeLoader:
     setup_globals()  # Hydra's resolvers, such as ${now:...}
     search_path = create_config_search_path(f"pkg://{CONFIG_MODULE}")
     if config_dir is not None:
-        _check_config_dir(Path(config_dir))
+        check_config_dir(Path(config_dir), CONFIG_MODULE)
         folder = f"file://{Path(config_dir).resolve()}"
         search_path.prepend("command-line", folder, SearchPathQuery(provider="schema"))
     return SafeLoader(search_path)
-
-
-def _check_config_dir(folder: Path) -> None:
-    """Require a folder none of whose files has the name of fedsim's own, which Hydra would take instead."""
-    if not folder.is_dir():
-        raise UserError(f"--config-dir {folder}: no such folder")
-    for file in sorted(folder.rglob("*.yaml")):
-        name = file.relative_to(folder).as_posix()
-        if importlib.resources.files(CONFIG_MODULE).joinpath(name).is_file():
-            raise UserError(f"--config-dir {folder}: {name} has the name of one of fedsim's own; give it another")
 
 
 def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
@@ -167,18 +155,7 @@ def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
         if len(chosen) < len(overrides):
             _check_keys(overrides, _compose(loader, chosen), loader)
         known = isinstance(error, HydraException | errors.OmegaConfBaseException)
-        raise UserError(("" if known else f"cannot compose {' '.join(overrides)}: ") + _in_words(error)) from None
-
-
-def _in_words(error: BaseException | None) -> str:
-    """An error and its causes in one line, without Hydra's and OmegaConf's hints for programmers."""
-    texts = []
-    while error is not None:
-        text = " ".join(str(error).split("\nSet the environment")[0].split("\n    full_key:")[0].split())
-        key = getattr(error, "full_key", None)
-        texts.append(f"{key}: {text}" if key and key not in text else text)
-        error = error.__cause__
-    return ": ".join(dict.fromkeys(text for text in texts if text)) or "the config cannot be composed"
+        raise UserError(("" if known else f"cannot compose {' '.join(overrides)}: ") + in_words(error)) from None
 
 
 def check_request(request: Request, loader: SafeLoader | None = None) -> list[Job]:
@@ -223,7 +200,7 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
 
 
 def _check_plugin(group: str, option: str, request: Request, loader: SafeLoader) -> None:
-    if not request.multirun and option != "basic":
+    if not request.multirun:
         raise UserError(f"{group}={option}: is for sweeps; add -m (--multirun) to fedsim run")
     if not loader.repository.config_exists(f"{group}/{option}"):
         extra = EXTRAS.get(option, "optuna")
@@ -282,7 +259,7 @@ def _sweep(request: Request, loader: SafeLoader, optuna: bool = False) -> list[l
             return [[*job, *hydras] for job in samples([*params, *task])]
         batches = BasicSweeper.split_arguments([*params, *task], None)
     except (HydraException, errors.OmegaConfBaseException, ValueError) as error:
-        raise UserError(_in_words(error)) from None
+        raise UserError(in_words(error)) from None
     return [[*job, *hydras] for batch in batches for job in batch]
 
 
@@ -351,7 +328,7 @@ def _directory(cfg: DictConfig, number: int | None, used: bool = False) -> Path:
         if not used:
             refuse_used(directory, key)
     except (errors.OmegaConfBaseException, OSError, ValueError) as error:  # a name too long, or with a null byte
-        raise UserError(f"{key}: {_in_words(error)}") from None
+        raise UserError(f"{key}: {in_words(error)}") from None
     return directory
 
 
@@ -368,10 +345,42 @@ def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Expe
     try:
         content = OmegaConf.to_container(root, resolve=True, throw_on_missing=True)
     except (errors.OmegaConfBaseException, RecursionError) as error:
-        raise UserError(_in_words(error)) from None
+        raise UserError(in_words(error)) from None
     built = build.build(cast("dict[str, Any]", content), Experiment, allowed=allow_modules)
     assert isinstance(built, Experiment)
     return built
+
+
+def amend(record: Mapping[str, Any], request: Request) -> Experiment:
+    """Change a record as the overrides of a request say: an option brings its whole part, a value one key.
+
+    Args:
+        record: what `fedsim.recording.record.read_record` returned.
+        request: normalised.
+
+    Raises:
+        UserError: naming the key, the value and what is allowed.
+    """
+    loader = make_loader(request.config_dir)
+    for text in request.overrides:
+        parsed = _parse(text)
+        if _of_hydra(parsed) or parsed.is_sweep_override() or parsed.is_delete() or parsed.package is not None:
+            raise UserError(f"{text}: a run is continued with single values and options, such as rounds=100")
+        if parsed.key_or_group in ("experiment", "baseline"):
+            raise UserError(f"{text}: stands for several settings; name those to change one by one")
+    chosen = _check_options(request.overrides, loader)
+    values = [text for text in request.overrides if text not in chosen]
+    amended = OmegaConf.create(dict(record))
+    options = _compose(loader, chosen)
+    try:
+        for group in (_parse(text).key_or_group.replace("/", ".") for text in chosen):
+            OmegaConf.update(amended, group, OmegaConf.select(options, group), merge=False)
+        _check_keys(values, amended, loader)
+        for parsed in map(_parse, values):
+            OmegaConf.update(amended, parsed.key_or_group, parsed.value(), merge=True)
+    except (errors.OmegaConfBaseException, AttributeError, TypeError) as error:
+        raise UserError(in_words(error)) from None
+    return build_experiment(amended, request.allow_modules)
 
 
 def record_of(experiment: Experiment) -> dict[str, Any]:
@@ -424,7 +433,7 @@ def launch(
         else:
             returned.append(hydra.run("config", task, overrides).return_value)
     except (HydraException, errors.OmegaConfBaseException) as error:
-        raise UserError(_in_words(error)) from None
+        raise UserError(in_words(error)) from None
     finally:  # Hydra opened run.log and put its handlers in the place of those that were there
         for handler in set(root.handlers) - set(handlers):
             handler.close()
@@ -450,7 +459,8 @@ def _launch_grid(
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "multirun.yaml")
     for batch in batches(pending, cfg.hydra.sweeper.max_batch_size):
-        results = launcher.launch([list(job.overrides) for _, job in batch], initial_job_idx=batch[0][0])
+        tasks = [[text for text in job.overrides if not _of_hydra(_parse(text))] for _, job in batch]
+        results = launcher.launch(tasks, initial_job_idx=batch[0][0])
         returned.extend(result.return_value for result in results)
 
 

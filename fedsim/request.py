@@ -142,18 +142,6 @@ def check_choice(group: str, option: Any) -> None:
         raise UserError(f"{group}={show(option)}: must be one of {', '.join(PLUGINS[group])}")
 
 
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as ``{dotted key: value}``."""
-    if not isinstance(node, Mapping) or not node:
-        return {prefix[:-1]: node}
-    return {k: v for key, child in node.items() for k, v in flat(child, f"{prefix}{key!s}.").items()}
-
-
-def within(key: str, names: Sequence[str]) -> bool:
-    """Whether a dotted key is one of `names` or lies below one."""
-    return any(key == name or key.startswith(f"{name}.") for name in names)
-
-
 def batches(pending: Sequence[tuple[int, Job]], size: int | None) -> list[list[tuple[int, Job]]]:
     """Runs of consecutive job numbers, which is what launchers take, of `size` jobs at most."""
     found: list[list[tuple[int, Job]]] = []

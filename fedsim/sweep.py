@@ -160,6 +160,7 @@ def run_job(
         share: threads for a job whose config leaves them open; None leaves them to torch.
         silent: whether other jobs run at the same time, between whose tables this one's would be lost.
         objective: ``best`` or ``final``, to return that value of the metric that judges; None returns the status.
+        allow_modules: modules besides fedsim whose dataclasses a record may name.
 
     Raises:
         JobFailed: if there is no such value.
@@ -172,7 +173,7 @@ def run_job(
         if share is not None and experiment.threads is None:
             torch.set_num_threads(max(1, min(share, before)))
         if taking_up.has_begun(directory):
-            status = taking_up.go_on(shown, experiment, directory, allow_modules)
+            status = taking_up.go_on(shown, directory, allow_modules)
         else:
             status = runner.run_experiment(shown, config.to_yaml(config.record_of(experiment)), directory)
     finally:
@@ -280,7 +281,9 @@ def read_row(number: int, parameters: Mapping[str, str], job: Job) -> Row:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Row(number, parameters, status, job.directory)
     target = None if job.experiment is None else job.experiment.stop.target
-    reached = target is not None and value is not None and (value <= target if best["mode"] == "min" else value >= target)
+    reached = (
+        target is not None and value is not None and (value <= target if best["mode"] == "min" else value >= target)
+    )
     return replace(row, to_target=best["round"] if reached else None)
 
 
@@ -302,14 +305,15 @@ def show(rows: Sequence[Row], folder: Path) -> None:
     """Print the table."""
     metric = next((row.metric for row in rows if row.metric), None)
     targeted = any(row.to_target is not None for row in rows)
+    numbers = ["final", "best", "round", *(["to target"] if targeted else [])]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    names = ["job", *rows[0].parameters, "final", "best", "round", *(["to target"] if targeted else []), "status", "path"]
+    names = ["job", *rows[0].parameters, *numbers, "status", "path"]
     for name in names:
-        justify: Any = "right" if name in ("job", "final", "best", "round", "to target") else "left"
+        justify: Any = "right" if name in ("job", *numbers) else "left"
         table.add_column(Text(name), justify=justify, overflow="fold")
     for row in rows:
-        numbers = [format_value(row.final), format_value(row.best), format_value(row.best_round)]
-        cells = [str(row.number), *row.parameters.values(), *numbers]
+        cells = [str(row.number), *row.parameters.values()]
+        cells += [format_value(row.final), format_value(row.best), format_value(row.best_round)]
         cells += [format_value(row.to_target)] if targeted else []
         table.add_row(*map(Text, [*cells, row.status, os.path.relpath(row.path, folder)]))
     console = Console(highlight=False, emoji=False)
@@ -317,4 +321,3 @@ def show(rows: Sequence[Row], folder: Path) -> None:
     judged = f", judged by {metric}" if metric else ""
     ended = sum(row.status in FINISHED for row in rows)
     print(f"{ended} of {len(rows)} jobs finished{judged}; see {folder / 'sweep.csv'}", file=sys.stdout)
-
