@@ -77,7 +77,8 @@ class SafeLoader(ConfigLoaderImpl):
         return self.__dict__ | {"_kept": {}, "_first": None}
 
     def keep(self, overrides: Sequence[str], cfg: DictConfig) -> None:
-        """Give `cfg` to the next one who asks for these overrides."""
+        """Give `cfg` to the next one who asks for these overrides, and the time of the first to all that follow."""
+        self._first = self._first or cfg
         if len(self._kept) < self.KEPT:
             self._kept[tuple(sorted(overrides))] = cfg
 
@@ -113,9 +114,8 @@ class SafeLoader(ConfigLoaderImpl):
             if key not in settable(choices) or "${" in str(found.get(key)):
                 raise refused(f"hydra.{key}={show(found.get(key))}", choices)
             check_value(key, found[key])
-        if self._first is None:
-            self._first = cfg
-        OmegaConf.copy_cache(self._first, cfg)  # one ${now:...} for the sweep and all its jobs
+        if self._first is not None:
+            OmegaConf.copy_cache(self._first, cfg)  # one ${now:...} for the sweep and all its jobs, as in Hydra
         return cfg
 
 
@@ -194,8 +194,7 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
         seen.add(directory)
         folder = Path(str(cfg.hydra.sweep.dir)) if request.multirun else directory
         jobs.append(Job(tuple(overrides), build_experiment(cfg, request.allow_modules), directory, folder))
-        if not optuna:
-            loader.keep([*overrides, *mode], cfg)
+        loader.keep([*overrides, *mode], cfg)
     return jobs
 
 
