@@ -135,7 +135,7 @@ def run(
                 show_config=cfg,
                 loader=loader,
             )
-    raise typer.Exit(_exit_code(statuses))
+    raise typer.Exit(_exit_code(statuses, multirun))
 
 
 @app.command(
@@ -174,9 +174,9 @@ def resume(
     raise typer.Exit(_exit_code([status]))
 
 
-def _exit_code(statuses: list[str]) -> int:
+def _exit_code(statuses: list[str], sweep: bool = False) -> int:
     codes = [_STATUS_CODES.get(status, EXIT_FAILED) for status in statuses]
-    if len(codes) > 1 and any(codes):
+    if sweep and any(codes):
         return EXIT_SOME_FAILED
     return codes[0] if codes else 0
 

@@ -60,7 +60,7 @@ def test_the_table_at_the_end(fedsim, elsewhere, tiny):
     assert "4 of 4 jobs finished, judged by test_accuracy; see sweep/sweep.csv" in answer.out
     assert "HYDRA" not in answer.out
     recorded = yaml.safe_load((elsewhere / "sweep" / "sweep.yaml").read_text())
-    assert recorded["jobs"][3][-3:] == ["seed=2", "stop.target=0", "hydra.sweep.dir=sweep"]
+    assert {"model=gru", "seed=2"} <= set(recorded["jobs"][3])
 
 
 def test_no_console_no_table(fedsim, elsewhere, tiny):
@@ -283,6 +283,7 @@ def test_what_a_queue_would_run_is_refused(refused, tiny, setting):
 
 
 @needs["optuna"]
+@pytest.mark.filterwarnings("ignore")  # Optuna 2 with the libraries of today
 def test_optuna(fedsim, refused, elsewhere, tiny):
     command = ("run", "-m", *tiny, "client.optimizer.lr=interval(0.01,1)", "hydra/sweeper=optuna", "hydra.sweep.dir=o")
     command += ("hydra.sweeper.n_jobs=1", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1")
@@ -296,6 +297,7 @@ def test_optuna(fedsim, refused, elsewhere, tiny):
 
 
 @needs["optuna"]
+@pytest.mark.filterwarnings("ignore")  # Optuna 2 with the libraries of today
 @pytest.mark.parametrize(("rate", "trials"), [((), 2), (("hydra.sweeper.max_failure_rate=0.5",), 1)])
 def test_optuna_and_trials_that_fail(fedsim, elsewhere, tiny, rate, trials):
     command = ("run", "-m", *tiny, *EXPLODES, "client.optimizer.lr=1e6", "seed=1,2", "hydra/sweeper=optuna")
