@@ -161,6 +161,12 @@ def resume(
         list[str] | None,
         typer.Option("--allow-module", help="A module of yours whose classes configs may name (repeatable)."),
     ] = None,
+    after_round: Annotated[
+        int | None,
+        typer.Option(
+            "--after-round", metavar="N", help="Fork from another kept checkpoint than the last: the best one."
+        ),
+    ] = None,
 ) -> None:
     """Continue a run that was finished, interrupted or killed, from its last good checkpoint."""
     with _exit_codes():
@@ -170,7 +176,7 @@ def resume(
         gc.freeze()  # see `main`
         gc.enable()
         request = config.Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
-        status = continue_run(run_dir, request)
+        status = continue_run(run_dir, request, after_round)
     raise typer.Exit(_exit_code([status]))
 
 

@@ -360,26 +360,30 @@ def amend(record: Mapping[str, Any], request: Request) -> Experiment:
     Raises:
         UserError: naming the key, the value and what is allowed.
     """
-    loader = make_loader(request.config_dir)
-    for text in request.overrides:
-        parsed = _parse(text)
+    try:
+        amended = OmegaConf.create(dict(record))
+        if request.overrides:  # to compose takes a while
+            _amend(amended, list(request.overrides), make_loader(request.config_dir))
+    except (errors.OmegaConfBaseException, AttributeError, TypeError) as error:
+        raise UserError(in_words(error)) from None
+    return build_experiment(amended, request.allow_modules)
+
+
+def _amend(amended: DictConfig, overrides: list[str], loader: SafeLoader) -> None:
+    for parsed in map(_parse, overrides):
+        text = parsed.input_line
         if _of_hydra(parsed) or parsed.is_sweep_override() or parsed.is_delete() or parsed.package is not None:
             raise UserError(f"{text}: a run is continued with single values and options, such as rounds=100")
         if parsed.key_or_group in ("experiment", "baseline"):
             raise UserError(f"{text}: stands for several settings; name those to change one by one")
-    chosen = _check_options(request.overrides, loader)
-    values = [text for text in request.overrides if text not in chosen]
-    amended = OmegaConf.create(dict(record))
+    chosen = _check_options(overrides, loader)
+    values = [text for text in overrides if text not in chosen]
     options = _compose(loader, chosen)
-    try:
-        for group in (_parse(text).key_or_group.replace("/", ".") for text in chosen):
-            OmegaConf.update(amended, group, OmegaConf.select(options, group), merge=False)
-        _check_keys(values, amended, loader)
-        for parsed in map(_parse, values):
-            OmegaConf.update(amended, parsed.key_or_group, parsed.value(), merge=True)
-    except (errors.OmegaConfBaseException, AttributeError, TypeError) as error:
-        raise UserError(in_words(error)) from None
-    return build_experiment(amended, request.allow_modules)
+    for group in (_parse(text).key_or_group.replace("/", ".") for text in chosen):
+        OmegaConf.update(amended, group, OmegaConf.select(options, group), merge=False)
+    _check_keys(values, amended, loader)
+    for parsed in map(_parse, values):
+        OmegaConf.update(amended, parsed.key_or_group, parsed.value(), merge=True)
 
 
 def record_of(experiment: Experiment) -> dict[str, Any]:

@@ -37,7 +37,7 @@ POINTS = "resumed.json"
 MORE = "rounds=N goes on, and so does another stop setting"
 
 
-def continue_run(directory: Path, request: config.Request) -> str:
+def continue_run(directory: Path, request: config.Request, after_round: int | None = None) -> str:
     """Do what ``fedsim resume`` was asked for: resume the run in place, or fork it; returns the status.
 
     Raises:
@@ -49,10 +49,10 @@ def continue_run(directory: Path, request: config.Request) -> str:
     rest = tuple(text for text in request.overrides if not text.startswith(place))
     recorded = read_experiment(directory, request.allow_modules)
     wanted = config.amend(read_record(directory), config.normalise(dataclasses.replace(request, overrides=rest)))
-    if not targets and all(in_place(key) for key in changes(recorded, wanted)):
+    if not targets and after_round is None and all(in_place(key) for key in changes(recorded, wanted)):
         return resume_run(directory, wanted, request.allow_modules)
     target = Path(targets[-1].strip("'\"")) if targets else free_directory(directory)
-    return fork_run(directory, wanted, target, request.allow_modules)
+    return fork_run(directory, wanted, target, request.allow_modules, after_round)
 
 
 def resume_run(directory: Path, experiment: Experiment | None = None, allow_modules: Sequence[str] = ()) -> str:
@@ -100,7 +100,13 @@ def _go_on(directory: Path, experiment: Experiment, changed: Mapping[str, tuple[
     return record_run(simulation, directory, start)
 
 
-def fork_run(directory: Path, experiment: Experiment, target: Path, allow_modules: Sequence[str] = ()) -> str:
+def fork_run(
+    directory: Path,
+    experiment: Experiment,
+    target: Path,
+    allow_modules: Sequence[str] = (),
+    after_round: int | None = None,
+) -> str:
     """Continue the run in a directory with other settings, in a new directory; the old one stays as it is.
 
     The new one begins with a copy of the rows and of the checkpoint from which it goes on.
@@ -110,6 +116,7 @@ def fork_run(directory: Path, experiment: Experiment, target: Path, allow_module
         experiment: the settings from there on.
         target: the new directory.
         allow_modules: modules besides fedsim whose dataclasses the record may name.
+        after_round: a round with a checkpoint; None takes the last one.
 
     Raises:
         KeyboardInterrupt: after recording that the run was interrupted.
@@ -124,7 +131,7 @@ def fork_run(directory: Path, experiment: Experiment, target: Path, allow_module
             with locked(directory):
                 simulation = prepare(experiment)
                 plan.refuse_impossible(simulation)
-                start, _ = _find_start(directory, simulation, recorded)
+                start, _ = _find_start(directory, simulation, recorded, after_round)
                 if start.state.round == 0:
                     raise UserError(f"{directory}: has no checkpoint to fork from; fedsim run starts a new run")
                 target.mkdir(parents=True, exist_ok=True)
@@ -201,15 +208,19 @@ def logging_to(directory: Path) -> Iterator[None]:
 
 
 def _find_start(
-    directory: Path, simulation: Simulation, recorded: Experiment | None = None
+    directory: Path,
+    simulation: Simulation,
+    recorded: Experiment | None = None,
+    after_round: int | None = None,
 ) -> tuple[Start, list[Path]]:
-    """The last good checkpoint, or round 0 without one; and the files that are none, which are told.
+    """The last good checkpoint, or round 0 without one, or that of a round; and the files that are none.
 
     Raises:
         UserError: if the settings and a good checkpoint do not go together.
     """
     points, unusable = _read_points(directory), []
-    for number in reversed(checkpoint_rounds(directory)):
+    rounds = checkpoint_rounds(directory)
+    for number in reversed(rounds) if after_round is None else [n for n in rounds if n == after_round]:
         path = checkpoint_path(directory, number)
         try:
             facts = read_run_facts(path)
@@ -226,6 +237,9 @@ def _find_start(
         _check_facts(facts, simulation)
         _check_fit(state, simulation, recorded or simulation.experiment)
         return _start(directory, simulation, state, content, points), unusable
+    if after_round is not None:
+        has = ", ".join(str(number) for number in rounds if number != after_round) or "none"
+        raise UserError(f"--after-round {after_round}: {directory} has no good checkpoint of that round; it has {has}")
     if parents := [point["fork_of"] for point in points if "fork_of" in point]:
         raise UserError(f"{directory}: has no usable checkpoint, and is a fork of {parents[-1]}: fork that again")
     if recorded is None:

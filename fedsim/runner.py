@@ -23,7 +23,7 @@ import fedsim
 from fedsim.errors import Diverged, UserError, print_error
 from fedsim.evaluation import Evaluation
 from fedsim.experiment import Experiment
-from fedsim.interrupts import Asked, Interrupted, after_the_round
+from fedsim.interrupts import Interrupted, after_the_round
 from fedsim.population import Population
 from fedsim.recording.checkpoints import prune_checkpoints, save_checkpoint
 from fedsim.recording.console import Display, display, format_value
@@ -233,7 +233,10 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
             for result in simulate(simulation, state):
                 recorder.record(result, state)
                 screen.show(result.metrics)
-                _end_if_asked(asked, recorder, state)
+                if asked.numbers and not is_over(simulation, state):
+                    recorder.save(state)
+                    screen.say(f"ended after round {state.round}; to go on: fedsim resume {directory}")
+                    asked.end()
             status, reason = ("stopped", state.progress.reason) if state.progress.reason else ("done", "round limit")
         except Diverged as error:
             status, reason = "diverged", f"{error}; {DIVERGED_HINT}"
@@ -256,12 +259,6 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
     _conclude(screen, state, recorder, status, reason, directory)
     asked.end()  # it came in the last round: the run is done, but a sweep is not to go on
     return status
-
-
-def _end_if_asked(asked: Asked, recorder: Recorder, state: State) -> None:
-    if asked.numbers and not is_over(recorder.simulation, state):
-        recorder.save(state)
-        asked.end()
 
 
 def _introduction(simulation: Simulation, directory: Path) -> list[str]:

@@ -27,7 +27,7 @@ def marked_content(path: Path, mark: object) -> bytes:
         raise UserError("it does not say to which metrics.csv it belongs" if path.is_file() else f"there is no {path}")
     with path.open("rb") as file:
         content = file.read(size)
-    if digest_of(content).hexdigest() != digest:
+    if len(content) != size or digest_of(content).hexdigest() != digest:
         raise UserError(f"it belongs to another run, or {path} has changed")
     return content
 

@@ -68,7 +68,7 @@ class CsvWriter:
         if keep is None:
             self._file = path.open("xb", buffering=0)
         else:
-            self._file = path.open("r+b" if path.exists() else "xb", buffering=0)
+            self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
             self._digest.update(self._file.read(keep))
         try:
             if keep:
