@@ -74,6 +74,7 @@ def options(
     "fedsim run aggregator=fedadam aggregator/combine=mean  (a slash selects an option, a dot sets a number)\n\n"
     "fedsim run data=text data.path=play.txt partition=natural model=lstm\n\n"
     "fedsim run -m model=rnn,lstm,gru seed=1,2  (a sweep: six runs)\n\n"
+    "fedsim run -m model=rnn,lstm,gru seed=1,2 --resume outputs/multirun/DATE/TIME  (finish it)\n\n"
     "fedsim run experiment=gru_regression --dry-run"
 )
 def run(
@@ -92,39 +93,49 @@ def run(
     cfg: Annotated[
         str | None, typer.Option("--cfg", metavar="job|hydra|all", help="Print the composed config and exit.")
     ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="SWEEP_DIR", help="Finish an interrupted sweep: the same command, and this."),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option("--objective", metavar="best|final", help="What hydra/sweeper=optuna judges a job by.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan (clients, samples, memory, bytes) and train nothing.")
     ] = False,
 ) -> None:
     """Simulate a federation: one run, or with -m a sweep."""
     with _exit_codes():
-        from fedsim import config, plan, runner, simulation
+        from fedsim import config, plan, runner, simulation, sweep
 
         if cfg not in (None, "job", "hydra", "all"):
             raise UserError(f"--cfg {cfg}: must be job, hydra or all")
         if cfg is not None and (multirun or dry_run):
             raise UserError(f"--cfg {cfg}: prints the config of one run and cannot go with -m or --dry-run")
         request = config.normalise(
-            config.Request(tuple(overrides or ()), multirun, config_dir, tuple(allow_module or ()))
+            config.Request(tuple(overrides or ()), multirun, config_dir, tuple(allow_module or ()), resume, objective)
         )
-        jobs = config.check_request(request)
-        for job in jobs:
-            prepared = simulation.prepare(job.experiment)
-            plan.refuse_impossible(prepared)
-            if dry_run:
-                plan.show(prepared, job.overrides)
+        loader = config.make_loader(config_dir)
+        jobs = config.check_request(request, loader)
         if dry_run:
+            for job in jobs:
+                plan.show(simulation.prepare(job.experiment), job.overrides)
             return
+        sweep.check(jobs)
         gc.freeze()  # see `main`
         gc.enable()
-        statuses = config.launch(
-            request,
-            lambda experiment, directory: runner.run_experiment(
-                experiment, config.to_yaml(config.record_of(experiment)), directory
-            ),
-            show_config=cfg,
-        )
-    raise typer.Exit(_exit_code(statuses))
+        if multirun:
+            statuses = sweep.run(request, jobs, loader)
+        else:
+            statuses = config.launch(
+                request,
+                lambda experiment, directory: runner.run_experiment(
+                    experiment, config.to_yaml(config.record_of(experiment)), directory
+                ),
+                show_config=cfg,
+                loader=loader,
+            )
+    raise typer.Exit(_exit_code(statuses, multirun))
 
 
 @app.command(
@@ -169,9 +180,9 @@ def resume(
     raise typer.Exit(_exit_code([status]))
 
 
-def _exit_code(statuses: list[str]) -> int:
+def _exit_code(statuses: list[str], sweep: bool = False) -> int:
     codes = [_STATUS_CODES.get(status, EXIT_FAILED) for status in statuses]
-    if len(codes) > 1 and any(codes):
+    if sweep and any(codes):
         return EXIT_SOME_FAILED
     return codes[0] if codes else 0
 

@@ -41,10 +41,3 @@ def check_config_dir(folder: Path, module: str) -> None:
         name = file.relative_to(folder).as_posix()
         if importlib.resources.files(module).joinpath(name).is_file():
             raise UserError(f"--config-dir {folder}: {name} has the name of one of fedsim's own; give it another")
-
-
-def refused(text: str, settable: Sequence[str]) -> UserError:
-    """What is said of a config that would change Hydra, but for `settable`."""
-    hint = "; use --config-dir" if text.startswith("hydra.searchpath") else ""
-    allowed = ", ".join(f"hydra.{name}" for name in settable)
-    return UserError(f"{text}: fedsim does not let a config change this{hint}; allowed are {allowed}")

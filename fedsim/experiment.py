@@ -30,13 +30,6 @@ from fedsim.sampler import Sampler
 from fedsim.schedules import CONSTANT
 from fedsim.stopping import Stop
 
-# Pairs of keys of which exactly one is set: setting one on the command line nulls the default of the other.
-EXCLUSIVE = (
-    ("client.epochs", "client.steps"),
-    ("sampler.fraction", "sampler.cohort_size"),
-    ("attack.fraction", "attack.clients"),
-    ("privacy.noise_multiplier", "privacy.target_epsilon"),
-)
 MAX_SEED = 2**63 - 1
 MAX_THREADS = 1024
 

@@ -8,7 +8,7 @@ import math
 import pytest
 from omegaconf import OmegaConf
 
-from fedsim import build, config
+from fedsim import build, config, request
 from fedsim.errors import FieldError, UserError
 from fedsim.experiment import Experiment
 
@@ -18,7 +18,7 @@ BASE = ("data=synthetic", "partition=natural", "engine.kernels=torch")
 @functools.cache
 def composed(*overrides):
     """A composed config as plain data, without Hydra's part."""
-    cfg = config._compose(config._loader(None), [*BASE, *overrides])
+    cfg = config._compose(config.make_loader(None), [*BASE, *overrides])
     return {key: value for key, value in OmegaConf.to_container(cfg).items() if key != "hydra"}
 
 
@@ -33,7 +33,7 @@ def complaint():
         node = functools.reduce(dict.__getitem__, parents, content)
         assert last in node
         node[last] = config._parse(f"x={value}").value()
-        for pair in (pair for pair in config.EXCLUSIVE if key in pair):
+        for pair in (pair for pair in request.EXCLUSIVE if key in pair):
             node[pair[pair.index(key) - 1].split(".")[-1]] = None
         with pytest.raises(UserError) as error:
             build.build(content, Experiment)

@@ -1,0 +1,345 @@
+"""`fedsim run -m`: the table at the end, taking an interrupted sweep up again, and launchers beside Hydra's own."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import venv
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from fedsim import config, runner, sweep
+from fedsim.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+EXPLODES = ("model=rnn", "model.nonlinearity=relu", "data.task=regression", "rounds=20")
+
+
+def table(folder):
+    return pd.read_csv(folder / "sweep.csv", dtype={"job": int})
+
+
+def status(directory):
+    return json.loads((directory / "summary.json").read_text())["status"]
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Return a function that lets Ctrl-C come in some round of the run with that seed."""
+    record = runner.Recorder.record
+
+    def at(seed, number):
+        def interrupted(self, result, state):
+            record(self, result, state)
+            if (self.simulation.experiment.seed, state.round) == (seed, number):
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(runner.Recorder, "record", interrupted)
+
+    yield at
+    monkeypatch.setattr(runner.Recorder, "record", record)
+
+
+def test_the_table_at_the_end(fedsim, elsewhere, tiny):
+    answer = fedsim("run", "-m", *tiny, "model=rnn,gru", "seed=1,2", "stop.target=0", "hydra.sweep.dir=sweep")
+    assert (answer.code, answer.err) == (0, "")
+    found = table(elsewhere / "sweep")
+    columns = ["job", "model", "seed", "status", "rounds", "metric", "final", "best", "best_round", "rounds_to_target"]
+    assert list(found) == [*columns, "path"]  # of the overrides only those that differ
+    assert list(zip(found["model"], found["seed"], strict=True)) == [(m, s) for m in ("rnn", "gru") for s in (1, 2)]
+    assert set(found["status"]) == {"stopped"}
+    assert set(found["rounds_to_target"]) == {0}  # an accuracy of 0 is reached before the first round
+    assert list(found["path"]) == [0, 1, 2, 3]
+    assert "4 of 4 jobs finished, judged by test_accuracy; see sweep/sweep.csv" in answer.out
+    assert "HYDRA" not in answer.out
+    recorded = yaml.safe_load((elsewhere / "sweep" / "sweep.yaml").read_text())
+    assert {"model=gru", "seed=2"} <= set(recorded["jobs"][3])
+
+
+def test_no_console_no_table(fedsim, elsewhere, tiny):
+    answer = fedsim("run", "-m", *tiny, "seed=1,2", "console=none", "hydra.sweep.dir=sweep")
+    assert answer == (0, "", "")
+    assert len(table(elsewhere / "sweep")) == 2
+
+
+def test_a_job_that_diverges_is_in_the_table(fedsim, elsewhere, tiny):
+    answer = fedsim("run", "-m", *tiny, *EXPLODES, "client.optimizer.lr=1e6,1e-3", "hydra.sweep.dir=sweep")
+    assert answer.code == 4
+    assert list(table(elsewhere / "sweep")["status"]) == ["diverged", "done"]
+    assert "1 of 2 jobs finished" in answer.out
+    again = fedsim("run", "-m", *tiny, *EXPLODES, "client.optimizer.lr=1e6,1e-3", "--resume", "sweep")
+    assert again.code == 4  # it would diverge again: nothing is done
+    assert "round" not in again.out.split("job ")[0]
+
+
+def test_an_interrupted_sweep_is_finished_by_the_same_command(fedsim, elsewhere, tiny, interrupt):
+    command = ("run", "-m", *tiny, "seed=1,2,3", "rounds=4", "checkpoint.every=1")
+    assert fedsim(*command, "hydra.sweep.dir=whole").code == 0
+    interrupt(seed=2, number=2)
+    answer = fedsim(*command, "hydra.sweep.dir=sweep")
+    assert (answer.code, answer.err) == (130, "error: interrupted\n")
+    assert list(table(elsewhere / "sweep")["status"]) == ["done", "interrupted", "not started"]
+    interrupt(seed=None, number=None)
+    first = (elsewhere / "sweep" / "0" / "summary.json").stat().st_mtime_ns
+    answer = fedsim(*command, "--resume", "sweep")
+    assert answer.code == 0, answer
+    assert (elsewhere / "sweep" / "0" / "summary.json").stat().st_mtime_ns == first
+    assert "going on after round 2" in answer.out
+    assert list(table(elsewhere / "sweep")["status"]) == ["done"] * 3
+    for job in "012":
+        whole, taken_up = (elsewhere / folder / job / "metrics.csv" for folder in ("whole", "sweep"))
+        assert taken_up.read_bytes() == whole.read_bytes()
+
+
+def test_a_killed_sweep_is_finished(process, fedsim, elsewhere, tiny):
+    command = ("run", "-m", *tiny, "seed=1,2", "rounds=300", "checkpoint.every=10")
+    running = process(*command, "hydra.sweep.dir=sweep")
+    file = elsewhere / "sweep" / "0" / "checkpoints"
+    deadline = time.monotonic() + 60
+    while not (file.exists() and list(file.glob("*.safetensors"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.communicate(timeout=60)
+    assert fedsim(*command, "--resume", "sweep").code == 0
+    assert list(table(elsewhere / "sweep")["status"]) == ["done"] * 2
+
+
+def test_more_rounds_for_a_finished_sweep(fedsim, elsewhere, tiny):
+    assert fedsim("run", "-m", *tiny, "seed=1,2", "hydra.sweep.dir=sweep").code == 0
+    assert fedsim("run", "-m", *tiny, "seed=1,2", "rounds=5", "--resume", "sweep").code == 0
+    assert list(table(elsewhere / "sweep")["rounds"]) == [5, 5]
+
+
+def test_a_job_of_another_config_is_refused(fedsim, refused, tiny):
+    assert fedsim("run", "-m", *tiny, "seed=1,2", "hydra.sweep.dir=sweep").code == 0
+    line = refused("run", "-m", *tiny, "seed=1,3", "client.batch_size=2", "--resume", "sweep")
+    assert line.startswith("sweep/0: holds a run with another config; asked for is client.batch_size=2 (recorded: ")
+    line = refused("run", "-m", *tiny, "seed=1,3", "--resume", "sweep")
+    assert line == "sweep/1: holds a run with another config; asked for is seed=3 (recorded: 2)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("seed=1", "--resume", "nothing"), "--resume nothing: finishes a sweep; add -m"),
+        (("-m", "seed=1,2", "--resume", "nothing"), "--resume nothing: holds no sweep (there is no sweep.yaml)"),
+        (("-m", "seed=1,2", "--resume", "x", "hydra.sweep.dir=y"), "--resume x: stays in that folder"),
+        (("-m", "seed=1,2", "--objective", "best"), "--objective best: is what Optuna judges by"),
+        (("-m", "seed=1,2", "hydra/launcher=evil"), "hydra/launcher=evil: must be one of basic, joblib, "),
+        (("-m", "seed=1,2", "hydra/sweeper=ax"), "hydra/sweeper=ax: must be one of basic, optuna"),
+        (("seed=1", "hydra/launcher=joblib"), "hydra/launcher=joblib: is for sweeps; add -m"),
+        (("-m", "seed=1,2", "hydra.launcher.pre_dispatch=9"), "hydra.launcher.pre_dispatch=9: fedsim does not let"),
+        (("-m", "seed=1,2", "hydra.launcher.setup=[x]"), "hydra.launcher.setup=[x]: fedsim does not let"),
+        (("-m", "seed=1,2", "hydra.sweeper.custom_search_space=a.b"), "hydra.sweeper.custom_search_space=a.b: fed"),
+    ],
+)
+def test_mistakes(refused, tiny, arguments, words):
+    assert words in refused("run", *tiny, *arguments)
+
+
+def test_data_are_prepared_once_for_jobs_that_differ_in_their_seed(monkeypatch, compose):
+    prepared = []
+    monkeypatch.setattr(sweep, "prepare", lambda experiment: prepared.append(experiment.seed))
+    monkeypatch.setattr(sweep.plan, "refuse_impossible", lambda simulation: None)
+    jobs = [
+        config.Job((), compose("data=synthetic", f"seed={seed}", f"model={model}"), Path())
+        for model in ("rnn", "gru")
+        for seed in (1, 2, 3)
+    ]
+    sweep.check(jobs)
+    assert prepared == [1, 1]
+
+
+def test_every_job_is_composed_once(fedsim, elsewhere, tiny, monkeypatch):
+    composed = []
+    load = config.ConfigLoaderImpl.load_configuration
+
+    def counted(self, name, overrides, *arguments, **options):
+        composed.append(tuple(sorted(overrides)))
+        return load(self, name, overrides, *arguments, **options)
+
+    monkeypatch.setattr(config.ConfigLoaderImpl, "load_configuration", counted)
+    assert fedsim("run", "-m", *tiny, "seed=range(1,5)", "console=none", "hydra.sweep.dir=sweep").code == 0
+    jobs = [overrides for overrides in composed if any(text in overrides for text in ("seed=1", "seed=4"))]
+    assert len(jobs) == len(set(jobs)) == 2
+
+
+# Threads
+
+
+@pytest.mark.parametrize(("launcher", "n_jobs", "share"), [("joblib", 2, 4), ("joblib", -1, 1), ("basic", 0, None)])
+def test_threads_are_divided(monkeypatch, launcher, n_jobs, share):
+    monkeypatch.setattr(sweep, "cores", lambda: 8)
+    settings = {"names": {"launcher": launcher, "sweeper": "basic"}, "launcher": {"n_jobs": n_jobs}, "sweeper": {}}
+    concurrent = sweep.concurrency(settings, num_jobs=100)
+    assert sweep.share_of_threads(8, concurrent) == share
+
+
+def test_no_more_jobs_at_a_time_than_there_are(monkeypatch):
+    monkeypatch.setattr(sweep, "cores", lambda: 8)
+    settings = {"names": {"launcher": "joblib", "sweeper": "basic"}, "launcher": {"n_jobs": 8}, "sweeper": {}}
+    assert sweep.concurrency(settings, num_jobs=2) == 2
+    assert sweep.share_of_threads(8, 3) == 2
+    assert sweep.share_of_threads(2, 3) == 1
+    assert sweep.share_of_threads(8, 4, cpus_per_task=3) == 3
+    with pytest.raises(UserError, match="n_jobs=0"):
+        sweep.concurrency(settings | {"launcher": {"n_jobs": 0}}, num_jobs=2)
+
+
+def test_the_allotment_of_slurm_counts(fedsim, elsewhere, tiny, monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    monkeypatch.setattr(sweep.torch, "get_num_threads", lambda: 4)
+    asked = []
+    monkeypatch.setattr(sweep.torch, "set_num_threads", asked.append)
+    fedsim("run", "-m", *tiny, "threads=null", "seed=1,2", "console=none", "hydra.sweep.dir=sweep")
+    assert asked[0] == 1
+
+
+# A worker that dies
+
+
+def test_a_killed_worker_ends_only_its_own_job(fedsim, elsewhere, tiny, monkeypatch):
+    launch, calls = config.launch, []
+
+    def dying(request, job, *, loader, pending):
+        """The worker of job 1 is killed whenever it runs; job 0 was done by then, and 2 had begun."""
+        numbers = [number for number, _ in pending]
+        calls.append(numbers)
+        safe = [pair for pair in pending if pair[0] != 1 and (pair[0] == 0 or len(calls) > 1)]
+        if safe:
+            launch(request, job, loader=loader, pending=safe)
+        if 1 in numbers:
+            for number, pair in pending:
+                if number in (1, 2):
+                    pair.directory.mkdir(parents=True, exist_ok=True)
+                    text = config.to_yaml(config.record_of(pair.experiment))
+                    (pair.directory / "config.yaml").write_text(text)
+            raise BrokenProcessPool("a worker died")
+
+    monkeypatch.setattr(config, "launch", dying)
+    answer = fedsim("run", "-m", *tiny, "seed=range(0,5)", "hydra.sweep.dir=sweep")
+    assert answer.code == 4
+    assert calls == [[0, 1, 2, 3, 4], [1], [2], [3, 4]]
+    assert list(table(elsewhere / "sweep")["status"]) == ["done", "killed", "done", "done", "done"]
+    assert "job 1 was killed twice" in answer.err
+
+
+# Plugins, where they are installed
+
+needs = {
+    name: pytest.mark.skipif(importlib.util.find_spec(f"hydra_plugins.{module}") is None, reason=f"no {module}")
+    if importlib.util.find_spec("hydra_plugins")
+    else pytest.mark.skip(reason=f"no {module}")
+    for name, module in (
+        ("joblib", "hydra_joblib_launcher"),
+        ("optuna", "hydra_optuna_sweeper"),
+        ("submitit", "hydra_submitit_launcher"),
+        ("ray", "hydra_ray_launcher"),
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "setting"),
+    [
+        pytest.param("joblib", "n_jobs=3", marks=needs["joblib"]),
+        pytest.param("submitit_local", "timeout_min=5", marks=needs["submitit"]),
+        pytest.param("submitit_slurm", "partition=long", marks=needs["submitit"]),
+        pytest.param("ray", "ray.init.num_cpus=2", marks=needs["ray"]),
+    ],
+)
+def test_launchers_compose(tiny, launcher, setting):
+    overrides = (*tiny, "seed=1,2", f"hydra/launcher={launcher}", f"+hydra.launcher.{setting}".lstrip("+"))
+    if launcher == "ray":
+        overrides = (*tiny, "seed=1,2", "hydra/launcher=ray")
+    request = config.normalise(config.Request(overrides, multirun=True))
+    loader = config.make_loader(None)
+    assert len(config.check_request(request, loader)) == 2
+    assert config.launcher_of(request, loader)["names"]["launcher"] == launcher
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *(
+            "hydra.launcher.setup=[evil]",
+            "hydra.launcher.additional_parameters={x: y}",
+            "hydra.launcher.name={_target_: x}",
+        ),
+        *("'hydra.launcher.partition=\"a\nb\"'".strip("'"), "hydra.launcher.name=${name}"),
+    ],
+)
+@needs["submitit"]
+def test_what_a_queue_would_run_is_refused(refused, tiny, setting):
+    assert "hydra" in refused("run", "-m", *tiny, "seed=1,2", "hydra/launcher=submitit_slurm", setting)
+
+
+@needs["optuna"]
+@pytest.mark.filterwarnings("ignore")  # Optuna 2 with the libraries of today
+def test_optuna(fedsim, refused, elsewhere, tiny):
+    command = ("run", "-m", *tiny, "client.optimizer.lr=interval(0.01,1)", "hydra/sweeper=optuna", "hydra.sweep.dir=o")
+    command += ("hydra.sweeper.n_jobs=1", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1")
+    line = refused(*command)
+    assert line.startswith("hydra.sweeper.direction=minimize: test_accuracy is better the higher it is; set ")
+    assert "sqlite" in refused(*command, "hydra.sweeper.storage=mysql://x/y")
+    assert fedsim(*command, "hydra.sweeper.direction=maximize", "--objective", "final").code == 0
+    found = table(elsewhere / "o")
+    best = yaml.safe_load((elsewhere / "o" / "optimization_results.yaml").read_text())["best_value"]
+    assert best == found["final"].max()
+
+
+@needs["optuna"]
+@pytest.mark.filterwarnings("ignore")  # Optuna 2 with the libraries of today
+@pytest.mark.parametrize(("rate", "trials"), [((), 2), (("hydra.sweeper.max_failure_rate=0.5",), 1)])
+def test_optuna_and_trials_that_fail(fedsim, elsewhere, tiny, rate, trials):
+    command = ("run", "-m", *tiny, *EXPLODES, "client.optimizer.lr=1e6", "seed=1,2", "hydra/sweeper=optuna")
+    command += ("hydra.sweeper.n_jobs=1", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=o", *rate)
+    assert fedsim(*command).code == 4
+    assert list(table(elsewhere / "o")["status"]) == ["diverged"] * trials
+
+
+EXTRAS = {
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    "submitit": ("hydra/launcher=submitit_local",),
+    "optuna": ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.direction=maximize"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_in_a_clean_environment(tmp_path, tiny, extra):
+    """The extra is installed as users do it, with Hydra below 1.4, and a sweep runs through it."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV"))}
+
+    def call(*command):
+        done = subprocess.run(
+            [*map(str, command)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=1800,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    call(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{ROOT}[{extra}]")
+    assert call(python, "-c", "import hydra; print(hydra.__version__)").startswith("1.3.")
+    call(
+        python, "-m", "fedsim", "run", "-m", *tiny, "threads=null", "seed=1,2", *EXTRAS[extra], "hydra.sweep.dir=sweep"
+    )
+    found = table(tmp_path / "sweep")
+    assert list(found["status"]) == ["done", "done"]
+    assert sys.version_info >= (3, 11)
