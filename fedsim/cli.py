@@ -1,12 +1,13 @@
 """The command line: arguments in, exit code out. What a command does lives elsewhere, and is imported when it is used.
 
 Exit codes: 0 done (early stop included), 1 bug or I/O failure, 2 user error, 3 diverged, 4 some jobs of a sweep failed,
-130 interrupted.
+130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import typer
 from fedsim import __version__
 from fedsim.errors import UserError, print_error
 
-EXIT_FAILED, EXIT_USER, EXIT_DIVERGED, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
+EXIT_FAILED, EXIT_USER, EXIT_DIVERGED, EXIT_SOME_FAILED, EXIT_SIGNAL = 1, 2, 3, 4, 128
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # Typer's own or Click's, by Typer's version
 _STATUS_CODES = {"done": 0, "stopped": 0, "diverged": EXIT_DIVERGED, "refused": EXIT_USER}
 
@@ -38,9 +39,10 @@ def _exit_codes() -> Iterator[None]:
     except UserError as error:
         print_error(str(error))
         raise typer.Exit(EXIT_USER) from None
-    except KeyboardInterrupt:
-        print_error("interrupted")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        print_error("interrupted" if number == signal.SIGINT else f"interrupted by {error}")
+        raise typer.Exit(EXIT_SIGNAL + number) from None
     except OSError as error:
         print_error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         raise typer.Exit(EXIT_FAILED) from None
@@ -123,6 +125,42 @@ def run(
             show_config=cfg,
         )
     raise typer.Exit(_exit_code(statuses))
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\n"
+    "fedsim resume outputs/2026-01-31/12-00-00-123456\n\n"
+    "fedsim resume outputs/2026-01-31/12-00-00-123456 rounds=200 stop.patience=null\n\n"
+    "fedsim resume RUN_DIR client.optimizer.lr=0.01 hydra.run.dir=outputs/slower  (a fork: RUN_DIR stays as it is)"
+)
+def resume(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run, however it ended.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OVERRIDES]...",
+            help="rounds, stop, console, checkpoint and threads change the run itself; with anything else, or with "
+            "hydra.run.dir=DIR, it goes on in a new directory, by default RUN_DIR-fork-1.",
+        ),
+    ] = None,
+    config_dir: Annotated[
+        str | None, typer.Option("--config-dir", help="A folder with configs of your own, laid out like fedsim's.")
+    ] = None,
+    allow_module: Annotated[
+        list[str] | None,
+        typer.Option("--allow-module", help="A module of yours whose classes configs may name (repeatable)."),
+    ] = None,
+) -> None:
+    """Continue a run that was finished, interrupted or killed, from its last good checkpoint."""
+    with _exit_codes():
+        from fedsim import config
+        from fedsim.resume import continue_run
+
+        gc.freeze()  # see `main`
+        gc.enable()
+        request = config.Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
+        status = continue_run(run_dir, request)
+    raise typer.Exit(_exit_code([status]))
 
 
 def _exit_code(statuses: list[str]) -> int:

@@ -8,7 +8,6 @@ sweep, before Hydra makes the first directory.
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
 
 from fedsim import build
+from fedsim.config_words import check_config_dir, flat, in_words, within
 from fedsim.errors import UserError, did_you_mean, show
 from fedsim.experiment import Experiment
 from fedsim.recording.run_directory import FORMAT_VERSION, refuse_used
@@ -99,9 +99,9 @@ class SafeLoader(ConfigLoaderImpl):
             "overrides.hydra": [str(o.input_line) for o in given if _of_hydra(o)] + modes,
             "overrides.task": [str(o.input_line) for o in given if not _of_hydra(o)],
         }
-        found = _flat(OmegaConf.to_container(cfg.hydra, resolve=False))
+        found = flat(OmegaConf.to_container(cfg.hydra, resolve=False))
         for key in sorted(wanted.keys() | found.keys()):
-            if wanted.get(key) != found.get(key) and not _within(key, HYDRA_SETTABLE + HYDRA_COMPUTED):
+            if wanted.get(key) != found.get(key) and not within(key, HYDRA_SETTABLE + HYDRA_COMPUTED):
                 raise _refused(f"hydra.{key}={show(found.get(key))}")
         return cfg
 
@@ -111,7 +111,7 @@ def _untouched() -> dict[str, Any]:
     """Hydra's node as fedsim's own configs make it, flat. No folder of the user's has a part in it."""
     loader = ConfigLoaderImpl(create_config_search_path(f"pkg://{CONFIG_MODULE}"))
     cfg = loader.load_configuration("config", [], RunMode.RUN, from_shell=False)
-    return _flat(OmegaConf.to_container(cfg.hydra, resolve=False))
+    return flat(OmegaConf.to_container(cfg.hydra, resolve=False))
 
 
 def _refused(text: str) -> UserError:
@@ -122,17 +122,6 @@ def _refused(text: str) -> UserError:
 
 def _of_hydra(override: Override) -> bool:
     return override.key_or_group.replace("/", ".").split(".")[0] == "hydra"
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as ``{dotted key: value}``."""
-    if not isinstance(node, Mapping) or not node:
-        return {prefix[:-1]: node}
-    return {k: v for key, child in node.items() for k, v in _flat(child, f"{prefix}{key!s}.").items()}
-
-
-def _within(key: str, names: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def normalise(request: Request) -> Request:
@@ -155,20 +144,10 @@ def _loader(config_dir: str | None) -> SafeLoader:
     setup_globals()  # Hydra's resolvers, such as ${now:...}
     search_path = create_config_search_path(f"pkg://{CONFIG_MODULE}")
     if config_dir is not None:
-        _check_config_dir(Path(config_dir))
+        check_config_dir(Path(config_dir), CONFIG_MODULE)
         folder = f"file://{Path(config_dir).resolve()}"
         search_path.prepend("command-line", folder, SearchPathQuery(provider="schema"))
     return SafeLoader(search_path)
-
-
-def _check_config_dir(folder: Path) -> None:
-    """Require a folder none of whose files has the name of fedsim's own, which Hydra would take instead."""
-    if not folder.is_dir():
-        raise UserError(f"--config-dir {folder}: no such folder")
-    for file in sorted(folder.rglob("*.yaml")):
-        name = file.relative_to(folder).as_posix()
-        if importlib.resources.files(CONFIG_MODULE).joinpath(name).is_file():
-            raise UserError(f"--config-dir {folder}: {name} has the name of one of fedsim's own; give it another")
 
 
 def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
@@ -182,18 +161,7 @@ def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
         if len(chosen) < len(overrides):
             _check_keys(overrides, _compose(loader, chosen), loader)
         known = isinstance(error, HydraException | errors.OmegaConfBaseException)
-        raise UserError(("" if known else f"cannot compose {' '.join(overrides)}: ") + _in_words(error)) from None
-
-
-def _in_words(error: BaseException | None) -> str:
-    """An error and its causes in one line, without Hydra's and OmegaConf's hints for programmers."""
-    texts = []
-    while error is not None:
-        text = " ".join(str(error).split("\nSet the environment")[0].split("\n    full_key:")[0].split())
-        key = getattr(error, "full_key", None)
-        texts.append(f"{key}: {text}" if key and key not in text else text)
-        error = error.__cause__
-    return ": ".join(dict.fromkeys(text for text in texts if text)) or "the config cannot be composed"
+        raise UserError(("" if known else f"cannot compose {' '.join(overrides)}: ") + in_words(error)) from None
 
 
 def check_request(request: Request) -> list[Job]:
@@ -239,7 +207,7 @@ def _parse(text: str) -> Override:
         ) from None
     if _of_hydra(parsed):
         key = parsed.key_or_group.replace("/", ".").removeprefix("hydra").removeprefix(".")
-        if not _within(key, HYDRA_SETTABLE) or parsed.is_sweep_override() or parsed.is_delete():
+        if not within(key, HYDRA_SETTABLE) or parsed.is_sweep_override() or parsed.is_delete():
             raise _refused(text.lstrip("+~"))
     return parsed
 
@@ -261,7 +229,7 @@ def _sweep(request: Request, loader: SafeLoader) -> list[list[str]]:
         task = parser.parse_overrides([text for text in request.overrides if text not in hydras])
         batches = BasicSweeper.split_arguments([*params, *task], None)
     except (HydraException, errors.OmegaConfBaseException, ValueError) as error:
-        raise UserError(_in_words(error)) from None
+        raise UserError(in_words(error)) from None
     return [[*job, *hydras] for batch in batches for job in batch]
 
 
@@ -288,7 +256,7 @@ def _check_options(overrides: Sequence[str], loader: SafeLoader) -> list[str]:
 def _check_keys(overrides: Sequence[str], cfg: DictConfig, loader: SafeLoader) -> None:
     """Raise `UserError` for a key that is not in the config of the chosen options."""
     groups = _groups(loader)
-    leaves = [key.split(".") for key in _flat(OmegaConf.to_container(cfg)) if not _within(key, ("hydra",))]
+    leaves = [key.split(".") for key in flat(OmegaConf.to_container(cfg)) if not within(key, ("hydra",))]
     known = dict.fromkeys(".".join(parts[: n + 1]) for parts in leaves for n in range(len(parts)))
     for override in map(_parse, overrides):
         key, text = override.key_or_group, override.input_line
@@ -327,7 +295,7 @@ def _directory(cfg: DictConfig, number: int | None) -> Path:
             directory = Path(str(cfg.hydra.sweep.dir)) / str(cfg.hydra.sweep.subdir)
         refuse_used(directory, key)
     except (errors.OmegaConfBaseException, OSError, ValueError) as error:  # a name too long, or with a null byte
-        raise UserError(f"{key}: {_in_words(error)}") from None
+        raise UserError(f"{key}: {in_words(error)}") from None
     return directory
 
 
@@ -344,10 +312,42 @@ def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Expe
     try:
         content = OmegaConf.to_container(root, resolve=True, throw_on_missing=True)
     except (errors.OmegaConfBaseException, RecursionError) as error:
-        raise UserError(_in_words(error)) from None
+        raise UserError(in_words(error)) from None
     built = build.build(cast("dict[str, Any]", content), Experiment, allowed=allow_modules)
     assert isinstance(built, Experiment)
     return built
+
+
+def amend(record: Mapping[str, Any], request: Request) -> Experiment:
+    """Change a record as the overrides of a request say: an option brings its whole part, a value one key.
+
+    Args:
+        record: what `fedsim.recording.record.read_record` returned.
+        request: normalised.
+
+    Raises:
+        UserError: naming the key, the value and what is allowed.
+    """
+    loader = _loader(request.config_dir)
+    for text in request.overrides:
+        parsed = _parse(text)
+        if _of_hydra(parsed) or parsed.is_sweep_override() or parsed.is_delete() or parsed.package is not None:
+            raise UserError(f"{text}: a run is continued with single values and options, such as rounds=100")
+        if parsed.key_or_group in ("experiment", "baseline"):
+            raise UserError(f"{text}: stands for several settings; name those to change one by one")
+    chosen = _check_options(request.overrides, loader)
+    values = [text for text in request.overrides if text not in chosen]
+    amended = OmegaConf.create(dict(record))
+    options = _compose(loader, chosen)
+    try:
+        for group in (_parse(text).key_or_group.replace("/", ".") for text in chosen):
+            OmegaConf.update(amended, group, OmegaConf.select(options, group), merge=False)
+        _check_keys(values, amended, loader)
+        for parsed in map(_parse, values):
+            OmegaConf.update(amended, parsed.key_or_group, parsed.value(), merge=True)
+    except (errors.OmegaConfBaseException, AttributeError, TypeError) as error:
+        raise UserError(in_words(error)) from None
+    return build_experiment(amended, request.allow_modules)
 
 
 def record_of(experiment: Experiment) -> dict[str, Any]:
@@ -391,7 +391,7 @@ def launch(request: Request, job: Callable[[Experiment, Path], str], show_config
         else:
             hydra.run("config", run_job, overrides)
     except (HydraException, errors.OmegaConfBaseException) as error:
-        raise UserError(_in_words(error)) from None
+        raise UserError(in_words(error)) from None
     finally:  # Hydra opened run.log and put its handlers in the place of those that were there
         for handler in set(root.handlers) - set(handlers):
             handler.close()

@@ -39,13 +39,13 @@ def show(value: object) -> str:
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
-def print_error(text: str) -> None:
+def print_error(text: str, word: str = "error") -> None:
     """Print one line to stderr: what does not print is escaped, and the middle of an endless value left out."""
     line = " ".join(text.split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     if len(line) > 2000:
         line = f"{line[:1000]} ... {line[-900:]}"
-    print(f"error: {line}", file=sys.stderr)
+    print(f"{word}: {line}", file=sys.stderr)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

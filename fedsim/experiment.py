@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
@@ -163,6 +163,21 @@ class Experiment:
     def torch_dtype(self) -> torch.dtype:
         """Return the floating-point type of parameters and features."""
         return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def bound_to_rounds(self) -> list[str]:
+        """The keys of the parts whose numbers depend on `rounds`, so that a run cannot go on with another limit.
+
+        A part says so by an attribute ``depends_on_rounds``: a class variable, or a property where it depends on its
+        settings.
+        """
+
+        def below(part: object, key: str) -> Iterator[str]:
+            if getattr(part, "depends_on_rounds", False):
+                yield key
+            for child in fields(part) if is_dataclass(part) and not isinstance(part, type) else ():
+                yield from below(getattr(part, child.name), f"{key}.{child.name}".lstrip("."))
+
+        return list(below(self, ""))
 
     def check_population(self, num_clients: int) -> None:
         """Raise `UserError` if so many clients give no cohorts, or none that the combine rule can work on."""

@@ -6,14 +6,13 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
-import signal
 import subprocess
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,13 @@ import torch
 
 import fedsim
 from fedsim.errors import Diverged, UserError, print_error
+from fedsim.evaluation import Evaluation
 from fedsim.experiment import Experiment
+from fedsim.interrupts import Asked, Interrupted, after_the_round
 from fedsim.population import Population
 from fedsim.recording.checkpoints import prune_checkpoints, save_checkpoint
 from fedsim.recording.console import Display, display, format_value
+from fedsim.recording.lock import locked
 from fedsim.recording.run_directory import (
     FORMAT_VERSION,
     CsvWriter,
@@ -34,12 +36,39 @@ from fedsim.recording.run_directory import (
     write_csv,
     write_json,
 )
-from fedsim.simulation import initial_state, prepare, simulate
+from fedsim.simulation import initial_state, is_over, prepare, simulate
 from fedsim.state import Metrics, RoundResult, Simulation, State
 
 log = logging.getLogger(__name__)
+log.addHandler(logging.NullHandler())  # what users are to see is printed as well
 
+TIMING_COLUMNS = ("round", "train", "evaluate", "elapsed")
 DIVERGED_HINT = "try a smaller client.optimizer.lr, client.clip_norm=1, or a smaller server learning rate"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins, or is taken up again.
+
+    Attributes:
+        state: after the last round that is done; round 0 is none.
+        rows: of ``metrics.csv`` so far.
+        size: bytes of ``metrics.csv`` that hold them; None where there is no file yet.
+        timing_size: the same for ``timing.csv``.
+        again: the row after `rows`, which the state has behind it but the file is to be told anew.
+        evaluation: what the clients score with this state, if its round ends with an evaluation.
+        seconds: that the rounds so far have taken.
+        points: where the run was taken up so far, for ``summary.json``.
+    """
+
+    state: State
+    rows: list[Metrics] = field(default_factory=list)
+    size: int | None = None
+    timing_size: int | None = None
+    again: Metrics | None = None
+    evaluation: Evaluation | None = None
+    seconds: float = 0.0
+    points: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -48,32 +77,61 @@ class Recorder:
 
     directory: Path
     simulation: Simulation
+    start: Start
     last: Metrics = field(default_factory=dict)
     final: Metrics = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self._metrics = CsvWriter(self.directory / "metrics.csv", self.simulation.columns)
-        self._timing = CsvWriter(self.directory / "timing.csv", ("round", "train", "evaluate", "elapsed"))
-        self._evaluation: RoundResult | None = None
+        start, self.started = self.start, self.started - self.start.seconds
+        columns = self.simulation.columns
+        self._evaluation, self._saved = start.evaluation, -1
+        self._metrics = CsvWriter(self.directory / "metrics.csv", columns, start.size)
+        try:
+            self._timing = CsvWriter(self.directory / "timing.csv", TIMING_COLUMNS, start.timing_size)
+            for row in start.rows:
+                self._take(row, start.state.progress.metric)
+            if start.again is not None:
+                self._metrics.write(start.again)
+                self._take(start.again, start.state.progress.metric)
+                self.save(start.state)
+        except OSError:
+            self._metrics.close()
+            raise
+
+    def _take(self, row: Metrics, judging: str) -> None:
+        self.last = row
+        if row["test_loss"] is not None:
+            self.final = row
+        if (judged := row[judging]) is not None:
+            self.scores[int(row["round"] or 0)] = float(judged)
 
     def record(self, result: RoundResult, state: State) -> None:
         """Write a round, and a checkpoint if one is due."""
-        e = self.simulation.experiment
         self._metrics.write(result.metrics)
-        number = state.round
+        number, every = state.round, self.simulation.experiment.checkpoint.every
         self._timing.write({"round": number, **result.seconds, "elapsed": time.perf_counter() - self.started})
-        self.last = result.metrics
         if result.evaluation is not None:
-            self._evaluation, self.final = result, result.metrics
-        judged = result.metrics[state.progress.metric]
-        if judged is not None:
-            self.scores[number] = float(judged)
-        ends = number == e.rounds or bool(state.progress.reason)
-        if e.checkpoint.every is not None and number and (ends or number % e.checkpoint.every == 0):
-            save_checkpoint(self.directory, state)
-            prune_checkpoints(self.directory, self.scores, state.progress.mode == "min")
+            self._evaluation = result.evaluation
+        self._take(result.metrics, state.progress.metric)
+        if every is not None and (is_over(self.simulation, state) or number % every == 0):
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint of the state after the last row, unless there is one, or there should be none."""
+        if self.simulation.experiment.checkpoint.every is None or state.round in (0, self._saved):
+            return
+        self._metrics.sync()
+        facts = {"metrics": self._metrics.mark(), "data_hash": self.data_hash, "versions": versions()}
+        save_checkpoint(self.directory, state, facts | {"threads": torch.get_num_threads()})
+        self._saved = state.round
+        prune_checkpoints(self.directory, self.scores, state.progress.mode == "min")
+
+    @cached_property
+    def data_hash(self) -> str:
+        """See `data_hash`."""
+        return data_hash(self.simulation.population)
 
     def close(self) -> None:
         """Close the CSVs."""
@@ -82,10 +140,10 @@ class Recorder:
 
     def write_clients(self) -> None:
         """Write what clients scored at the last evaluation."""
-        if self._evaluation is None or self._evaluation.evaluation is None:
+        if self._evaluation is None:
             return
         population = self.simulation.population
-        scores = self._evaluation.evaluation.clients
+        scores = self._evaluation.clients
         sizes = [population.train.sizes.tolist(), population.test.sizes.tolist()]
         columns = [list(range(population.num_clients)), list(population.client_names), *sizes]
         columns += [values.tolist() for values in scores.values()]
@@ -108,13 +166,31 @@ def run_experiment(experiment: Experiment, config_yaml: str, directory: Path) ->
     Raises:
         KeyboardInterrupt: after recording that the run was interrupted.
     """
+
+    def run() -> str:
+        simulation = prepare(experiment)
+        with locked(directory):
+            refuse_used(directory, "hydra.run.dir")
+            write_atomically(directory / "config.yaml", config_yaml.encode())
+            return record_run(simulation, directory, Start(initial_state(simulation)))
+
+    return guarded(experiment, run)
+
+
+def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
+    """Return the status that `run` returns; what it raises is told, and has a status too.
+
+    Args:
+        experiment: whose threads to use, for so long; None leaves them to `run`.
+        run: what to do.
+
+    Raises:
+        KeyboardInterrupt: as `run` does.
+    """
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(experiment.threads or threads)
-        simulation = prepare(experiment)
-        refuse_used(directory, "hydra.run.dir")
-        write_atomically(directory / "config.yaml", config_yaml.encode())
-        return _run(simulation, directory)
+        torch.set_num_threads((experiment and experiment.threads) or threads)
+        return run()
     except UserError as error:
         _complain(str(error))
         return "refused"
@@ -139,25 +215,31 @@ def _complain(text: str) -> None:
     print_error(text)
 
 
-def _run(simulation: Simulation, directory: Path) -> str:
-    experiment = simulation.experiment
-    state = initial_state(simulation)
-    recorder = Recorder(directory, simulation)
+def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
+    """Run from `start` to the end, in a directory that this process holds, and return the status.
+
+    Raises:
+        Interrupted: if a signal ended it; it is recorded by then.
+        OSError: for what cannot be written.
+    """
+    experiment, state = simulation.experiment, start.state
+    recorder = Recorder(directory, simulation, start)
     status, reason = "failed", "an unexpected error; see the traceback"
     shown = display(experiment.console.mode, simulation.columns, experiment.rounds)
-    with shown as screen, _interrupts() as check_interrupted:
+    with shown as screen, after_the_round(screen.say) as asked:
         try:
             for line in _introduction(simulation, directory):
                 screen.say(line)
             for result in simulate(simulation, state):
                 recorder.record(result, state)
                 screen.show(result.metrics)
-                check_interrupted()
+                _end_if_asked(asked, recorder, state)
             status, reason = ("stopped", state.progress.reason) if state.progress.reason else ("done", "round limit")
         except Diverged as error:
             status, reason = "diverged", f"{error}; {DIVERGED_HINT}"
-        except KeyboardInterrupt:
-            status, reason = "interrupted", "stopped by the user"
+        except KeyboardInterrupt as error:
+            status = "interrupted"
+            reason = error.reason if isinstance(error, Interrupted) else "stopped by the user"
             raise
         except OSError as error:
             reason = f"{error.strerror or error}: {error.filename or 'the console'}"
@@ -172,35 +254,14 @@ def _run(simulation: Simulation, directory: Path) -> str:
                 write_json(directory / "summary.json", _summary(simulation, state, recorder, status, reason))
             log.info("%s: %s", status, reason)
     _conclude(screen, state, recorder, status, reason, directory)
+    asked.end()  # it came in the last round: the run is done, but a sweep is not to go on
     return status
 
 
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], None]]:
-    """Let Ctrl-C end the run at once, and after the round at the latest.
-
-    Python loses an exception that a signal raises in a destructor or another callback, so what this yields raises it
-    again.
-    """
-    pressed = []
-
-    def handle(number: int, frame: object) -> None:
-        pressed.append(number)
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
-    before = signal.getsignal(signal.SIGINT)
-    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
-    if ours:
-        signal.signal(signal.SIGINT, handle)
-    try:
-        yield check
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, before)
+def _end_if_asked(asked: Asked, recorder: Recorder, state: State) -> None:
+    if asked.numbers and not is_over(recorder.simulation, state):
+        recorder.save(state)
+        asked.end()
 
 
 def _introduction(simulation: Simulation, directory: Path) -> list[str]:
@@ -231,7 +292,6 @@ def _conclude(screen: Display, state: State, recorder: Recorder, status: str, re
 
 def _summary(simulation: Simulation, state: State, recorder: Recorder, status: str, reason: str) -> dict[str, Any]:
     progress = state.progress
-    packages = ("torch", "numpy", "numba", "hydra-core", "aeon", "pandas")
     return {
         "format_version": FORMAT_VERSION,
         "status": status,
@@ -250,11 +310,19 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
         "seed": simulation.experiment.seed,
         "device": str(simulation.experiment.torch_device()),
         "threads": torch.get_num_threads(),
-        "data_hash": data_hash(simulation.population),
+        "data_hash": recorder.data_hash,
         "git_hash": git_hash(),
-        "versions": {"fedsim": fedsim.__version__, "python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in packages},
+        "versions": versions(),
+        "resumed": recorder.start.points,
     }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of fedsim, Python and the packages that results depend on."""
+    packages = ("torch", "numpy", "numba", "hydra-core", "aeon", "pandas")
+    ours = {"fedsim": fedsim.__version__, "python": platform.python_version()}
+    return ours | {package: importlib.metadata.version(package) for package in packages}
 
 
 def data_hash(population: Population) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from fedsim.errors import check_above, check_at_least, check_between
 
@@ -73,6 +73,8 @@ class Cosine:
     """Half a cosine from 1 towards `final`, which the round after the last would have (Loshchilov 2017, eq. 5)."""
 
     final: float = 0.0
+
+    depends_on_rounds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_between(self, 0, 1, "final", open_high=True)

@@ -94,8 +94,25 @@ def simulate(sim: Simulation, state: State) -> Iterator[RoundResult]:
     """
     if state.round == 0:
         yield _evaluate_untrained(sim, state)
-    while state.round < sim.experiment.rounds and not state.progress.reason:
+    while not is_over(sim, state):
         yield _run_round(sim, state)
+
+
+def is_over(sim: Simulation, state: State) -> bool:
+    """Whether a run has no more rounds to do."""
+    return state.round >= sim.experiment.rounds or bool(state.progress.reason)
+
+
+def is_evaluated(experiment: Experiment, number: int) -> bool:
+    """Whether round `number` ends with an evaluation."""
+    return number % experiment.eval.every == 0 or number == experiment.rounds
+
+
+def evaluate_again(sim: Simulation, state: State) -> tuple[Metrics, Evaluation]:
+    """Evaluate what a state holds: the test columns, and what every client scored."""
+    metrics: Metrics = {}
+    evaluation = _evaluate(sim, state, metrics)
+    return metrics, evaluation
 
 
 def _run_round(sim: Simulation, state: State) -> RoundResult:
@@ -116,7 +133,7 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     trained = time.perf_counter()
 
     evaluation = None
-    if number % e.eval.every == 0 or number == e.rounds:
+    if is_evaluated(e, number):
         evaluation = _evaluate(sim, state, metrics)
     _judge(sim, state, metrics)
     return RoundResult(metrics, evaluation, {"train": trained - started, "evaluate": time.perf_counter() - trained})

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,8 +29,21 @@ def checkpoint_path(directory: Path, round_number: int) -> Path:
     return directory / "checkpoints" / f"round_{round_number:06d}.safetensors"
 
 
-def save_checkpoint(directory: Path, state: State) -> Path:
-    """Write the state after a round; the file appears whole or not at all."""
+def checkpoint_rounds(directory: Path) -> list[int]:
+    """The rounds of which a file claims to be the checkpoint, in order."""
+    found = {path: path.stem.removeprefix("round_") for path in directory.glob("checkpoints/round_*.safetensors")}
+    numbers = (int(number) for number in found.values() if number.isdecimal())
+    return sorted(number for number in numbers if checkpoint_path(directory, number) in found)
+
+
+def save_checkpoint(directory: Path, state: State, run: Mapping[str, Any] | None = None) -> Path:
+    """Write the state after a round; the file appears whole or not at all.
+
+    Args:
+        directory: of the run.
+        state: what to save.
+        run: what else there is to say of the run, for `read_run_facts`; plain data.
+    """
     tensors = {"row": state.row}
     tensors |= {f"server/{name}": value for name, value in state.server.items()}
     tensors |= {f"store/{name}": value for name, value in state.store.state_dict().items()}
@@ -41,6 +56,7 @@ def save_checkpoint(directory: Path, state: State) -> Path:
         "bytes_up": state.bytes_up,
         "num_clients": state.store.num_clients,
         "progress": dataclasses.asdict(state.progress),
+        "run": dict(run or {}),
     }
     path = checkpoint_path(directory, state.round)
     path.parent.mkdir(exist_ok=True)
@@ -55,14 +71,7 @@ def load_checkpoint(path: Path, device: torch.device) -> State:
     Raises:
         UserError: if the file is missing, truncated or not a checkpoint of this format.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("fedsim", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a checkpoint ({error})") from None
-    if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{path}: is not a fedsim checkpoint of format {FORMAT_VERSION}")
+    facts, tensors = _read(path)
 
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -71,17 +80,40 @@ def load_checkpoint(path: Path, device: torch.device) -> State:
         store = ClientStore(facts["num_clients"])
         store.load_state_dict({name: _place(name, value, device) for name, value in part("store/").items()})
         return State(
-            row=tensors["row"].to(device),
-            server={name: value.to(device) for name, value in part("server/").items()},
+            row=tensors["row"].to(device, copy=True),  # to where torch puts its own: the file's bytes lie as they come
+            server={name: value.to(device, copy=True) for name, value in part("server/").items()},
             store=store,
             progress=Progress(**facts["progress"]),
-            memory=tensors["memory"].to(device) if "memory" in tensors else None,
+            memory=tensors["memory"].to(device, copy=True) if "memory" in tensors else None,
             round=facts["round"],
             bytes_down=facts["bytes_down"],
             bytes_up=facts["bytes_up"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path}: is not a complete checkpoint ({type(error).__name__}: {error})") from None
+
+
+def read_run_facts(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` was told of the run.
+
+    Raises:
+        UserError: if the file is missing, truncated or not a checkpoint of this format.
+    """
+    run = _read(path, with_tensors=False)[0].get("run")
+    return run if isinstance(run, dict) else {}
+
+
+def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("fedsim", "null"))
+            names = file.keys() if with_tensors else []
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint ({error})") from None
+    if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{path}: is not a fedsim checkpoint of format {FORMAT_VERSION}")
+    return facts, tensors
 
 
 def _place(name: str, value: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -91,8 +123,7 @@ def _place(name: str, value: torch.Tensor, device: torch.device) -> torch.Tensor
 
 def prune_checkpoints(directory: Path, scores: dict[int, float], best_is_low: bool) -> None:
     """Keep the last two checkpoints and the best of those in `scores` (metric value by round), delete the others."""
-    found = (path.stem.removeprefix("round_") for path in directory.glob("checkpoints/round_*.safetensors"))
-    rounds = sorted(int(number) for number in found if number.isdecimal())
+    rounds = checkpoint_rounds(directory)
     keep = set(rounds[-2:])
     judged = [r for r in rounds if r in scores]
     if judged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -21,7 +22,10 @@ def refuse_used(directory: Path, key: str) -> None:
     """Raise `UserError` if `directory`, chosen by config key `key`, already holds a run or cannot hold one."""
     for name in ("metrics.csv", "config.yaml"):
         if (directory / name).exists():
-            raise UserError(f"{key}={directory}: already holds a run ({name}); choose another directory")
+            raise UserError(
+                f"{key}={directory}: already holds a run ({name}); choose another directory, or continue that run with "
+                f"fedsim resume {directory}"
+            )
     for parent in (directory, *directory.parents):
         if parent.exists() and not parent.is_dir():
             raise UserError(f"{key}={directory}: {parent} is a file")
@@ -44,13 +48,35 @@ def _lines(rows: Iterable[Sequence[Cell]]) -> bytes:
     return text.getvalue().encode()
 
 
-class CsvWriter:
-    """Appends rows to a CSV; each row reaches the operating system, whole, before the next is made."""
+def digest_of(content: bytes) -> hashlib.blake2b:
+    """A digest that can take in more."""
+    return hashlib.blake2b(content, digest_size=16)
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+
+class CsvWriter:
+    """Appends rows to a CSV; each row reaches the operating system, whole, before the next is made.
+
+    Args:
+        path: of the file.
+        columns: its header.
+        keep: bytes of the file that is there which stay; the rest, such as half a row, goes. None: there is no file.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], keep: int | None = None) -> None:
         self._columns = tuple(columns)
-        self._file = path.open("xb", buffering=0)
+        self._digest = digest_of(b"")
+        if keep is None:
+            self._file = path.open("xb", buffering=0)
+        else:
+            self._file = path.open("r+b" if path.exists() else "xb", buffering=0)
+            self._digest.update(self._file.read(keep))
         try:
+            if keep:
+                self._file.truncate(keep)
+                self._file.seek(keep)
+                self.sync()
+                return
+            self._file.truncate(0)
             self._append(_lines([self._columns]))
         except OSError:
             self._file.close()
@@ -74,6 +100,15 @@ class CsvWriter:
             self._file.seek(end)
             error.filename = self._file.name  # a failed write does not say where
             raise
+        self._digest.update(content)
+
+    def mark(self) -> dict[str, Any]:
+        """What the file holds now: its size in bytes and a digest of them."""
+        return {"size": self._file.tell(), "digest": self._digest.hexdigest()}
+
+    def sync(self) -> None:
+        """Wait until the disk has all rows, so that nothing that counts on them can survive them."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

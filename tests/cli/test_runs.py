@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from fedsim import config, runner
 from fedsim.clients.stacked import StackedTrainer
+from fedsim.interrupts import after_the_round
 from fedsim.recording.checkpoints import load_checkpoint
 from fedsim.recording.console import PlainDisplay
 from fedsim.recording.run_directory import CsvWriter
@@ -227,7 +228,10 @@ def test_a_directory_that_holds_a_run(refused, elsewhere, tiny, file):
     (elsewhere / "old").mkdir()
     (elsewhere / "old" / file).write_text("old")
     line = refused("run", *tiny, "hydra.run.dir=old")
-    assert line == f"hydra.run.dir=old: already holds a run ({file}); choose another directory"
+    assert line == (
+        f"hydra.run.dir=old: already holds a run ({file}); choose another directory, "
+        "or continue that run with fedsim resume old"
+    )
     assert (elsewhere / "old" / file).read_text() == "old"
 
 
@@ -242,7 +246,10 @@ def test_a_sweep_one_of_whose_directories_holds_a_run(refused, elsewhere, tiny):
     (elsewhere / "sweep" / "1").mkdir(parents=True)
     (elsewhere / "sweep" / "1" / "metrics.csv").write_text("old")
     line = refused("run", "-m", *tiny, "seed=1,2", "hydra.sweep.dir=sweep")
-    assert line == "hydra.sweep.dir=sweep/1: already holds a run (metrics.csv); choose another directory"
+    assert line == (
+        "hydra.sweep.dir=sweep/1: already holds a run (metrics.csv); choose another directory, "
+        "or continue that run with fedsim resume sweep/1"
+    )
 
 
 def test_a_file_in_the_way(refused, elsewhere, tiny):
@@ -477,12 +484,13 @@ def test_an_interrupted_run_is_130(fedsim, elsewhere, tiny, monkeypatch):
 
 def test_an_interrupt_that_python_lost_ends_the_run_after_the_round():
     before = signal.getsignal(signal.SIGINT)
-    with runner._interrupts() as check:
-        check()
+    with after_the_round(print) as asked:
+        asked.end()
+        signal.raise_signal(signal.SIGINT)
         with suppress(KeyboardInterrupt):  # what a destructor does
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            check()
+            asked.end()
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -1,0 +1,360 @@
+"""A run taken up again where its last good checkpoint left it.
+
+What a checkpoint holds (`fedsim.state.State`), the rows up to its round and the record determine all rounds to come:
+every random draw is keyed by its round, and what a run knows of its best round is in its rows. So the ``metrics.csv``
+of a resumed run is that of one without a break, byte by byte, on the same machine with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedsim import build, config, plan, stopping
+from fedsim.errors import UserError, print_error, show
+from fedsim.evaluation import default_metric
+from fedsim.experiment import Experiment
+from fedsim.recording.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
+from fedsim.recording.history import marked_content, parse_rows, replay, timing_size
+from fedsim.recording.lock import locked
+from fedsim.recording.record import differences, in_place, is_finished, read_record, read_status
+from fedsim.recording.run_directory import refuse_used, write_atomically, write_json
+from fedsim.runner import TIMING_COLUMNS, Start, data_hash, guarded, record_run, versions
+from fedsim.simulation import evaluate_again, initial_state, is_evaluated, prepare
+from fedsim.state import Metrics, Simulation, State
+
+log = logging.getLogger(__name__)
+log.addHandler(logging.NullHandler())  # what users are to see is printed as well
+
+POINTS = "resumed.json"
+MORE = "rounds=N goes on, and so does another stop setting"
+
+
+def continue_run(directory: Path, request: config.Request) -> str:
+    """Do what ``fedsim resume`` was asked for: resume the run in place, or fork it; returns the status.
+
+    Raises:
+        UserError: naming the key, the value and what is allowed.
+        KeyboardInterrupt: after recording that the run was interrupted.
+    """
+    place = "hydra.run.dir="
+    targets = [text.removeprefix(place) for text in request.overrides if text.startswith(place)]
+    rest = tuple(text for text in request.overrides if not text.startswith(place))
+    recorded = read_experiment(directory, request.allow_modules)
+    wanted = config.amend(read_record(directory), config.normalise(dataclasses.replace(request, overrides=rest)))
+    if not targets and all(in_place(key) for key in changes(recorded, wanted)):
+        return resume_run(directory, wanted, request.allow_modules)
+    target = Path(targets[-1].strip("'\"")) if targets else free_directory(directory)
+    return fork_run(directory, wanted, target, request.allow_modules)
+
+
+def resume_run(directory: Path, experiment: Experiment | None = None, allow_modules: Sequence[str] = ()) -> str:
+    """Continue the run in a directory, in place, and return its status as `fedsim.runner.run_experiment` does.
+
+    Args:
+        directory: of a run (see `fedsim.recording.record.run_state`).
+        experiment: what it should become; may differ from its record in `fedsim.recording.record.IN_PLACE` only.
+            None: as recorded.
+        allow_modules: modules besides fedsim whose dataclasses the record may name.
+
+    Raises:
+        KeyboardInterrupt: after recording that the run was interrupted.
+    """
+
+    def resume() -> str:
+        recorded = read_experiment(directory, allow_modules)
+        wanted = experiment or recorded
+        changed = changes(recorded, wanted)
+        if outside := [key for key in changed if not in_place(key)]:
+            raise UserError(f"{directory}: {', '.join(outside)} cannot change within a run; that would be a fork of it")
+        with locked(directory), logging_to(directory):
+            if is_finished(directory, changed):
+                status = str(read_status(directory))
+                _say(wanted, f"{directory}: {status} already, nothing to do; {MORE}")
+                return status
+            _check_rounds(recorded, wanted)
+            return guarded(wanted, lambda: _go_on(directory, wanted, changed))
+
+    return guarded(None, resume)
+
+
+def _go_on(directory: Path, experiment: Experiment, changed: Mapping[str, tuple[Any, Any]]) -> str:
+    simulation = prepare(experiment)
+    for partial in (*directory.glob(".*.partial"), *directory.glob("checkpoints/.*.partial")):
+        partial.unlink(missing_ok=True)
+    start, unusable = _find_start(directory, simulation)
+    for path in unusable:
+        path.replace(path.with_name(f"{path.name}.unusable"))  # not to be counted among those that are kept
+    start.points.append(_point(start, changed))
+    for name in ("summary.json", "clients.csv"):  # of an end that is none now
+        (directory / name).unlink(missing_ok=True)
+    _write_record(directory, start, experiment)
+    _say(experiment, f"going on after round {start.state.round}{_list(changed)}")
+    return record_run(simulation, directory, start)
+
+
+def fork_run(directory: Path, experiment: Experiment, target: Path, allow_modules: Sequence[str] = ()) -> str:
+    """Continue the run in a directory with other settings, in a new directory; the old one stays as it is.
+
+    The new one begins with a copy of the rows and of the checkpoint from which it goes on.
+
+    Args:
+        directory: of the run.
+        experiment: the settings from there on.
+        target: the new directory.
+        allow_modules: modules besides fedsim whose dataclasses the record may name.
+
+    Raises:
+        KeyboardInterrupt: after recording that the run was interrupted.
+    """
+
+    def fork() -> str:
+        recorded = read_experiment(directory, allow_modules)
+        changed = changes(recorded, experiment)
+        refuse_used(target, "hydra.run.dir")
+        _check_rounds(recorded, experiment)
+        with ExitStack() as held:
+            with locked(directory):
+                simulation = prepare(experiment)
+                plan.refuse_impossible(simulation)
+                start, _ = _find_start(directory, simulation, recorded)
+                if start.state.round == 0:
+                    raise UserError(f"{directory}: has no checkpoint to fork from; fedsim run starts a new run")
+                target.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(target))
+                held.enter_context(logging_to(target))
+                start.points.append(_point(start, changed) | {"fork_of": str(directory.resolve())})
+                _copy(directory, target, start)
+            _write_record(target, start, experiment)
+            _say(experiment, f"a fork of {directory} after round {start.state.round}{_list(changed)}")
+            return guarded(experiment, lambda: record_run(simulation, target, start))
+
+    return guarded(experiment, fork)
+
+
+def _copy(directory: Path, target: Path, start: Start) -> None:
+    for name, size in (("metrics.csv", start.size), ("timing.csv", start.timing_size)):
+        if size is not None:
+            with (directory / name).open("rb") as file:
+                write_atomically(target / name, file.read(size))
+    path = checkpoint_path(target, start.state.round)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, checkpoint_path(directory, start.state.round).read_bytes())
+
+
+def free_directory(directory: Path) -> Path:
+    """Where a fork goes unless told otherwise: ``RUN-fork-1`` beside the run, or the next number that is free."""
+    base = directory.resolve()
+    number = 1
+    while (target := base.with_name(f"{base.name}-fork-{number}")).exists():
+        number += 1
+    return target
+
+
+def read_experiment(directory: Path, allow_modules: Sequence[str] = ()) -> Experiment:
+    """The recorded experiment of a run directory, checked as any config is.
+
+    Raises:
+        UserError: naming the file, the key and what is allowed.
+    """
+    record = read_record(directory)
+    try:
+        return config.amend(record, config.Request(allow_modules=tuple(allow_modules)))
+    except UserError as error:
+        raise UserError(f"{directory / 'config.yaml'}: {error}") from None
+
+
+def changes(recorded: Experiment, wanted: Experiment) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys in which two experiments differ, with both values."""
+    return differences(build.record_of(recorded), build.record_of(wanted))
+
+
+@contextmanager
+def logging_to(directory: Path) -> Iterator[None]:
+    """Append to ``run.log`` as Hydra does for a run, unless it already does."""
+    root, file = logging.getLogger(), (directory / "run.log").resolve()
+    if any(getattr(handler, "baseFilename", None) == str(file) for handler in root.handlers):
+        yield
+        return
+    level = root.level
+    handler = logging.FileHandler(file, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# where to go on
+
+
+def _find_start(
+    directory: Path, simulation: Simulation, recorded: Experiment | None = None
+) -> tuple[Start, list[Path]]:
+    """The last good checkpoint, or round 0 without one; and the files that are none, which are told.
+
+    Raises:
+        UserError: if the settings and a good checkpoint do not go together.
+    """
+    points, unusable = _read_points(directory), []
+    for number in reversed(checkpoint_rounds(directory)):
+        path = checkpoint_path(directory, number)
+        try:
+            facts = read_run_facts(path)
+            content = _content(directory, path, facts)
+            state = load_checkpoint(path, simulation.task.population.train.inputs.device)
+            if state.round != number:
+                raise UserError(f"{path}: is of round {state.round}")
+        except UserError as error:
+            _warn(f"{error}; it is not used")
+            unusable.append(path)
+            continue
+        if number > simulation.experiment.rounds:
+            raise UserError(f"rounds={simulation.experiment.rounds}: {directory} has done {number} already")
+        _check_facts(facts, simulation)
+        _check_fit(state, simulation, recorded or simulation.experiment)
+        return _start(directory, simulation, state, content, points), unusable
+    if parents := [point["fork_of"] for point in points if "fork_of" in point]:
+        raise UserError(f"{directory}: has no usable checkpoint, and is a fork of {parents[-1]}: fork that again")
+    if recorded is None:
+        _warn(f"{directory}: there is no usable checkpoint; starting over from round 0")
+    return Start(initial_state(simulation), size=0, timing_size=0, points=points), unusable
+
+
+def _content(directory: Path, path: Path, facts: Mapping[str, Any]) -> bytes:
+    try:
+        return marked_content(directory / "metrics.csv", facts.get("metrics"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _start(
+    directory: Path, simulation: Simulation, state: State, content: bytes, points: list[dict[str, Any]]
+) -> Start:
+    """Begin after the state's round, as the run would have come there under the settings of now.
+
+    The last round is always evaluated, others perhaps not: where this round was, or was not, the last one, its row
+    changes.
+    """
+    e, number, size = simulation.experiment, state.round, len(content)
+    rows = parse_rows(content, simulation.columns)
+    again: Metrics | None = None
+    evaluation = None
+    was_evaluated = rows[-1]["test_loss"] is not None
+    if is_evaluated(e, number):
+        tests, evaluation = evaluate_again(simulation, state)
+        again = None if was_evaluated else rows[-1] | tests
+    elif was_evaluated:
+        again = {name: None if name.startswith(("test_", "personal_")) else v for name, v in rows[-1].items()}
+    if again is not None:
+        size = content.rstrip(b"\n").rfind(b"\n") + 1
+        rows.pop()
+    progress = stopping.start(e.stop, default_metric(simulation.population.task))
+    state.progress = replay(progress, e.stop, [*rows, again] if again else rows)
+    kept, seconds = timing_size(directory / "timing.csv", TIMING_COLUMNS, number)
+    return Start(state, rows, size, kept, again, evaluation, seconds, points)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what is refused, and what is told
+
+
+def _check_rounds(recorded: Experiment, wanted: Experiment) -> None:
+    bound = dict.fromkeys([*recorded.bound_to_rounds(), *wanted.bound_to_rounds()])
+    if recorded.rounds != wanted.rounds and bound:
+        raise UserError(
+            f"rounds={wanted.rounds}: {', '.join(bound)} depends on the round limit, so that the rounds done with "
+            f"rounds={recorded.rounds} are not those of such a run; fedsim run starts a new one"
+        )
+
+
+def _check_facts(facts: Mapping[str, Any], simulation: Simulation) -> None:
+    """Other data are refused; other versions or threads are told."""
+    if facts.get("data_hash") != data_hash(simulation.population):
+        raise UserError(
+            "the clients do not hold the samples with which the run began (data, partition, seed or files have "
+            "changed); fedsim run starts a new run"
+        )
+    now, before = versions(), facts.get("versions")
+    before = before if isinstance(before, dict) else {}
+    differing = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
+    if facts.get("threads") != torch.get_num_threads():
+        differing.append(f"threads {facts.get('threads')} -> {torch.get_num_threads()}")
+    if differing:
+        _warn(f"not as when the checkpoint was written: {', '.join(differing)}; the last digits may differ")
+
+
+def _check_fit(state: State, simulation: Simulation, recorded: Experiment) -> None:
+    """Refuse settings under which what the checkpoint holds would mean something else, or nothing."""
+    fresh, now = initial_state(simulation), simulation.experiment
+    old, new = recorded.aggregator, now.aggregator
+    remembers = old.correction.remembers or new.correction.remembers
+    keeps = recorded.client.keep_optimizer_state or now.client.keep_optimizer_state
+    misfits = {
+        "model": _shape(state.row) != _shape(fresh.row),
+        "aggregator.server_optimizer": {k: _shape(v) for k, v in state.server.items()}
+        != {k: _shape(v) for k, v in fresh.server.items()},
+        "aggregator.correction": (state.memory is None) != (fresh.memory is None)
+        or (remembers and type(old.correction) is not type(new.correction)),
+        "aggregator.blocks": old.blocks != new.blocks,
+        "personalize": type(recorded.personalize) is not type(now.personalize),
+        "client.optimizer": keeps and type(recorded.client.optimizer) is not type(now.client.optimizer),
+        "num_clients": state.store.num_clients != fresh.store.num_clients,
+    }
+    if bad := [key for key, misfit in misfits.items() if misfit]:
+        raise UserError(
+            f"{', '.join(bad)}: what the run has learnt or remembers does not fit this; fedsim run starts a new run"
+        )
+
+
+def _shape(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
+
+
+def _read_points(directory: Path) -> list[dict[str, Any]]:
+    """Where the run was taken up so far; what cannot be read is nothing that the run depends on."""
+    try:
+        points = json.loads((directory / POINTS).read_text(encoding="utf-8"))["resumed"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return [point for point in points if isinstance(point, dict)] if isinstance(points, list) else []
+
+
+def _point(start: Start, changed: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    point: dict[str, Any] = {"after_round": start.state.round, "threads": torch.get_num_threads()}
+    return point | {"versions": versions(), "changed": {key: list(values) for key, values in changed.items()}}
+
+
+def _write_record(directory: Path, start: Start, experiment: Experiment) -> None:
+    write_json(directory / POINTS, {"resumed": start.points})
+    write_atomically(directory / "config.yaml", config.to_yaml(config.record_of(experiment)).encode())
+
+
+def _list(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    def words(value: Any) -> str:
+        return str(value["_target_"]).rpartition(".")[2] if isinstance(value, Mapping) else show(value)
+
+    return "".join(f", {key} {words(old)} -> {words(new)}" for key, (old, new) in changed.items())
+
+
+def _say(experiment: Experiment, text: str) -> None:
+    log.info(text)
+    if experiment.console.mode != "none":
+        print(text)
+
+
+def _warn(text: str) -> None:
+    log.warning(text)
+    print_error(text, "warning")
