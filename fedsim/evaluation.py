@@ -52,7 +52,11 @@ def check_testable(population: Population) -> None:
 
 def evaluate(trainer: Trainer, row: Tensor, population: Population) -> Evaluation:
     """Score the global row ``[P]``; plain metrics pool all test samples, whoever holds them."""
-    sums = trainer.score_samples(row, population.test)
+    return evaluate_samples(trainer.score_samples(row, population.test), population)
+
+
+def evaluate_samples(sums: Sums, population: Population) -> Evaluation:
+    """Turn the sums of all test samples ``[S]`` into metrics."""
     return _evaluation(_per_client(sums, population.test.sizes), population, "test")
 
 
