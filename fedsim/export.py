@@ -57,7 +57,8 @@ class Line:
         zeros: share of the parameters that are zero.
         metrics: its test metrics.
         difference: the largest difference of its outputs from those of the model that was exported, over the test
-            data and random inputs; None for the model before.
+            data and random inputs, relative to the largest of these; None for the model before.
+        note: what else a user should know, or nothing.
     """
 
     model: str
@@ -66,6 +67,7 @@ class Line:
     zeros: float
     metrics: dict[str, float]
     difference: float | None = None
+    note: str = ""
 
 
 def export_run(
@@ -95,7 +97,7 @@ def export_run(
 
     _check(formats, prune)
     folder = directory / "export" if out is None else out
-    stem = "model" if prune is None else f"model-pruned-{prune:g}"
+    stem = "model" if prune is None else f"pruned-{prune:g}"
     files = {name: folder / f"{stem}{SUFFIXES[name]}" for name in dict.fromkeys(formats)}
     experiment = read_experiment(directory, allow_modules)
     saved = read_model(directory, which)
@@ -123,7 +125,7 @@ def export_run(
             raise UserError(
                 f"{path}: gives other outputs than the run's model (by up to {difference:.3g} of the largest)"
             )
-        lines.append(Line(path.name, len(content), _zip(content), _zeros(row), score, difference))
+        lines.append(Line(path.name, len(content), _zip(content), _zeros(row), score, difference, _note(name, arch)))
     return lines
 
 
@@ -301,6 +303,15 @@ def _random_inputs(test: Samples, arch: Architecture) -> list[tuple[Tensor, Tens
     return batches
 
 
+def _note(name: str, arch: Architecture) -> str:
+    if name == "int8" and arch.model.cell != "lstm":
+        kind = "GRU" if "gru" in arch.model.cell else "RNN"
+        return f"onnxruntime quantises no {kind}: its weights stay float32, only those of embedding and head are int8"
+    if name == "torch" and arch.model.cell == "gru_reset_before":
+        return "torch.nn has no gru_reset_before: loaded into nn.GRU, these weights give other outputs"
+    return ""
+
+
 def _zip(content: bytes) -> int:
     return len(zlib.compress(content))
 
@@ -314,6 +325,8 @@ def show(lines: Sequence[Line]) -> None:
     from rich.console import Console
 
     Console(highlight=False, emoji=False).print(render(lines))
+    if any(line.note for line in lines):
+        print(next(line.note for line in lines if line.note))
 
 
 def render(lines: Sequence[Line]) -> Table:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fedsim.errors import UserError
+from fedsim.errors import UserError, print_error
 from fedsim.models.recurrent import Architecture
 from fedsim.recording.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
 from fedsim.recording.history import marked_content, read_rows
@@ -83,15 +83,14 @@ def read_model(path: Path, which: str = "last") -> SavedModel:
         return _read(path)
     if not path.is_dir():
         raise UserError(f"{path}: there is no such run directory or checkpoint")
-    error = UserError(f"{path}: holds no saved model (there is no checkpoint)")
     for number in reversed(checkpoint_rounds(path)):
         try:
             last = _read(checkpoint_path(path, number))
-        except UserError as problem:
-            error = problem
+        except UserError as error:
+            print_error(f"{error}; it is not used", "warning")
             continue
         return last if which == "last" else _best(path, last)
-    raise error
+    raise UserError(f"{path}: holds no saved model (there is no usable checkpoint)")
 
 
 def _best(directory: Path, last: SavedModel) -> SavedModel:
