@@ -260,26 +260,26 @@ def _reference(arch: Architecture, row: Tensor) -> ReferenceModel:
 def _score(model: Model, exact: Model, population: Population, arch: Architecture) -> tuple[dict[str, float], float]:
     """Test metrics, and the largest difference of outputs relative to the largest output."""
     test, parts = population.test, []
-    difference = largest = 0.0
+    gaps, sizes = [], []
+
+    def both(inputs: Tensor, lengths: Tensor) -> Tensor:
+        outputs, wanted = model(inputs, lengths), exact(inputs, lengths)
+        gaps.append((_valid(arch, outputs, lengths) - _valid(arch, wanted, lengths)).abs().max().double())
+        sizes.append(_valid(arch, wanted, lengths).abs().max().double())
+        return outputs
+
     with torch.no_grad():
         for inputs, lengths in _random_inputs(test, arch):
-            outputs, wanted = (
-                _valid(arch, model(inputs, lengths), lengths),
-                _valid(arch, exact(inputs, lengths), lengths),
-            )
-            difference = max(difference, float((outputs - wanted).abs().max()))
-            largest = max(largest, float(wanted.abs().max()))
+            both(inputs, lengths)
         for index in torch.arange(len(test)).split(BATCH):
             batch = gather(test, index[None], None)
-            inputs, lengths = batch.inputs[0], batch.lengths[0]
-            outputs, wanted = model(inputs, lengths), exact(inputs, lengths)
-            gap = _valid(arch, outputs, lengths) - _valid(arch, wanted, lengths)
-            difference, largest = max(difference, float(gap.abs().max())), max(largest, float(wanted.abs().max()))
+            outputs = both(batch.inputs[0], batch.lengths[0])
             if arch.task is Task.SEQUENCE_LABELLING:
                 outputs = outputs.transpose(0, 1).flatten(0, 1)  # step-major, as `score_outputs` takes them
             sums = score_outputs(arch.task, outputs[None], batch, population.judge)
             parts.append(Sums(*(column[0] for column in sums.columns())))
-    return evaluate_samples(concatenate(parts), population).metrics, difference / max(largest, 1e-30)
+    largest = torch.stack(sizes).max().clamp(min=1e-30)  # and what is not a number stays so
+    return evaluate_samples(concatenate(parts), population).metrics, float(torch.stack(gaps).max() / largest)
 
 
 def _valid(arch: Architecture, outputs: Tensor, lengths: Tensor) -> Tensor:
