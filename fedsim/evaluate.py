@@ -10,7 +10,7 @@ import torch
 
 from fedsim import config
 from fedsim.baseline import NoBaseline, plain_aggregator
-from fedsim.errors import UserError, print_error
+from fedsim.errors import Diverged, UserError, print_error
 from fedsim.evaluation import Evaluation, evaluate
 from fedsim.experiment import Experiment
 from fedsim.personalization import NoPersonalization
@@ -57,7 +57,10 @@ def evaluate_run(directory: Path, request: config.Request, which: str = "last") 
     warn_of_other_data(sim, saved)
     state = saved.state
     state.row = state.row.to(wanted.torch_device())
-    return saved, evaluate_again(sim, state)[1]
+    try:
+        return saved, evaluate_again(sim, state)[1]
+    except Diverged as error:
+        raise UserError(f"{saved.path}: {error}") from None
 
 
 def _on_other_data(saved: SavedModel, wanted: Experiment) -> Evaluation:

@@ -86,8 +86,9 @@ def _evaluation(sums: Sums, population: Population, prefix: str) -> Evaluation:
     clients = {f"{prefix}_{name}": value.numpy() for name, value in _metrics(sums, population).items()}
     judged, percent = (f"{prefix}_rmse", 90) if population.task is Task.REGRESSION else (f"{prefix}_accuracy", 10)
     tested = clients[judged][~np.isnan(clients[judged])]
-    metrics[f"{judged}_p{percent}"] = float(np.percentile(tested, percent))
-    metrics[f"{judged}_std"] = float(np.std(tested))
+    # Where no client's value is a number, the model has diverged, which is for the caller to say.
+    metrics[f"{judged}_p{percent}"] = float(np.percentile(tested, percent)) if len(tested) else float("nan")
+    metrics[f"{judged}_std"] = float(np.std(tested)) if len(tested) else float("nan")
     return Evaluation(metrics, clients)
 
 

@@ -1,15 +1,22 @@
 """Pruning as `torch.nn.utils.prune` does it, and state dicts that plain `torch.nn` modules take."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from fedsim.export import pruned
+from fedsim import config
+from fedsim.errors import UserError
+from fedsim.export import export_run, pruned
 from fedsim.models.plain import PlainModel
 from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
 from fedsim.models.reference import ReferenceModel, load_row
+from fedsim.partition.natural import Natural
 from fedsim.population import Task
+from fedsim.recording.checkpoints import checkpoint_path, load_checkpoint, read_run_facts, save_checkpoint
+from fedsim.runner import run_experiment
 
 NUMBERS = Architecture(LSTM(hidden_size=4, num_layers=2), 3, None, 2, Task.CLASSIFICATION)
 ARCHITECTURES = (
@@ -69,3 +76,20 @@ def test_the_plain_module_has_the_names_and_the_outputs_of_the_model(arch):
 def test_there_is_no_plain_module_of_the_older_gru():
     with pytest.raises(Exception, match=r"torch\.nn has no such module"):
         PlainModel(Architecture(GRUResetBefore(), 2, None, 2, Task.CLASSIFICATION))
+
+
+def test_what_does_not_fit_float32_is_told(tiny, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    experiment = tiny(task=Task.REGRESSION)
+    directory = tmp_path / "run"
+    directory.mkdir()
+    record = config.to_yaml(config.record_of(replace(experiment, partition=Natural())))
+    assert run_experiment(replace(experiment, partition=Natural()), record, directory) == "done"
+    path = checkpoint_path(directory, 2)
+    state = load_checkpoint(path, torch.device("cpu"))
+    state.row *= 1e300
+    save_checkpoint(directory, state, read_run_facts(path))
+    with pytest.raises(UserError, match=r"model\.onnx: outputs would differ"):
+        export_run(directory, ["onnx"])
+    assert list((directory / "export").iterdir()) == []
