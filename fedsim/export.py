@@ -124,8 +124,8 @@ def export_run(
         if name != "int8" and not difference <= TOLERANCE:
             path.unlink()
             raise UserError(
-                f"{path}: outputs would differ from those of the run's model by up to {difference:.3g} of the largest; ONNX files hold "
-                "float32, and such numbers do not fit"
+                f"{path}: outputs would differ from those of the run's model by up to {difference:.3g} of the largest; "
+                "ONNX files hold float32, and such numbers do not fit"
             )
         lines.append(Line(path.name, len(content), _zip(content), _zeros(row), score, difference, _note(name, arch)))
     return lines
