@@ -54,7 +54,7 @@ class Centralised:
             experiment,
             partition=Pooled(experiment.partition),
             sampler=Uniform(),
-            aggregator=_plain(None),
+            aggregator=plain_aggregator(None),
             client=replace(experiment.client, keep_optimizer_state=True),
         )
 
@@ -71,12 +71,13 @@ class Local:
         return replace(
             experiment,
             sampler=Uniform(),
-            aggregator=_plain([]),
+            aggregator=plain_aggregator([]),
             client=replace(experiment.client, keep_optimizer_state=True),
         )
 
 
-def _plain(blocks: list[str] | None) -> Aggregator:
+def plain_aggregator(blocks: list[str] | None) -> Aggregator:
+    """The mean of deltas, taken as it is, of these blocks or of all."""
     return Aggregator(combine=Mean(), server_optimizer=SGD(), correction=NoCorrection(), blocks=blocks)
 
 

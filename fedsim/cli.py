@@ -23,6 +23,15 @@ EXIT_FAILED, EXIT_USER, EXIT_DIVERGED, EXIT_SOME_FAILED, EXIT_SIGNAL = 1, 2, 3, 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # Typer's own or Click's, by Typer's version
 _STATUS_CODES = {"done": 0, "stopped": 0, "diverged": EXIT_DIVERGED, "refused": EXIT_USER}
 
+_Checkpoint = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint",
+        metavar="last|best",
+        help="The newest saved model, or the best of those kept, by the run's metric.",
+    ),
+]
+
 app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -251,6 +260,77 @@ def compare(
         picture = command.picture(plot, x, heatmap)
         question = Question(metric, last, target, tuple(baseline or ()), by)
         command.show(runs, question, {kind: file for kind, file in files.items() if file is not None}, picture)
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\nfedsim evaluate RUN_DIR\n\nfedsim evaluate RUN_DIR data.path=other.csv partition=natural"
+)
+def evaluate(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run that saved checkpoints.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OVERRIDES]...",
+            help="Changes of the run's own config: data, partition, num_clients, seed, engine, device, dtype, threads.",
+        ),
+    ] = None,
+    checkpoint: _Checkpoint = "last",
+    config_dir: Annotated[
+        str | None, typer.Option("--config-dir", help="A folder with configs of your own, laid out like fedsim's.")
+    ] = None,
+    allow_module: Annotated[
+        list[str] | None,
+        typer.Option("--allow-module", help="A module of yours whose classes configs may name (repeatable)."),
+    ] = None,
+) -> None:
+    """Score the model that a run saved, on its own test data or on any other."""
+    with _exit_codes():
+        from fedsim import config
+        from fedsim import evaluate as evaluation
+
+        _check_checkpoint(checkpoint)
+        request = config.Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
+        evaluation.show(*evaluation.evaluate_run(run_dir, request, checkpoint))
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\nfedsim export RUN_DIR\n\n"
+    "fedsim export RUN_DIR --to onnx --to int8 --prune 0.8 --out model"
+)
+def export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run that saved checkpoints.")],
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", metavar="torch|onnx|int8", help="Format of the file (repeatable)  [default: torch]"),
+    ] = None,
+    prune: Annotated[
+        float | None,
+        typer.Option("--prune", metavar="SHARE", help="First zero this share of the weights, the smallest."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write  [default: RUN_DIR/export]")
+    ] = None,
+    checkpoint: _Checkpoint = "last",
+    allow_module: Annotated[
+        list[str] | None,
+        typer.Option("--allow-module", help="A module of yours whose classes the run's config names (repeatable)."),
+    ] = None,
+) -> None:
+    """Write a run's model for use elsewhere: a torch.nn state dict, ONNX, or int8 ONNX."""
+    with _exit_codes():
+        from fedsim import export as exporting
+
+        _check_checkpoint(checkpoint)
+        exporting.show(
+            exporting.export_run(
+                run_dir, to or ["torch"], prune=prune, out=out, which=checkpoint, allow_modules=allow_module or ()
+            )
+        )
+
+
+def _check_checkpoint(which: str) -> None:
+    if which not in ("last", "best"):
+        raise UserError(f"--checkpoint {which}: must be last or best")
 
 
 @app.command(

@@ -52,7 +52,11 @@ def check_testable(population: Population) -> None:
 
 def evaluate(trainer: Trainer, row: Tensor, population: Population) -> Evaluation:
     """Score the global row ``[P]``; plain metrics pool all test samples, whoever holds them."""
-    sums = trainer.score_samples(row, population.test)
+    return evaluate_samples(trainer.score_samples(row, population.test), population)
+
+
+def evaluate_samples(sums: Sums, population: Population) -> Evaluation:
+    """Turn the sums of all test samples ``[S]`` into metrics."""
     return _evaluation(_per_client(sums, population.test.sizes), population, "test")
 
 
@@ -82,8 +86,9 @@ def _evaluation(sums: Sums, population: Population, prefix: str) -> Evaluation:
     clients = {f"{prefix}_{name}": value.numpy() for name, value in _metrics(sums, population).items()}
     judged, percent = (f"{prefix}_rmse", 90) if population.task is Task.REGRESSION else (f"{prefix}_accuracy", 10)
     tested = clients[judged][~np.isnan(clients[judged])]
-    metrics[f"{judged}_p{percent}"] = float(np.percentile(tested, percent))
-    metrics[f"{judged}_std"] = float(np.std(tested))
+    # Where no client's value is a number, the model has diverged, which is for the caller to say.
+    metrics[f"{judged}_p{percent}"] = float(np.percentile(tested, percent)) if len(tested) else float("nan")
+    metrics[f"{judged}_std"] = float(np.std(tested)) if len(tested) else float("nan")
     return Evaluation(metrics, clients)
 
 

@@ -93,6 +93,8 @@ class Experiment:
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA where there is one).
         dtype: ``float32`` or ``float64``.
         threads: CPU threads, None for as many as torch chooses.
+        init_from: a run directory (its last checkpoint) or one checkpoint, whose model the run starts from; None draws
+            an untrained one.
         name: label in records and comparisons.
         tags: more labels.
     """
@@ -119,6 +121,7 @@ class Experiment:
     device: str = "auto"
     dtype: str = "float32"
     threads: int | None = None
+    init_from: str | None = None
     name: str | None = None
     tags: list[str] = field(default_factory=list)
 

@@ -312,11 +312,13 @@ def _check_facts(facts: Mapping[str, Any], simulation: Simulation) -> None:
 
 def _check_fit(state: State, simulation: Simulation, recorded: Experiment) -> None:
     """Refuse settings under which what the checkpoint holds would mean something else, or nothing."""
-    fresh, now = initial_state(simulation), simulation.experiment
+    now = simulation.experiment
+    fresh = initial_state(dataclasses.replace(simulation, experiment=dataclasses.replace(now, init_from=None)))
     old, new = recorded.aggregator, now.aggregator
     remembers = old.correction.remembers or new.correction.remembers
     keeps = recorded.client.keep_optimizer_state or now.client.keep_optimizer_state
     misfits = {
+        "init_from": recorded.init_from != now.init_from,
         "model": _shape(state.row) != _shape(fresh.row),
         "aggregator.server_optimizer": {k: _shape(v) for k, v in state.server.items()}
         != {k: _shape(v) for k, v in fresh.server.items()},

@@ -36,6 +36,7 @@ from fedsim.recording.run_directory import (
     write_csv,
     write_json,
 )
+from fedsim.saved_model import model_facts
 from fedsim.simulation import initial_state, is_over, prepare, simulate
 from fedsim.state import Metrics, RoundResult, Simulation, State
 
@@ -124,6 +125,7 @@ class Recorder:
             return
         self._metrics.sync()
         facts = {"metrics": self._metrics.mark(), "data_hash": self.data_hash, "versions": versions()}
+        facts |= {"model": model_facts(self.simulation)}
         save_checkpoint(self.directory, state, facts | {"threads": torch.get_num_threads()})
         self._saved = state.round
         prune_checkpoints(self.directory, self.scores, state.progress.mode == "min")

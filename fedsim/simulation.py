@@ -37,6 +37,7 @@ from fedsim.models.recurrent import architecture, initial_row
 from fedsim.personalization import NoPersonalization
 from fedsim.population import Dataset, build_population, to_device
 from fedsim.privacy.privacy import CentralPrivacy
+from fedsim.saved_model import initial_model
 from fedsim.server import learning_rate
 from fedsim.state import Metrics, RoundResult, Simulation, State
 
@@ -93,9 +94,12 @@ def prepare(experiment: Experiment) -> Simulation:
 
 
 def initial_state(sim: Simulation) -> State:
-    """The untrained model and empty memories."""
+    """The untrained model, or the one of ``init_from``, and empty memories."""
     e = sim.experiment
-    row = initial_row(sim.task.arch, e.seed, e.torch_dtype()).to(e.torch_device())
+    if e.init_from is None:
+        row = initial_row(sim.task.arch, e.seed, e.torch_dtype()).to(e.torch_device())
+    else:
+        row = initial_model(sim, e.init_from).row.to(e.torch_device(), e.torch_dtype(), copy=True)
     progress = stopping.start(e.stop, default_metric(sim.population.task))
     server, store = e.aggregator.server_optimizer.init(row), ClientStore(sim.population.num_clients)
     memory = torch.zeros_like(row) if e.aggregator.correction.remembers else None

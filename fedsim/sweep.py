@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedsim import config, plan, runner, taking_up
+from fedsim import config, plan, runner, saved_model, taking_up
 from fedsim.errors import UserError, print_error
 from fedsim.evaluation import default_metric
 from fedsim.experiment import Experiment
@@ -69,7 +69,9 @@ def check(jobs: Sequence[Job]) -> None:
         key = repr(replace(job.experiment, seed=0, name=None, tags=[]))
         if key not in seen:
             seen.add(key)
-            plan.refuse_impossible(prepare(job.experiment))
+            prepared = prepare(job.experiment)
+            plan.refuse_impossible(prepared)
+            saved_model.check_init_from(prepared)
 
 
 def run(request: Request, jobs: Sequence[Job], loader: config.SafeLoader) -> list[str]:

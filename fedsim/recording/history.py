@@ -38,11 +38,17 @@ def parse_rows(content: bytes, columns: Sequence[str]) -> list[Metrics]:
     Raises:
         UserError: if it has other columns.
     """
-    header, *rows = csv.reader(content.decode().splitlines())
+    header = next(csv.reader(content.decode().splitlines()))
     if header != list(columns):
         differing = sorted(set(header).symmetric_difference(columns)) or ["in another order"]
         raise UserError(f"metrics.csv would have other columns ({', '.join(differing)})")
-    return [dict(zip(columns, map(_number, row), strict=True)) for row in rows]
+    return read_rows(content)
+
+
+def read_rows(content: bytes) -> list[Metrics]:
+    """The rows of a ``metrics.csv``, whatever its columns."""
+    header, *rows = csv.reader(content.decode().splitlines())
+    return [dict(zip(header, map(_number, row), strict=True)) for row in rows]
 
 
 def _number(cell: str) -> int | float | None:

@@ -1,10 +1,17 @@
 """What the documents tell users to write and to type works as it stands."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
 
+import torch
+
 import fedsim as package
+from fedsim.models.recurrent import GRU, Architecture
+from fedsim.models.reference import ReferenceModel, load_row
+from fedsim.population import Task
+from fedsim.recording.checkpoints import checkpoint_path, load_checkpoint
 
 DOCS = Path(package.__file__).parents[1] / "docs"
 
@@ -31,3 +38,30 @@ def test_your_own_data(fedsim, elsewhere):
     assert (answer.code, answer.err) == (0, "")
     last = (elsewhere / "run" / "metrics.csv").read_text().splitlines()[-1]
     assert last.startswith("5,20,")
+
+
+def test_take_the_model_home(fedsim, elsewhere):
+    small = ("model.hidden_size=2", "rounds=2", "device=cpu", "threads=1", "console=none")
+    assert fedsim("run", *small, "hydra.run.dir=RUN_DIR").code == 0
+    found = blocks("take-the-model-home.md")
+    commands = [shlex.split(text.strip()) for _, kind, text in found if kind == "bash"]
+    torch_code, onnx_code = [text for _, kind, text in found if kind == "python"]
+    have_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+    for name, command, *words in commands:
+        assert name == "fedsim"
+        if command == "export" and not have_onnx:
+            words = ["RUN_DIR", "--to", "torch"]
+        extra = small if command == "run" else ()
+        answer = fedsim(command, *words, *extra)
+        assert (answer.code, answer.err) == (0, "")
+    here = {}
+    exec(torch_code, here)  # noqa: S102  # it is ours
+    arch = Architecture(GRU(hidden_size=2), 12, None, 9, Task.CLASSIFICATION)
+    row = load_checkpoint(checkpoint_path(elsewhere / "RUN_DIR", 2), torch.device("cpu")).row
+    reference = ReferenceModel(arch)
+    load_row(reference, arch, row)
+    inputs = torch.randn(1, 7, 12, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(here["predict"](inputs), reference(inputs, torch.tensor([7])), atol=1e-6)
+    if have_onnx:
+        exec(onnx_code, here)  # noqa: S102
+        assert here["outputs"].shape == (2, 9)

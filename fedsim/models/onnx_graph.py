@@ -1,0 +1,127 @@
+"""A model as an ONNX graph of ONNX's own RNN, GRU and LSTM operators.
+
+Source of the operators' equations and gate orders: the ONNX operator reference, ``RNN``, ``GRU`` and ``LSTM``
+(https://onnx.ai/onnx/operators/). They take time first, so the graph transposes its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.models.recurrent import Architecture
+from fedsim.population import Task
+
+OPSET = 17
+"""Opset of ONNX 1.12 (2022): new enough for all that is used here, old enough for runtimes in use."""
+IR_VERSION = 8
+OUTPUT = "outputs"
+
+_OPERATORS = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU", "gru_reset_before": "GRU"}
+# Which of our blocks of H rows stands in which place of ONNX: i f g o becomes i o f c, and r z n becomes z r h.
+_ORDER = {"RNN": (0,), "LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
+
+Array = NDArray[np.float32]
+
+
+def build_graph(arch: Architecture, parameters: Mapping[str, Array]) -> Any:
+    """Build the graph of a model, in float32.
+
+    Its inputs are ``inputs`` (``[batch, time, D]`` float, or ``[batch, time]`` int64 tokens) and ``lengths``
+    (``[batch]`` int64, 1..time); its output is ``outputs``, ``[batch, K]``, or ``[batch, time, K]`` for a target at
+    every step, where steps beyond a sequence's length hold no prediction.
+
+    Args:
+        arch: the model's architecture.
+        parameters: its parameters by the names of the layout.
+
+    Returns:
+        The ``onnx.ModelProto``, checked.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes: list[Any] = []
+    constants: dict[str, NDArray[Any]] = {}
+
+    def add(kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, inputs, outputs, name=outputs[0] or outputs[-1], **attributes))
+        return outputs[0]
+
+    every_step = arch.task is Task.SEQUENCE_LABELLING
+    steps = add("Cast", ["lengths"], ["steps"], to=TensorProto.INT32)
+    x = "inputs"
+    if arch.vocabulary_size is not None:
+        constants["embedding.weight"] = parameters["embedding.weight"]
+        x = add("Gather", ["embedding.weight", x], ["embedded"])
+    x = add("Transpose", [x], ["time_first"], perm=[1, 0, 2])
+    constants["directions"] = np.array([1], dtype=np.int64)
+    for layer in range(arch.model.num_layers):
+        operator, arrays, attributes = _layer(arch, parameters, layer)
+        names = {key: f"{operator.lower()}{layer}.{key}" for key in ("W", "R", "B")}
+        constants |= {names[key]: array for key, array in arrays.items()}
+        last = layer + 1 == arch.model.num_layers and not every_step
+        states = ["", f"last{layer}"] if last else [f"states{layer}"]
+        bias = names["B"] if "B" in arrays else ""
+        add(
+            operator, [x, names["W"], names["R"], bias, steps], states, hidden_size=arch.model.hidden_size, **attributes
+        )
+        # [time, 1, batch, H] of all states, or [1, batch, H] of the last
+        axis = "directions" if not last else "first"
+        constants["first"] = np.array([0], dtype=np.int64)
+        x = add("Squeeze", [states[-1], axis], [f"{states[-1]}.squeezed"])
+    if every_step:
+        x = add("Transpose", [x], ["batch_first"], perm=[1, 0, 2])
+    constants["head.weight"] = np.ascontiguousarray(parameters["head.weight"].T)
+    product = add("MatMul", [x, "head.weight"], ["product" if arch.model.bias else OUTPUT])
+    if arch.model.bias:
+        constants["head.bias"] = parameters["head.bias"]
+        add("Add", [product, "head.bias"], [OUTPUT])
+
+    tokens = arch.vocabulary_size is not None
+    inputs = [
+        helper.make_tensor_value_info(
+            "inputs",
+            TensorProto.INT64 if tokens else TensorProto.FLOAT,
+            ["batch", "time"] if tokens else ["batch", "time", arch.input_size],
+        ),
+        helper.make_tensor_value_info("lengths", TensorProto.INT64, ["batch"]),
+    ]
+    shape = ["batch", "time", arch.num_outputs] if every_step else ["batch", arch.num_outputs]
+    outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape)]
+    used = {name for node in nodes for name in node.input}
+    initial = [numpy_helper.from_array(array, name) for name, array in constants.items() if name in used]
+    graph = helper.make_graph(nodes, "fedsim", inputs, outputs, initial)
+    opset = helper.make_opsetid("", OPSET)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="fedsim")
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _layer(
+    arch: Architecture, parameters: Mapping[str, Array], layer: int
+) -> tuple[str, dict[str, Array], dict[str, Any]]:
+    """An operator, its weights ``W [1, gH, D]``, ``R [1, gH, H]``, ``B [1, 2gH]`` if any, and its attributes."""
+    cell = arch.model.cell
+    operator = _OPERATORS[cell]
+
+    def arranged(kind: str) -> Array:
+        blocks = np.split(parameters[f"recurrent.{kind}_l{layer}"], arch.model.gates)
+        if cell == "gru_reset_before":
+            # Ours is h' = (1 - z) h + z n, that of ONNX h' = (1 - z) n + z h: its z is 1 - z, and 1 - sigmoid(a) is
+            # sigmoid(-a).
+            blocks[1] = -blocks[1]
+        return np.concatenate([blocks[place] for place in _ORDER[operator]])
+
+    arrays = {"W": arranged("weight_ih")[None], "R": arranged("weight_hh")[None]}
+    if arch.model.bias:
+        arrays["B"] = np.concatenate([arranged("bias_ih"), arranged("bias_hh")])[None]
+    attributes: dict[str, Any] = {}
+    if operator == "GRU":
+        attributes["linear_before_reset"] = int(cell == "gru")
+    if operator == "RNN":
+        attributes["activations"] = ["Relu" if cell == "rnn_relu" else "Tanh"]
+    return operator, arrays, attributes

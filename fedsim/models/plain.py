@@ -1,0 +1,53 @@
+"""The model as its users would write it: one embedding, one `torch.nn` recurrent module, one linear head.
+
+Its ``state_dict`` has exactly the names of `fedsim.parameters.ParameterLayout`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.errors import UserError
+from fedsim.models.recurrent import Architecture
+from fedsim.population import Task
+
+
+class PlainModel(nn.Module):
+    """Embedding where the inputs are tokens, ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` of all layers, and ``nn.Linear``.
+
+    Raises:
+        UserError: for ``gru_reset_before``, of which PyTorch has no module.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        m, tokens = arch.model, arch.vocabulary_size
+        if m.cell == "gru_reset_before":
+            raise UserError("model=gru_reset_before: torch.nn has no such module")
+        width = arch.embedding_size or arch.input_size
+        self.task = arch.task
+        self.embedding = None if tokens is None else nn.Embedding(tokens, arch.embedding_size)
+        self.recurrent: nn.Module
+        if m.cell in ("rnn_tanh", "rnn_relu"):
+            self.recurrent = nn.RNN(
+                width, m.hidden_size, m.num_layers, nonlinearity=m.cell[4:], bias=m.bias, batch_first=True
+            )
+        else:
+            kind = nn.LSTM if m.cell == "lstm" else nn.GRU
+            self.recurrent = kind(width, m.hidden_size, m.num_layers, bias=m.bias, batch_first=True)
+        self.head = nn.Linear(m.hidden_size, arch.num_outputs, bias=m.bias)
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """Return outputs ``[b, K]``, or ``[b, T, K]`` for a target at every step.
+
+        Args:
+            inputs: ``[b, T, D]`` float, or ``[b, T]`` tokens.
+            lengths: ``[b]`` valid steps.
+        """
+        x = inputs if self.embedding is None else self.embedding(inputs)
+        x, _ = self.recurrent(x)
+        if self.task is not Task.SEQUENCE_LABELLING:
+            x = x[torch.arange(len(x)), lengths - 1]
+        outputs: Tensor = self.head(x)
+        return outputs
