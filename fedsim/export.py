@@ -175,7 +175,7 @@ def _write_torch(path: Path, arch: Architecture, row: Tensor, sim: Simulation, s
     loaded = load_file(path)
     if arch.model.cell == "gru_reset_before":
         return _reference(arch, arch.layout.flatten(loaded))
-    module = PlainModel(arch).to(row.dtype).eval()
+    module = PlainModel(arch).to(row.dtype).train(False)
     module.load_state_dict(loaded)
     return module
 
@@ -254,7 +254,7 @@ def describe(arch: Architecture, experiment: Experiment, population: Population,
 
 
 def _reference(arch: Architecture, row: Tensor) -> ReferenceModel:
-    module = ReferenceModel(arch).to(row.dtype).eval()
+    module = ReferenceModel(arch).to(row.dtype).train(False)
     load_row(module, arch, row)
     return module
 

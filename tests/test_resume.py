@@ -29,10 +29,15 @@ ALSO = (
     ),
     *(("model", ("model.dropout=0.3", "model.num_layers=2")), ("personalize", ()), ("client", ())),
     *(("stop", ("stop.patience=9",)), ("aggregator/server_optimizer/schedule", ("rounds=12",)), ("baseline", ())),
+    *(("link", ()), ("link/up", ("aggregator=mean",)), ("link/down", ("aggregator=mean",))),
+    *(("attack", ("aggregator=median",)), ("privacy", ("aggregator=mean", "sampler=poisson"))),
 )
 NEEDS = {
     "aggregator=local": ("personalize=none",),
     "sampler=power_of_choice": ("sampler.fraction=0.25",),
+    "attack=alie": ("attack.z=1",),
+    "privacy=central_dp_adaptive": ("privacy.count_noise=5",),
+    "privacy=none": ("sampler=uniform",),
 }
 
 

@@ -149,6 +149,7 @@ def test_data_are_prepared_once_for_jobs_that_differ_in_their_seed(monkeypatch, 
     prepared = []
     monkeypatch.setattr(sweep, "prepare", lambda experiment: prepared.append(experiment.seed))
     monkeypatch.setattr(sweep.plan, "refuse_impossible", lambda simulation: None)
+    monkeypatch.setattr(sweep.saved_model, "check_init_from", lambda simulation: None)
     jobs = [
         config.Job((), compose("data=synthetic", f"seed={seed}", f"model={model}"), Path())
         for model in ("rnn", "gru")

@@ -112,7 +112,8 @@ def test_presets_have_no_numbers(name):
 
 def test_the_top_level_is_the_experiment():
     written = read("config.yaml")
-    groups = {next(iter(entry)) for entry in written["defaults"] if isinstance(entry, dict)} - {"experiment"}
+    chosen = {next(iter(entry)) for entry in written["defaults"] if isinstance(entry, dict)}
+    groups = chosen - {"experiment", "override hydra/hydra_logging"}
     fields = {field.name: field for field in dataclasses.fields(Experiment)}
     values = {key: value for key, value in written.items() if key not in ("defaults", "hydra")}
     assert groups | values.keys() == fields.keys()
