@@ -21,6 +21,7 @@ EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
 NEEDS = {
     "data/csv.yaml": ("data.path=load.csv", "data.target_column=kW"),
     "experiment/energy_forecast.yaml": ("data.path=load.csv",),
+    "experiment/patient_pressure.yaml": ("data.path=load.csv", "data.client_column=client", "data.target_column=kW"),
     "data/text.yaml": ("data.path=play.txt",),
     "data/cmapss.yaml": ("data.path=turbofan",),
     "data/leaf.yaml": ("data.path=leaf",),
