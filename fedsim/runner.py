@@ -270,10 +270,12 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
     e, population = simulation.experiment, simulation.population
     model = type(e.model).__name__
     engine = e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell)
+    own = "test columns pool the evaluations of the clients' own models, for not all blocks are aggregated"
     return [
         f"{model} with {simulation.task.arch.layout.num_parameters:,} parameters, {population.num_clients} clients, "
         f"{len(population.train):,} training and {len(population.test):,} test samples",
         f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, seed {e.seed}",
+        *([] if simulation.private is None else [own]),
         *([] if simulation.budget is None else [simulation.budget.describe()]),
         f"writing to {directory}",
     ]

@@ -56,6 +56,13 @@ def test_the_files_of_a_run(run_directory):
     assert "done: round limit" in (directory / "run.log").read_text()
 
 
+def test_private_blocks_are_said_to_change_what_is_tested(fedsim, tiny):
+    said = "test columns pool the evaluations of the clients' own models"
+    assert said in fedsim("run", *tiny, "aggregator.blocks=[recurrent]", "hydra.run.dir=a").out
+    assert said in fedsim("run", *tiny, "baseline=local", "hydra.run.dir=b").out
+    assert said not in fedsim("run", *tiny, "hydra.run.dir=c").out
+
+
 @pytest.mark.parametrize(
     ("overrides", "columns"),
     [
