@@ -80,7 +80,7 @@ def option_lines(group, option):
     """What there is to say about one option."""
     file = FOLDER / group / f"{option}.yaml"
     content = yaml.safe_load(file.read_text()) or {}
-    lines = [comment(file) + ".", ""]
+    lines = [cell(comment(file)) + ".", ""]
     if "_target_" not in content:  # values for several groups at once
         return [*lines, "```yaml", file.read_text().rstrip(), "```"]
     prose, explained = documented(find(content["_target_"]))
@@ -140,4 +140,5 @@ def show(value):
 
 
 def cell(text):
-    return text.replace("|", "\\|")
+    """Text as it is, in a table of Markdown."""
+    return text.replace("|", "\\|").replace("*", "\\*")

@@ -1,11 +1,12 @@
-"""Every command in README.md and docs/ is run, as it stands but shorter, and every block of Python that goes with it.
+"""Every command in README.md and docs/ is run, as it stands but shorter, with the blocks of Python between them.
 
-A page is followed from top to bottom in one folder: files that it announces are written, later commands see what
-earlier ones left. New pages and commands are found by themselves.
+A page is followed from top to bottom in one folder: the files that it announces are written, and later commands see
+what earlier ones left. New pages and commands are found by themselves.
 """
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,149 @@ import fedsim as package
 from fedsim import config
 
 ROOT = Path(package.__file__).parents[1]
-PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
-FENCE = re.compile(r"(?:^`(?P<file>[\w/.]+)`:\n\n|`(?P<last>[\w/.]+)`:\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.S | re.M)
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")))
+FENCE = re.compile(r"(?:^`(?P<file>[\w/.]+)`[^\n]*:\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.S | re.M)
 
-SHORT = ("rounds=1", "threads=1", "device=cpu", "console=none", "engine.kernels=torch")
-"""What is added to `fedsim run`: the kernels are compiled for each process anew."""
+SHORT = ("rounds=1", "threads=1", "device=cpu", "console=none", "engine.kernels=torch", "model.hidden_size=2")
+"""What is added to `fedsim run`."""
 
-LONGER = {
-    "aggregator/server_optimizer/schedule": "rounds=2",
+AS_IT_STANDS = ("docs/reproducibility.md",)
+"""Pages whose runs are compared with each other; they are short already."""
+
+SMALL = {"experiment=keyboard_shakespeare": ("data.path=play.txt",)}
+"""What is added to commands with a certain word, so that nothing is downloaded."""
+
+RESUMED = {"rounds=100": "rounds=2", "rounds=200": "rounds=3", "rounds=60": "rounds=2", "20": "2"}
+"""Words of `fedsim resume` for runs that were made short."""
+
+BEFORE = {"README.md": "run -m aggregator=fedavg,fedprox client.optimizer.lr=0.1,0.3 client.batch_size=4,8"}
+"""A sweep that the pictures and tables of a page are about."""
+
+INSTALLS = "installs into the environment; .ci/run does what the README says"
+LAUNCHES = "needs an extra; tests/cli/test_sweeps.py runs those that are installed"
+NOT_RUN = {
+    "python -m pip install -c constraints.txt -e . && fedsim run model=gru aggregator=fedavg": INSTALLS,
+    "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest -n auto": INSTALLS,
+    "python -m pip install -c constraints.txt -e .": INSTALLS,
+    "python -m pip install -c constraints.txt -e '.[plot]'": INSTALLS,
+    "fedsim run -m seed=1,2,3,4 hydra/launcher=joblib hydra.launcher.n_jobs=2": LAUNCHES,
+    "fedsim run -m 'client.optimizer.lr=tag(log,interval(0.01,1))' hydra/sweeper=optuna "
+    "hydra.sweeper.direction=maximize": LAUNCHES,
 }
-"""Commands that have no effect in one round."""
+NOT_FOLLOWED = {"docs/take-the-model-home.md": "test_docs.py follows it, with ONNX and without"}
+
+
+def blocks(page):
+    """The fenced blocks of a page, as ``(name of the file announced before it, or None, language, text)``."""
+    found = FENCE.finditer((ROOT / page).read_text())
+    return [(match["file"], match["kind"], match["text"]) for match in found]
+
+
+def commands(page):
+    """The command lines of a page."""
+    lines = [line for _, kind, text in blocks(page) if kind == "bash" for line in text.splitlines()]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.fixture
+def files(elsewhere, monkeypatch):
+    """The files that commands speak of, with a few samples each; modules that pages announce are forgotten again."""
+    monkeypatch.syspath_prepend(elsewhere)
+    modules = {Path(file).stem for page in PAGES for file, _, _ in blocks(page) if file and file.endswith(".py")}
+    for name in modules:
+        sys.modules.pop(name, None)
+    roles = "\n\n".join(f"Role {'abcdefghijkl'[k % 12]}:\nWho is there?" for k in range(24))
+    Path("play.txt").write_text(roles)
+    pressure = "".join(f"{who},{time},{who + time % 24}\n" for who in (1, 2, 3) for time in range(300))
+    Path("pressure.csv").write_text(f"subject,time,pressure\n{pressure}")
+    Path("CMAPSS").mkdir()
+    for part in ("train", "test"):
+        rows = ((engine, cycle, *range(23), cycle) for engine in (1, 2, 3) for cycle in range(1, 41))
+        Path(f"CMAPSS/{part}_FD001.txt").write_text("".join(" ".join(map(str, row)) + "\n" for row in rows))
+    Path("CMAPSS/RUL_FD001.txt").write_text("5\n50\n200\n")
+    yield
+    for name in modules:
+        sys.modules.pop(name, None)
+
+
+def write(file, text):
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).write_text(text)
+
+
+def shortened(words):
+    """A command as it is run here."""
+    small = [extra for word, extras in SMALL.items() if word in words for extra in extras]
+    if words[0] == "run":
+        few = [re.sub(r"^([\w./]+=[\w.]+,[\w.]+),[\w.,]+$", r"\1", word) for word in words]  # two values of a sweep
+        return [*few, *small, *SHORT]
+    if words[0] == "resume":
+        return [RESUMED.get(word, word) for word in words]
+    return [*words, *small]
+
+
+def prepare(page, fedsim):
+    """Make the run and the sweep that a page takes for granted."""
+    text = "\n".join(commands(page))
+    if "RUN_DIR" in text:
+        assert fedsim("run", *SHORT, "checkpoint.every=1", "hydra.run.dir=RUN_DIR").code == 0
+    if page in BEFORE:
+        assert fedsim(*BEFORE[page].split(), *SHORT).code == 0
+    for line in commands(page):
+        if "--resume SWEEP_DIR" in line:
+            words = shlex.split(line.replace("--resume SWEEP_DIR", "hydra.sweep.dir=SWEEP_DIR"), comments=True)
+            assert fedsim(*shortened(words[1:])).code == 0
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in NOT_FOLLOWED])
+def test_a_page_followed_from_top_to_bottom(page, fedsim, files):
+    prepare(page, fedsim)
+    here = {}
+    for file, kind, text in blocks(page):
+        if file:
+            write(file, text)
+        elif kind == "python":
+            exec(compile(text, page, "exec"), here)  # noqa: S102  # it is ours
+        elif kind == "bash":
+            for line in text.splitlines():
+                if line in NOT_RUN:
+                    continue
+                name, *words = shlex.split(line, comments=True)
+                assert name == "fedsim", line
+                answer = fedsim(*(words if page in AS_IT_STANDS else shortened(words)))
+                assert answer.code == 0, (line, answer.err)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_are_right_as_they_stand(page, files):
+    """Without what is added above: every option, key and value."""
+    for file, _, text in blocks(page):
+        if file:
+            write(file, text)
+    for line in commands(page):
+        words = [] if line in NOT_RUN else shlex.split(line, comments=True)[1:]
+        if words[:1] not in (["run"], ["partition"]) or "--resume" in words or "init_from=RUN_DIR" in words:
+            continue
+        overrides, folder, modules, multirun = [], None, [], False
+        rest = iter(words[1:])
+        for word in rest:
+            if word == "--config-dir":
+                folder = next(rest)
+            elif word == "--allow-module":
+                modules.append(next(rest))
+            elif word in ("--plot", "--csv"):
+                next(rest)
+            elif word == "-m":
+                multirun = True
+            elif word != "--dry-run":
+                overrides.append(word)
+        overrides = [re.sub(r"^seed=(\d+),.*", r"seed=\1", word) for word in overrides]  # the same but for the seed
+        request = config.Request(tuple(overrides), multirun, folder, tuple(modules))
+        assert config.check_request(config.normalise(request)), line
+
+
+def test_nothing_is_left_out_without_need():
+    there = {line for page in PAGES for line in commands(page)}
+    assert there >= set(NOT_RUN)
+    assert set(NOT_FOLLOWED) < set(PAGES)
+    assert len(there) > 50
