@@ -88,7 +88,8 @@ def option_lines(group, option):
     for entry in content.get("defaults", []):
         if isinstance(entry, dict):
             for part, chosen in entry.items():
-                name = f"{group}/{part}"
+                other = re.match(r"override /([\w/]+)", part)  # of another group
+                name = other[1] if other else f"{group}/{part}"
                 lines += [f"- [`{name}={chosen}`]({Path(page_of(name)).name}#{chosen})"]
     return [*lines, "", *keys_table(file, group.replace("/", ".") + ".", explained)]
 
