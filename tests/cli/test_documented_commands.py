@@ -34,7 +34,7 @@ BEFORE = {"README.md": "run -m aggregator=fedavg,fedprox client.optimizer.lr=0.1
 """A sweep that the pictures and tables of a page are about."""
 
 INSTALLS = "installs into the environment; .ci/run does what the README says"
-LAUNCHES = "needs an extra; tests/cli/test_sweeps.py runs those that are installed"
+LAUNCHES = "needs an extra; the slow test in tests/cli/test_sweeps.py tries each in an environment of its own"
 NOT_RUN = {
     "python -m pip install -c constraints.txt -e . && fedsim run model=gru aggregator=fedavg": INSTALLS,
     "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest -n auto": INSTALLS,
