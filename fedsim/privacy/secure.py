@@ -222,6 +222,11 @@ class SecureAggregation:
         largest = experiment.sampler.limits(len(sizes))[1]
         if largest < 2:
             raise UserError("privacy=secure_aggregation: the sum of one client's rows is that row; take larger cohorts")
+        if self.neighbours is not None and self.neighbours >= largest - 1:
+            raise UserError(
+                f"privacy.neighbours={self.neighbours}: in cohorts of {largest} each shares masks with all others; take "
+                "fewer than that, or privacy.neighbours=null"
+            )
         combine, heaviest, ratio = experiment.aggregator.combine, None, 1.0
         if isinstance(combine, Weighted):
             weights = sizes.double() ** combine.power

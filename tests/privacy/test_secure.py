@@ -146,6 +146,13 @@ def test_runs_are_as_without_it(tiny, run, aggregator):
     assert secure.state.parts == {}
 
 
+def test_a_ring_gives_the_same_sums_for_fewer_bytes(tiny, run):
+    """Masks cancel bit for bit, whoever shares them."""
+    ring, all_pairs = run(tiny(*MEAN, "privacy.neighbours=2")), run(tiny(*MEAN))
+    assert torch.equal(ring.rows[-1], all_pairs.rows[-1])
+    assert ring.metrics[1]["bytes_up"] < all_pairs.metrics[1]["bytes_up"]
+
+
 def test_with_private_blocks_attacks_and_a_link_down(tiny, run):
     others = ("attack=sign_flip", "attack.clients=[1]", "link/down=quantize", "aggregator.blocks=[recurrent]")
     plain, secure = run(tiny(*others, "rounds=3")), run(tiny(SECURE, *others, "rounds=3"))
@@ -211,6 +218,7 @@ def test_a_round_of_too_few_is_aborted(tiny, run):
         (("sampler=power_of_choice", "sampler.cohort_size=2"), "asks clients for losses or sizes"),
         (("sampler=weighted", "sampler.cohort_size=2"), "asks clients for losses or sizes"),
         (("sampler.cohort_size=1",), "the sum of one client's rows is that row"),
+        (("privacy.neighbours=4",), "privacy.neighbours=4: in cohorts of 5 each shares masks with all others"),
         (("aggregator=local",), "nothing is sent"),
         (("privacy.bits=3", "aggregator=mean"), "privacy.bits=3: too few for sums of 5 clients; take at least 4"),
         (("privacy.bits=6",), "of which one weighs 13 times another; take at least 8"),
