@@ -130,8 +130,8 @@ def partners_of(asked: Tensor, neighbours: int | None, key: int) -> Tensor:
     """Who shares masks with whom, ``[A, d]`` positions in `asked` ``[A]``.
 
     All with all (Bonawitz 2017), or a Harary graph over the clients in random order (Bell 2020, "Secure single-server
-    aggregation with (poly)logarithmic overhead", Algorithm 1): a ring in which each has as many partners on one side
-    as on the other.
+    aggregation with (poly)logarithmic overhead"): a ring in which each has as many partners on one side as on the
+    other.
     """
     count = len(asked)
     if neighbours is None or neighbours >= count - 1:

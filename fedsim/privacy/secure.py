@@ -224,8 +224,8 @@ class SecureAggregation:
             raise UserError("privacy=secure_aggregation: the sum of one client's rows is that row; take larger cohorts")
         if self.neighbours is not None and self.neighbours >= largest - 1:
             raise UserError(
-                f"privacy.neighbours={self.neighbours}: in cohorts of {largest} each shares masks with all others; take "
-                "fewer than that, or privacy.neighbours=null"
+                f"privacy.neighbours={self.neighbours}: in cohorts of {largest} each shares masks with all "
+                "others; take fewer, or privacy.neighbours=null"
             )
         combine, heaviest, ratio = experiment.aggregator.combine, None, 1.0
         if isinstance(combine, Weighted):
@@ -241,6 +241,11 @@ class SecureAggregation:
                 + f"; take at least {needed}"
             )
         return FixedPoint(self.clip, levels, heaviest)
+
+    def describe(self, experiment: Experiment, sizes: Tensor) -> str:
+        """One line for the start of a run."""
+        step = self.clip / self.numbers(experiment, sizes).levels
+        return f"secure aggregation: sums modulo 2^{self.bits} of numbers in steps of {step:.2g}"
 
     def masking(self, asked: Tensor, seed: int, number: int) -> Masking:
         """What the clients `asked` ``[A]`` agree on in round `number`, before anything is sent."""

@@ -12,7 +12,7 @@ from fedsim.aggregation.rules import combine_chunks
 from fedsim.aggregation.weighted import Weighted
 from fedsim.clients.local import Report
 from fedsim.errors import FieldError, UserError
-from fedsim.exchange import combine_rule
+from fedsim.exchange import combine_rule, count_bytes
 from fedsim.privacy.privacy import CentralPrivacy, LocalPrivacy
 from fedsim.privacy.secure import FixedPoint, SecureAggregation, SecureMean
 from fedsim.simulation import initial_state, prepare
@@ -153,8 +153,9 @@ def test_a_ring_gives_the_same_sums_for_fewer_bytes(tiny, run):
     assert ring.metrics[1]["bytes_up"] < all_pairs.metrics[1]["bytes_up"]
 
 
-def test_with_private_blocks_attacks_and_a_link_down(tiny, run):
-    others = ("attack=sign_flip", "attack.clients=[1]", "link/down=quantize", "aggregator.blocks=[recurrent]")
+@pytest.mark.parametrize("attack", ["sign_flip", "min_max"])
+def test_with_private_blocks_attacks_and_a_link_down(tiny, run, attack):
+    others = (f"attack={attack}", "attack.clients=[1]", "link/down=quantize", "aggregator.blocks=[recurrent]")
     plain, secure = run(tiny(*others, "rounds=3")), run(tiny(SECURE, *others, "rounds=3"))
     assert secure.metrics[-1]["malicious"] == 1
     assert (secure.rows[-1] - plain.rows[-1]).norm() < 1e-4 * plain.rows[-1].norm()
@@ -166,6 +167,25 @@ def test_bytes_of_a_run(tiny, run):
     up, down = 175 * 3 + (2 + 3 * 5 - 2) * 32, 174 * 8 + 4 * 4 * 32
     assert [m["bytes_up"] for m in metrics] == [0, 5 * up, 10 * up]
     assert [m["bytes_down"] for m in metrics] == [0, 5 * down, 10 * down]
+
+
+def test_who_drops_out_has_sent_keys_and_shares(tiny):
+    """Two keys and two shares for each of four partners."""
+    sim = prepare(tiny(*MEAN))
+    books = []
+    for senders in (5, 3):
+        state = initial_state(sim)
+        count_bytes(sim, state, torch.arange(5), senders, 1)
+        books.append((state.bytes_up, state.bytes_down))
+    row, before, after = 174 * 4, (2 + 2 * 4) * 32, 5 * 32
+    assert [up for up, _ in books] == [5 * (row + before + after), 3 * (row + before + after) + 2 * before]
+    assert books[0][1] == books[1][1]
+
+
+def test_the_step_is_told(tiny):
+    """``clip / floor((2^(k-1) - 1) / C)``: 1 / floor(511 / 5) = 1 / 102."""
+    e = tiny(*MEAN, "privacy.bits=10", "privacy.clip=1")
+    assert e.privacy.describe(e, torch.ones(5)) == "secure aggregation: sums modulo 2^10 of numbers in steps of 0.0098"
 
 
 def test_clipped_values_are_counted(tiny, run):
