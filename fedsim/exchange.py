@@ -13,12 +13,14 @@ from torch import Tensor
 
 from fedsim import seeding
 from fedsim.aggregation.rules import BLOCK, Combine, concatenate_reports
+from fedsim.aggregation.weighted import Weighted
 from fedsim.attacks.attack import CohortAttack, NoAttack, RowAttack
 from fedsim.clients.corrections import Memory
 from fedsim.clients.local import Report
 from fedsim.cohort import Chunk
 from fedsim.links.link import transmit
 from fedsim.privacy.privacy import CentralPrivacy, LocalPrivacy
+from fedsim.privacy.secure import SecureAggregation, SecureMean
 from fedsim.state import Metrics, Simulation, State
 
 
@@ -98,9 +100,30 @@ def _count_participations(state: State, clients: Tensor) -> None:
     state.store.write("privacy.rounds", clients, before + 1)
 
 
-def combine_rule(sim: Simulation, state: State, number: int) -> Combine:
-    """The rule of a round: the aggregator's, or the private mean in its place."""
+def combine_rule(sim: Simulation, state: State, number: int, asked: Tensor, arriving: Tensor) -> Combine | None:
+    """The rule of a round: the aggregator's, or the private mean in its place.
+
+    Args:
+        sim: the run.
+        state: of the run.
+        number: of the round.
+        asked: ``[A]`` the clients that began the round.
+        arriving: ``[C]`` those of them whose deltas will arrive, in that order.
+
+    Returns:
+        None if they are too few for secure aggregation: the round is aborted.
+    """
     e = sim.experiment
+    if isinstance(e.privacy, SecureAggregation):
+        masking = e.privacy.masking(asked, e.seed, number)
+        if not masking.recoverable(torch.isin(asked, arriving), e.privacy.threshold):
+            state.parts["privacy.aborted"] = torch.tensor(1)
+            return None
+        numbers = e.privacy.numbers(e, sim.population.train.sizes)
+        weighted = e.aggregator.combine if isinstance(e.aggregator.combine, Weighted) else None
+        places = {client: place for place, client in enumerate(asked.tolist())}
+        positions = torch.tensor([places[client] for client in arriving.tolist()])
+        return SecureMean(masking, positions, numbers, weighted, sim.shared, state.parts)
     if not isinstance(e.privacy, CentralPrivacy):
         return e.aggregator.combine
     assert sim.budget is not None
@@ -129,20 +152,29 @@ def broadcast(sim: Simulation, state: State, number: int) -> None:
         parts["link.before"] = state.row.clone()
 
 
-def bytes_per_client(sim: Simulation) -> tuple[int, int]:
-    """Bytes that a client receives in its first round and sends in any: a model or delta, and a correction's rows."""
+def bytes_per_client(sim: Simulation, asked: int) -> tuple[int, int]:
+    """Bytes that one of `asked` clients receives in its first round and sends in any.
+
+    A model or delta, a correction's rows, and the keys and shares of secure aggregation.
+    """
     e = sim.experiment
     itemsize, correction = e.torch_dtype().itemsize, e.aggregator.correction
     count = sim.task.arch.layout.num_parameters if sim.shared is None else len(sim.shared)
     row = count * itemsize
+    if isinstance(e.privacy, SecureAggregation):
+        more = e.privacy.traffic(asked)
+        return row + more.down, more.before + e.privacy.row_bytes(count, e.aggregator.combine) + more.after
     return row * (1 + correction.extra_down), e.link.up.size(count, itemsize) + row * correction.extra_up
 
 
 def count_bytes(sim: Simulation, state: State, informed: Tensor, senders: int, number: int) -> None:
     """Add to the books of `state` what a round sent to the clients `informed` ``[k]`` and what `senders` sent."""
-    down, up = bytes_per_client(sim)
+    down, up = bytes_per_client(sim, len(informed))
     state.bytes_up += senders * up
     state.bytes_down += len(informed) * down
+    privacy = sim.experiment.privacy
+    if isinstance(privacy, SecureAggregation):  # who sends no row has sent keys and shares before
+        state.bytes_up += (len(informed) - senders) * privacy.traffic(len(informed)).before
     link = sim.experiment.link
     if link.lossless_down or len(informed) == 0:
         return
@@ -171,4 +203,7 @@ def exchange_metrics(sim: Simulation, state: State, cohort: Tensor) -> Metrics:
         metrics |= {"epsilon": sim.budget.epsilon(spent), "delta": sim.budget.delta}
         if "privacy.clip_norm" in state.parts:
             metrics["clip_norm"] = float(state.parts["privacy.clip_norm"])
+    if isinstance(e.privacy, SecureAggregation):  # what the round left is not kept
+        metrics["clipped_values"] = int(state.parts.pop("privacy.clipped", torch.tensor(0)))
+        metrics["aborted"] = int(state.parts.pop("privacy.aborted", torch.tensor(0)))
     return metrics

@@ -24,7 +24,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
     sizes = population.train.sizes
     cohort, informed = choose_cohort(simulation, initial_state(simulation), 1)
     steps = simulation.task.steps(cohort) if len(cohort) > 0 else torch.zeros(1, dtype=torch.int64)
-    down, up = bytes_per_client(simulation)
+    down, up = bytes_per_client(simulation, len(cohort))
     chunk = min(simulation.chunk_size, len(cohort))
     memory = chunk * client_bytes(simulation.task, e.torch_dtype())
     blocks = {

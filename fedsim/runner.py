@@ -25,6 +25,7 @@ from fedsim.evaluation import Evaluation
 from fedsim.experiment import Experiment
 from fedsim.interrupts import Interrupted, after_the_round
 from fedsim.population import Population
+from fedsim.privacy.secure import SecureAggregation
 from fedsim.recording.checkpoints import prune_checkpoints, save_checkpoint
 from fedsim.recording.console import Display, display, format_value
 from fedsim.recording.lock import locked
@@ -277,6 +278,7 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
         f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, seed {e.seed}",
         *([] if simulation.private is None else [own]),
         *([] if simulation.budget is None else [simulation.budget.describe()]),
+        *([e.privacy.describe(e, population.train.sizes)] if isinstance(e.privacy, SecureAggregation) else []),
         f"writing to {directory}",
     ]
 

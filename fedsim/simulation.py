@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -37,6 +38,7 @@ from fedsim.models.recurrent import architecture, initial_row
 from fedsim.personalization import NoPersonalization
 from fedsim.population import Dataset, build_population, to_device
 from fedsim.privacy.privacy import CentralPrivacy
+from fedsim.privacy.secure import SecureAggregation
 from fedsim.saved_model import initial_model
 from fedsim.server import learning_rate
 from fedsim.state import Metrics, RoundResult, Simulation, State
@@ -66,6 +68,8 @@ def prepare(experiment: Experiment) -> Simulation:
     except ValueError as error:
         raise UserError(f"{dataset.name}: {error}") from None
     experiment.check_population(population.num_clients)
+    if isinstance(experiment.privacy, SecureAggregation):
+        experiment.privacy.numbers(experiment, population.train.sizes)  # refused where they do not fit
     population = to_device(population, device)
     arch = architecture(experiment.model, population)
     task = LocalTask(arch, population, experiment.client, experiment.aggregator.correction, experiment.seed)
@@ -166,7 +170,11 @@ def _train_cohort(sim: Simulation, state: State, cohort: Tensor, number: int) ->
     change = torch.zeros_like(state.row, dtype=torch.float64)
     chunks = train_in_chunks(sim, state, cohort, number, reports)
     arrived = exchanged(sim, state, chunks, number, change)
-    delta, spread = combine_chunks(combine_rule(sim, state, number), state.row, arrived)
+    rule = combine_rule(sim, state, number, asked=cohort, arriving=cohort)
+    if rule is None:  # clients train, but the server learns nothing
+        deque(arrived, maxlen=0)
+        return _losses(reports)
+    delta, spread = combine_chunks(rule, state.row, arrived)
     adjusted = delta
     if state.memory is not None:
         state.memory = (state.memory + change / sim.population.num_clients).to(state.row.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,15 +33,15 @@ class WeightedSum:
 class StreamingRule(Protocol):
     """A rule that sees clients in blocks and never holds the cohort."""
 
-    def start(self, like: Tensor) -> WeightedSum:
-        """Begin a round; `like` is a row ``[P]``."""
+    def start(self, like: Tensor) -> Any:
+        """Begin a round; `like` is a row ``[P]``. Returns what `add` changes, such as a `WeightedSum`."""
         ...
 
-    def add(self, state: WeightedSum, deltas: Tensor, report: Report) -> None:
+    def add(self, state: Any, deltas: Tensor, report: Report) -> None:
         """Take in a block of deltas ``[C, P]`` float64, in cohort order."""
         ...
 
-    def finish(self, state: WeightedSum) -> Tensor:
+    def finish(self, state: Any) -> Tensor:
         """Return the combined delta ``[P]``, float64."""
         ...
 

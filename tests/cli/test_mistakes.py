@@ -99,6 +99,9 @@ PAIRS = {
     "data=synthetic attack=backdoor data.task=regression": "attack=backdoor: needs labels of whole sequences",
     "data=synthetic privacy=central_dp": "take aggregator/combine=mean, not weighted",
     "data=synthetic privacy=local_dp privacy.delta=1": "privacy.delta=1.0: must be at least 0 and below 1",
+    "data=synthetic privacy=secure_aggregation aggregator=krum": "from which the combine rule Krum cannot be made",
+    "data=synthetic privacy=secure_aggregation aggregator.combine.by=loss client.validation_fraction=0.2": "by=loss",
+    "data=synthetic privacy=secure_aggregation privacy.neighbours=3": "privacy.neighbours=3: must be even",
     "data=synthetic model.hidden_size=1000000": "model.hidden_size=1000000: training would take about",
 }
 
