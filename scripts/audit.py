@@ -55,7 +55,8 @@ def last_row(overrides: tuple[str, ...]) -> dict[str, float]:
 
 def cells(defence: tuple[str, ...], rounds: int, clients: int, overrides: tuple[str, ...]) -> list[str]:
     """One row of the table."""
-    given = (*DATA, *BASE, *overrides, *defence)
+    data = () if any(word.startswith("data=") for word in overrides) else DATA
+    given = (*data, *BASE, *overrides, *defence)
     trained = last_row((*given, f"rounds={rounds}", *MEMBERSHIP))
     tried = [last_row((*given, *INVERSION, f"audit.clients={clients}", f"audit.prior={prior}")) for prior in PRIORS]
     best = min(tried, key=lambda row: row.get("inversion_error", float("inf")))

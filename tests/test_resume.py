@@ -30,6 +30,7 @@ ALSO = (
     *(("model", ("model.dropout=0.3", "model.num_layers=2")), ("personalize", ()), ("client", ())),
     *(("stop", ("stop.patience=9",)), ("aggregator/server_optimizer/schedule", ("rounds=12",)), ("baseline", ())),
     *(("link", ()), ("link/up", ("aggregator=mean",)), ("link/down", ("aggregator=mean",))),
+    ("audit", ("client.epochs=null", "client.steps=1", "client.batch_size=1", "audit.round=3")),
     *(("attack", ("aggregator=median",)), ("privacy", ("aggregator=mean", "sampler=poisson"))),
 )
 NEEDS = {
