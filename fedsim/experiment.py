@@ -15,6 +15,7 @@ from fedsim.aggregation.weighted import Weighted
 from fedsim.attacks.alie import ALIE, largest_z
 from fedsim.attacks.attack import Attack, NoAttack
 from fedsim.attacks.backdoor import Backdoor
+from fedsim.audit.audit import Audit, NoAudit
 from fedsim.baseline import Baseline, NoBaseline
 from fedsim.clients.corrections import NoCorrection
 from fedsim.clients.local import ClientConfig
@@ -81,6 +82,7 @@ class Experiment:
         link: how what clients and server send each other is encoded.
         privacy: how clients' deltas are hidden.
         attack: what malicious clients do.
+        audit: what a curious server is to find out.
         personalize: how clients come to models of their own.
         baseline: what is run in place of the federation, to read its results against.
         stop: when to end early.
@@ -109,6 +111,7 @@ class Experiment:
     link: Link = field(default_factory=Link)
     privacy: Privacy = field(default_factory=NoPrivacy)
     attack: Attack = field(default_factory=NoAttack)
+    audit: Audit = field(default_factory=NoAudit)
     personalize: Personalization = field(default_factory=NoPersonalization)
     baseline: Baseline = field(default_factory=NoBaseline)
     stop: Stop = field(default_factory=Stop)

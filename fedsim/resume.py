@@ -27,7 +27,7 @@ from fedsim.recording.lock import locked
 from fedsim.recording.record import differences, in_place, is_finished, read_record, read_status
 from fedsim.recording.run_directory import refuse_used, write_atomically, write_json
 from fedsim.runner import TIMING_COLUMNS, Start, data_hash, guarded, record_run, versions
-from fedsim.simulation import evaluate_again, initial_state, is_evaluated, prepare
+from fedsim.simulation import EVALUATED, evaluate_again, initial_state, is_evaluated, prepare
 from fedsim.state import Metrics, Simulation, State
 
 log = logging.getLogger(__name__)
@@ -271,7 +271,7 @@ def _start(
         tests, evaluation = evaluate_again(simulation, state)
         again = None if was_evaluated else rows[-1] | tests
     elif was_evaluated:
-        again = {name: None if name.startswith(("test_", "personal_")) else v for name, v in rows[-1].items()}
+        again = {name: None if name.startswith(EVALUATED) else v for name, v in rows[-1].items()}
     if again is not None:
         size = content.rstrip(b"\n").rfind(b"\n") + 1
         rows.pop()

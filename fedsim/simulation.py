@@ -27,9 +27,18 @@ from fedsim import stopping
 from fedsim.aggregation.rules import combine_chunks
 from fedsim.attacks.attack import DataAttack, NoAttack
 from fedsim.attacks.backdoor import Backdoor
+from fedsim.audit.audit import ModelAudit, UpdateAudit, overheard
 from fedsim.client_store import ClientStore
 from fedsim.clients.local import LocalTask, Report
-from fedsim.cohort import choose_cohort, local_models, private_parameters, shared_parameters, train_in_chunks
+from fedsim.cohort import (
+    choose_cohort,
+    local_models,
+    private_parameters,
+    sent_row,
+    shared_parameters,
+    train_in_chunks,
+    workers,
+)
 from fedsim.errors import Diverged, UserError
 from fedsim.evaluation import Evaluation, check_testable, default_metric, evaluate, evaluate_own, metric_names
 from fedsim.exchange import broadcast, combine_rule, count_bytes, exchange_metrics, exchanged
@@ -42,6 +51,9 @@ from fedsim.privacy.secure import SecureAggregation
 from fedsim.saved_model import initial_model
 from fedsim.server import learning_rate
 from fedsim.state import Metrics, RoundResult, Simulation, State
+
+EVALUATED = ("test_", "personal_", "attack_success", "membership_")
+"""How the columns begin that are filled in by evaluations."""
 
 
 def prepare(experiment: Experiment) -> Simulation:
@@ -70,6 +82,7 @@ def prepare(experiment: Experiment) -> Simulation:
     experiment.check_population(population.num_clients)
     if isinstance(experiment.privacy, SecureAggregation):
         experiment.privacy.numbers(experiment, population.train.sizes)  # refused where they do not fit
+    experiment.audit.check(experiment, population)
     population = to_device(population, device)
     arch = architecture(experiment.model, population)
     task = LocalTask(arch, population, experiment.client, experiment.aggregator.correction, experiment.seed)
@@ -167,9 +180,10 @@ def _train_cohort(sim: Simulation, state: State, cohort: Tensor, number: int) ->
     """Train, combine and take the server step; returns what there is to record."""
     e = sim.experiment
     reports: list[Report] = []
-    change = torch.zeros_like(state.row, dtype=torch.float64)
+    sent, change = sent_row(state), torch.zeros_like(state.row, dtype=torch.float64)
     chunks = train_in_chunks(sim, state, cohort, number, reports)
-    arrived = exchanged(sim, state, chunks, number, change)
+    seen: list[Tensor] = []
+    arrived = overheard(e.audit, exchanged(sim, state, chunks, number, change), number, seen)
     rule = combine_rule(sim, state, number, asked=cohort, arriving=cohort)
     if rule is None:  # clients train, but the server learns nothing
         deque(arrived, maxlen=0)
@@ -185,6 +199,9 @@ def _train_cohort(sim: Simulation, state: State, cohort: Tensor, number: int) ->
         raise Diverged(f"round {number}: the global model is no longer finite after the server step")
     state.row, state.server = row, server
     metrics: Metrics = {"delta_norm": float(delta.double().norm())}
+    if seen and isinstance(e.audit, UpdateAudit):
+        updates = torch.cat(seen)
+        metrics |= e.audit.inspect(workers(sim, number)[0], sent, cohort[: len(updates)], updates, number)
     if reports:
         metrics |= {**_losses(reports), "client_drift": spread.drift(delta)}
     return metrics
@@ -225,6 +242,8 @@ def _evaluate(sim: Simulation, state: State, metrics: Metrics) -> Evaluation:
     if sim.trial is not None:
         sums = sim.trainer.score_samples(state.row, sim.trial)
         metrics["attack_success"] = float(sums.hits.sum() / sums.count.sum())
+    if isinstance(e.audit, ModelAudit):
+        metrics |= e.audit.examine(sim.trainer, state.row, population)
     return evaluation
 
 
@@ -254,5 +273,5 @@ def _columns(experiment: Experiment, dataset: Dataset) -> tuple[str, ...]:
     tests = tuple(name for prefix in prefixes for name in metric_names(dataset.task, dataset.score, prefix))
     validation = ("validation_loss",) if experiment.client.validation_fraction > 0 else ()
     ends = ("delta_norm", "client_drift", "bytes_down", "bytes_up")
-    parts = (*experiment.attack.columns, *experiment.privacy.columns)
+    parts = (*experiment.attack.columns, *experiment.privacy.columns, *experiment.audit.columns)
     return ("round", "clients", "train_loss", *validation, *tests, *ends, *parts)

@@ -30,6 +30,7 @@ ALSO = (
     *(("model", ("model.dropout=0.3", "model.num_layers=2")), ("personalize", ()), ("client", ())),
     *(("stop", ("stop.patience=9",)), ("aggregator/server_optimizer/schedule", ("rounds=12",)), ("baseline", ())),
     *(("link", ()), ("link/up", ("aggregator=mean",)), ("link/down", ("aggregator=mean",))),
+    ("audit", ()),
     *(("attack", ("aggregator=median",)), ("privacy", ("aggregator=mean", "sampler=poisson"))),
 )
 NEEDS = {
@@ -38,6 +39,7 @@ NEEDS = {
     "attack=alie": ("attack.z=1",),
     "privacy=central_dp_adaptive": ("privacy.count_noise=5",),
     "privacy=none": ("sampler=uniform",),
+    "audit=inversion": ("client.epochs=null", "client.steps=1", "client.batch_size=1", "audit.round=3"),
 }
 
 
@@ -47,6 +49,8 @@ def options():
     for group, more in [*((group, ()) for group in GROUPS), *ALSO]:
         for option in every[group]:
             chosen = f"{group}={option}"
+            if chosen == "audit=tokens":  # needs text, and is heard as audit=inversion is
+                continue
             yield pytest.param((chosen, *more, *NEEDS.get(chosen, ())), id=chosen)
 
 

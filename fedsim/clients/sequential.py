@@ -99,7 +99,7 @@ class SequentialTrainer:
     def _backward(self, module: ReferenceModel, batch: Batch, dropout: DropoutMask | None) -> Tensor:
         """Return a minibatch's loss; its gradient is then in the module's parameters."""
         module.zero_grad()
-        loss = _loss(self.task.arch.task, module(batch.inputs[0], batch.lengths[0], dropout), batch)
+        loss = batch_loss(self.task.arch.task, module(batch.inputs[0], batch.lengths[0], dropout), batch)
         loss.backward()
         return loss
 
@@ -174,7 +174,7 @@ def _gradients(module: ReferenceModel) -> Tensor:
     return torch.cat([(torch.zeros_like(p) if grad is None else grad).reshape(-1) for p, grad in grads])
 
 
-def _loss(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
+def batch_loss(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
     """The mean loss of one client's batch, by `torch.nn.functional`."""
     targets = batch.targets[0]
     if task is Task.REGRESSION:

@@ -169,6 +169,7 @@ class SecureAggregation:
     threshold: float = 0.5
 
     columns: ClassVar[tuple[str, ...]] = ("clipped_values", "aborted")
+    hides_rows: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_between(self, 2, 53, "bits")  # so that numbers are whole in float64 too

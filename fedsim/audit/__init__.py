@@ -1,0 +1,1 @@
+"""What a curious server learns of the clients' samples."""
