@@ -20,7 +20,7 @@ MISSING, RUNNING, INTERRUPTED, DONE, DIVERGED, OTHER = (
     *("missing", "running", "interrupted", "done", "diverged", "other config"),
 )
 
-IN_PLACE = ("rounds", "stop", "console", "checkpoint", "threads")
+IN_PLACE = ("rounds", "stop", "console", "checkpoint", "tracker", "threads")
 """Keys that a run may change on its way: none of them changes the rounds that are done."""
 
 
