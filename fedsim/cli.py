@@ -159,8 +159,8 @@ def resume(
         list[str] | None,
         typer.Argument(
             metavar="[OVERRIDES]...",
-            help="rounds, stop, console, checkpoint, tracker and threads change the run itself; with anything else, or with "
-            "hydra.run.dir=DIR, it goes on in a new directory, by default RUN_DIR-fork-1.",
+            help="rounds, stop, console, checkpoint, tracker and threads change the run itself; with anything else, or "
+            "with hydra.run.dir=DIR, it goes on in a new directory, by default RUN_DIR-fork-1.",
         ),
     ] = None,
     config_dir: Annotated[

@@ -184,12 +184,12 @@ class _MLflowLog:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)  # on the making of a database: the console is the run's
         self._metric = Metric
-        facts = _read_facts(run.directory, "mlflow")
+        facts = _read_facts(run.directory, "mlflow", tracking_uri=str, run_id=str)
         known = facts.get("settings") == [settings.tracking_uri, settings.experiment_name]
-        uri = str(facts["tracking_uri"]) if known else _absolute(settings.tracking_uri)
+        uri = facts["tracking_uri"] if known else _absolute(settings.tracking_uri)
         self._client = MlflowClient(tracking_uri=uri)
         if known:
-            self._run = str(facts["run_id"])
+            self._run: str = facts["run_id"]
             self._client.update_run(self._run, status="RUNNING")
             done = max((metric.step for metric in self._client.get_metric_history(self._run, "clients")), default=-1)
             self.first = done + 1
@@ -275,7 +275,7 @@ class _WandbLog:
             os.environ["WANDB_ERROR_REPORTING"] = "false"  # it goes to its makers, in this mode too
         import wandb
 
-        facts = _read_facts(run.directory, "wandb")
+        facts = _read_facts(run.directory, "wandb", id=str, logged=int)
         known = facts.get("project") == settings.project
         self._online = settings.mode == "online"
         kept = {key: value for key, value in self.QUIET.items() if key in wandb.Settings.model_fields}
@@ -285,12 +285,12 @@ class _WandbLog:
             config=dict(run.config),
             dir=str(run.directory),
             mode=settings.mode,
-            id=str(facts["id"]) if known else None,
+            id=facts["id"] if known else None,
             resume="allow" if known and self._online else None,
             settings=wandb.Settings(**kept),
         )
         there = known and facts.get("mode") == settings.mode  # what is offline, the server has not
-        self.first = int(facts["logged"]) + 1 if there else 0
+        self.first = facts["logged"] + 1 if there else 0
         self._directory = run.directory
         self._facts = {"project": settings.project, "mode": settings.mode, "id": self._run.id, "logged": self.first - 1}
         _write_facts(run.directory, "wandb", self._facts)
@@ -320,21 +320,23 @@ def _require(option: str, modules: tuple[str, ...], requirements: tuple[str, ...
         )
 
 
-def _read_facts(directory: Path, name: str) -> dict[str, Any]:
-    """What `_write_facts` wrote; nothing where it cannot be read, so that the tracker begins anew."""
+def _read_facts(directory: Path, name: str, **kinds: type) -> dict[str, Any]:
+    """What `_write_facts` wrote; nothing where it is not all there, so that the tracker begins anew."""
+    facts = _all_facts(directory).get(name)
+    whole = isinstance(facts, dict) and all(isinstance(facts.get(key), kind) for key, kind in kinds.items())
+    return facts if isinstance(facts, dict) and whole else {}
+
+
+def _all_facts(directory: Path) -> dict[str, Any]:
     try:
-        facts = json.loads((directory / FACTS).read_text(encoding="utf-8"))[name]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        facts = json.loads((directory / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
 
 def _write_facts(directory: Path, name: str, facts: Mapping[str, Any]) -> None:
     """Put them into `FACTS`, whole; without a sync, because a tracker may do so in every round."""
-    try:
-        all_facts = json.loads((directory / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        all_facts = {}
     temporary = directory / f".{FACTS}.partial"
-    temporary.write_text(json.dumps({**all_facts, name: facts}, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps({**_all_facts(directory), name: facts}, indent=2) + "\n", encoding="utf-8")
     temporary.replace(directory / FACTS)
