@@ -256,7 +256,7 @@ class Wandb:
 
     def check(self) -> None:
         """Raise `UserError` if wandb is not installed."""
-        _require("wandb", ("wandb",), ("wandb>=0.19",))
+        _require("wandb", ("wandb",), ("wandb>=0.20",))
 
     def begin(self, run: Tracked) -> Log:
         """Begin a run, or go on with the one that `FACTS` names."""
@@ -287,6 +287,7 @@ class _WandbLog:
             mode=settings.mode,
             id=facts["id"] if known else None,
             resume="allow" if known and self._online else None,
+            reinit="create_new",  # another run that this process has open is not ours
             settings=wandb.Settings(**kept),
         )
         there = known and facts.get("mode") == settings.mode  # what is offline, the server has not

