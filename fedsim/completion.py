@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
-import yaml
 
 from fedsim.config_words import flat
 
 BASH = ("_FEDSIM_COMPLETE", "complete_bash")
 """What Typer's script for bash puts into the environment."""
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PLAIN = re.compile(r"[\w.,+/-]+")  # values that no shell reads as anything else
 
 
@@ -31,7 +29,7 @@ def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
     """What a word among the overrides of ``run``, ``resume``, ``evaluate`` or ``partition`` can become."""
     words = _glued([str(word) for word in ctx.params.get("overrides") or ()])
     folder, run = ctx.params.get("config_dir"), ctx.params.get("run_dir")
-    with suppress(OSError, ValueError, yaml.YAMLError, TypeError, AttributeError, RecursionError):  # no time to tell
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):  # it is told when the run is made
         return candidates(incomplete, words, folder, Path(str(run)) if run else None)
     return []
 
@@ -117,11 +115,18 @@ def _groups(folders: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def _read(folders: Sequence[Path], name: str) -> dict[str, Any]:
-    for folder in folders:
-        if (folder / f"{name}.yaml").is_file():
-            content = yaml.load((folder / f"{name}.yaml").read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506
-            return content if isinstance(content, dict) else {}
-    return {}
+    return next((_load(file) for folder in folders if (file := folder / f"{name}.yaml").is_file()), {})
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """Raises `ValueError` for what is no YAML."""
+    import yaml  # not before: help does without
+
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    return content if isinstance(content, dict) else {}
 
 
 def _keys(folders: Sequence[Path], groups: Mapping[str, Sequence[str]], words: Sequence[str]) -> dict[str, Any]:
@@ -156,10 +161,9 @@ def _keys(folders: Sequence[Path], groups: Mapping[str, Sequence[str]], words: S
 def _recorded(run: Path) -> dict[str, Any]:
     """Every key of a run's record, with its value."""
     try:
-        content = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506
-    except (OSError, ValueError, yaml.YAMLError):
+        found = flat(_load(run / "config.yaml"))
+    except (OSError, ValueError):
         return {}
-    found = flat(content) if isinstance(content, dict) else {}
     return {key: value for key, value in found.items() if not key.endswith("_target_") and key != "format_version"}
 
 
