@@ -109,7 +109,7 @@ def prepare(page, fedsim):
         assert fedsim("run", *SHORT, "checkpoint.every=1", "hydra.run.dir=RUN_DIR").code == 0
     if page in BEFORE:
         assert fedsim(*BEFORE[page].split(), *SHORT).code == 0
-    for line in commands(page):
+    for line in dict.fromkeys(commands(page)):
         if "--resume SWEEP_DIR" in line:
             words = shlex.split(line.replace("--resume SWEEP_DIR", "hydra.sweep.dir=SWEEP_DIR"), comments=True)
             assert fedsim(*shortened(words[1:])).code == 0
