@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedsim import __version__
+from fedsim import __version__, completion
 from fedsim.errors import UserError, print_error
 
 EXIT_FAILED, EXIT_USER, EXIT_DIVERGED, EXIT_SOME_FAILED, EXIT_SIGNAL = 1, 2, 3, 4, 128
@@ -89,7 +89,11 @@ def options(
 def run(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[OVERRIDES]...", help="Hydra overrides, KEY=VALUE; `fedsim list` shows the options."),
+        typer.Argument(
+            metavar="[OVERRIDES]...",
+            help="Hydra overrides, KEY=VALUE; `fedsim list` shows the options.",
+            autocompletion=completion.complete_overrides,
+        ),
     ] = None,
     multirun: Annotated[bool, typer.Option("-m", "--multirun", help="Run every combination of a=1,2 values.")] = False,
     config_dir: Annotated[
@@ -159,8 +163,9 @@ def resume(
         list[str] | None,
         typer.Argument(
             metavar="[OVERRIDES]...",
-            help="rounds, stop, console, checkpoint and threads change the run itself; with anything else, or with "
-            "hydra.run.dir=DIR, it goes on in a new directory, by default RUN_DIR-fork-1.",
+            help="rounds, stop, console, checkpoint, tracker and threads change the run itself; with anything else, or "
+            "with hydra.run.dir=DIR, it goes on in a new directory, by default RUN_DIR-fork-1.",
+            autocompletion=completion.complete_overrides,
         ),
     ] = None,
     config_dir: Annotated[
@@ -198,7 +203,12 @@ def _exit_code(statuses: list[str], sweep: bool = False) -> int:
 
 @app.command(name="list", epilog="[b]Examples[/b]\n\nfedsim list\n\nfedsim list aggregator")
 def list_(
-    group: Annotated[str | None, typer.Argument(help="One group, such as model or aggregator/combine.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Argument(
+            help="One group, such as model or aggregator/combine.", autocompletion=completion.complete_groups
+        ),
+    ] = None,
     config_dir: Annotated[str | None, typer.Option("--config-dir", help="List your own configs too.")] = None,
 ) -> None:
     """Print every config group and option with its one-line comment."""
@@ -280,6 +290,7 @@ def evaluate(
         typer.Argument(
             metavar="[OVERRIDES]...",
             help="Changes of the run's own config: data, partition, num_clients, seed, engine, device, dtype, threads.",
+            autocompletion=completion.complete_overrides,
         ),
     ] = None,
     checkpoint: _Checkpoint = "last",
@@ -350,7 +361,11 @@ def _check_checkpoint(which: str) -> None:
 def partition(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[OVERRIDES]...", help="The same overrides as for fedsim run, without -m."),
+        typer.Argument(
+            metavar="[OVERRIDES]...",
+            help="The same overrides as for fedsim run, without -m.",
+            autocompletion=completion.complete_overrides,
+        ),
     ] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Also write every client's numbers to a CSV.")
@@ -380,6 +395,8 @@ def main() -> None:
     """Entry point of the ``fedsim`` command: without arguments its help, and one line for what Typer refuses."""
     gc.disable()  # imports make a million objects and hardly any garbage: looking for it is a sixth of the start
     try:
+        if completion.is_bash():
+            completion.for_bash(app)
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except _USAGE_ERROR as error:
         print_error(f"{error.format_message()}; see fedsim --help")

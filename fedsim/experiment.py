@@ -27,6 +27,7 @@ from fedsim.personalization import Ditto, NoPersonalization, Personalization
 from fedsim.population import Assignment, Dataset, Task
 from fedsim.privacy.privacy import NoPrivacy, Privacy
 from fedsim.recording.settings import Checkpoint, Console
+from fedsim.recording.trackers import NoTracker, Tracker
 from fedsim.sampler import Sampler
 from fedsim.schedules import CONSTANT
 from fedsim.stopping import Stop
@@ -88,6 +89,7 @@ class Experiment:
         stop: when to end early.
         checkpoint: when the state is saved.
         console: what is shown.
+        tracker: to what else the rounds are logged.
         eval: how often the global model is evaluated.
         seed: key of every random stream.
         rounds: round limit R.
@@ -117,6 +119,7 @@ class Experiment:
     stop: Stop = field(default_factory=Stop)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     console: Console = field(default_factory=Console)
+    tracker: Tracker = field(default_factory=NoTracker)
     eval: Eval = field(default_factory=Eval)
     seed: int = 0
     rounds: int = 50

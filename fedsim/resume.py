@@ -86,6 +86,7 @@ def resume_run(directory: Path, experiment: Experiment | None = None, allow_modu
 
 
 def _go_on(directory: Path, experiment: Experiment, changed: Mapping[str, tuple[Any, Any]]) -> str:
+    experiment.tracker.check()
     simulation = prepare(experiment)
     for partial in (*directory.glob(".*.partial"), *directory.glob("checkpoints/.*.partial")):
         partial.unlink(missing_ok=True)
@@ -126,6 +127,7 @@ def fork_run(
         recorded = read_experiment(directory, allow_modules)
         changed = changes(recorded, experiment)
         refuse_used(target, "hydra.run.dir")
+        experiment.tracker.check()
         _check_rounds(recorded, experiment)
         with ExitStack() as held:
             with locked(directory):

@@ -28,6 +28,7 @@ from fedsim.population import Population
 from fedsim.privacy.secure import SecureAggregation
 from fedsim.recording.checkpoints import prune_checkpoints, save_checkpoint
 from fedsim.recording.console import Display, display, format_value
+from fedsim.recording.following import Follower
 from fedsim.recording.lock import locked
 from fedsim.recording.run_directory import (
     FORMAT_VERSION,
@@ -171,6 +172,7 @@ def run_experiment(experiment: Experiment, config_yaml: str, directory: Path) ->
     """
 
     def run() -> str:
+        experiment.tracker.check()
         simulation = prepare(experiment)
         with locked(directory):
             refuse_used(directory, "hydra.run.dir")
@@ -227,6 +229,8 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
     """
     experiment, state = simulation.experiment, start.state
     recorder = Recorder(directory, simulation, start)
+    # Before the display: a library may have something to ask. A signal ends it at once.
+    follower = Follower(experiment, directory, start.rows, start.again)
     status, reason = "failed", "an unexpected error; see the traceback"
     progress = state.progress
     shown = display(
@@ -238,6 +242,7 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
                 screen.say(line)
             for result in simulate(simulation, state):
                 recorder.record(result, state)
+                follower.log(result.metrics)
                 screen.show(result.metrics, result.samples, result.seconds.get("train", 0.0))
                 if asked.numbers and not is_over(simulation, state):
                     recorder.save(state)
@@ -261,6 +266,7 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
             with suppress(OSError) if status == "failed" else nullcontext():  # a full disk is reported already
                 recorder.write_clients()
                 write_json(directory / "summary.json", _summary(simulation, state, recorder, status, reason))
+            follower.end(status)
             log.info("%s: %s", status, reason)
     _conclude(screen, state, recorder, status, reason, directory)
     asked.end()  # it came in the last round: the run is done, but a sweep is not to go on

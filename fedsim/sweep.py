@@ -69,6 +69,7 @@ def check(jobs: Sequence[Job]) -> None:
         key = repr(replace(job.experiment, seed=0, name=None, tags=[]))
         if key not in seen:
             seen.add(key)
+            job.experiment.tracker.check()
             prepared = prepare(job.experiment)
             plan.refuse_impossible(prepared)
             saved_model.check_init_from(prepared)

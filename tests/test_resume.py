@@ -126,7 +126,14 @@ def test_every_option_goes_on_to_the_byte(make, broken_off, overrides):
 
 def test_no_group_is_left_out():
     tested = {*GROUPS, *(group for group, _ in ALSO)}
-    assert set(config.list_options()) - tested == {"data", "partition", "checkpoint", "console", "experiment"}
+    assert set(config.list_options()) - tested == {
+        "data",
+        "partition",
+        "checkpoint",
+        "console",
+        "tracker",
+        "experiment",
+    }
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 7])

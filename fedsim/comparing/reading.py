@@ -29,7 +29,8 @@ METRICS, CONFIG, SUMMARY, CHOICES = "metrics.csv", "config.yaml", "summary.json"
 INCOMPLETE = "incomplete"  # no summary: still running, or killed
 NO_STATUS = "-"  # a CSV without its run directory
 
-_BOOKKEEPING = ("format_version", "console", "checkpoint")  # config keys that say nothing about the experiment
+# Config keys that say nothing about the experiment.
+_BOOKKEEPING = ("format_version", "console", "checkpoint", "tracker")
 _TRACES = (CONFIG, SUMMARY, "run.log")  # a folder with one of these was a run's
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ MISSING, RUNNING, INTERRUPTED, DONE, DIVERGED, OTHER = (
     *("missing", "running", "interrupted", "done", "diverged", "other config"),
 )
 
-IN_PLACE = ("rounds", "stop", "console", "checkpoint", "threads")
+IN_PLACE = ("rounds", "stop", "console", "checkpoint", "tracker", "threads")
 """Keys that a run may change on its way: none of them changes the rounds that are done."""
 
 
@@ -43,7 +44,7 @@ def read_record(directory: Path) -> dict[str, Any]:
     try:
         content = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{directory}: holds no run (there is no config.yaml)") from None
+        raise UserError(f"{directory}: holds {_instead_of_a_run(directory)}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
@@ -54,6 +55,30 @@ def read_record(directory: Path) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise UserError(f"{path}: has format_version {version}; this fedsim reads {FORMAT_VERSION}")
     return content
+
+
+def _instead_of_a_run(directory: Path) -> str:
+    """What a folder without a ``config.yaml`` holds, and what to do with that."""
+    runs = sorted(path.parent for path in directory.glob("*/config.yaml"))
+    if (directory / "sweep.yaml").is_file():
+        inside = f", and {runs[0]} is one run of it" if runs else ""
+        command = (
+            f"fedsim run -m {shlex.join(_sweep_overrides(directory)) or '...'} --resume {shlex.quote(str(directory))}"
+        )
+        return f"a sweep, which goes on with: {command}{inside}"
+    if runs:
+        return f"runs in folders of their own, such as {runs[0]}; name one of them"
+    return "no run (there is no config.yaml)"
+
+
+def _sweep_overrides(directory: Path) -> list[str]:
+    """The overrides of a sweep as they were typed, or none where Hydra's record of them cannot be read."""
+    try:
+        given = yaml.safe_load((directory / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]
+        overrides = [str(text) for text in (*given["task"], *given["hydra"])]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, RecursionError):
+        return []
+    return [text for text in overrides if not text.startswith(("hydra.sweep.dir=", "hydra.mode="))]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

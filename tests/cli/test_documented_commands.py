@@ -42,11 +42,17 @@ BEFORE = {"README.md": "run -m aggregator=fedavg,fedprox client.optimizer.lr=0.1
 
 INSTALLS = "installs into the environment; .ci/run does what the README says"
 LAUNCHES = "needs an extra; the slow test in tests/cli/test_sweeps.py tries each in an environment of its own"
+TRACKS = "needs an extra; the slow test in tests/cli/test_trackers.py tries each in an environment of its own"
 NOT_RUN = {
     "python -m pip install -c constraints.txt -e . && fedsim run model=gru aggregator=fedavg": INSTALLS,
     "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest -n auto": INSTALLS,
     "python -m pip install -c constraints.txt -e .": INSTALLS,
     "python -m pip install -c constraints.txt -e '.[plot]'": INSTALLS,
+    "python -m pip install -c constraints.txt -e '.[tensorboard]'": INSTALLS,
+    "fedsim run tracker=tensorboard": TRACKS,
+    "fedsim run tracker=mlflow tracker.experiment_name=speech": TRACKS,
+    "fedsim run tracker=wandb": TRACKS,
+    "fedsim resume RUN_DIR rounds=100 tracker=tensorboard": TRACKS,
     "fedsim run -m seed=1,2,3,4 hydra/launcher=joblib hydra.launcher.n_jobs=2": LAUNCHES,
     "fedsim run -m 'client.optimizer.lr=tag(log,interval(0.01,1))' hydra/sweeper=optuna "
     "hydra.sweeper.direction=maximize": LAUNCHES,
@@ -110,7 +116,7 @@ def prepare(page, fedsim):
         assert fedsim("run", *SHORT, "checkpoint.every=1", "hydra.run.dir=RUN_DIR").code == 0
     if page in BEFORE:
         assert fedsim(*BEFORE[page].split(), *SHORT).code == 0
-    for line in commands(page):
+    for line in dict.fromkeys(commands(page)):
         if "--resume SWEEP_DIR" in line:
             words = shlex.split(line.replace("--resume SWEEP_DIR", "hydra.sweep.dir=SWEEP_DIR"), comments=True)
             assert fedsim(*shortened(words[1:])).code == 0

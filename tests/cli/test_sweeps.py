@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -344,3 +345,25 @@ def test_an_extra_in_a_clean_environment(tmp_path, tiny, extra):
     found = table(tmp_path / "sweep")
     assert list(found["status"]) == ["done", "done"]
     assert sys.version_info >= (3, 11)
+
+
+# Resuming the folder of a sweep
+
+
+def test_resume_of_a_sweep_says_the_command(fedsim, refused, elsewhere, tiny):
+    command = ("-m", *tiny, "seed=1,2", "console=none", "name='a b'", "hydra.sweep.subdir=job-${hydra.job.num}")
+    assert fedsim("run", *command, "hydra.sweep.dir=sweep").code == 0
+    line = refused("resume", "sweep")
+    assert line.startswith("sweep: holds a sweep, which goes on with: fedsim run -m ")
+    assert line.endswith(" --resume sweep, and sweep/job-0 is one run of it")
+    said = shlex.split(line.partition("fedsim ")[2].partition(", and sweep/")[0])
+    answer = fedsim(*said)
+    assert answer.code == 0, answer
+    (elsewhere / "sweep" / "multirun.yaml").unlink()
+    assert "goes on with: fedsim run -m ... --resume sweep" in refused("resume", "sweep", "rounds=3")
+
+
+def test_resume_of_a_folder_of_runs_names_one(run_directory, refused, elsewhere):
+    run_directory(name="a/first")
+    assert refused("resume", "a") == "a: holds runs in folders of their own, such as a/first; name one of them"
+    assert refused("resume", ".") == ".: holds no run (there is no config.yaml)"

@@ -1,0 +1,343 @@
+"""Trackers: where the rounds of a run are logged beside ``metrics.csv``.
+
+A tracker only observes. Its library is imported when a run begins, nothing is sent anywhere unless its settings name a
+server, and `fedsim.recording.following` sees to it that none of its failures ends a run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from fedsim.errors import FieldError, UserError, check_one_of
+
+FACTS = "tracker.json"
+"""The file in a run's directory that names the tracker's own runs, so that a resumed run goes on with them."""
+
+Setting = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What a tracker is told of a run.
+
+    Attributes:
+        directory: of the run.
+        name: under which it is listed.
+        config: every setting by its dotted key; a component is the name of its class.
+        next: the first round that is to come, or whose row is another one now.
+    """
+
+    directory: Path
+    name: str
+    config: Mapping[str, Setting]
+    next: int = 0
+
+
+class Log(Protocol):
+    """A tracker's own run."""
+
+    first: int
+    """The first round that it does not have yet."""
+
+    def log(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of a round."""
+        ...
+
+    def end(self, status: str) -> None:
+        """Take the run's status and close."""
+        ...
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """To what else the rounds are logged."""
+
+    def check(self) -> None:
+        """Raise `UserError` if its library is not installed."""
+        ...
+
+    def begin(self, run: Tracked) -> Log | None:
+        """Begin, or go on with, the tracker's own run; None where there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoTracker:
+    """No tracker: the CSV says it all."""
+
+    def check(self) -> None:
+        """Nothing to check."""
+
+    def begin(self, run: Tracked) -> Log | None:
+        """There is none."""
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# TensorBoard
+
+
+@dataclass(frozen=True)
+class TensorBoard:
+    """TensorBoard event files in the folder ``tensorboard`` of the run's directory.
+
+    ``tensorboard --logdir outputs`` shows them. A run that is taken up again goes on in a new file, which makes
+    TensorBoard forget the rounds that are done anew.
+    """
+
+    def check(self) -> None:
+        """Raise `UserError` if tensorboard is not installed."""
+        _require("tensorboard", ("tensorboard",), ("tensorboard>=2.16",))
+
+    def begin(self, run: Tracked) -> Log:
+        """Open an event file."""
+        return _TensorBoardLog(run)
+
+
+class _TensorBoardLog:
+    def __init__(self, run: Tracked) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = run.directory / "tensorboard"
+        again = any(folder.glob("events.out.tfevents.*"))
+        self.first = run.next if again else 0
+        self._last = run.next
+        # The rounds themselves flush, where an error can be caught, and not the writer's thread.
+        self._writer = SummaryWriter(str(folder), purge_step=run.next if again else None, flush_secs=10**6)
+        rows = "".join(f"| `{key}` | {value} |\n" for key, value in run.config.items())
+        self._writer.add_text("config", f"| key | value |\n|---|---|\n{rows}", run.next)
+        self._writer.flush()
+
+    def log(self, number: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, number)
+        self._last = number
+        self._writer.flush()
+
+    def end(self, status: str) -> None:
+        self._writer.add_text("status", status, self._last)
+        self._writer.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# MLflow
+
+
+@dataclass(frozen=True)
+class MLflow:
+    """A run in an MLflow store.
+
+    Attributes:
+        tracking_uri: ``sqlite:///FILE``, a database that is made if it is not there, or ``http(s)://HOST``, a tracking
+            server. Passwords belong into MLflow's environment variables, for this is recorded.
+        experiment_name: under which MLflow lists the run.
+    """
+
+    tracking_uri: str = "sqlite:///outputs/mlflow.db"
+    experiment_name: str = "fedsim"
+
+    def __post_init__(self) -> None:
+        scheme = self.tracking_uri.partition(":")[0]
+        if not self.tracking_uri.startswith(("sqlite:///", "http://", "https://")) or self.tracking_uri == "sqlite:///":
+            raise FieldError("tracking_uri", self.tracking_uri, "must be sqlite:///FILE or http(s)://HOST")
+        if scheme != "sqlite" and (not _host(self.tracking_uri) or "@" in self.tracking_uri):
+            raise FieldError(
+                "tracking_uri",
+                f"{scheme}://...",
+                "must name a host, and no password, which would be recorded; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD in the environment",
+            )
+        if not self.experiment_name.strip():
+            raise FieldError("experiment_name", self.experiment_name, "must not be empty")
+
+    def check(self) -> None:
+        """Raise `UserError` if MLflow, or what it needs for a database, is not installed."""
+        modules = ("mlflow", "sqlalchemy", "alembic") if self.tracking_uri.startswith("sqlite") else ("mlflow",)
+        _require("mlflow", modules, ("mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"))
+
+    def begin(self, run: Tracked) -> Log:
+        """Create a run in the store, or go on with the one that `FACTS` names."""
+        return _MLflowLog(self, run)
+
+
+class _MLflowLog:
+    STATUS: ClassVar = {"done": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED"}
+    BATCH = 100
+    """As many parameters as MLflow takes at a time."""
+
+    def __init__(self, settings: MLflow, run: Tracked) -> None:
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # it tells its makers how it is used
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a run is not to wait minutes for a server
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # on the making of a database: the console is the run's
+        self._metric = Metric
+        facts = _read_facts(run.directory, "mlflow", tracking_uri=str, run_id=str)
+        known = facts.get("settings") == [settings.tracking_uri, settings.experiment_name]
+        uri = facts["tracking_uri"] if known else _absolute(settings.tracking_uri)
+        self._client = MlflowClient(tracking_uri=uri)
+        if known:
+            self._run: str = facts["run_id"]
+            self._client.update_run(self._run, status="RUNNING")
+            done = max((metric.step for metric in self._client.get_metric_history(self._run, "clients")), default=-1)
+            self.first = done + 1
+            return
+        self.first = 0
+        found = self._client.get_experiment_by_name(settings.experiment_name)
+        experiment = found.experiment_id if found else self._client.create_experiment(settings.experiment_name)
+        self._run = self._client.create_run(experiment, run_name=run.name).info.run_id
+        params = [Param(key, str(value)[:6000]) for key, value in run.config.items()]
+        for start in range(0, len(params), self.BATCH):
+            self._client.log_batch(self._run, params=params[start : start + self.BATCH])
+        self._client.set_tag(self._run, "directory", str(run.directory))
+        chosen = [settings.tracking_uri, settings.experiment_name]
+        _write_facts(run.directory, "mlflow", {"settings": chosen, "tracking_uri": uri, "run_id": self._run})
+
+    def log(self, number: int, metrics: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        self._client.log_batch(self._run, metrics=[self._metric(k, v, now, number) for k, v in metrics.items()])
+
+    def end(self, status: str) -> None:
+        self._client.set_tag(self._run, "status", status)
+        self._client.set_terminated(self._run, self.STATUS.get(status, "FAILED"))
+
+
+def _absolute(uri: str) -> str:
+    """A database's URI, wherever the run is taken up again."""
+    scheme = "sqlite:///"
+    if not uri.startswith(scheme):
+        return uri
+    file = Path(uri.removeprefix(scheme)).absolute()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return f"{scheme}{file}"
+
+
+def _host(uri: str) -> str | None:
+    try:
+        return urlsplit(uri).hostname
+    except ValueError:
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights & Biases
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """A run of Weights & Biases, in the folder ``wandb`` of the run's directory.
+
+    Neither code nor git state, console output or facts about the machine go into it.
+
+    Attributes:
+        project: under which W&B lists the run.
+        mode: ``offline``, for ``wandb sync`` whenever you like, or ``online``, which needs ``wandb login`` before.
+    """
+
+    project: str = "fedsim"
+    mode: str = "offline"
+
+    def __post_init__(self) -> None:
+        check_one_of(self, "mode", ("offline", "online"))
+        if not self.project.strip() or any(letter in self.project for letter in "/\\#?%:"):
+            raise FieldError("project", self.project, "must not be empty, nor hold any of / \\ # ? % :")
+
+    def check(self) -> None:
+        """Raise `UserError` if wandb is not installed."""
+        _require("wandb", ("wandb",), ("wandb>=0.20",))
+
+    def begin(self, run: Tracked) -> Log:
+        """Begin a run, or go on with the one that `FACTS` names."""
+        return _WandbLog(self, run)
+
+
+class _WandbLog:
+    QUIET: ClassVar[dict[str, Any]] = {
+        **{"console": "off", "silent": True, "disable_git": True, "disable_code": True, "disable_job_creation": True},
+        **{"x_disable_stats": True, "x_disable_meta": True, "x_disable_machine_info": True},
+        **{"x_save_requirements": False, "finish_timeout": 60.0, "finish_timeout_raises": True},
+    }
+
+    def __init__(self, settings: Wandb, run: Tracked) -> None:
+        if settings.mode == "offline":
+            os.environ["WANDB_ERROR_REPORTING"] = "false"  # it goes to its makers, in this mode too
+        import wandb
+
+        facts = _read_facts(run.directory, "wandb", id=str, logged=int)
+        known = facts.get("project") == settings.project
+        self._online = settings.mode == "online"
+        kept = {key: value for key, value in self.QUIET.items() if key in wandb.Settings.model_fields}
+        self._run = wandb.init(
+            project=settings.project,
+            name=run.name,
+            config=dict(run.config),
+            dir=str(run.directory),
+            mode=settings.mode,
+            id=facts["id"] if known else None,
+            resume="allow" if known and self._online else None,
+            reinit="create_new",  # another run that this process has open is not ours
+            settings=wandb.Settings(**kept),
+        )
+        there = known and facts.get("mode") == settings.mode  # what is offline, the server has not
+        self.first = facts["logged"] + 1 if there else 0
+        self._directory = run.directory
+        self._facts = {"project": settings.project, "mode": settings.mode, "id": self._run.id, "logged": self.first - 1}
+        _write_facts(run.directory, "wandb", self._facts)
+
+    def log(self, number: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=number)
+        self._facts["logged"] = number
+        _write_facts(self._directory, "wandb", self._facts)
+
+    def end(self, status: str) -> None:
+        self._run.summary["status"] = status
+        self._run.finish(exit_code=0 if status in ("done", "stopped") else 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _require(option: str, modules: tuple[str, ...], requirements: tuple[str, ...]) -> None:
+    """Raise `UserError` if a module cannot be imported; a folder of that name, as W&B makes them, is none."""
+    found = [importlib.util.find_spec(module) for module in modules]
+    missing = [module for module, spec in zip(modules, found, strict=True) if spec is None or spec.origin is None]
+    if missing:
+        quoted = " ".join(f"'{requirement}'" for requirement in requirements)
+        raise UserError(
+            f"tracker={option}: needs {' and '.join(missing)}; install it with: python -m pip install {quoted} "
+            f"(the extra '{option}')"
+        )
+
+
+def _read_facts(directory: Path, name: str, **kinds: type) -> dict[str, Any]:
+    """What `_write_facts` wrote; nothing where it is not all there, so that the tracker begins anew."""
+    facts = _all_facts(directory).get(name)
+    whole = isinstance(facts, dict) and all(isinstance(facts.get(key), kind) for key, kind in kinds.items())
+    return facts if isinstance(facts, dict) and whole else {}
+
+
+def _all_facts(directory: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((directory / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _write_facts(directory: Path, name: str, facts: Mapping[str, Any]) -> None:
+    """Put them into `FACTS`, whole; without a sync, because a tracker may do so in every round."""
+    temporary = directory / f".{FACTS}.partial"
+    temporary.write_text(json.dumps({**_all_facts(directory), name: facts}, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(directory / FACTS)
