@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedsim import config, plan, runner, saved_model, taking_up
+from fedsim import config, launching, plan, runner, saved_model, taking_up
 from fedsim.errors import UserError, print_error
 from fedsim.evaluation import default_metric
 from fedsim.experiment import Experiment
@@ -30,6 +30,7 @@ from fedsim.recording.console import format_value
 from fedsim.recording.run_directory import FORMAT_VERSION, Cell, write_atomically, write_csv
 from fedsim.recording.settings import Console as ConsoleSetting
 from fedsim.request import Job, Request
+from fedsim.safe_loader import SafeLoader
 from fedsim.simulation import prepare
 from fedsim.state import Simulation
 from fedsim.stopping import start
@@ -74,7 +75,7 @@ def check(jobs: Sequence[Job]) -> None:
             saved_model.check_init_from(prepared)
 
 
-def run(request: Request, jobs: Sequence[Job], loader: config.SafeLoader) -> list[str]:
+def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
     """Run the jobs of a sweep, or those that are not finished yet, and leave a table.
 
     Returns:
@@ -118,12 +119,10 @@ def run(request: Request, jobs: Sequence[Job], loader: config.SafeLoader) -> lis
     return [row.status for row in rows]
 
 
-def _launch(
-    request: Request, task: Any, loader: config.SafeLoader, pending: Sequence[tuple[int, Job]], optuna: bool
-) -> None:
+def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[tuple[int, Job]], optuna: bool) -> None:
     """Launch; where a worker is killed, take its neighbours up again, each alone, so that one of them ends no other."""
     try:
-        config.launch(request, task, loader=loader, pending=pending)
+        launching.launch(request, task, loader=loader, pending=pending)
     except (UserError, KeyboardInterrupt, OSError):
         raise
     except BrokenExecutor as error:
@@ -134,7 +133,7 @@ def _launch(
             begun = left[:1]
         for pair in begun:
             try:
-                config.launch(request, task, loader=loader, pending=[pair])
+                launching.launch(request, task, loader=loader, pending=[pair])
             except BrokenExecutor:
                 print_error(f"job {pair[0]} was killed twice; see {pair[1].directory}")
         rest = [pair for pair in left if pair not in begun]

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from fedsim import config, runner, sweep
+from fedsim import config, launching, runner, safe_loader, sweep
 from fedsim.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -161,13 +161,13 @@ def test_data_are_prepared_once_for_jobs_that_differ_in_their_seed(monkeypatch, 
 
 def test_every_job_is_composed_once(fedsim, elsewhere, tiny, monkeypatch):
     composed = []
-    load = config.ConfigLoaderImpl.load_configuration
+    load = safe_loader.ConfigLoaderImpl.load_configuration
 
     def counted(self, name, overrides, *arguments, **options):
         composed.append(tuple(sorted(overrides)))
         return load(self, name, overrides, *arguments, **options)
 
-    monkeypatch.setattr(config.ConfigLoaderImpl, "load_configuration", counted)
+    monkeypatch.setattr(safe_loader.ConfigLoaderImpl, "load_configuration", counted)
     assert fedsim("run", "-m", *tiny, "seed=range(1,5)", "console=none", "hydra.sweep.dir=sweep").code == 0
     jobs = [overrides for overrides in composed if any(text in overrides for text in ("seed=1", "seed=4"))]
     assert len(jobs) == len(set(jobs)) == 2
@@ -208,7 +208,7 @@ def test_the_allotment_of_slurm_counts(fedsim, elsewhere, tiny, monkeypatch):
 
 
 def test_a_killed_worker_ends_only_its_own_job(fedsim, elsewhere, tiny, monkeypatch):
-    launch, calls = config.launch, []
+    launch, calls = launching.launch, []
 
     def dying(request, job, *, loader, pending):
         """The worker of job 1 is killed whenever it runs; job 0 was done by then, and 2 had begun."""
@@ -225,7 +225,7 @@ def test_a_killed_worker_ends_only_its_own_job(fedsim, elsewhere, tiny, monkeypa
                     (pair.directory / "config.yaml").write_text(text)
             raise BrokenProcessPool("a worker died")
 
-    monkeypatch.setattr(config, "launch", dying)
+    monkeypatch.setattr(launching, "launch", dying)
     answer = fedsim("run", "-m", *tiny, "seed=range(0,5)", "hydra.sweep.dir=sweep")
     assert answer.code == 4
     assert calls == [[0, 1, 2, 3, 4], [1], [2], [3, 4]]
