@@ -119,7 +119,7 @@ def run(
 ) -> None:
     """Simulate a federation: one run, or with -m a sweep."""
     with _exit_codes():
-        from fedsim import config, plan, runner, simulation, sweep
+        from fedsim import config, launching, plan, runner, simulation, sweep
 
         if cfg not in (None, "job", "hydra", "all"):
             raise UserError(f"--cfg {cfg}: must be job, hydra or all")
@@ -140,7 +140,7 @@ def run(
         if multirun:
             statuses = sweep.run(request, jobs, loader)
         else:
-            statuses = config.launch(
+            statuses = launching.launch(
                 request,
                 lambda experiment, directory: runner.run_experiment(
                     experiment, config.to_yaml(config.record_of(experiment)), directory

@@ -1,146 +1,34 @@
-"""Compose, check and launch: the only file that imports Hydra and OmegaConf.
+"""Compose and check what a user asks for; `fedsim.launching` lets Hydra run it.
 
 A config is data, not code: `fedsim.build` makes the components, and ``hydra.utils.instantiate`` is not used. What a
-config says about Hydra itself is checked wherever Hydra composes one. Everything is checked, for every job of a
-sweep, before Hydra makes the first directory.
+config says about Hydra itself is checked wherever Hydra composes one (`fedsim.safe_loader`). Everything is checked,
+for every job of a sweep, before Hydra makes the first directory.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, lru_cache, partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import version
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
-from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
-from hydra.types import HydraContext, RunMode
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
 
 from fedsim import build
-from fedsim.config_words import check_config_dir, flat, in_words, within
+from fedsim.config_words import flat, in_words, within
 from fedsim.errors import UserError, did_you_mean, show
 from fedsim.experiment import Experiment
 from fedsim.recording.run_directory import FORMAT_VERSION, refuse_used
-from fedsim.request import (
-    EXTRAS,
-    HYDRA_COMPUTED,
-    HYDRA_SETTABLE,
-    PLUGINS,
-    batches,
-    check_choice,
-    check_value,
-    refused,
-    samples,
-    settable,
-)
+from fedsim.request import EXTRAS, PLUGINS, samples
 from fedsim.request import Job as Job
 from fedsim.request import Request as Request
 from fedsim.request import normalise as normalise
-
-CONFIG_MODULE = "fedsim.configs"
-
-HYDRA_MULTIRUN = "hydra.mode=MULTIRUN"
-ALL_SETTABLE = {name for group, options in PLUGINS.items() for option in options for name in settable({group: option})}
-
-
-class SafeLoader(ConfigLoaderImpl):
-    """Hydra's config loader, refusing whatever a config says about Hydra beyond what `fedsim.request` lists.
-
-    Hydra composes for a sweep as a whole and again for each job, and acts on its node of each result. So the check
-    stands here, where all of them come from, and holds when a file changes between the check and the run. What the
-    check composed is kept until Hydra asks for it, because composing takes a tenth of a second.
-    """
-
-    KEPT = 2000  # configs, of about 150 kB each
-
-    def __init__(self, config_search_path: ConfigSearchPath) -> None:
-        super().__init__(config_search_path)
-        self._kept: dict[tuple[str, ...], DictConfig] = {}
-        self._first: DictConfig | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What goes to another process: without what is kept for this one."""
-        return self.__dict__ | {"_kept": {}, "_first": None}
-
-    def keep(self, overrides: Sequence[str], cfg: DictConfig) -> None:
-        """Give `cfg` to the next one who asks for these overrides, and the time of the first to all that follow."""
-        self._first = self._first or cfg
-        if len(self._kept) < self.KEPT:
-            self._kept[tuple(sorted(overrides))] = cfg
-
-    def load_configuration(
-        self,
-        config_name: str | None,
-        overrides: list[str],
-        run_mode: RunMode,
-        from_shell: bool = True,
-        validate_sweep_overrides: bool = True,
-    ) -> DictConfig:
-        """Compose, and raise `UserError` if the result is not safe."""
-        kept = self._kept.pop(tuple(sorted(overrides)), None) if run_mode is RunMode.RUN else None
-        if kept is not None:
-            return kept
-        modes = [text for text in overrides if text == HYDRA_MULTIRUN]  # from `launch`
-        given = [_parse(text) for text in overrides if text != HYDRA_MULTIRUN]  # beforehand: search paths are imported
-        cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
-        choices = {group: cfg.hydra.runtime.choices.get(group) for group in PLUGINS}
-        choices = {group: option for group, option in choices.items() if option is not None}
-        for group, option in choices.items():
-            check_choice(group, option)
-        untouched = _untouched(tuple(f"{group}={option}" for group, option in choices.items()))
-        wanted = untouched | {
-            "mode": RunMode.MULTIRUN if modes else None,
-            "overrides.hydra": [str(o.input_line) for o in given if _of_hydra(o)] + modes,
-            "overrides.task": [str(o.input_line) for o in given if not _of_hydra(o)],
-        }
-        found = flat(OmegaConf.to_container(cfg.hydra, resolve=False))
-        for key in sorted(wanted.keys() | found.keys()):
-            if wanted.get(key) == found.get(key) or within(key, HYDRA_SETTABLE + HYDRA_COMPUTED):
-                continue
-            if key not in settable(choices) or "${" in str(found.get(key)):
-                raise refused(f"hydra.{key}={show(found.get(key))}", choices)
-            check_value(key, found[key])
-        if self._first is not None:
-            OmegaConf.copy_cache(self._first, cfg)  # one ${now:...} for the sweep and all its jobs, as in Hydra
-        return cfg
-
-
-@cache
-def _untouched(plugins: tuple[str, ...]) -> dict[str, Any]:
-    """Hydra's node as fedsim's own configs make it, flat. No folder of the user's has a part in it."""
-    loader = ConfigLoaderImpl(create_config_search_path(f"pkg://{CONFIG_MODULE}"))
-    cfg = loader.load_configuration("config", list(plugins), RunMode.RUN, from_shell=False)
-    return flat(OmegaConf.to_container(cfg.hydra, resolve=False))
-
-
-def _of_hydra(override: Override) -> bool:
-    return override.key_or_group.replace("/", ".").split(".")[0] == "hydra"
-
-
-def make_loader(config_dir: str | None) -> SafeLoader:
-    """A loader over fedsim's configs and the user's folder; one for the check of a request and its launch."""
-    version.setbase("1.3")
-    setup_globals()  # Hydra's resolvers, such as ${now:...}
-    search_path = create_config_search_path(f"pkg://{CONFIG_MODULE}")
-    if config_dir is not None:
-        check_config_dir(Path(config_dir), CONFIG_MODULE)
-        folder = f"file://{Path(config_dir).resolve()}"
-        search_path.prepend("command-line", folder, SearchPathQuery(provider="schema"))
-    return SafeLoader(search_path)
+from fedsim.safe_loader import HYDRA_MULTIRUN, SafeLoader, of_hydra, parse
+from fedsim.safe_loader import make_loader as make_loader
 
 
 def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
@@ -173,7 +61,7 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
     """
     loader = loader or make_loader(request.config_dir)
     optuna = any(text == "hydra/sweeper=optuna" for text in request.overrides)
-    for override in (_parse(text) for text in request.overrides):
+    for override in (parse(text) for text in request.overrides):
         if override.is_sweep_override() and not request.multirun:
             raise UserError(f"{override.input_line}: several values make a sweep; add -m (--multirun) to fedsim run")
         if override.is_sweep_override() and not override.is_discrete_sweep() and not optuna:
@@ -211,30 +99,6 @@ def _check_plugin(group: str, option: str, request: Request, loader: SafeLoader)
         )
 
 
-@lru_cache(maxsize=4096)  # the grammar takes a millisecond
-def _parse(text: str) -> Override:
-    """Read one override, and refuse those of Hydra that are not settable."""
-    try:
-        text.encode()
-        parsed = OverridesParser.create().parse_override(text)
-        if not parsed.key_or_group:
-            raise ValueError
-    except (HydraException, ValueError, RecursionError):
-        raise UserError(
-            f"cannot read {text!r}: expected KEY=VALUE, such as model=gru or client.epochs=5, and quotes around "
-            "special characters: \"name='my run: 1'\""
-        ) from None
-    if _of_hydra(parsed):
-        key = parsed.key_or_group.replace("/", ".").removeprefix("hydra").removeprefix(".")
-        group = parsed.key_or_group
-        plain = not (parsed.is_sweep_override() or parsed.is_delete() or parsed.is_add() or parsed.package)
-        if plain and group in PLUGINS:
-            check_choice(group, parsed.value())
-        elif not (plain and (within(key, HYDRA_SETTABLE) or key in ALL_SETTABLE)):
-            raise refused(text.lstrip("+~"), {})
-    return parsed
-
-
 def _sweep(request: Request, loader: SafeLoader, optuna: bool = False) -> list[list[str]]:
     """The overrides of every job: the grid that Hydra's basic sweeper runs, in its order.
 
@@ -243,30 +107,30 @@ def _sweep(request: Request, loader: SafeLoader, optuna: bool = False) -> list[l
     """
     if not request.multirun:
         return [list(request.overrides)]
-    parsed = [_parse(text) for text in request.overrides]
-    hydras = [text for text, o in zip(request.overrides, parsed, strict=True) if _of_hydra(o)]
+    parsed = [parse(text) for text in request.overrides]
+    hydras = [text for text, o in zip(request.overrides, parsed, strict=True) if of_hydra(o)]
     groups = _groups(loader)
     single = [str(o.input_line) for o in parsed if o.key_or_group in groups and not o.is_sweep_override()]
     sweeper = _compose(loader, [*hydras, *single]).hydra.sweeper
     if not optuna and sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
         raise UserError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be at least 1")
     try:
-        params = [_parse(f"{key}={value}") for key, value in (sweeper.params or {}).items()]
+        params = [parse(f"{key}={value}") for key, value in (sweeper.params or {}).items()]
         parser = OverridesParser.create(loader)
         task = parser.parse_overrides([text for text in request.overrides if text not in hydras])
         if optuna:
             return [[*job, *hydras] for job in samples([*params, *task])]
-        batches = BasicSweeper.split_arguments([*params, *task], None)
+        grid = BasicSweeper.split_arguments([*params, *task], None)
     except (HydraException, errors.OmegaConfBaseException, ValueError) as error:
         raise UserError(in_words(error)) from None
-    return [[*job, *hydras] for batch in batches for job in batch]
+    return [[*job, *hydras] for batch in grid for job in batch]
 
 
 def _check_options(overrides: Sequence[str], loader: SafeLoader) -> list[str]:
     """Raise `UserError` for a group's option that does not exist; return the overrides that choose options."""
     groups, chosen = _groups(loader), []
     for text in overrides:
-        parsed = _parse(text)
+        parsed = parse(text)
         group, value = parsed.key_or_group, parsed.value()
         if group not in groups or isinstance(value, dict) or (value is None and group == "experiment"):
             continue
@@ -287,9 +151,9 @@ def _check_keys(overrides: Sequence[str], cfg: DictConfig, loader: SafeLoader) -
     groups = _groups(loader)
     leaves = [key.split(".") for key in flat(OmegaConf.to_container(cfg)) if not within(key, ("hydra",))]
     known = dict.fromkeys(".".join(parts[: n + 1]) for parts in leaves for n in range(len(parts)))
-    for override in map(_parse, overrides):
+    for override in map(parse, overrides):
         key, text = override.key_or_group, override.input_line
-        if key not in groups and key not in known and not _of_hydra(override):
+        if key not in groups and key not in known and not of_hydra(override):
             raise UserError(f"{text}: no such key{did_you_mean(key, [*known, *groups])}")
 
 
@@ -370,19 +234,19 @@ def amend(record: Mapping[str, Any], request: Request) -> Experiment:
 
 
 def _amend(amended: DictConfig, overrides: list[str], loader: SafeLoader) -> None:
-    for parsed in map(_parse, overrides):
+    for parsed in map(parse, overrides):
         text = parsed.input_line
-        if _of_hydra(parsed) or parsed.is_sweep_override() or parsed.is_delete() or parsed.package is not None:
+        if of_hydra(parsed) or parsed.is_sweep_override() or parsed.is_delete() or parsed.package is not None:
             raise UserError(f"{text}: a run is continued with single values and options, such as rounds=100")
         if parsed.key_or_group in ("experiment", "baseline"):
             raise UserError(f"{text}: stands for several settings; name those to change one by one")
     chosen = _check_options(overrides, loader)
     values = [text for text in overrides if text not in chosen]
     options = _compose(loader, chosen)
-    for group in (_parse(text).key_or_group.replace("/", ".") for text in chosen):
+    for group in (parse(text).key_or_group.replace("/", ".") for text in chosen):
         OmegaConf.update(amended, group, OmegaConf.select(options, group), merge=False)
     _check_keys(values, amended, loader)
-    for parsed in map(_parse, values):
+    for parsed in map(parse, values):
         OmegaConf.update(amended, parsed.key_or_group, parsed.value(), merge=True)
 
 
@@ -396,80 +260,9 @@ def to_yaml(record: Mapping[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dict(record)))
 
 
-def launch(
-    request: Request,
-    job: Callable[[Experiment, Path], Any],
-    show_config: str | None = None,
-    *,
-    loader: SafeLoader | None = None,
-    pending: Sequence[tuple[int, Job]] | None = None,
-) -> list[Any]:
-    """Let Hydra run the jobs of a checked request.
-
-    Args:
-        request: already checked with `check_request`.
-        job: what to do with an experiment in a directory; returns its status and does not raise, save
-            KeyboardInterrupt, which ends a sweep, and for Optuna, to which an exception is a failed trial.
-        show_config: ``job``, ``hydra`` or ``all``: print that config instead of running.
-        loader: with which the request was checked.
-        pending: the jobs of a grid that are to run, with their numbers; None is all of them.
-
-    Returns:
-        what `job` returned for every job that ran.
-    """
-    loader = loader or make_loader(request.config_dir)
-    if request.multirun and pending is None:
-        pending = list(enumerate(check_request(request, loader)))
-    returned: list[Any] = []
-    hydra = Hydra("fedsim", loader)
-    overrides = list(request.overrides)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    task = partial(_run_job, allow_modules=request.allow_modules, job=job)
-    try:
-        if show_config is not None:
-            hydra.show_cfg("config", overrides, show_config, package=None)
-        elif "hydra/sweeper=optuna" in overrides:
-            hydra.multirun("config", task, [*overrides, HYDRA_MULTIRUN])
-        elif request.multirun:
-            _launch_grid(hydra, [*overrides, HYDRA_MULTIRUN], task, pending or (), returned)
-        else:
-            returned.append(hydra.run("config", task, overrides).return_value)
-    except (HydraException, errors.OmegaConfBaseException) as error:
-        raise UserError(in_words(error)) from None
-    finally:  # Hydra opened run.log and put its handlers in the place of those that were there
-        for handler in set(root.handlers) - set(handlers):
-            handler.close()
-        root.handlers[:] = handlers
-        root.setLevel(level)
-    return returned
-
-
-def _run_job(cfg: DictConfig, allow_modules: Sequence[str], job: Callable[[Experiment, Path], Any]) -> Any:
-    return job(build_experiment(cfg, allow_modules), Path(HydraConfig.get().runtime.output_dir))
-
-
-def _launch_grid(
-    hydra: Hydra, overrides: list[str], task: Any, pending: Sequence[tuple[int, Job]], returned: list[Any]
-) -> None:
-    """Do what Hydra's basic sweeper does, for jobs that are checked and may have gaps between their numbers."""
-    loader = hydra.config_loader
-    # A parameter may have many values: Hydra composes the sweep as a whole without the tasks' overrides just as well.
-    cfg = hydra.compose_config("config", overrides, RunMode.MULTIRUN, with_log_configuration=True)
-    context = HydraContext(config_loader=loader, callbacks=Callbacks(cfg))
-    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=cfg)
-    folder = Path(str(cfg.hydra.sweep.dir))
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / "multirun.yaml")
-    for batch in batches(pending, cfg.hydra.sweeper.max_batch_size):
-        tasks = [[text for text in job.overrides if not _of_hydra(_parse(text))] for _, job in batch]
-        results = launcher.launch(tasks, initial_job_idx=batch[0][0])
-        returned.extend(result.return_value for result in results)
-
-
 def launcher_of(request: Request, loader: SafeLoader) -> dict[str, Any]:
     """Hydra's launcher and sweeper as the request configures them: ``{"launcher": {...}, "sweeper": {...}}``."""
-    hydras = [text for text in request.overrides if _of_hydra(_parse(text))]
+    hydras = [text for text in request.overrides if of_hydra(parse(text))]
     cfg = _compose(loader, hydras)
     found = {part: OmegaConf.to_container(cfg.hydra[part], resolve=False) for part in ("launcher", "sweeper")}
     choices = cfg.hydra.runtime.choices

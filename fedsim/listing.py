@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
 
-from fedsim.config import CONFIG_MODULE, list_options
+from fedsim.config import list_options
 from fedsim.errors import UserError, did_you_mean
+from fedsim.safe_loader import CONFIG_MODULE
 
 
 def show(group: str | None, config_dir: str | None) -> None:

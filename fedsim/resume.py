@@ -21,6 +21,7 @@ from fedsim import build, config, plan, stopping
 from fedsim.errors import UserError, print_error, show
 from fedsim.evaluation import default_metric
 from fedsim.experiment import Experiment
+from fedsim.privacy.privacy import NoPrivacy
 from fedsim.recording.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
 from fedsim.recording.history import marked_content, parse_rows, replay, timing_size
 from fedsim.recording.lock import locked
@@ -315,6 +316,7 @@ def _check_facts(facts: Mapping[str, Any], simulation: Simulation) -> None:
 def _check_fit(state: State, simulation: Simulation, recorded: Experiment) -> None:
     """Refuse settings under which what the checkpoint holds would mean something else, or nothing."""
     now = simulation.experiment
+    _check_privacy(recorded, now)
     fresh = initial_state(dataclasses.replace(simulation, experiment=dataclasses.replace(now, init_from=None)))
     old, new = recorded.aggregator, now.aggregator
     remembers = old.correction.remembers or new.correction.remembers
@@ -334,6 +336,18 @@ def _check_fit(state: State, simulation: Simulation, recorded: Experiment) -> No
     if bad := [key for key, misfit in misfits.items() if misfit]:
         raise UserError(
             f"{', '.join(bad)}: what the run has learnt or remembers does not fit this; fedsim run starts a new run"
+        )
+
+
+def _check_privacy(recorded: Experiment, wanted: Experiment) -> None:
+    """Epsilon is that of all rounds under one setting (Abadi et al. 2016, Section 3.2: equal steps compose)."""
+    if all(isinstance(e.privacy, NoPrivacy) for e in (recorded, wanted)):
+        return
+    changed = [key for key in changes(recorded, wanted) if key.split(".")[0] in ("privacy", "sampler")]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: epsilon is that of all rounds under one setting of privacy and of who takes part, "
+            "and those before the fork had another; fedsim run starts a new run"
         )
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedsim import config, plan, runner, saved_model, taking_up
+from fedsim import config, launching, plan, runner, saved_model, taking_up
 from fedsim.errors import UserError, print_error
 from fedsim.evaluation import default_metric
 from fedsim.experiment import Experiment
@@ -30,6 +30,7 @@ from fedsim.recording.console import format_value
 from fedsim.recording.run_directory import FORMAT_VERSION, Cell, write_atomically, write_csv
 from fedsim.recording.settings import Console as ConsoleSetting
 from fedsim.request import Job, Request
+from fedsim.safe_loader import SafeLoader
 from fedsim.simulation import prepare
 from fedsim.state import Simulation
 from fedsim.stopping import start
@@ -75,7 +76,7 @@ def check(jobs: Sequence[Job]) -> None:
             saved_model.check_init_from(prepared)
 
 
-def run(request: Request, jobs: Sequence[Job], loader: config.SafeLoader) -> list[str]:
+def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
     """Run the jobs of a sweep, or those that are not finished yet, and leave a table.
 
     Returns:
@@ -107,7 +108,7 @@ def run(request: Request, jobs: Sequence[Job], loader: config.SafeLoader) -> lis
         write_atomically(folder / "sweep.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode())
     rows: list[Row] = []
     try:
-        _launch(request, task, loader, pending, optuna)
+        _launch(request, task, loader, pending)
     finally:
         rows = [read_row(k, own, job) for k, (job, own) in enumerate(zip(jobs, _own(jobs), strict=True))]
         if optuna:
@@ -119,32 +120,27 @@ def run(request: Request, jobs: Sequence[Job], loader: config.SafeLoader) -> lis
     return [row.status for row in rows]
 
 
-def _launch(
-    request: Request, task: Any, loader: config.SafeLoader, pending: Sequence[tuple[int, Job]], optuna: bool
-) -> None:
+def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[tuple[int, Job]]) -> None:
     """Launch; where a worker is killed, take its neighbours up again, each alone, so that one of them ends no other."""
     try:
-        config.launch(request, task, loader=loader, pending=pending)
+        launching.launch(request, task, loader=loader, pending=pending)
     except (UserError, KeyboardInterrupt, OSError):
         raise
     except BrokenExecutor as error:
-        print_error(f"a worker was killed, by the system if memory was short: {str(error).splitlines()[0]}")
-        left = [] if optuna else [(k, job) for k, job in pending if taking_up.unfinished(job.directory)]
-        begun = [pair for pair in left if taking_up.has_begun(pair[1].directory)]
-        if not begun and left:
-            begun = left[:1]
+        print_error(f"a worker was killed, by the system if memory was short: {launching.first_line(error)}")
+        left = [(k, job) for k, job in pending if taking_up.unfinished(job.directory)]
+        begun = [pair for pair in left if taking_up.has_begun(pair[1].directory)] or left[:1]
         for pair in begun:
             try:
-                config.launch(request, task, loader=loader, pending=[pair])
+                launching.launch(request, task, loader=loader, pending=[pair])
             except BrokenExecutor:
                 print_error(f"job {pair[0]} was killed twice; see {pair[1].directory}")
-        rest = [pair for pair in left if pair not in begun]
-        if rest:
-            _launch(request, task, loader, rest, optuna)
+        if rest := [pair for pair in left if pair not in begun]:
+            _launch(request, task, loader, rest)
     except JobFailed as error:
         print_error(f"more trials failed than hydra.sweeper.max_failure_rate allows: {error}")
-    except Exception as error:  # a launcher's own, such as submitit's for a job that the queue killed
-        print_error(f"the sweep ended early: {type(error).__name__}: {error}")
+    except Exception as error:  # a launcher's own
+        print_error(f"the sweep ended early: {type(error).__name__}: {launching.first_line(error)}")
 
 
 def run_job(

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import yaml
 
-from fedsim.config import CONFIG_MODULE, list_options
+from fedsim.config import list_options
 from fedsim.experiment import Experiment
+from fedsim.safe_loader import CONFIG_MODULE
 
 FOLDER = Path(str(importlib.resources.files(CONFIG_MODULE)))
 

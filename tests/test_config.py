@@ -8,7 +8,7 @@ import math
 import pytest
 from omegaconf import OmegaConf
 
-from fedsim import build, config, request
+from fedsim import build, config, request, safe_loader
 from fedsim.errors import FieldError, UserError
 from fedsim.experiment import Experiment
 
@@ -32,7 +32,7 @@ def complaint():
         *parents, last = key.split(".")
         node = functools.reduce(dict.__getitem__, parents, content)
         assert last in node
-        node[last] = config._parse(f"x={value}").value()
+        node[last] = safe_loader.parse(f"x={value}").value()
         for pair in (pair for pair in request.EXCLUSIVE if key in pair):
             node[pair[pair.index(key) - 1].split(".")[-1]] = None
         with pytest.raises(UserError) as error:

@@ -376,6 +376,34 @@ def test_forks_that_do_not_fit(make, capfd, change):
     assert not Path("fork").exists()
 
 
+@pytest.mark.parametrize(
+    ("changed", "keys"),
+    [
+        (("privacy.noise_multiplier=2",), "privacy.noise_multiplier: "),
+        (("privacy.clip_norm=0.5",), "privacy.clip_norm: "),
+        (("sampler.fraction=0.5",), "sampler.fraction: "),
+        (("sampler=poisson",), "sampler"),
+        (("privacy=none",), "privacy"),
+    ],
+)
+def test_privacy_does_not_change_within_a_run(make, capfd, changed, keys):
+    """An accountant composes equal rounds: of rounds of two kinds its epsilon would be neither's."""
+    private = ("aggregator=mean", "privacy=central_dp")
+    start(make(*private), "run")
+    assert fork_run(Path("run"), make(*private, *changed), Path("fork")) == "refused"
+    err = capfd.readouterr().err
+    assert err.startswith(f"error: {keys}")
+    assert "epsilon is that of all rounds under one setting" in err
+    assert not Path("fork").exists()
+    assert fork_run(Path("run"), make(*private, "rounds=5", "client.batch_size=1"), Path("fork")) == "done"
+
+
+def test_privacy_does_not_begin_within_a_run(make, capfd):
+    start(make("aggregator=mean"), "run")
+    assert fork_run(Path("run"), make("aggregator=mean", "privacy=central_dp"), Path("fork")) == "refused"
+    assert "epsilon is that of all rounds" in capfd.readouterr().err
+
+
 def test_a_fork_needs_a_new_directory_and_a_checkpoint(make, capfd):
     start(make("checkpoint.every=null"), "run")
     other = make("name=other")

@@ -43,6 +43,12 @@ BEFORE = {"README.md": "run -m aggregator=fedavg,fedprox client.optimizer.lr=0.1
 INSTALLS = "installs into the environment; .ci/run does what the README says"
 LAUNCHES = "needs an extra; the slow test in tests/cli/test_sweeps.py tries each in an environment of its own"
 TRACKS = "needs an extra; the slow test in tests/cli/test_trackers.py tries each in an environment of its own"
+SWEEPS = [
+    line
+    for block in FENCE.finditer((ROOT / "docs/sweeps.md").read_text())
+    for line in block["text"].splitlines()
+    if re.search(r"hydra/launcher=|hydra/sweeper=|constraints", line)
+]
 NOT_RUN = {
     "python -m pip install -c constraints.txt -e . && fedsim run model=gru aggregator=fedavg": INSTALLS,
     "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest -n auto": INSTALLS,
@@ -56,6 +62,7 @@ NOT_RUN = {
     "fedsim run -m seed=1,2,3,4 hydra/launcher=joblib hydra.launcher.n_jobs=2": LAUNCHES,
     "fedsim run -m 'client.optimizer.lr=tag(log,interval(0.01,1))' hydra/sweeper=optuna "
     "hydra.sweeper.direction=maximize": LAUNCHES,
+    **dict.fromkeys(SWEEPS, LAUNCHES),
 }
 NOT_FOLLOWED = {"docs/take-the-model-home.md": "test_docs.py follows it, with ONNX and without"}
 

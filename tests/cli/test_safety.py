@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fedsim as package
-from fedsim import build, config
+from fedsim import build, config, launching
 from fedsim.errors import UserError
 from fedsim.models.recurrent import RecurrentModel
 
@@ -204,14 +204,19 @@ def test_a_file_that_changes_between_the_check_and_the_run(write_config, trace, 
     write_config("experiment/trial.yaml", "# @package _global_\nhydra: {callbacks: {x: {_target_: evil.Callback}}}\n")
     before = set(elsewhere.iterdir())
     with pytest.raises(UserError, match=r"hydra\.callbacks"):
-        config.launch(request, lambda experiment, directory: pytest.fail("ran"))
+        launching.launch(request, lambda experiment, directory: pytest.fail("ran"))
     assert not trace.exists()
     assert set(elsewhere.iterdir()) == before
 
 
 TARGETS = (
     *("os.system", "subprocess.Popen", "builtins.eval", "builtins", "eval", "evil.Model", "evil_twin.Model"),
-    *("fedsim_evil.Model", "fedsim.config.Hydra", "fedsim.config.OmegaConf", "fedsim.config.hydra.utils.instantiate"),
+    *(
+        "fedsim_evil.Model",
+        "fedsim.launching.Hydra",
+        "fedsim.config.OmegaConf",
+        "fedsim.config.hydra.utils.instantiate",
+    ),
     *(
         "fedsim.build.importlib.import_module",
         "fedsim.build.sys",

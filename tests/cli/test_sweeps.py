@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 import venv
 from concurrent.futures.process import BrokenProcessPool
@@ -15,8 +14,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from hydra.core.utils import JobReturn, JobStatus
 
-from fedsim import config, runner, sweep
+from fedsim import config, launching, runner, safe_loader, sweep
 from fedsim.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -162,13 +162,13 @@ def test_data_are_prepared_once_for_jobs_that_differ_in_their_seed(monkeypatch, 
 
 def test_every_job_is_composed_once(fedsim, elsewhere, tiny, monkeypatch):
     composed = []
-    load = config.ConfigLoaderImpl.load_configuration
+    load = safe_loader.ConfigLoaderImpl.load_configuration
 
     def counted(self, name, overrides, *arguments, **options):
         composed.append(tuple(sorted(overrides)))
         return load(self, name, overrides, *arguments, **options)
 
-    monkeypatch.setattr(config.ConfigLoaderImpl, "load_configuration", counted)
+    monkeypatch.setattr(safe_loader.ConfigLoaderImpl, "load_configuration", counted)
     assert fedsim("run", "-m", *tiny, "seed=range(1,5)", "console=none", "hydra.sweep.dir=sweep").code == 0
     jobs = [overrides for overrides in composed if any(text in overrides for text in ("seed=1", "seed=4"))]
     assert len(jobs) == len(set(jobs)) == 2
@@ -209,7 +209,7 @@ def test_the_allotment_of_slurm_counts(fedsim, elsewhere, tiny, monkeypatch):
 
 
 def test_a_killed_worker_ends_only_its_own_job(fedsim, elsewhere, tiny, monkeypatch):
-    launch, calls = config.launch, []
+    launch, calls = launching.launch, []
 
     def dying(request, job, *, loader, pending):
         """The worker of job 1 is killed whenever it runs; job 0 was done by then, and 2 had begun."""
@@ -226,12 +226,45 @@ def test_a_killed_worker_ends_only_its_own_job(fedsim, elsewhere, tiny, monkeypa
                     (pair.directory / "config.yaml").write_text(text)
             raise BrokenProcessPool("a worker died")
 
-    monkeypatch.setattr(config, "launch", dying)
+    monkeypatch.setattr(launching, "launch", dying)
     answer = fedsim("run", "-m", *tiny, "seed=range(0,5)", "hydra.sweep.dir=sweep")
     assert answer.code == 4
     assert calls == [[0, 1, 2, 3, 4], [1], [2], [3, 4]]
     assert list(table(elsewhere / "sweep")["status"]) == ["done", "killed", "done", "done", "done"]
     assert "job 1 was killed twice" in answer.err
+
+
+class Launcher:
+    """Runs jobs as Hydra's launchers do, but some are killed, and take along those of their batch."""
+
+    def __init__(self, killed):
+        self.killed, self.calls = killed, []
+
+    def launch(self, job_overrides, initial_job_idx):
+        self.calls.append([*range(initial_job_idx, initial_job_idx + len(job_overrides))])
+        if self.killed & set(self.calls[-1]):
+            raise BrokenProcessPool("a worker died\nat some length")
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=float(text)) for (text,) in job_overrides]
+
+
+def test_to_optuna_a_killed_job_is_a_failed_one(capsys):
+    inner = Launcher(killed={5})
+    results = launching.Surviving(inner).launch([["1"], ["2"], ["3"]], initial_job_idx=4)
+    assert inner.calls == [[4, 5, 6], [4], [5], [6]]
+    assert [result.status for result in results] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.COMPLETED]
+    assert (results[0].return_value, results[2].return_value) == (1.0, 3.0)
+    assert capsys.readouterr().err == (
+        "error: a worker was killed, by the system if memory was short: a worker died\nerror: job 5 was killed\n"
+    )
+
+
+def test_nothing_is_done_twice_where_no_job_is_killed():
+    inner = Launcher(killed=set())
+    surviving = launching.Surviving(inner)
+    assert not surviving.any_done
+    assert [result.return_value for result in surviving.launch([["1"], ["2"]], initial_job_idx=0)] == [1.0, 2.0]
+    assert inner.calls == [[0, 1]]
+    assert surviving.any_done
 
 
 # Plugins, where they are installed
@@ -308,43 +341,103 @@ def test_optuna_and_trials_that_fail(fedsim, elsewhere, tiny, rate, trials):
     assert list(table(elsewhere / "o")["status"]) == ["diverged"] * trials
 
 
+DEADLY = """
+import os
+import signal
+from dataclasses import dataclass
+
+from fedsim.aggregation.mean import Mean
+
+
+@dataclass(frozen=True)
+class Deadly(Mean):
+    strength: float = 0.0
+
+    def start(self, like):
+        if self.strength > 0.5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().start(like)
+"""
+
 EXTRAS = {
-    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
-    "submitit": ("hydra/launcher=submitit_local",),
-    "optuna": ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.direction=maximize"),
+    "joblib": (("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), ("0", "1", "0.1", "0.2")),
+    "submitit": (("hydra/launcher=submitit_local",), ("0", "1", "0.1", "0.2")),
+    "ray": (("hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2"), ("0", "0.1")),
+    "joblib,optuna": (
+        (
+            *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=4"),
+            *("hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "hydra.sweeper.storage=sqlite:///study.db"),
+            "hydra.sweeper.study_name=killed",
+        ),
+        ("0", "1", "0.1", "0.2"),
+    ),
 }
+
+
+def call(*command, cwd):
+    """Run a command as in a new shell; return it, finished."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV"))}
+    return subprocess.run(
+        [*map(str, command)],
+        cwd=cwd,
+        env=environment | {"PYTHONPATH": str(cwd)},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+
+
+def environment(folder, *arguments, base=None):
+    """A virtual environment with what pip installs; packages of `base` count as installed."""
+    venv.create(folder, with_pip=True)
+    if base is not None:
+        paths = [next(one.glob("lib/python3*/site-packages")) for one in (base, folder)]
+        (paths[1] / "base.pth").write_text(f"{paths[0]}\n")
+    done = call(folder / "bin" / "python", "-m", "pip", "install", "-q", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """An environment with fedsim and nothing besides: torch is unpacked once for all extras."""
+    return environment(tmp_path_factory.mktemp("base") / "venv", "-c", ROOT / "constraints.txt", ROOT)
 
 
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_an_extra_in_a_clean_environment(tmp_path, tiny, extra):
-    """The extra is installed as users do it, with Hydra below 1.4, and a sweep runs through it."""
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV"))}
-
-    def call(*command):
-        done = subprocess.run(
-            [*map(str, command)],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=1800,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    call(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{ROOT}[{extra}]")
-    assert call(python, "-c", "import hydra; print(hydra.__version__)").startswith("1.3.")
-    call(
-        python, "-m", "fedsim", "run", "-m", *tiny, "threads=null", "seed=1,2", *EXTRAS[extra], "hydra.sweep.dir=sweep"
+def test_an_extra_in_a_clean_environment(tmp_path, tiny, base, extra):
+    """The extra is installed as docs/sweeps.md says, with Hydra below 1.4, and a killed job ends no other."""
+    settings, strengths = EXTRAS[extra]
+    constraints = (ROOT / "constraints.txt").read_text().splitlines(keepends=True)
+    pinned = [line for line in constraints if extra != "ray" or not line.startswith(("cloudpickle==", "joblib=="))]
+    (tmp_path / "constraints.txt").write_text("".join(pinned))
+    made = environment(tmp_path / "venv", "-c", tmp_path / "constraints.txt", f"{ROOT}[{extra}]", base=base)
+    python = made / "bin" / "python"
+    version = call(python, "-c", "import hydra; print(hydra.__version__)", cwd=tmp_path)
+    assert version.stdout.startswith("1.3."), version
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    folder = tmp_path / "configs" / "aggregator" / "combine"
+    folder.mkdir(parents=True)
+    (folder / "deadly.yaml").write_text("# Kills\n_target_: deadly.Deadly\nstrength: 0.0\n")
+    mine = ("--config-dir", "configs", "--allow-module", "deadly", "aggregator/combine=deadly")
+    swept = f"aggregator.combine.strength={','.join(strengths)}"
+    done = call(
+        *(python, "-m", "fedsim", "run", "-m", *tiny, "threads=null", *mine, swept, *settings),
+        "hydra.sweep.dir=sweep",
+        cwd=tmp_path,
     )
     found = table(tmp_path / "sweep")
-    assert list(found["status"]) == ["done", "done"]
-    assert sys.version_info >= (3, 11)
+    killed = found["aggregator.combine.strength"] > 0.5
+    assert len(found) == 4 if extra != "ray" else 2, done
+    assert set(found["status"][~killed]) == {"done"}, done
+    assert set(found["status"][killed]) <= {"killed"}, done
+    assert done.returncode == (4 if killed.any() else 0), done
+    threads = {json.loads(path.read_text())["threads"] for path in tmp_path.glob("sweep/*/summary.json")}
+    if "joblib" in extra:
+        assert threads == {max(1, sweep.cores() // 2)}
 
 
 # Resuming the folder of a sweep
