@@ -42,7 +42,7 @@ def exchanged(
         if isinstance(e.privacy, LocalPrivacy):
             assert sim.budget is not None
             rows = e.privacy.privatise(rows, clients, private_key, sim.budget)
-            _count_participations(state, clients)
+            count_participations(state, clients)
         if attacking:
             rows = _attacked(sim, rows, clients, attack_key)
         if not e.link.lossless_up:
@@ -92,7 +92,7 @@ def _remember(sim: Simulation, memory: Memory, deltas: Tensor, report: Report, n
         change += (new.double() - old.double()).sum(0)
 
 
-def _count_participations(state: State, clients: Tensor) -> None:
+def count_participations(state: State, clients: Tensor) -> None:
     """Clients count the rounds in which they spend privacy."""
     before = state.store.read("privacy.rounds", clients, state.row.new_zeros((len(clients), 1), dtype=torch.float64))
     state.store.write("privacy.rounds", clients, before + 1)
@@ -138,22 +138,28 @@ def bytes_per_client(sim: Simulation) -> tuple[int, int]:
     return row * (1 + correction.extra_down), e.link.up.size(count, itemsize) + row * correction.extra_up
 
 
-def count_bytes(sim: Simulation, state: State, informed: Tensor, senders: int, number: int) -> None:
-    """Add to the books of `state` what a round sent to the clients `informed` ``[k]`` and what `senders` sent."""
-    down, up = bytes_per_client(sim)
-    state.bytes_up += senders * up
-    state.bytes_down += len(informed) * down
+def download_sizes(sim: Simulation, state: State, clients: Tensor, number: int) -> Tensor:
+    """Bytes ``[k]`` int64 that each of the clients `clients` ``[k]`` receives in round `number`."""
+    whole = torch.full((len(clients),), bytes_per_client(sim)[0], dtype=torch.int64)
     link = sim.experiment.link
-    if link.lossless_down or len(informed) == 0:
-        return
+    if link.lossless_down or len(clients) == 0:
+        return whole
     count, itemsize = sim.task.arch.layout.num_parameters, sim.experiment.torch_dtype().itemsize
     count = count if sim.shared is None else len(sim.shared)
-    now = state.row.new_full((len(informed), 1), number, dtype=torch.float64)
-    seen = state.store.read("link.seen", informed, torch.zeros_like(now))
-    state.store.write("link.seen", informed, now)
-    messages = (now - seen) * link.down.size(count, itemsize)
+    never = state.row.new_zeros((len(clients), 1), dtype=torch.float64)
+    seen = state.store.read("link.seen", clients, never)[:, 0].cpu()
+    messages = (number - seen) * link.down.size(count, itemsize)
     saved = (count * itemsize - messages).clamp(min=0) * (seen > 0)  # in the place of the whole copy
-    state.bytes_down -= int(saved.sum())
+    return whole - saved.long()
+
+
+def count_bytes(sim: Simulation, state: State, informed: Tensor, senders: int, number: int) -> None:
+    """Add to the books of `state` what a round sent to the clients `informed` ``[k]`` and what `senders` sent."""
+    state.bytes_up += senders * bytes_per_client(sim)[1]
+    state.bytes_down += int(download_sizes(sim, state, informed, number).sum())
+    if not sim.experiment.link.lossless_down and len(informed) > 0:
+        now = state.row.new_full((len(informed), 1), number, dtype=torch.float64)
+        state.store.write("link.seen", informed, now)
 
 
 def exchange_metrics(sim: Simulation, state: State, cohort: Tensor) -> Metrics:

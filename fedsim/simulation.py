@@ -2,7 +2,7 @@
 
 A model is a row ``[P]``; a cohort is a matrix ``[C, P]`` of such rows, one per client. A round is:
 
-    cohort     <- sampler(population)
+    cohort     <- sampler(population), or those of it who arrive in time (`fedsim.arrivals`)
     deltas     <- every client of the cohort trains from the global row; delta = local - global
     deltas     <- what arrives of them: privatise, attack, encode and decode (`fedsim.exchange`; all off by default)
     delta      <- combine(deltas)
@@ -24,11 +24,12 @@ from torch import Tensor
 
 from fedsim import stopping
 from fedsim.aggregation.rules import combine_chunks
+from fedsim.arrivals import Arrivals, arrivals, count_time, make_clock, refuse_hopeless
 from fedsim.attacks.attack import DataAttack, NoAttack
 from fedsim.attacks.backdoor import Backdoor
 from fedsim.client_store import ClientStore
 from fedsim.clients.local import LocalTask, Report
-from fedsim.cohort import choose_cohort, local_models, private_parameters, shared_parameters, train_in_chunks
+from fedsim.cohort import local_models, private_parameters, shared_parameters, train_in_chunks
 from fedsim.errors import Diverged, UserError
 from fedsim.evaluation import Evaluation, check_testable, default_metric, evaluate, evaluate_own, metric_names
 from fedsim.exchange import broadcast, combine_rule, count_bytes, exchange_metrics, exchanged
@@ -76,7 +77,7 @@ def prepare(experiment: Experiment) -> Simulation:
     if isinstance(attack, DataAttack):
         bad = replace(task, population=attack.poison(population, malicious, experiment.seed))
         poisoned = bad, experiment.engine.trainer(bad, device, dtype)
-    return Simulation(
+    simulation = Simulation(
         experiment,
         population,
         task,
@@ -90,7 +91,10 @@ def prepare(experiment: Experiment) -> Simulation:
         poisoned=poisoned,
         trial=attack.trial(population.test) if isinstance(attack, Backdoor) else None,
         budget=experiment.privacy.budget(experiment, population.num_clients),
+        clock=make_clock(experiment, population, task),
     )
+    refuse_hopeless(simulation)
+    return simulation
 
 
 def initial_state(sim: Simulation) -> State:
@@ -141,13 +145,15 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     started = time.perf_counter()
 
     broadcast(sim, state, number)
-    cohort, informed = choose_cohort(sim, state, number)
+    coming = arrivals(sim, state, number)
+    cohort = coming.clients
     metrics: Metrics = dict.fromkeys(sim.columns)
     metrics |= {"round": number, "clients": len(cohort)}
     if len(cohort) > 0 or isinstance(e.privacy, CentralPrivacy):  # else a round without clients changes nothing
-        metrics |= _train_cohort(sim, state, cohort, number)
+        metrics |= _train_cohort(sim, state, coming, number)
     state.round = number
-    count_bytes(sim, state, informed, len(cohort), number)
+    count_bytes(sim, state, coming.informed, len(cohort), number)
+    metrics |= count_time(sim, state, coming)
     metrics |= {"bytes_down": state.bytes_down, "bytes_up": state.bytes_up, **exchange_metrics(sim, state, cohort)}
     trained = time.perf_counter()
 
@@ -156,15 +162,16 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
         evaluation = _evaluate(sim, state, metrics)
     _judge(sim, state, metrics)
     seconds = {"train": trained - started, "evaluate": time.perf_counter() - trained}
-    return RoundResult(metrics, evaluation, seconds, sim.task.samples(cohort))
+    steps = sim.task.steps(cohort) if coming.steps is None else coming.steps
+    return RoundResult(metrics, evaluation, seconds, int(sim.task.samples(cohort, steps).sum()))
 
 
-def _train_cohort(sim: Simulation, state: State, cohort: Tensor, number: int) -> Metrics:
+def _train_cohort(sim: Simulation, state: State, coming: Arrivals, number: int) -> Metrics:
     """Train, combine and take the server step; returns what there is to record."""
     e = sim.experiment
     reports: list[Report] = []
     change = torch.zeros_like(state.row, dtype=torch.float64)
-    chunks = train_in_chunks(sim, state, cohort, number, reports)
+    chunks = train_in_chunks(sim, state, coming.clients, number, reports, coming.steps)
     arrived = exchanged(sim, state, chunks, number, change)
     delta, spread = combine_chunks(combine_rule(sim, state, number), state.row, arrived)
     adjusted = delta
@@ -186,7 +193,8 @@ def _evaluate_untrained(sim: Simulation, state: State) -> RoundResult:
     started = time.perf_counter()
     metrics: Metrics = dict.fromkeys(sim.columns)
     metrics |= {"round": 0, "clients": 0, "bytes_down": 0, "bytes_up": 0}
-    metrics |= exchange_metrics(sim, state, torch.zeros(0, dtype=torch.int64))
+    nobody = torch.zeros(0, dtype=torch.int64)
+    metrics |= {**exchange_metrics(sim, state, nobody), **count_time(sim, state, Arrivals(nobody, nobody))}
     evaluation = _evaluate(sim, state, metrics)
     _judge(sim, state, metrics)
     return RoundResult(metrics, evaluation, {"train": 0.0, "evaluate": time.perf_counter() - started})
@@ -246,5 +254,5 @@ def _columns(experiment: Experiment, dataset: Dataset) -> tuple[str, ...]:
     tests = tuple(name for prefix in prefixes for name in metric_names(dataset.task, dataset.score, prefix))
     validation = ("validation_loss",) if experiment.client.validation_fraction > 0 else ()
     ends = ("delta_norm", "client_drift", "bytes_down", "bytes_up")
-    parts = (*experiment.attack.columns, *experiment.privacy.columns)
+    parts = (*experiment.attack.columns, *experiment.privacy.columns, *experiment.system.columns)
     return ("round", "clients", "train_loss", *validation, *tests, *ends, *parts)

@@ -31,6 +31,7 @@ ALSO = (
     *(("stop", ("stop.patience=9",)), ("aggregator/server_optimizer/schedule", ("rounds=12",)), ("baseline", ())),
     *(("link", ()), ("link/up", ("aggregator=mean",)), ("link/down", ("aggregator=mean",))),
     *(("attack", ("aggregator=median",)), ("privacy", ("aggregator=mean", "sampler=poisson"))),
+    ("system", ("sampler.fraction=0.5", "aggregator=scaffold", "link/down=quantize")),
 )
 NEEDS = {
     "aggregator=local": ("personalize=none",),
@@ -38,6 +39,8 @@ NEEDS = {
     "attack=alie": ("attack.z=1",),
     "privacy=central_dp_adaptive": ("privacy.count_noise=5",),
     "privacy=none": ("sampler=uniform",),
+    "system=devices": ("system.over_selection=1.5", "system.dropout=0.2", "system.availability=0.8"),
+    "system=profiles": ("system.path=devices.csv", "system.deadline=1.1", "system.late=partial"),
 }
 
 
@@ -53,6 +56,8 @@ def options():
 @pytest.fixture(autouse=True)
 def _quick(one_thread, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # The second device takes a sixth of a second for a sample, so that a deadline of 1.1 s leaves it one step of two.
+    Path("devices.csv").write_text("gflops,down_mbps,up_mbps\n1,20,5\n0.000003,0.01,0.01\n")
 
 
 @pytest.fixture
