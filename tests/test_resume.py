@@ -44,6 +44,10 @@ NEEDS = {
 }
 
 
+# The second takes a sixth of a second for a sample, so that a deadline of 1.1 s leaves it one local step of two.
+DEVICES = "gflops,down_mbps,up_mbps\n1,20,5\n0.000003,0.01,0.01\n"
+
+
 def options():
     """Every option of every group that has a part in the rounds, and what else it takes."""
     every = config.list_options()
@@ -56,9 +60,6 @@ def options():
 @pytest.fixture(autouse=True)
 def _quick(one_thread, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # The second device takes a sixth of a second for a sample, so that a deadline of 1.1 s leaves it one step of two.
-    Path("devices.csv").write_text("gflops,down_mbps,up_mbps\n1,20,5\n0.000003,0.01,0.01\n")
-
 
 @pytest.fixture
 def make(compose):
@@ -116,6 +117,7 @@ def points(directory):
 
 @pytest.mark.parametrize("overrides", list(options()))
 def test_every_option_goes_on_to_the_byte(make, broken_off, overrides):
+    Path("devices.csv").write_text(DEVICES)
     experiment = make(*overrides)
     assert start(experiment, "whole") == "done"
     directory = broken_off(experiment, "broken", 2)
@@ -523,3 +525,26 @@ def test_the_state_of_a_directory(make, broken_off, capfd):
     Path("csv").mkdir()
     Path("csv/metrics.csv").touch()
     assert run_state(Path("csv")) == "other config"
+
+
+# Devices
+
+
+def test_other_devices_in_the_file_are_refused(make, broken_off, capsys):
+    Path("devices.csv").write_text(DEVICES)
+    experiment = make("system=profiles", "system.path=devices.csv")
+    directory = broken_off(experiment, "broken", 2)
+    Path("devices.csv").write_text(DEVICES.replace("20", "21"))
+    assert resume_run(directory) == "refused"
+    assert "do not have the devices with which the run began" in capsys.readouterr().err
+    Path("devices.csv").write_text(DEVICES)
+    assert resume_run(directory) == "done"
+
+
+def test_a_fork_may_have_other_devices_and_its_clock_goes_on(make):
+    assert start(make("system=devices"), "run") == "done"
+    slower = make("system=devices", "system.gflops=1e-6", "rounds=6")
+    assert fork_run(Path("run"), slower, Path("fork")) == "done"
+    times = [line.rpartition(",")[2] for line in Path("fork/metrics.csv").read_text().splitlines()]
+    assert times[:6] == [line.rpartition(",")[2] for line in Path("run/metrics.csv").read_text().splitlines()]
+    assert float(times[6]) - float(times[5]) > float(times[5]) - float(times[4])

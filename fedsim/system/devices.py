@@ -21,8 +21,8 @@ LARGEST = 1e9
 class Devices(Timed):
     """Speed, bandwidths and memory are log-normal: ``median * exp(spread * z)`` with a standard normal z.
 
-    Two thirds of the clients lie within a factor of ``exp(spread)`` of the median, 1.6 for a spread of 0.5; with a spread
-    of 0 all are equal. The four are drawn independently of each other and of the clients' data, once per run.
+    Two thirds of the clients lie within a factor of ``exp(spread)`` of the median, 1.6 for a spread of 0.5; with a
+    spread of 0 all are equal. The four are drawn independently of each other and of the clients' data, once per run.
     The medians are round numbers to begin with, measured on no device: set them to what you know of yours.
 
     Attributes:
