@@ -97,7 +97,8 @@ def arrivals(sim: Simulation, state: State, number: int) -> Arrivals:
     late = (stays == 1) & ~kept
     up = bytes_per_client(sim)[1]
     sending = transfer(torch.tensor(up), clock.fleet.up_mbps[there[late]])
-    sent = (up * (1 - (seconds[late] - end) / sending).clamp(0, 1)).floor().long()
+    share = (1 - (seconds[late] - end) / sending).clamp(0, 1)
+    sent = (up * share + 1e-6).floor().long()  # a product just below a whole number is that number
     return Arrivals(
         there[kept], there, steps[kept], len(asked) - int(kept.sum()), end, there[late][sent > 0], int(sent.sum())
     )

@@ -61,6 +61,7 @@ def options():
 def _quick(one_thread, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
+
 @pytest.fixture
 def make(compose):
     """Return ``make(*overrides)``: a small experiment."""

@@ -56,7 +56,7 @@ class Clock:
 
 def transfer(count: Tensor, mbps: Tensor) -> Tensor:
     """Virtual seconds for so many bytes at so many 10^6 bits per second."""
-    return 8e-6 * count / mbps
+    return 8e-6 * count.double() / mbps
 
 
 def sample_flops(task: LocalTask, trainings: int) -> Tensor:

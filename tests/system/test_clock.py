@@ -40,6 +40,7 @@ def test_samples_in_is_the_inverse_of_work():
 
 def test_bits_are_eight_to_the_byte_and_megabits_a_million():
     assert float(transfer(torch.tensor(250_000), numbers(2))) == 1.0
+    assert float(transfer(torch.tensor(16_777_217), numbers(8))) == 16.777217  # not a number of 32 bits
 
 
 def test_flops_of_a_sample(tiny):
