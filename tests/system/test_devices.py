@@ -63,5 +63,5 @@ def test_what_is_refused(field, value):
 
 
 def test_a_spread_of_no_limit():
-    with pytest.raises(FieldError, match="memory_spread=0.5: has no effect with memory_mb=null"):
+    with pytest.raises(FieldError, match=r"memory_spread=0\.5: has no effect with memory_mb=null"):
         Devices(memory_mb=None)
