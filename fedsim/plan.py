@@ -16,6 +16,7 @@ from fedsim.errors import UserError
 from fedsim.exchange import bytes_per_client, download_sizes
 from fedsim.simulation import initial_state
 from fedsim.state import Simulation, State
+from fedsim.system.system import Timed
 
 
 def plan(simulation: Simulation) -> dict[str, str]:
@@ -62,11 +63,14 @@ def _times(simulation: Simulation, state: State, coming: Arrivals) -> dict[str, 
     """How long clients and round 1 take on the virtual clock, if there is one."""
     if (clock := simulation.clock) is None:
         return {}
-    clients = clock.fitting
+    clients, fleet, system = clock.fitting, clock.fleet, simulation.experiment.system
+    speed, down, up = (float(column.median()) for column in (fleet.gflops, fleet.down_mbps, fleet.up_mbps))
+    origin = system.origin if isinstance(system, Timed) else ""
     seconds = client_seconds(simulation, state, clients, simulation.task.steps(clients), 1)
     low, median, high, top = torch.quantile(seconds, torch.tensor([0, 0.5, 0.9, 1], dtype=torch.float64)).tolist()
     left = describe_clock(simulation)
     return {
+        "devices": f"{origin}; medians {speed:.3g} Gflop/s, {down:.3g} Mbit/s down, {up:.3g} Mbit/s up",
         "seconds of a client": f"min {low:.4g}, median {median:.4g}, 90% within {high:.4g}, max {top:.4g} (virtual)",
         "seconds of round 1": f"{coming.seconds:.4g} (virtual); {len(coming.clients)} of "
         f"{len(coming.clients) + coming.dropped} asked arrive",

@@ -125,7 +125,7 @@ class Recorder:
         if self.simulation.experiment.checkpoint.every is None or state.round in (0, self._saved):
             return
         self._metrics.sync()
-        facts = {"metrics": self._metrics.mark(), "data_hash": self.data_hash, "versions": versions()}
+        facts: dict[str, Any] = {"metrics": self._metrics.mark(), "data_hash": self.data_hash, "versions": versions()}
         facts |= {"model": model_facts(self.simulation), "devices": devices_hash(self.simulation)}
         save_checkpoint(self.directory, state, facts | {"threads": torch.get_num_threads()})
         self._saved = state.round

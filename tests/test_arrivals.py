@@ -294,6 +294,9 @@ def test_every_sampler_asks_whom_it_would(tiny, sampler):
 def test_the_plan_tells_of_the_time(timed):
     told = plan.plan(prepare(timed("system.deadline=8.5")))
     assert told["seconds of a client"] == "min 4, median 8, 90% within 14.4, max 16 (virtual)"
+    down, up = P * 64e-6, P * 32e-6
+    assert told["devices"].startswith("read from the file; medians ")
+    assert told["devices"].endswith(f" Gflop/s, {down:.3g} Mbit/s down, {up:.3g} Mbit/s up")
     assert told["seconds of round 1"] == "8.5 (virtual); 3 of 5 asked arrive"
     assert told["bytes in round 1"] == f"{5 * P * 8:,} down, {3 * P * 8:,} up"
 

@@ -114,7 +114,7 @@ def test_a_finished_client_does_not_move(tiny, overrides):
 
 def test_steps_of_their_own(tiny):
     """Clients stop where they are told, in the middle of a pass or after it, and are those of `client.steps`."""
-    sim, row, store = start(tiny(*ADAM))
+    sim, row, _ = start(tiny(*ADAM))
     limits = torch.tensor([1, 3, 2, 2, 5])
     for trainer in (sim.trainer, SequentialEngine().trainer(sim.task, torch.device("cpu"), torch.float64)):
         deltas, report = trainer.train(row, torch.arange(5), 1, ClientStore(5), None, None, limits)
