@@ -57,19 +57,24 @@ def choose_cohort(sim: Simulation, state: State, number: int) -> tuple[Tensor, T
 
 
 def train_in_chunks(
-    sim: Simulation, state: State, cohort: Tensor, number: int, reports: list[Report]
+    sim: Simulation, state: State, cohort: Tensor, number: int, reports: list[Report], steps: Tensor | None = None
 ) -> Iterator[Chunk]:
-    """Train the cohort in chunks of nearly equal size; yields them and keeps the reports."""
+    """Train the cohort in chunks of nearly equal size; yields them and keeps the reports.
+
+    `steps` ``[C]`` are the clients' local steps, if not those of the task.
+    """
     e, store = sim.experiment, state.store
     task, trainer = workers(sim, number)
     correction = e.aggregator.correction
-    for clients in cohort.tensor_split(math.ceil(len(cohort) / sim.chunk_size)) if len(cohort) else ():
+    taken = task.steps(cohort) if steps is None else steps
+    count = math.ceil(len(cohort) / sim.chunk_size)
+    for clients, limit in zip(cohort.tensor_split(count), taken.tensor_split(count), strict=True) if count else ():
         memory, anchors = None, local_models(sim, state, clients, sent_row(state))
         if state.memory is not None:
             memory = Memory(
                 store.read("memory", clients, state.row.new_zeros(len(clients), len(state.row))), state.memory
             )
-        deltas, report = trainer.train(anchors, clients, number, store, memory)
+        deltas, report = trainer.train(anchors, clients, number, store, memory, None, limit)
         _check_finite(sim, deltas, report, clients, number)
         if memory is not None:
             store.write("memory", clients, correction.remember(memory, deltas, report.local_steps, task.lr(number)))

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from fedsim.clients.local import LocalTask, Trainer
 from fedsim.clients.sequential import SequentialTrainer
@@ -120,11 +121,15 @@ def sample_bytes(arch: Architecture, steps: int, dtype: torch.dtype) -> int:
     return (steps * per_step + outputs) * dtype.itemsize
 
 
-def client_bytes(task: LocalTask, dtype: torch.dtype) -> int:
-    """Memory of one client in a chunk."""
+def training_bytes(task: LocalTask, dtype: torch.dtype) -> Tensor:
+    """``[N]`` int64, memory that each client needs to train: rows, a batch's activations and its own places in it."""
     count = 8 + 3 * task.correction.remembers  # anchor, row, gradient, two moments, temporaries; memory, old and new
     rows = count * task.arch.layout.num_parameters * dtype.itemsize
     samples = task.population.train
-    widest = int(samples.sizes.max())
-    batch = min(task.config.batch_size or widest, widest)
-    return rows + batch * sample_bytes(task.arch, int(samples.inputs.shape[1]), dtype) + 24 * widest
+    batch = samples.sizes if task.config.batch_size is None else samples.sizes.clamp(max=task.config.batch_size)
+    return rows + batch * sample_bytes(task.arch, int(samples.inputs.shape[1]), dtype) + 24 * samples.sizes
+
+
+def client_bytes(task: LocalTask, dtype: torch.dtype) -> int:
+    """Memory of one client in a chunk: of the largest."""
+    return int(training_bytes(task, dtype).max())

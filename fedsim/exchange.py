@@ -44,7 +44,7 @@ def exchanged(
         if isinstance(e.privacy, LocalPrivacy):
             assert sim.budget is not None
             rows = e.privacy.privatise(rows, clients, private_key, sim.budget)
-            _count_participations(state, clients)
+            count_participations(state, clients)
         if attacking:
             rows = _attacked(sim, rows, clients, attack_key)
         if not e.link.lossless_up:
@@ -94,7 +94,7 @@ def _remember(sim: Simulation, memory: Memory, deltas: Tensor, report: Report, n
         change += (new.double() - old.double()).sum(0)
 
 
-def _count_participations(state: State, clients: Tensor) -> None:
+def count_participations(state: State, clients: Tensor) -> None:
     """Clients count the rounds in which they spend privacy."""
     before = state.store.read("privacy.rounds", clients, state.row.new_zeros((len(clients), 1), dtype=torch.float64))
     state.store.write("privacy.rounds", clients, before + 1)
@@ -167,25 +167,35 @@ def bytes_per_client(sim: Simulation, asked: int) -> tuple[int, int]:
     return row * (1 + correction.extra_down), e.link.up.size(count, itemsize) + row * correction.extra_up
 
 
-def count_bytes(sim: Simulation, state: State, informed: Tensor, senders: int, number: int) -> None:
-    """Add to the books of `state` what a round sent to the clients `informed` ``[k]`` and what `senders` sent."""
-    down, up = bytes_per_client(sim, len(informed))
-    state.bytes_up += senders * up
-    state.bytes_down += len(informed) * down
+def bytes_before_row(sim: Simulation, asked: int) -> int:
+    """Bytes that one of `asked` clients has sent before it sends its row: keys and shares of secure aggregation."""
     privacy = sim.experiment.privacy
-    if isinstance(privacy, SecureAggregation):  # who sends no row has sent keys and shares before
-        state.bytes_up += (len(informed) - senders) * privacy.traffic(len(informed)).before
+    return privacy.traffic(asked).before if isinstance(privacy, SecureAggregation) else 0
+
+
+def download_sizes(sim: Simulation, state: State, clients: Tensor, number: int) -> Tensor:
+    """Bytes ``[k]`` int64 that each of the clients ``[k]`` who begin round `number` receives."""
+    whole = torch.full((len(clients),), bytes_per_client(sim, len(clients))[0], dtype=torch.int64)
     link = sim.experiment.link
-    if link.lossless_down or len(informed) == 0:
-        return
+    if link.lossless_down or len(clients) == 0:
+        return whole
     count, itemsize = sim.task.arch.layout.num_parameters, sim.experiment.torch_dtype().itemsize
     count = count if sim.shared is None else len(sim.shared)
-    now = state.row.new_full((len(informed), 1), number, dtype=torch.float64)
-    seen = state.store.read("link.seen", informed, torch.zeros_like(now))
-    state.store.write("link.seen", informed, now)
-    messages = (now - seen) * link.down.size(count, itemsize)
+    never = state.row.new_zeros((len(clients), 1), dtype=torch.float64)
+    seen = state.store.read("link.seen", clients, never)[:, 0].cpu()
+    messages = (number - seen) * link.down.size(count, itemsize)
     saved = (count * itemsize - messages).clamp(min=0) * (seen > 0)  # in the place of the whole copy
-    state.bytes_down -= int(saved.sum())
+    return whole - saved.long()
+
+
+def count_bytes(sim: Simulation, state: State, informed: Tensor, senders: int, number: int) -> None:
+    """Add to the books of `state` what a round sent to the clients `informed` ``[k]`` and what `senders` sent."""
+    state.bytes_up += senders * bytes_per_client(sim, len(informed))[1]
+    state.bytes_up += (len(informed) - senders) * bytes_before_row(sim, len(informed))
+    state.bytes_down += int(download_sizes(sim, state, informed, number).sum())
+    if not sim.experiment.link.lossless_down and len(informed) > 0:
+        now = state.row.new_full((len(informed), 1), number, dtype=torch.float64)
+        state.store.write("link.seen", informed, now)
 
 
 def exchange_metrics(sim: Simulation, state: State, cohort: Tensor) -> Metrics:

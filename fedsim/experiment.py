@@ -31,6 +31,7 @@ from fedsim.recording.trackers import NoTracker, Tracker
 from fedsim.sampler import Sampler
 from fedsim.schedules import CONSTANT
 from fedsim.stopping import Stop
+from fedsim.system.system import NoSystem, System, Timed
 
 MAX_SEED = 2**63 - 1
 MAX_THREADS = 1024
@@ -84,6 +85,7 @@ class Experiment:
         privacy: how clients' deltas are hidden.
         attack: what malicious clients do.
         audit: what a curious server is to find out.
+        system: what devices clients have, and how long the server waits for them.
         personalize: how clients come to models of their own.
         baseline: what is run in place of the federation, to read its results against.
         stop: when to end early.
@@ -114,6 +116,7 @@ class Experiment:
     privacy: Privacy = field(default_factory=NoPrivacy)
     attack: Attack = field(default_factory=NoAttack)
     audit: Audit = field(default_factory=NoAudit)
+    system: System = field(default_factory=NoSystem)
     personalize: Personalization = field(default_factory=NoPersonalization)
     baseline: Baseline = field(default_factory=NoBaseline)
     stop: Stop = field(default_factory=Stop)
@@ -161,6 +164,7 @@ class Experiment:
             "link": self.link.lossless_up and self.link.lossless_down,
             "attack": isinstance(self.attack, NoAttack),
             "privacy": isinstance(self.privacy, NoPrivacy),
+            "system": isinstance(self.system, NoSystem),
         }
         for group, is_off in off.items():
             if not isinstance(self.baseline, NoBaseline) and not is_off:
@@ -212,9 +216,13 @@ class Experiment:
         """Raise `UserError` if so many clients give no cohorts, or parts do not go together."""
         self.sampler.check(num_clients)
         self._check_exchange(num_clients)
+        smallest, largest = self.sampler.limits(num_clients)
+        if isinstance(self.system, Timed):
+            self.system.check(self)
+            self.system.check_population(self, num_clients)
+            smallest = self.system.smallest(smallest)
         combine = self.aggregator.combine
         if isinstance(combine, Particular):
-            smallest, largest = self.sampler.limits(num_clients)
             combine.check(Setting(max(1, smallest), largest, self.client, self.aggregator.correction))
 
     def _check_exchange(self, num_clients: int) -> None:

@@ -10,21 +10,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
 
-from fedsim.cohort import choose_cohort
+from fedsim.arrivals import Arrivals, arrivals, client_seconds, describe_clock
 from fedsim.engine import client_bytes
 from fedsim.errors import UserError
-from fedsim.exchange import bytes_per_client
+from fedsim.exchange import bytes_per_client, download_sizes
 from fedsim.simulation import initial_state
-from fedsim.state import Simulation
+from fedsim.state import Simulation, State
+from fedsim.system.system import Timed
 
 
 def plan(simulation: Simulation) -> dict[str, str]:
     """What a run would do, as label and text."""
     e, population, arch = simulation.experiment, simulation.population, simulation.task.arch
     sizes = population.train.sizes
-    cohort, informed = choose_cohort(simulation, initial_state(simulation), 1)
-    steps = simulation.task.steps(cohort) if len(cohort) > 0 else torch.zeros(1, dtype=torch.int64)
-    down, up = bytes_per_client(simulation, len(cohort))
+    state = initial_state(simulation)
+    coming = arrivals(simulation, state, 1)
+    cohort = coming.clients
+    steps = simulation.task.steps(cohort) if coming.steps is None else coming.steps
+    steps = steps if len(cohort) > 0 else torch.zeros(1, dtype=torch.int64)
+    down = int(download_sizes(simulation, state, coming.informed, 1).sum())
+    up = len(cohort) * bytes_per_client(simulation, len(coming.informed))[1] + coming.late_bytes
     chunk = min(simulation.chunk_size, len(cohort))
     memory = chunk * client_bytes(simulation.task, e.torch_dtype())
     blocks = {
@@ -47,9 +52,29 @@ def plan(simulation: Simulation) -> dict[str, str]:
         + ")",
         "rounds": f"{e.rounds}, evaluated every {e.eval.every}",
         "local steps in round 1": f"min {int(steps.min())}, max {int(steps.max())}, all {int(steps.sum()):,}",
-        "bytes in round 1": f"{len(informed) * down:,} down, {len(cohort) * up:,} up",
+        "bytes in round 1": f"{down:,} down, {up:,} up",
+        **_times(simulation, state, coming),
         "engine": e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell),
         "memory": f"about {memory / 2**20:,.1f} MiB for {chunk} clients at a time",
+    }
+
+
+def _times(simulation: Simulation, state: State, coming: Arrivals) -> dict[str, str]:
+    """How long clients and round 1 take on the virtual clock, if there is one."""
+    if (clock := simulation.clock) is None:
+        return {}
+    clients, fleet, system = clock.fitting, clock.fleet, simulation.experiment.system
+    speed, down, up = (float(column.median()) for column in (fleet.gflops, fleet.down_mbps, fleet.up_mbps))
+    origin = system.origin if isinstance(system, Timed) else ""
+    seconds = client_seconds(simulation, state, clients, simulation.task.steps(clients), 1)
+    low, median, high, top = torch.quantile(seconds, torch.tensor([0, 0.5, 0.9, 1], dtype=torch.float64)).tolist()
+    left = describe_clock(simulation)
+    return {
+        "devices": f"{origin}; medians {speed:.3g} Gflop/s, {down:.3g} Mbit/s down, {up:.3g} Mbit/s up",
+        "seconds of a client": f"min {low:.4g}, median {median:.4g}, 90% within {high:.4g}, max {top:.4g} (virtual)",
+        "seconds of round 1": f"{coming.seconds:.4g} (virtual); {len(coming.clients)} of "
+        f"{len(coming.clients) + coming.dropped} asked arrive",
+        **({"left out": left[0]} if left else {}),
     }
 
 

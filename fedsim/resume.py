@@ -27,7 +27,7 @@ from fedsim.recording.history import marked_content, parse_rows, replay, timing_
 from fedsim.recording.lock import locked
 from fedsim.recording.record import differences, in_place, is_finished, read_record, read_status
 from fedsim.recording.run_directory import refuse_used, write_atomically, write_json
-from fedsim.runner import TIMING_COLUMNS, Start, data_hash, guarded, record_run, versions
+from fedsim.runner import TIMING_COLUMNS, Start, data_hash, devices_hash, guarded, record_run, versions
 from fedsim.simulation import EVALUATED, evaluate_again, initial_state, is_evaluated, prepare
 from fedsim.state import Metrics, Simulation, State
 
@@ -238,6 +238,12 @@ def _find_start(
         if number > simulation.experiment.rounds:
             raise UserError(f"rounds={simulation.experiment.rounds}: {directory} has done {number} already")
         _check_facts(facts, simulation)
+        same_system = recorded is None or recorded.system == simulation.experiment.system
+        if same_system and facts.get("devices") != devices_hash(simulation):
+            raise UserError(
+                "the clients do not have the devices with which the run began (the file has changed); fedsim run "
+                "starts a new run"
+            )
         _check_fit(state, simulation, recorded or simulation.experiment)
         return _start(directory, simulation, state, content, points), unusable
     if after_round is not None:

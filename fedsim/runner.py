@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import fedsim
+from fedsim.arrivals import describe_clock
 from fedsim.errors import Diverged, UserError, print_error
 from fedsim.evaluation import Evaluation
 from fedsim.experiment import Experiment
@@ -126,8 +127,8 @@ class Recorder:
         if self.simulation.experiment.checkpoint.every is None or state.round in (0, self._saved):
             return
         self._metrics.sync()
-        facts = {"metrics": self._metrics.mark(), "data_hash": self.data_hash, "versions": versions()}
-        facts |= {"model": model_facts(self.simulation)}
+        facts: dict[str, Any] = {"metrics": self._metrics.mark(), "data_hash": self.data_hash, "versions": versions()}
+        facts |= {"model": model_facts(self.simulation), "devices": devices_hash(self.simulation)}
         save_checkpoint(self.directory, state, facts | {"threads": torch.get_num_threads()})
         self._saved = state.round
         prune_checkpoints(self.directory, self.scores, state.progress.mode == "min")
@@ -285,6 +286,7 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
         *([] if simulation.private is None else [own]),
         *([] if simulation.budget is None else [simulation.budget.describe()]),
         *([e.privacy.describe(e, population.train.sizes)] if isinstance(e.privacy, SecureAggregation) else []),
+        *describe_clock(simulation),
         f"writing to {directory}",
     ]
 
@@ -319,6 +321,7 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
         },
         "bytes_down": state.bytes_down,
         "bytes_up": state.bytes_up,
+        **({} if simulation.clock is None else {"virtual_seconds": state.virtual_seconds}),
         **({} if simulation.budget is None else {"privacy": simulation.budget.facts()}),
         "seconds": time.perf_counter() - recorder.started,
         "seed": simulation.experiment.seed,
@@ -346,6 +349,16 @@ def data_hash(population: Population) -> str:
         if samples is not None:
             for tensor in (samples.inputs, samples.lengths, samples.targets, samples.offsets):
                 digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+    return digest.hexdigest()
+
+
+def devices_hash(simulation: Simulation) -> str | None:
+    """A digest of the clients' devices, which a file may hold; None without any."""
+    if simulation.clock is None:
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    for column in astuple(simulation.clock.fleet):
+        digest.update(np.ascontiguousarray(column.numpy()).data)
     return digest.hexdigest()
 
 

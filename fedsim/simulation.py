@@ -2,7 +2,7 @@
 
 A model is a row ``[P]``; a cohort is a matrix ``[C, P]`` of such rows, one per client. A round is:
 
-    cohort     <- sampler(population)
+    cohort     <- sampler(population), or those of it who arrive in time (`fedsim.arrivals`)
     deltas     <- every client of the cohort trains from the global row; delta = local - global
     deltas     <- what arrives of them: privatise, attack, encode and decode (`fedsim.exchange`; all off by default)
     delta      <- combine(deltas)
@@ -25,13 +25,13 @@ from torch import Tensor
 
 from fedsim import stopping
 from fedsim.aggregation.rules import combine_chunks
+from fedsim.arrivals import Arrivals, arrivals, count_time, make_clock, refuse_hopeless
 from fedsim.attacks.attack import DataAttack, NoAttack
 from fedsim.attacks.backdoor import Backdoor
 from fedsim.audit.audit import ModelAudit, UpdateAudit, overheard
 from fedsim.client_store import ClientStore
 from fedsim.clients.local import LocalTask, Report
 from fedsim.cohort import (
-    choose_cohort,
     local_models,
     private_parameters,
     sent_row,
@@ -93,7 +93,7 @@ def prepare(experiment: Experiment) -> Simulation:
     if isinstance(attack, DataAttack):
         bad = replace(task, population=attack.poison(population, malicious, experiment.seed))
         poisoned = bad, experiment.engine.trainer(bad, device, dtype)
-    return Simulation(
+    simulation = Simulation(
         experiment,
         population,
         task,
@@ -107,7 +107,10 @@ def prepare(experiment: Experiment) -> Simulation:
         poisoned=poisoned,
         trial=attack.trial(population.test) if isinstance(attack, Backdoor) else None,
         budget=experiment.privacy.budget(experiment, population.num_clients),
+        clock=make_clock(experiment, population, task),
     )
+    refuse_hopeless(simulation)
+    return simulation
 
 
 def initial_state(sim: Simulation) -> State:
@@ -158,13 +161,16 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     started = time.perf_counter()
 
     broadcast(sim, state, number)
-    cohort, informed = choose_cohort(sim, state, number)
+    coming = arrivals(sim, state, number)
+    cohort = coming.clients
     metrics: Metrics = dict.fromkeys(sim.columns)
     metrics |= {"round": number, "clients": len(cohort)}
-    if len(cohort) > 0 or isinstance(e.privacy, CentralPrivacy):  # else a round without clients changes nothing
-        metrics |= _train_cohort(sim, state, cohort, number)
+    begun = isinstance(e.privacy, SecureAggregation) and len(coming.informed) > 0  # and may have to be aborted
+    if len(cohort) > 0 or begun or isinstance(e.privacy, CentralPrivacy):  # without clients nothing changes
+        metrics |= _train_cohort(sim, state, coming, number)
     state.round = number
-    count_bytes(sim, state, informed, len(cohort), number)
+    count_bytes(sim, state, coming.informed, len(cohort), number)
+    metrics |= count_time(sim, state, coming)
     metrics |= {"bytes_down": state.bytes_down, "bytes_up": state.bytes_up, **exchange_metrics(sim, state, cohort)}
     trained = time.perf_counter()
 
@@ -173,21 +179,22 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
         evaluation = _evaluate(sim, state, metrics)
     _judge(sim, state, metrics)
     seconds = {"train": trained - started, "evaluate": time.perf_counter() - trained}
-    return RoundResult(metrics, evaluation, seconds, sim.task.samples(cohort))
+    steps = sim.task.steps(cohort) if coming.steps is None else coming.steps
+    return RoundResult(metrics, evaluation, seconds, int(sim.task.samples(cohort, steps).sum()))
 
 
-def _train_cohort(sim: Simulation, state: State, cohort: Tensor, number: int) -> Metrics:
+def _train_cohort(sim: Simulation, state: State, coming: Arrivals, number: int) -> Metrics:
     """Train, combine and take the server step; returns what there is to record."""
     e = sim.experiment
     reports: list[Report] = []
     sent, change = sent_row(state), torch.zeros_like(state.row, dtype=torch.float64)
-    chunks = train_in_chunks(sim, state, cohort, number, reports)
+    chunks = train_in_chunks(sim, state, coming.clients, number, reports, coming.steps)
     seen: list[Tensor] = []
     arrived = overheard(e.audit, exchanged(sim, state, chunks, number, change), number, seen)
-    rule = combine_rule(sim, state, number, asked=cohort, arriving=cohort)
+    rule = combine_rule(sim, state, number, asked=coming.informed, arriving=coming.clients)
     if rule is None:  # clients train, but the server learns nothing
         deque(arrived, maxlen=0)
-        return _losses(reports)
+        return _losses(reports) if reports else {}
     delta, spread = combine_chunks(rule, state.row, arrived)
     adjusted = delta
     if state.memory is not None:
@@ -201,7 +208,7 @@ def _train_cohort(sim: Simulation, state: State, cohort: Tensor, number: int) ->
     metrics: Metrics = {"delta_norm": float(delta.double().norm())}
     if seen and isinstance(e.audit, UpdateAudit):
         updates = torch.cat(seen)
-        metrics |= e.audit.inspect(workers(sim, number)[0], sent, cohort[: len(updates)], updates, number)
+        metrics |= e.audit.inspect(workers(sim, number)[0], sent, coming.clients[: len(updates)], updates, number)
     if reports:
         metrics |= {**_losses(reports), "client_drift": spread.drift(delta)}
     return metrics
@@ -211,7 +218,8 @@ def _evaluate_untrained(sim: Simulation, state: State) -> RoundResult:
     started = time.perf_counter()
     metrics: Metrics = dict.fromkeys(sim.columns)
     metrics |= {"round": 0, "clients": 0, "bytes_down": 0, "bytes_up": 0}
-    metrics |= exchange_metrics(sim, state, torch.zeros(0, dtype=torch.int64))
+    nobody = torch.zeros(0, dtype=torch.int64)
+    metrics |= {**exchange_metrics(sim, state, nobody), **count_time(sim, state, Arrivals(nobody, nobody))}
     evaluation = _evaluate(sim, state, metrics)
     _judge(sim, state, metrics)
     return RoundResult(metrics, evaluation, {"train": 0.0, "evaluate": time.perf_counter() - started})
@@ -273,5 +281,6 @@ def _columns(experiment: Experiment, dataset: Dataset) -> tuple[str, ...]:
     tests = tuple(name for prefix in prefixes for name in metric_names(dataset.task, dataset.score, prefix))
     validation = ("validation_loss",) if experiment.client.validation_fraction > 0 else ()
     ends = ("delta_norm", "client_drift", "bytes_down", "bytes_up")
-    parts = (*experiment.attack.columns, *experiment.privacy.columns, *experiment.audit.columns)
+    adding = (experiment.attack, experiment.privacy, experiment.system, experiment.audit)
+    parts = tuple(name for part in adding for name in part.columns)
     return ("round", "clients", "train_loss", *validation, *tests, *ends, *parts)

@@ -13,6 +13,7 @@ from fedsim.evaluation import Evaluation
 from fedsim.experiment import Experiment
 from fedsim.population import Population, Samples
 from fedsim.privacy.budget import Budget
+from fedsim.system.clock import Clock
 
 Metrics = dict[str, int | float | None]
 
@@ -35,6 +36,7 @@ class Simulation:
         poisoned: what the clients train once malicious ones poison their data, with an engine bound to it, or None.
         trial: test samples with a backdoor's trigger, or None.
         budget: what privacy the run spends, or None.
+        clock: how long what clients do takes, or None if nobody counts the time.
     """
 
     experiment: Experiment
@@ -50,6 +52,7 @@ class Simulation:
     poisoned: tuple[LocalTask, Trainer] | None = None
     trial: Samples | None = None
     budget: Budget | None = None
+    clock: Clock | None = None
 
 
 @dataclass
@@ -66,6 +69,7 @@ class State:
         bytes_down: bytes sent to clients so far.
         bytes_up: bytes received from clients so far.
         parts: what links and privacy keep between rounds, by name.
+        virtual_seconds: of all rounds so far.
     """
 
     row: Tensor
@@ -77,6 +81,7 @@ class State:
     bytes_down: int = 0
     bytes_up: int = 0
     parts: dict[str, Tensor] = field(default_factory=dict)
+    virtual_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def cell(attack: str, rule: str, seeds: int, overrides: tuple[str, ...]) -> str:
     try:
         runs = [result((*overrides, *ATTACKS[attack], *RULES[rule], f"seed={seed}")) for seed in range(seeds)]
     except UserError as error:
-        return "-" if "backdoor" in str(error) else f"refused: {error}"
+        return "- | -" if "backdoor" in str(error) else f"refused: {error}"
     accuracy = f"{mean(run['test_accuracy'] for run in runs):.3f}"
     if attack != "backdoor":
         return accuracy

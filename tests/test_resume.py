@@ -32,6 +32,7 @@ ALSO = (
     *(("link", ()), ("link/up", ("aggregator=mean",)), ("link/down", ("aggregator=mean",))),
     ("audit", ()),
     *(("attack", ("aggregator=median",)), ("privacy", ("aggregator=mean", "sampler=poisson"))),
+    ("system", ("sampler.fraction=0.5", "aggregator=scaffold", "link/down=quantize")),
 )
 NEEDS = {
     "aggregator=local": ("personalize=none",),
@@ -40,7 +41,13 @@ NEEDS = {
     "privacy=central_dp_adaptive": ("privacy.count_noise=5",),
     "privacy=none": ("sampler=uniform",),
     "audit=inversion": ("client.epochs=null", "client.steps=1", "client.batch_size=1", "audit.round=3"),
+    "system=devices": ("system.over_selection=1.5", "system.dropout=0.2", "system.availability=0.8"),
+    "system=profiles": ("system.path=devices.csv", "system.deadline=1.1", "system.late=partial"),
 }
+
+
+# The second takes a sixth of a second for a sample, so that a deadline of 1.1 s leaves it one local step of two.
+DEVICES = "gflops,down_mbps,up_mbps\n1,20,5\n0.000003,0.01,0.01\n"
 
 
 def options():
@@ -115,6 +122,7 @@ def points(directory):
 
 @pytest.mark.parametrize("overrides", list(options()))
 def test_every_option_goes_on_to_the_byte(make, broken_off, overrides):
+    Path("devices.csv").write_text(DEVICES)
     experiment = make(*overrides)
     assert start(experiment, "whole") == "done"
     directory = broken_off(experiment, "broken", 2)
@@ -557,3 +565,26 @@ def test_the_state_of_a_directory(make, broken_off, capfd):
     Path("csv").mkdir()
     Path("csv/metrics.csv").touch()
     assert run_state(Path("csv")) == "other config"
+
+
+# Devices
+
+
+def test_other_devices_in_the_file_are_refused(make, broken_off, capsys):
+    Path("devices.csv").write_text(DEVICES)
+    experiment = make("system=profiles", "system.path=devices.csv")
+    directory = broken_off(experiment, "broken", 2)
+    Path("devices.csv").write_text(DEVICES.replace("20", "21"))
+    assert resume_run(directory) == "refused"
+    assert "do not have the devices with which the run began" in capsys.readouterr().err
+    Path("devices.csv").write_text(DEVICES)
+    assert resume_run(directory) == "done"
+
+
+def test_a_fork_may_have_other_devices_and_its_clock_goes_on(make):
+    assert start(make("system=devices"), "run") == "done"
+    slower = make("system=devices", "system.gflops=1e-6", "rounds=6")
+    assert fork_run(Path("run"), slower, Path("fork")) == "done"
+    times = [line.rpartition(",")[2] for line in Path("fork/metrics.csv").read_text().splitlines()]
+    assert times[:6] == [line.rpartition(",")[2] for line in Path("run/metrics.csv").read_text().splitlines()]
+    assert float(times[6]) - float(times[5]) > float(times[5]) - float(times[4])

@@ -13,6 +13,7 @@ from fedsim.clients.corrections import NoCorrection, Prox
 from fedsim.clients.local import LocalTask, Report, Trainer
 from fedsim.errors import UserError, check_at_least
 from fedsim.population import Population
+from fedsim.system.system import Timed
 
 if TYPE_CHECKING:
     from fedsim.experiment import Experiment
@@ -93,6 +94,8 @@ class OfUpdates:
                 f"{name}: under secure aggregation the server sees a sum and no client's update, which is what there "
                 "would be to look at; audit=membership looks at the model"
             )
+        if isinstance(e.system, Timed) and e.system.late == "partial":
+            raise UserError(f"{name}: takes clients to have done all their local steps; take system.late=drop")
         if self.round > e.rounds:
             raise UserError(f"audit.round={self.round}: is after the last of rounds={e.rounds}")
         correction = e.aggregator.correction

@@ -40,6 +40,8 @@ class Correction(Protocol):
     """Rows that a client receives beside the model."""
     extra_up: ClassVar[int] = 0
     """Rows that a client sends beside its delta."""
+    gradients: ClassVar[int] = 1
+    """Gradients that a local step computes."""
 
     def check(self, client: ClientConfig) -> None:
         """Raise `UserError` for client settings that the algorithm is not made for."""
@@ -103,6 +105,7 @@ class SharpnessAware(Correction):
     """
 
     rho: float = 0.05
+    gradients: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_above(self, 0, "rho")

@@ -75,12 +75,21 @@ class LocalTask:
         c = self.config
         return local_steps(sizes, epochs=c.epochs, steps=c.steps, batch_size=c.batch_size)
 
-    def samples(self, clients: Tensor) -> int:
-        """How many samples these clients go through in a round: a sample counts once per pass."""
-        sizes, steps = self.population.train.sizes[clients], self.steps(clients)
+    def samples(self, clients: Tensor, steps: Tensor) -> Tensor:
+        """``[C]`` int64, how many samples clients go through in `steps` ``[C]``: a sample counts once per pass."""
+        sizes, batch, per_pass = self._passes(clients)
+        return (steps // per_pass) * sizes + (steps % per_pass) * batch
+
+    def steps_within(self, clients: Tensor, samples: Tensor) -> Tensor:
+        """``[C]`` int64, the most steps in which clients go through no more than `samples` ``[C]``."""
+        sizes, batch, per_pass = self._passes(clients)
+        return (samples // sizes) * per_pass + (samples % sizes) // batch
+
+    def _passes(self, clients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each client's samples, samples per step, and steps per pass."""
+        sizes = self.population.train.sizes[clients]
         batch = sizes if self.config.batch_size is None else sizes.clamp(max=self.config.batch_size)
-        per_pass = (-(-sizes // batch.clamp(min=1))).clamp(min=1)
-        return int(((steps // per_pass) * sizes + (steps % per_pass) * batch).sum())
+        return sizes, batch, -(-sizes // batch)
 
     def lr(self, round_number: int) -> float:
         """The local learning rate of a round (1, 2, ...)."""
@@ -148,6 +157,7 @@ class Trainer(Protocol):
         store: ClientStore,
         memory: Memory | None = None,
         start: Tensor | None = None,
+        steps: Tensor | None = None,
     ) -> tuple[Tensor, Report]:
         """Train a part of the cohort.
 
@@ -158,6 +168,7 @@ class Trainer(Protocol):
             store: where clients keep optimizer state.
             memory: what the correction remembers of these clients.
             start: ``[C, P]``, where local training begins if not at the anchor.
+            steps: ``[C]`` int64, local steps of each client, at least 1; None takes those of the task.
 
         Returns:
             deltas ``[C, P]`` (local minus where it began) and their report.

@@ -36,9 +36,10 @@ class SequentialTrainer:
         store: ClientStore,
         memory: Memory | None = None,
         start: Tensor | None = None,
+        steps: Tensor | None = None,
     ) -> tuple[Tensor, Report]:
         """Train each client in turn."""
-        steps = self.task.steps(clients)
+        steps = self.task.steps(clients) if steps is None else steps
         deltas, losses, sums = [], [], []
         validation = self.task.population.validation
         for place in range(len(clients)):

@@ -42,12 +42,13 @@ class StackedTrainer:
         store: ClientStore,
         memory: Memory | None = None,
         start: Tensor | None = None,
+        steps: Tensor | None = None,
     ) -> tuple[Tensor, Report]:
         """Train all clients step by step, most local steps first, so that those still training are a prefix."""
         task, optimizer = self.task, self.task.config.optimizer
-        all_steps = task.steps(clients)
+        all_steps = task.steps(clients) if steps is None else steps
         order = torch.argsort(all_steps, descending=True, stable=True)
-        ranked, steps = clients[order], all_steps[order]
+        ranked = clients[order]
         anchors = anchor if anchor.dim() == 1 else anchor[order]
         rows = anchors.expand(len(clients), -1).clone() if start is None else start[order]
         own = None if memory is None else memory.own[order]
@@ -57,7 +58,7 @@ class StackedTrainer:
         loss_sum = torch.zeros(len(clients), dtype=torch.float64, device=rows.device)
         seen = torch.zeros_like(loss_sum)
         key = task.batch_key(round_number)
-        plan = batch_indices(task.population.train, ranked, steps, task.config.batch_size, key)
+        plan = batch_indices(task.population.train, ranked, all_steps[order], task.config.batch_size, key)
         active = 0
         for step, (index, real) in enumerate(plan):
             if len(index) != active:

@@ -150,14 +150,6 @@ class Architecture:
             parameters.append(("head.bias", (self.num_outputs,)))
         return ParameterLayout.of(parameters)
 
-    def flops_per_sample(self, steps: int) -> int:
-        """Floating-point operations of one forward pass over one sequence of `steps` steps (products only)."""
-        m, hidden = self.model, self.model.hidden_size
-        widths = [self.embedding_size or self.input_size] + [hidden] * (m.num_layers - 1)
-        recurrent = steps * sum(2 * (width + hidden) * m.gates * hidden for width in widths)
-        head_steps = steps if self.task is Task.SEQUENCE_LABELLING else 1
-        return recurrent + head_steps * 2 * hidden * self.num_outputs
-
 
 def architecture(model: RecurrentModel, population: Population) -> Architecture:
     """Fit a configured model to the data of a population.

@@ -55,6 +55,7 @@ def save_checkpoint(directory: Path, state: State, run: Mapping[str, Any] | None
         "round": state.round,
         "bytes_down": state.bytes_down,
         "bytes_up": state.bytes_up,
+        "virtual_seconds": state.virtual_seconds,
         "num_clients": state.store.num_clients,
         "progress": dataclasses.asdict(state.progress),
         "run": dict(run or {}),
@@ -90,6 +91,7 @@ def load_checkpoint(path: Path, device: torch.device) -> State:
             bytes_down=facts["bytes_down"],
             bytes_up=facts["bytes_up"],
             parts={name: value.to(device) for name, value in part("parts/").items()},
+            virtual_seconds=facts.get("virtual_seconds", 0.0),
         )
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path}: is not a complete checkpoint ({type(error).__name__}: {error})") from None

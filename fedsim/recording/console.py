@@ -29,6 +29,8 @@ SHOWN = (
     "delta_norm",
     "attack_success",
     "epsilon",
+    "dropped",
+    "virtual_seconds",
 )
 SPARK_WIDTH = 40
 PACE = 10  # rounds over which it is measured

@@ -24,6 +24,7 @@ from fedsim.cohort import choose_cohort
 from fedsim.engine import StackedEngine
 from fedsim.experiment import Eval, Experiment
 from fedsim.models import recurrent
+from fedsim.models.macs import forward_macs
 from fedsim.partition.natural import Natural
 from fedsim.population import Dataset, Split, Task, batch_indices
 from fedsim.sampler import Uniform
@@ -145,7 +146,7 @@ def compare_with_loop(spec: Spec) -> dict[str, float]:
     return {
         "loss": worst,
         "weights": apart,
-        "flops": simulation.task.arch.flops_per_sample(w.steps) / w.flops_per_sample,
+        "flops": 2 * forward_macs(simulation.task.arch, w.steps) / w.flops_per_sample,
     }
 
 

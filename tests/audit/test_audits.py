@@ -151,6 +151,7 @@ def test_an_empty_update_is_an_empty_cell(run, compose):
     (("aggregator.blocks=[recurrent]",), "aggregator.blocks=null"),
     (("aggregator=scaffold",), "aggregator/correction=scaffold mixes more into an update"),
     (("baseline=centralised",), "has no server that sees updates"),
+    (("system=devices", "system.deadline=9", "system.late=partial"), "take system.late=drop"),
     (("privacy=secure_aggregation",), "under secure aggregation the server sees a sum"),
     (("audit.round=2",), "audit.round=2: is after the last of rounds=1"),
 ])  # fmt: skip

@@ -76,3 +76,21 @@ def test_what_is_not_right_is_told_beside_the_table(fedsim, sweep):
 )
 def test_mistakes(refused, sweep, arguments, expected):
     assert expected in refused("compare", "sweep", *arguments.split())
+
+
+def test_simulated_time_to_a_target(fedsim, elsewhere, tiny):
+    """The second round of a run that waits for nobody but the first: what `metrics.csv` says of it."""
+    pytest.importorskip("matplotlib")
+    options = ("system=devices", "sampler.cohort_size=1", "system.over_selection=1.0,3.0", "seed=0,1", "rounds=3")
+    assert fedsim("run", "-m", *tiny, *options, "hydra.sweep.dir=sweep").code == 0
+    runs = [pd.read_csv(elsewhere / "sweep" / str(job) / "metrics.csv") for job in range(4)]
+    target = max(run["test_loss"].iloc[2] for run in runs) + 1e-9
+    reached = [run.loc[run["test_loss"] <= target, "virtual_seconds"].iloc[0] for run in runs]
+    answer = fedsim("compare", "sweep", "--metric", "test_loss", "--target", f"test_loss={target}", "--csv", "t.csv")
+    assert (answer.code, answer.err) == (0, "")
+    assert "virtual_seconds to" in " ".join(answer.out.split())
+    table = pd.read_csv("t.csv").sort_values("system.over_selection")
+    (name,) = (column for column in table if column.startswith("virtual_seconds to") and "std" not in column)
+    assert table[name].tolist() == pytest.approx([(reached[0] + reached[1]) / 2, (reached[2] + reached[3]) / 2])
+    assert fedsim("compare", "sweep", "--plot", "time.svg", "--x", "virtual_seconds").code == 0
+    assert (elsewhere / "time.svg").exists()

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from fedsim import seeding
 from fedsim.client_store import ClientStore
 from fedsim.engine import SequentialEngine, StackedEngine
+from fedsim.population import batch_indices
 from fedsim.simulation import initial_state, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -109,6 +110,38 @@ def test_a_finished_client_does_not_move(tiny, overrides):
     if "optimizer.steps/rows" in kept:
         counts = together.read("optimizer.steps", everyone, torch.zeros(5, 1, dtype=torch.float64))
         assert counts[:, 0].tolist() == report.local_steps.tolist()
+
+
+def test_steps_of_their_own(tiny):
+    """Clients stop where they are told, in the middle of a pass or after it, and are those of `client.steps`."""
+    sim, row, _ = start(tiny(*ADAM))
+    limits = torch.tensor([1, 3, 2, 2, 5])
+    for trainer in (sim.trainer, SequentialEngine().trainer(sim.task, torch.device("cpu"), torch.float64)):
+        deltas, report = trainer.train(row, torch.arange(5), 1, ClientStore(5), None, None, limits)
+        assert report.local_steps.tolist() == limits.tolist()
+        for client, steps in enumerate(limits.tolist()):
+            config = replace(sim.task.config, epochs=None, steps=steps)
+            short = replace(sim.trainer, task=replace(sim.task, config=config))
+            alone, told = short.train(row, torch.tensor([client]), 1, ClientStore(5))
+            assert far(deltas[client : client + 1], alone) <= 1e-12
+            assert report.train_loss[client] == pytest.approx(float(told.train_loss), rel=1e-12)
+
+
+def test_samples_of_steps_and_back(tiny):
+    """13 samples in batches of 4 are 4, 8, 12, 13 after the first pass, and 17 after the next step."""
+    task = prepare(tiny()).task
+    one = torch.ones(6, dtype=torch.int64)
+    steps = torch.arange(6)
+    assert task.samples(one, steps).tolist() == [0, 4, 8, 12, 13, 17]
+    assert task.steps_within(one, torch.tensor([3, 4, 11, 12, 13, 16])).tolist() == [0, 1, 2, 3, 4, 4]
+    for client in range(5):
+        many = torch.arange(20)
+        clients = torch.full_like(many, client)
+        used = task.samples(clients, many)
+        assert torch.equal(task.steps_within(clients, used), many)
+        assert torch.equal(task.steps_within(clients[1:], used[1:] - 1), many[:-1])
+        batches = [len(index[0]) for index, _ in batch_indices(task.population.train, clients[:1], many[-1:], 4, 0)]
+        assert used.tolist() == [sum(batches[:count]) for count in range(20)]
 
 
 def test_clients_may_come_in_any_order(tiny):

@@ -24,6 +24,7 @@ NEEDS = {
     "experiment/patient_pressure.yaml": ("data.path=load.csv", "data.client_column=client", "data.target_column=kW"),
     "data/text.yaml": ("data.path=play.txt",),
     "data/cmapss.yaml": ("data.path=turbofan",),
+    "system/profiles.yaml": ("system.path=devices.csv",),
     "data/leaf.yaml": ("data.path=leaf",),
     "experiment/keyboard_shakespeare.yaml": ("data.path=play.txt",),
     "experiment/patient_ecg.yaml": ("data.path=ecg", "num_clients=4"),

@@ -224,6 +224,27 @@ def test_a_round_of_too_few_is_aborted(tiny, run):
         assert (m["train_loss"] is None) == (m["clients"] == 0)
 
 
+def test_devices_that_drop_out_in_mid_round(tiny, run):
+    """As without masks while enough are left; else the round is aborted."""
+    devices = ("system=devices", "system.dropout=0.4", "rounds=9", "aggregator=mean")
+    plain, secure = run(tiny(*devices)), run(tiny(SECURE, *devices))
+    rows = [initial_state(secure.simulation).row, *secure.rows]
+    aborted = [m["aborted"] for m in secure.metrics[1:]]
+    assert set(aborted) == {0, 1}
+    for before, after, m, n in zip(rows, rows[1:], secure.metrics[1:], plain.metrics[1:], strict=False):
+        assert m["clients"] + m["dropped"] == 5
+        assert m["aborted"] == (m["clients"] < 3)  # more than half of the five who hold a share of its seeds
+        assert torch.equal(before, after) == bool(m["aborted"])
+        assert (m["clients"], m["dropped"]) == (n["clients"], n["dropped"])
+    first = aborted.index(1)
+    if first > 0:
+        assert (rows[first] - plain.rows[first - 1]).norm() < 1e-6 * rows[first].norm()
+    # Everybody sent keys and shares; those who stayed a row, and shares to take the masks off.
+    row, before, after = 174 * 4, (2 + 2 * 4) * 32, 5 * 32
+    sent = sum(5 * before + m["clients"] * (row + after) for m in secure.metrics[1:])
+    assert secure.metrics[-1]["bytes_up"] == sent
+
+
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [

@@ -1,0 +1,35 @@
+"""Multiply-accumulates of the recurrent models: what one forward pass over a sequence costs.
+
+Counted are the products of matrices, as is usual. A recurrent layer of H units with G gates (1 for an RNN, 3 for a GRU,
+4 for an LSTM) on inputs of width D multiplies ``[G H, D]`` with the input and ``[G H, H]`` with the state, which makes
+``G H (D + H)`` per time step, whichever way the reset gate of a GRU acts. D is the width of the embedding or the number
+of features in the first layer, and H in those above it. Looking up an embedding multiplies nothing. The head is
+``[O, H]`` for O outputs. Biases, gates and nonlinearities, some ``10 H`` operations per layer and step, are left out.
+"""
+
+from __future__ import annotations
+
+from fedsim.models.recurrent import Architecture
+from fedsim.population import Task
+
+
+def macs_per_step(arch: Architecture) -> int:
+    """Multiply-accumulates of every time step: all layers, and the head where there is an output at every step."""
+    m, hidden = arch.model, arch.model.hidden_size
+    widths = [arch.embedding_size or arch.input_size] + [hidden] * (m.num_layers - 1)
+    recurrent = sum(m.gates * hidden * (width + hidden) for width in widths)
+    return recurrent + (_head(arch) if arch.task is Task.SEQUENCE_LABELLING else 0)
+
+
+def macs_per_sequence(arch: Architecture) -> int:
+    """Multiply-accumulates that a sequence costs once, however long it is: the head where its last step decides."""
+    return 0 if arch.task is Task.SEQUENCE_LABELLING else _head(arch)
+
+
+def forward_macs(arch: Architecture, steps: int) -> int:
+    """Multiply-accumulates of one forward pass over one sequence of `steps` steps."""
+    return steps * macs_per_step(arch) + macs_per_sequence(arch)
+
+
+def _head(arch: Architecture) -> int:
+    return arch.model.hidden_size * arch.num_outputs

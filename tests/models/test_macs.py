@@ -1,0 +1,32 @@
+"""Multiply-accumulates, counted by hand."""
+
+import pytest
+
+from fedsim.models.macs import forward_macs, macs_per_sequence, macs_per_step
+from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
+from fedsim.population import Task
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(RNN, 1), (GRU, 3), (GRUResetBefore, 3), (LSTM, 4)])
+def test_a_layer_on_features_and_a_head_at_the_end(kind, gates):
+    """H = 5 on D = 3: G matrices [5, 3] and as many [5, 5] at every step; the head [4, 5] once."""
+    arch = Architecture(kind(hidden_size=5), 3, None, 4, Task.CLASSIFICATION)
+    assert macs_per_step(arch) == gates * (5 * 3 + 5 * 5)
+    assert macs_per_sequence(arch) == 4 * 5
+    assert forward_macs(arch, 7) == 7 * gates * 40 + 20
+
+
+def test_two_layers_on_tokens_and_a_head_at_every_step():
+    """Embedding of width 6, looked up; layers [4, 6], [4, 4] and [4, 4], [4, 4], times 4 gates; the head [10, 4]."""
+    model = LSTM(hidden_size=4, num_layers=2, embedding_size=6, bias=False)
+    arch = Architecture(model, 0, 10, 10, Task.SEQUENCE_LABELLING)
+    assert macs_per_step(arch) == 4 * (4 * 6 + 4 * 4) + 4 * (4 * 4 + 4 * 4) + 40
+    assert macs_per_sequence(arch) == 0
+    assert forward_macs(arch, 3) == 3 * macs_per_step(arch)
+
+
+@pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
+def test_they_are_as_many_as_weights(kind):
+    """Every weight of a product is used once per step (or sequence)."""
+    arch = Architecture(kind(hidden_size=5, num_layers=3, bias=False), 3, None, 2, Task.REGRESSION)
+    assert forward_macs(arch, 1) == arch.layout.num_parameters
