@@ -320,7 +320,9 @@ def export(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run that saved checkpoints.")],
     to: Annotated[
         list[str] | None,
-        typer.Option("--to", metavar="torch|onnx|int8", help="Format of the file (repeatable)  [default: torch]"),
+        typer.Option(
+            "--to", metavar="torch|exported|onnx|int8", help="Format of the file (repeatable)  [default: torch]"
+        ),
     ] = None,
     prune: Annotated[
         float | None,
@@ -335,7 +337,7 @@ def export(
         typer.Option("--allow-module", help="A module of yours whose classes the run's config names (repeatable)."),
     ] = None,
 ) -> None:
-    """Write a run's model for use elsewhere: a torch.nn state dict, ONNX, or int8 ONNX."""
+    """Write a run's model for use elsewhere: a torch.nn state dict, a torch.export program, ONNX, or int8 ONNX."""
     with _exit_codes():
         from fedsim import export as exporting
 

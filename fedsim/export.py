@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import logging
 import tempfile
@@ -26,6 +27,7 @@ from fedsim.models.onnx_graph import build_graph
 from fedsim.models.plain import PlainModel
 from fedsim.models.recurrent import Architecture
 from fedsim.models.reference import ReferenceModel, load_row
+from fedsim.models.scan_model import exported_program
 from fedsim.models.stacked import Sums, score_outputs
 from fedsim.population import Population, Samples, Task, gather, to_device
 from fedsim.recording.run_directory import write_atomically, write_json
@@ -36,8 +38,8 @@ from fedsim.state import Simulation
 if TYPE_CHECKING:
     from rich.table import Table
 
-FORMATS = ("torch", "onnx", "int8")
-SUFFIXES = {"torch": ".safetensors", "onnx": ".onnx", "int8": ".int8.onnx"}
+FORMATS = ("torch", "exported", "onnx", "int8")
+SUFFIXES = {"torch": ".safetensors", "exported": ".pt2", "onnx": ".onnx", "int8": ".int8.onnx"}
 BATCH = 256
 TOLERANCE = 1e-3
 """How far float32 outputs of two runtimes may be apart, relative to the largest of them."""
@@ -125,7 +127,7 @@ def export_run(
             path.unlink()
             raise UserError(
                 f"{path}: outputs would differ from those of the run's model by up to {difference:.3g} of the largest; "
-                "ONNX files hold float32, and such numbers do not fit"
+                "such numbers do not fit the file's type"
             )
         lines.append(Line(path.name, len(content), _zip(content), _zeros(row), score, difference, _note(name, arch)))
     return lines
@@ -135,7 +137,9 @@ def _check(formats: Sequence[str], prune: float | None) -> None:
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"--to {name}: must be one of {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}")
-        if name != "torch" and (missing := [m for m in ("onnx", "onnxruntime") if not importlib.util.find_spec(m)]):
+        if name in ("onnx", "int8") and (
+            missing := [m for m in ("onnx", "onnxruntime") if not importlib.util.find_spec(m)]
+        ):
             raise UserError(f"--to {name}: needs {' and '.join(missing)}; pip install 'fedsim-rnn[onnx]'")
     if prune is not None and not 0 < prune < 1:
         raise UserError(f"--prune {prune:g}: must be above 0 and below 1, a share of the weights")
@@ -180,6 +184,15 @@ def _write_torch(path: Path, arch: Architecture, row: Tensor, sim: Simulation, s
     return module
 
 
+def _write_exported(path: Path, arch: Architecture, row: Tensor, sim: Simulation, saved: SavedModel) -> Model:
+    content = exported_program(
+        arch, row, {"fedsim.json": json.dumps(describe(arch, sim.experiment, sim.population, saved))}
+    )
+    write_atomically(path, content)
+    model: Model = torch.export.load(io.BytesIO(content)).module()  # what was written, not whatever lies there
+    return model
+
+
 def _write_onnx(path: Path, arch: Architecture, row: Tensor, sim: Simulation, saved: SavedModel) -> Model:
     write_atomically(path, _onnx_model(arch, row, sim, saved).SerializeToString())
     return _session(path)
@@ -201,7 +214,7 @@ def _write_int8(path: Path, arch: Architecture, row: Tensor, sim: Simulation, sa
     return _session(path)
 
 
-_WRITERS = {"torch": _write_torch, "onnx": _write_onnx, "int8": _write_int8}
+_WRITERS = {"torch": _write_torch, "exported": _write_exported, "onnx": _write_onnx, "int8": _write_int8}
 
 
 def _onnx_model(arch: Architecture, row: Tensor, sim: Simulation, saved: SavedModel) -> Any:

@@ -1,5 +1,6 @@
 """Pruning as `torch.nn.utils.prune` does it, and state dicts that plain `torch.nn` modules take."""
 
+import io
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from fedsim.export import export_run, pruned
 from fedsim.models.plain import PlainModel
 from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
 from fedsim.models.reference import ReferenceModel, load_row
+from fedsim.models.scan_model import exported_program
 from fedsim.partition.natural import Natural
 from fedsim.population import Task
 from fedsim.recording.checkpoints import checkpoint_path, load_checkpoint, read_run_facts, save_checkpoint
@@ -93,3 +95,24 @@ def test_what_does_not_fit_float32_is_told(tiny, tmp_path):
     with pytest.raises(UserError, match=r"model\.onnx: outputs would differ"):
         export_run(directory, ["onnx"])
     assert list((directory / "export").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [*ARCHITECTURES, Architecture(GRUResetBefore(hidden_size=4, num_layers=2), 2, None, 1, Task.REGRESSION)],
+    ids=lambda arch: arch.model.cell,
+)
+def test_an_exported_program_takes_batches_and_sequences_of_any_size(arch):
+    """It was traced on two sequences of three steps; its loop runs as often as there are steps."""
+    row, reference, facts = draw(arch), ReferenceModel(arch), {"fedsim.json": ""}
+    load_row(reference, arch, row)
+    content = exported_program(arch, row, {"fedsim.json": "{}"})
+    program = torch.export.load(io.BytesIO(content), extra_files=facts).module()
+    assert facts == {"fedsim.json": "{}"}
+    rng = torch.Generator().manual_seed(0)
+    for size, steps in ((1, 1), (5, 9), (2, 40)):
+        lengths = torch.randint(1, steps + 1, (size,), generator=rng)
+        inputs = torch.randint(0, 6, (size, steps), generator=rng)
+        if not arch.vocabulary_size:
+            inputs = torch.randn(size, steps, arch.input_size, generator=rng)
+        assert torch.allclose(program(inputs, lengths), reference(inputs, lengths), atol=1e-5)

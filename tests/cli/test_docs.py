@@ -45,12 +45,12 @@ def test_take_the_model_home(fedsim, elsewhere):
     assert fedsim("run", *small, "hydra.run.dir=RUN_DIR").code == 0
     found = blocks("take-the-model-home.md")
     commands = [shlex.split(text.strip()) for _, kind, text in found if kind == "bash"]
-    torch_code, onnx_code = [text for _, kind, text in found if kind == "python"]
+    torch_code, onnx_code, exported_code = [text for _, kind, text in found if kind == "python"]
     have_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
     for name, command, *words in commands:
         assert name == "fedsim"
         if command == "export" and not have_onnx:
-            words = ["RUN_DIR", "--to", "torch"]
+            words = ["RUN_DIR", "--to", "torch", "--to", "exported"]
         extra = small if command == "run" else ()
         answer = fedsim(command, *words, *extra)
         assert (answer.code, answer.err) == (0, "")
@@ -62,6 +62,9 @@ def test_take_the_model_home(fedsim, elsewhere):
     load_row(reference, arch, row)
     inputs = torch.randn(1, 7, 12, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(here["predict"](inputs), reference(inputs, torch.tensor([7])), atol=1e-6)
+    exec(exported_code, here)  # noqa: S102
+    zeros, lengths = torch.zeros(2, 5, 12), torch.tensor([5, 3])
+    assert torch.allclose(here["outputs"], reference(zeros, lengths), atol=1e-6)
     if have_onnx:
         exec(onnx_code, here)  # noqa: S102
         assert here["outputs"].shape == (2, 9)

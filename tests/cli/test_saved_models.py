@@ -61,7 +61,7 @@ def test_files_that_are_there_stay(run_directory, fedsim, refused):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--to", "onxn"), "--to onxn: must be one of torch, onnx, int8 (did you mean 'onnx'?)"),
+        (("--to", "onxn"), "--to onxn: must be one of torch, exported, onnx, int8 (did you mean 'onnx'?)"),
         (("--prune", "0"), "--prune 0: must be above 0 and below 1, a share of the weights"),
         (("--prune", "nan"), "--prune nan: must be above 0 and below 1, a share of the weights"),
         (("--prune", "50"), "--prune 50: must be above 0 and below 1, a share of the weights"),

@@ -1,0 +1,103 @@
+"""The models with their loop over time as a `scan`, so that `torch.export` keeps it a loop.
+
+A plain ``nn.GRU`` would be unrolled into as many steps as the example has, and the program would take sequences of that
+one length only.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from fedsim.errors import UserError
+from fedsim.models.recurrent import Architecture
+from fedsim.models.reference import ReferenceModel, load_row
+from fedsim.models.stacked import DropoutMask
+from fedsim.population import Task
+
+State = tuple[Tensor, ...]
+
+
+class ScanModel(ReferenceModel):
+    """The reference model, whose layers are run by `scan`; of the same parameters it gives the same outputs."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__(arch)
+        self.cell, self.states = arch.model.cell, 2 if arch.model.cell == "lstm" else 1
+
+    def forward(self, inputs: Tensor, lengths: Tensor, dropout: DropoutMask | None = None) -> Tensor:
+        """Return outputs ``[b, K]`` or ``[b, T, K]`` of `inputs` ``[b, T, D]`` or ``[b, T]``; there is no dropout."""
+        from torch._higher_order_ops.scan import scan  # a prototype in PyTorch: the only loop that export keeps
+
+        x = inputs if self.embedding is None else self.embedding(inputs)
+        layer: Any  # mypy takes what a module holds for a tensor or a module
+        for layer in self.layers:
+            gates = linear(x, layer.weight_ih_l0, getattr(layer, "bias_ih_l0", None)).transpose(0, 1)
+            zeros = x.new_zeros(x.shape[0], layer.weight_hh_l0.shape[1])
+
+            def step(state: State, arriving: Tensor, layer: nn.Module = layer) -> tuple[State, Tensor]:
+                state = _step(self.cell, layer, state, arriving)
+                return state, state[0].clone()  # what is carried and what is put out must not share memory
+
+            _, outputs = scan(step, (zeros,) * self.states if self.states == 1 else (zeros, zeros.clone()), gates)
+            x = outputs.transpose(0, 1)
+        if self.task is not Task.SEQUENCE_LABELLING:
+            x = x[torch.arange(x.shape[0], device=x.device), lengths - 1]
+        result: Tensor = self.head(x)
+        return result
+
+
+def _step(cell: str, layer: Any, state: State, x: Tensor) -> State:
+    """One time step: the next state, of the gates' inputs ``[b, G]``; equations and names as in ``torch.nn``."""
+    h, weight, bias = state[0], layer.weight_hh_l0, getattr(layer, "bias_hh_l0", None)
+    if cell in ("rnn_tanh", "rnn_relu"):
+        total = x + linear(h, weight, bias)
+        return (torch.tanh(total) if cell == "rnn_tanh" else torch.relu(total),)
+    if cell == "lstm":
+        i, f, g, o = (x + linear(h, weight, bias)).chunk(4, dim=1)
+        c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+    x_r, x_z, x_n = x.chunk(3, dim=1)
+    if cell == "gru":
+        h_r, h_z, h_n = linear(h, weight, bias).chunk(3, dim=1)
+        r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
+        n = torch.tanh(x_n + r * h_n)
+        return ((1 - z) * n + z * h,)
+    (u_r, u_z, u_n), (c_r, c_z, c_n) = weight.chunk(3), (None,) * 3 if bias is None else bias.chunk(3)
+    r, z = torch.sigmoid(x_r + linear(h, u_r, c_r)), torch.sigmoid(x_z + linear(h, u_z, c_z))
+    n = torch.tanh(x_n + linear(r * h, u_n, c_n))
+    return ((1 - z) * h + z * n,)
+
+
+def exported_program(arch: Architecture, row: Tensor, facts: Mapping[str, str] | None = None) -> bytes:
+    """The content of a ``.pt2`` file: a program for batches of any size and sequences of any length.
+
+    Args:
+        arch: the model.
+        row: ``[P]``, its parameters.
+        facts: texts to lay into the file by name, for the ``extra_files`` of `torch.export.load`.
+
+    Raises:
+        UserError: if this PyTorch has no loop that `torch.export` keeps.
+    """
+    try:
+        from torch._higher_order_ops.scan import scan  # noqa: F401  # only whether it is there
+    except ImportError:
+        raise UserError(f"--to exported: PyTorch {torch.__version__} has no scan; 2.13 has") from None
+    module = ScanModel(arch).to(row.dtype).train(False).requires_grad_(False)
+    load_row(module, arch, row)
+    inputs = torch.zeros(2, 3, arch.input_size, dtype=row.dtype)
+    if arch.vocabulary_size is not None:
+        inputs = torch.zeros(2, 3, dtype=torch.int64)
+    size, steps = torch.export.Dim("batch"), torch.export.Dim("time")
+    program = torch.export.export(
+        module, (inputs, torch.tensor([3, 2])), dynamic_shapes=({0: size, 1: steps}, {0: size})
+    )
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files=dict(facts or {}))
+    return content.getvalue()
