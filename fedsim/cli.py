@@ -232,6 +232,12 @@ def compare(
             metavar="KEY=VALUE|RUN", help="Paired differences over common seeds to these runs (repeatable: KEY=VALUE)."
         ),
     ] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY,KEY...", help="Settings to show, and to find baselines by; default: all that differ."
+        ),
+    ] = None,
     by: Annotated[
         str | None, typer.Option(metavar="final|best|last|target", help="What to sort by and take differences of.")
     ] = None,
@@ -258,7 +264,9 @@ def compare(
 
         files = {"csv": csv, "markdown": markdown, "latex": latex}
         picture = command.picture(plot, x, heatmap)
-        question = Question(metric, last, target, tuple(baseline or ()), by)
+        question = Question(
+            metric, last, target, tuple(baseline or ()), by, None if keys is None else tuple(keys.split(","))
+        )
         command.show(runs, question, {kind: file for kind, file in files.items() if file is not None}, picture)
 
 

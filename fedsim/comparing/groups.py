@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedsim.comparing.reading import Run, Target
+from fedsim.errors import UserError, did_you_mean
 
 ABSENT = ""  # the value of a key that a config has not
 FINISHED = ("done", "stopped")
@@ -60,6 +61,29 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     members = [tuple(sorted(seeds.values(), key=_by_seed)) for seeds in sets.values()]
     shown = differing([group[0] for group in members])
     return [Group(group, {key: values[at] for key, values in shown.items()}) for at, group in enumerate(members)], said
+
+
+def only_keys(groups: Sequence[Group], asked: Sequence[str]) -> tuple[list[Group], list[str]]:
+    """The groups with the settings `asked` alone, and the others in which they differ.
+
+    Raises:
+        UserError: if a setting is not among those, or the ones asked for leave two groups alike.
+    """
+    there = list(dict.fromkeys(key for group in groups for key in group.keys))
+    words = ",".join(asked)
+    for key in asked:
+        if key not in there:
+            known = f"these runs differ in {', '.join(there)}" if there else "these runs differ in nothing but the seed"
+            raise UserError(f"--keys {words}: {known}{did_you_mean(key, there)}")
+    kept = [Group(group.runs, {key: group.keys[key] for key in asked}) for group in groups]
+    rest = [key for key in there if key not in asked]
+    seen: dict[tuple[object, ...], int] = {}
+    for at, group in enumerate(kept):
+        first = seen.setdefault(tuple(group.keys.values()), at)
+        if first != at and group.runs[0].config is not None:  # without one it goes by its file's name
+            more = [key for key in rest if groups[first].keys[key] != groups[at].keys[key]]
+            raise UserError(f"--keys {words}: two groups are {group.label}; they differ in {', '.join(more)}")
+    return kept, rest
 
 
 def _worth(run: Run) -> tuple[bool, int]:

@@ -148,7 +148,7 @@ def markdown(comparison: Comparison) -> str:
         lines.append([f"**{cell}**" if bold and cell else cell for cell in cells])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     said = "; ".join(notes(comparison))
-    return f"{text}\n" + (f"\n{escape(said[0].upper() + said[1:])}.\n" if said else "")
+    return f"{text}\n" + (f"\n{escape(said)}.\n" if said else "")
 
 
 def latex(comparison: Comparison) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fedsim.comparing.baseline import find_baselines
-from fedsim.comparing.groups import FINISHED, Group, group_runs
+from fedsim.comparing.groups import FINISHED, Group, group_runs, only_keys
 from fedsim.comparing.reading import NO_STATUS, Run
 from fedsim.comparing.statistics import best_value, final_value, last_mean, paired_interval, round_reached, spread
 from fedsim.errors import UserError, did_you_mean
@@ -34,6 +34,8 @@ class Question:
         baseline: what to read each group against (see `fedsim.comparing.baseline.find_baselines`).
         by: what to sort by and to take differences of: ``final``, ``best``, ``last`` or ``target`` (its rounds).
             None: ``last`` if there is one, else ``final``.
+        keys: the settings to show, and to find a group's baseline by; None: all in which the runs differ. Where each
+            algorithm has a learning rate of its own, say, groups are still like each other in the partition.
     """
 
     metric: str | None = None
@@ -41,6 +43,7 @@ class Question:
     target: str | None = None
     baseline: tuple[str, ...] = ()
     by: str | None = None
+    keys: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.last is not None and self.last < 1:
@@ -95,6 +98,9 @@ def compare(runs: Sequence[Run], question: Question | None = None) -> Comparison
     metric, mode, notes = _choose_metric(runs, question.metric)
     target = None if question.target is None else _read_target(runs, question.target)
     groups, warnings = group_runs(runs)
+    if question.keys is not None:
+        groups, hidden = only_keys(groups, question.keys)
+        notes += [f"not shown: the groups also differ in {', '.join(hidden)}"] if hidden else []
     warnings += [said for group in groups for said in _unfinished(group)]
     names = _names(metric, question.last, target)
     results = [[_result(run, metric, mode, question.last, target) for run in group.runs] for group in groups]

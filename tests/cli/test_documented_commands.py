@@ -27,6 +27,13 @@ AS_IT_STANDS = ("docs/reproducibility.md",)
 SMALL = {"experiment=keyboard_shakespeare": ("data.path=play.txt",)}
 """What is added to commands with a certain word, so that nothing is downloaded."""
 
+FEWER = {
+    "seed=101,102": "seed=101",
+    "seed=1,2,3,4,5": "seed=1",
+    "client.optimizer.lr=0.1,0.3": "client.optimizer.lr=0.3",
+}
+"""Words of the sweeps of a study, which has seventy-five runs."""
+
 RESUMED = {"rounds=100": "rounds=2", "rounds=200": "rounds=3", "rounds=60": "rounds=2", "20": "2"}
 """Words of `fedsim resume` for runs that were made short."""
 
@@ -88,8 +95,8 @@ def write(file, text):
 def shortened(words):
     """A command as it is run here."""
     small = [extra for word, extras in SMALL.items() if word in words for extra in extras]
-    if words[0] == "run":
-        few = [re.sub(r"^([\w./]+=[\w.]+,[\w.]+),[\w.,]+$", r"\1", word) for word in words]  # two values of a sweep
+    if words[0] == "run":  # two values of a sweep are enough
+        few = [re.sub(r"^([\w./]+=[\w.]+,[\w.]+),[\w.,]+$", r"\1", FEWER.get(word, word)) for word in words]
         return [*few, *small, *SHORT]
     if words[0] == "resume":
         return [RESUMED.get(word, word) for word in words]

@@ -88,7 +88,7 @@ def test_markdown(comparison):
     assert lines[1] == "| " + " | ".join(["---:"] * 9) + " |"
     assert lines[2].startswith("| **64** | **3** | **0.6050 ± 0.0100** |")
     assert len({line.count(" | ") for line in lines[:4]}) == 1
-    assert lines[5].startswith(r"Test\_accuracy; sorted by:")
+    assert lines[5].startswith(r"test\_accuracy; sorted by:")
 
 
 def test_latex(comparison):

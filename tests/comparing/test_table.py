@@ -1,6 +1,7 @@
 """One row per group: what its settings are called, what it measured, and how it stands against a baseline."""
 
 import math
+import re
 
 import pytest
 
@@ -18,6 +19,42 @@ def table_of(*paths, **question):
 
 
 # Comparing
+
+
+def test_only_the_settings_asked_for(make_run, tmp_path):
+    make_run("a", {"aggregator.server_optimizer.lr": 0.01})
+    make_run("b", {"aggregator.server_optimizer.lr": 0.1, "model.hidden_size": 8, "tags": ["x"]})
+    found = comparison_of(tmp_path, keys=("model.hidden_size",))
+    assert list(found.table.columns)[:2] == ["run", "model.hidden_size"]
+    assert "not shown: the groups also differ in aggregator.server_optimizer.lr, tags" in found.notes
+    both = comparison_of(tmp_path, keys=("tags", "model.hidden_size", "aggregator.server_optimizer.lr"))
+    assert list(both.table.columns)[1:4] == ["tags", "model.hidden_size", "aggregator.server_optimizer.lr"]
+    assert not [note for note in both.notes if note.startswith("not shown")]
+
+
+def test_files_without_settings_need_none_to_be_told_apart(make_run, metrics, tmp_path):
+    make_run("a", {"model.hidden_size": 8})
+    make_run("b")
+    for name in ("c.csv", "d.csv"):
+        (tmp_path / name).write_text(metrics)
+    table = table_of(tmp_path, tmp_path / "c.csv", tmp_path / "d.csv", keys=("model.hidden_size",))
+    assert sorted(map(str, table["model.hidden_size"])) == ["", "", "64", "8"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (("lr",), "--keys lr: these runs differ in rounds, model.hidden_size"),
+        (("round",), "did you mean 'rounds'"),
+        (("rounds",), "--keys rounds: two groups are rounds=4; they differ in model.hidden_size"),
+    ],
+)
+def test_settings_that_do_not_tell_the_runs_apart_are_refused(make_run, tmp_path, keys, told):
+    make_run("a")
+    make_run("b", {"model.hidden_size": 8})
+    make_run("c", {"rounds": 5})
+    with pytest.raises(UserError, match=re.escape(told)):
+        comparison_of(tmp_path, keys=keys)
 
 
 def test_final_best_and_rounds(make_run, tmp_path):
@@ -195,6 +232,20 @@ def test_the_last_rounds(make_run, tmp_path):
 
 
 # Against a baseline
+
+
+def test_a_baseline_is_like_it_in_the_settings_asked_for(make_run, tmp_path):
+    # Each of two algorithms has a learning rate of its own; both were run with 4 and 5 rounds.
+    lr = "aggregator.server_optimizer.lr"
+    for rounds in (4, 5):
+        make_run(f"a{rounds}", {"rounds": rounds, lr: 0.1, "model.hidden_size": 8}, accuracy=(0.1, 0.2))
+        make_run(f"b{rounds}", {"rounds": rounds, lr: 0.2}, accuracy=(0.1, 0.1 * rounds))
+    question = {"baseline": ("model.hidden_size=8",)}
+    assert len(comparison_of(tmp_path, **question).warnings) >= 2  # nothing like it in everything else
+    found = comparison_of(tmp_path, keys=("rounds", "model.hidden_size"), **question).table
+    assert dict(zip(found["run"], found["difference"], strict=True)) == pytest.approx(
+        {"b5": 0.5 - 0.2, "b4": 0.4 - 0.2, "a4": 0, "a5": 0}
+    )
 
 
 @pytest.fixture
