@@ -24,7 +24,8 @@ from torch import Tensor
 
 from fedsim import stopping
 from fedsim.aggregation.rules import combine_chunks
-from fedsim.arrivals import Arrivals, arrivals, count_time, make_clock, refuse_hopeless
+from fedsim.arrivals import Arrivals, count_time, make_clock, refuse_hopeless
+from fedsim.asynchrony.queue import aged, keep_waiting, scheduled, staleness_metrics
 from fedsim.attacks.attack import DataAttack, NoAttack
 from fedsim.attacks.backdoor import Backdoor
 from fedsim.client_store import ClientStore
@@ -145,15 +146,16 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     started = time.perf_counter()
 
     broadcast(sim, state, number)
-    coming = arrivals(sim, state, number)
+    coming = scheduled(sim, state, number)
     cohort = coming.clients
     metrics: Metrics = dict.fromkeys(sim.columns)
     metrics |= {"round": number, "clients": len(cohort)}
     if len(cohort) > 0 or isinstance(e.privacy, CentralPrivacy):  # else a round without clients changes nothing
         metrics |= _train_cohort(sim, state, coming, number)
+    keep_waiting(state, coming)
     state.round = number
     count_bytes(sim, state, coming.informed, len(cohort), number)
-    metrics |= count_time(sim, state, coming)
+    metrics |= {**count_time(sim, state, coming), **staleness_metrics(coming, number)}
     metrics |= {"bytes_down": state.bytes_down, "bytes_up": state.bytes_up, **exchange_metrics(sim, state, cohort)}
     trained = time.perf_counter()
 
@@ -171,8 +173,8 @@ def _train_cohort(sim: Simulation, state: State, coming: Arrivals, number: int) 
     e = sim.experiment
     reports: list[Report] = []
     change = torch.zeros_like(state.row, dtype=torch.float64)
-    chunks = train_in_chunks(sim, state, coming.clients, number, reports, coming.steps)
-    arrived = exchanged(sim, state, chunks, number, change)
+    chunks = train_in_chunks(sim, state, coming.clients, number, reports, coming.steps, coming.versions)
+    arrived = aged(sim, state, coming, exchanged(sim, state, chunks, number, change))
     delta, spread = combine_chunks(combine_rule(sim, state, number), state.row, arrived)
     adjusted = delta
     if state.memory is not None:
@@ -255,4 +257,5 @@ def _columns(experiment: Experiment, dataset: Dataset) -> tuple[str, ...]:
     validation = ("validation_loss",) if experiment.client.validation_fraction > 0 else ()
     ends = ("delta_norm", "client_drift", "bytes_down", "bytes_up")
     parts = (*experiment.attack.columns, *experiment.privacy.columns, *experiment.system.columns)
+    parts = (*parts, *experiment.schedule.columns)
     return ("round", "clients", "train_loss", *validation, *tests, *ends, *parts)
