@@ -31,6 +31,8 @@ ALSO = (
     *(("stop", ("stop.patience=9",)), ("aggregator/server_optimizer/schedule", ("rounds=12",)), ("baseline", ())),
     *(("link", ()), ("link/up", ("aggregator=mean",)), ("link/down", ("aggregator=mean",))),
     *(("attack", ("aggregator=median",)), ("privacy", ("aggregator=mean", "sampler=poisson"))),
+    ("schedule", ("system=devices", "system.gflops_spread=2", "system.dropout=0.2", "sampler.fraction=0.5")),
+    ("schedule/staleness", ("schedule=fedbuff", "system=devices", "system.gflops_spread=2")),
     ("system", ("sampler.fraction=0.5", "aggregator=scaffold", "link/down=quantize")),
 )
 NEEDS = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -121,7 +122,12 @@ def aged(
     for deltas, report in chunks:
         given = versions[first : first + len(deltas)]
         first += len(deltas)
-        yield schedule.apply(deltas, state.round - given, lambda g=given: given_rows(state, g) - state.row), report
+        yield schedule.apply(deltas, state.round - given, partial(_behind, state, given)), report
+
+
+def _behind(state: State, versions: Tensor) -> Tensor:
+    """How far the models of certain versions ``[C]`` are from the newest: ``[C, P]``, or ``[P]`` of zeros."""
+    return given_rows(state, versions) - state.row
 
 
 def keep_waiting(state: State, coming: Arrivals) -> None:
@@ -146,8 +152,8 @@ def describe_schedule(sim: Simulation) -> dict[str, str]:
     if not isinstance(schedule, Asynchronous) or sim.clock is None:
         return {}
     concurrency = sim.experiment.sampler.limits(len(sim.clock.fitting))[1]
-    name, size = type(schedule).__name__.lower(), schedule.buffer(concurrency)
-    return {"schedule": f"{name}: {concurrency} clients at work at once, a version per {size} arrival(s)"}
+    size = schedule.buffer(concurrency)
+    return {"schedule": f"{schedule.name}: {concurrency} clients at work at once, a version per {size} arrival(s)"}
 
 
 def _order(sim: Simulation, clock: Clock, number: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedsim.aggregation.mean import Mean
 from fedsim.aggregation.norm_clipped_mean import NormClippedMean
 from fedsim.aggregation.weighted import Weighted
-from fedsim.asynchrony.staleness import Polynomial, Staleness
+from fedsim.asynchrony.staleness import POLYNOMIAL, Staleness
 from fedsim.baseline import NoBaseline
 from fedsim.errors import UserError, check_above, check_at_least, check_between
 from fedsim.privacy.privacy import CentralPrivacy
@@ -51,9 +51,11 @@ class Asynchronous:
         staleness: how much an update counts less the more versions were made while it was.
     """
 
-    staleness: Staleness = Polynomial()
+    staleness: Staleness = POLYNOMIAL
 
     columns: ClassVar[tuple[str, ...]] = ("staleness", "staleness_max")
+    name: ClassVar[str]
+    """In the config."""
 
     def buffer(self, concurrency: int) -> int:
         """K, arrivals that make a version, where so many clients are at work at once."""
@@ -65,7 +67,7 @@ class Asynchronous:
         Args:
             deltas: local models minus what they started from.
             staleness: ``[C]`` int64.
-            behind: gives what they started from minus the newest model, ``[C, P]`` or a zero.
+            behind: gives what they started from minus the newest model, ``[C, P]`` or zeros ``[P]``.
         """
         raise NotImplementedError
 
@@ -77,11 +79,10 @@ class Asynchronous:
 
     def check(self, experiment: Experiment) -> None:
         """Raise `UserError` for settings that need rounds."""
-        e, name, system = experiment, f"schedule={type(self).__name__.lower()}", experiment.system
+        e, name, system = experiment, f"schedule={self.name}", experiment.system
         if not isinstance(e.baseline, NoBaseline):
-            raise UserError(
-                f"{name}: baseline={type(e.baseline).__name__.lower()} is no federation; take baseline=none"
-            )
+            baseline = type(e.baseline).__name__.lower()
+            raise UserError(f"{name}: baseline={baseline} is no federation; take schedule=synchronous or baseline=none")
         if not isinstance(system, Timed):
             raise UserError(
                 f"{name}: needs a virtual clock that says who arrives when; take system=devices or system=profiles"
@@ -154,6 +155,8 @@ class FedBuff(Asynchronous):
 
     buffer_size: int | None = None
 
+    name: ClassVar[str] = "fedbuff"
+
     def __post_init__(self) -> None:
         check_at_least(self, 1, "buffer_size")
 
@@ -179,6 +182,8 @@ class FedAsync(Asynchronous):
     """
 
     alpha: float = 0.6
+
+    name: ClassVar[str] = "fedasync"
 
     def __post_init__(self) -> None:
         check_above(self, 0, "alpha")

@@ -61,3 +61,6 @@ class Hinge:
     def weights(self, staleness: Tensor) -> Tensor:
         """Falling after a while."""
         return 1.0 / (self.slope * (staleness - self.grace).clamp(min=0).double() + 1.0)
+
+
+POLYNOMIAL = Polynomial()

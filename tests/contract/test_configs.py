@@ -18,6 +18,7 @@ ROOT = Path(str(importlib.resources.files("fedsim.configs")))
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
 COMPONENTS = [name for name in FILES if "_target_" in (ROOT / name).read_text()]
 EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
+STALENESS = ("constant", "polynomial", "hinge")
 NEEDS = {
     "data/csv.yaml": ("data.path=load.csv", "data.target_column=kW"),
     "experiment/energy_forecast.yaml": ("data.path=load.csv",),
@@ -25,6 +26,9 @@ NEEDS = {
     "data/text.yaml": ("data.path=play.txt",),
     "data/cmapss.yaml": ("data.path=turbofan",),
     "system/profiles.yaml": ("system.path=devices.csv",),
+    "schedule/fedbuff.yaml": ("system=devices",),
+    "schedule/fedasync.yaml": ("system=devices",),
+    **{f"schedule/staleness/{name}.yaml": ("system=devices", "schedule=fedbuff") for name in STALENESS},
     "data/leaf.yaml": ("data.path=leaf",),
     "experiment/keyboard_shakespeare.yaml": ("data.path=play.txt",),
     "experiment/patient_ecg.yaml": ("data.path=ecg", "num_clients=4"),
