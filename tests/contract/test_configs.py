@@ -18,7 +18,6 @@ ROOT = Path(str(importlib.resources.files("fedsim.configs")))
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
 COMPONENTS = [name for name in FILES if "_target_" in (ROOT / name).read_text()]
 EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
-STALENESS = ("constant", "polynomial", "hinge")
 NEEDS = {
     "data/csv.yaml": ("data.path=load.csv", "data.target_column=kW"),
     "experiment/energy_forecast.yaml": ("data.path=load.csv",),
@@ -26,9 +25,6 @@ NEEDS = {
     "data/text.yaml": ("data.path=play.txt",),
     "data/cmapss.yaml": ("data.path=turbofan",),
     "system/profiles.yaml": ("system.path=devices.csv",),
-    "schedule/fedbuff.yaml": ("system=devices",),
-    "schedule/fedasync.yaml": ("system=devices",),
-    **{f"schedule/staleness/{name}.yaml": ("system=devices", "schedule=fedbuff") for name in STALENESS},
     "data/leaf.yaml": ("data.path=leaf",),
     "experiment/keyboard_shakespeare.yaml": ("data.path=play.txt",),
     "experiment/patient_ecg.yaml": ("data.path=ecg", "num_clients=4"),
@@ -94,7 +90,8 @@ def test_every_value_is_explained(name):
 
 def together():
     """Options of different groups, many at a time: the first of each group, the second of each, ..."""
-    groups = [group for group in config.list_options() if group != "baseline"]  # it does not go with personal models
+    apart = ("baseline", "schedule", "schedule/staleness")  # they do not go with personal models, or with some samplers
+    groups = [group for group in config.list_options() if group not in apart]
     columns = [[name for name in COMPONENTS if name.rpartition("/")[0] == group] for group in groups]
     return [[name for name in names if name] for names in itertools.zip_longest(*columns)]
 
@@ -109,6 +106,15 @@ def test_it_composes(names, tmp_path, monkeypatch):
         for key in name.split("/")[:-1]:
             part = getattr(part, key)
         assert type(part) is component(name)
+
+
+@pytest.mark.parametrize("name", [name for name in COMPONENTS if name.startswith("schedule/")])
+def test_schedules_compose(name):
+    part = name.removesuffix(".yaml").rpartition("/")
+    more = ("schedule=fedbuff",) if "staleness" in name else ()
+    experiment = config.check_request(config.Request(("system=devices", *more, f"{part[0]}={part[2]}")))[0].experiment
+    chosen = experiment.schedule.staleness if more else experiment.schedule
+    assert type(chosen) is component(name)
 
 
 @pytest.mark.parametrize("name", [name for name in COMPONENTS if name.startswith(PRESETS) and name.count("/") == 1])
