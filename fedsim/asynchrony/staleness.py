@@ -35,7 +35,7 @@ class Constant:
 
 @dataclass(frozen=True, kw_only=True)
 class Polynomial:
-    """``(1 + tau) ** -exponent`` (Xie 2019, section 5.2); ``1 / sqrt(1 + tau)`` is that of Nguyen 2022, section 4."""
+    """``(1 + tau) ** -exponent`` (Xie 2019); ``1 / sqrt(1 + tau)`` is that of Nguyen 2022."""
 
     exponent: float = 0.5
 
@@ -49,7 +49,7 @@ class Polynomial:
 
 @dataclass(frozen=True, kw_only=True)
 class Hinge:
-    """1 up to ``tau = grace``, then ``1 / (slope * (tau - grace) + 1)`` (Xie 2019, section 5.2)."""
+    """1 up to ``tau = grace``, then ``1 / (slope * (tau - grace) + 1)`` (Xie 2019)."""
 
     slope: float = 10.0
     grace: int = 4
