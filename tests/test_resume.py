@@ -375,6 +375,12 @@ def test_forks_that_do_not_fit(make, capfd, change):
     assert not Path("fork").exists()
 
 
+def test_a_fork_keeps_its_schedule(make, capfd):
+    start(make("system=devices"), "run")
+    assert fork_run(Path("run"), make("system=devices", "schedule=fedbuff"), Path("fork")) == "refused"
+    assert capfd.readouterr().err.startswith("error: schedule: ")
+
+
 def test_a_fork_needs_a_new_directory_and_a_checkpoint(make, capfd):
     start(make("checkpoint.every=null"), "run")
     other = make("name=other")
