@@ -40,6 +40,8 @@ class Arrivals(NamedTuple):
         seconds: of the round, virtual.
         late: ``[l]`` int64, clients that were cut off while they sent.
         late_bytes: what these had sent by then.
+        versions: ``[C]`` int64, the version of the model that each of `clients` started from, or None for the newest.
+        waiting: who is still at work under an asynchronous schedule, for `State.parts`, or None under another.
     """
 
     clients: Tensor
@@ -49,6 +51,8 @@ class Arrivals(NamedTuple):
     seconds: float = 0.0
     late: Tensor | None = None
     late_bytes: int = 0
+    versions: Tensor | None = None
+    waiting: dict[str, Tensor] | None = None
 
 
 def make_clock(e: Experiment, population: Population, task: LocalTask) -> Clock | None:
@@ -86,7 +90,7 @@ def arrivals(sim: Simulation, state: State, number: int) -> Arrivals:
     e, clock, system = sim.experiment, sim.clock, sim.experiment.system
     if clock is None or not isinstance(system, Timed):
         return Arrivals(*choose_cohort(sim, state, number))
-    asked, wanted = _ask(sim, clock, system.over_selection, number)
+    asked, wanted = ask(sim, clock, system.over_selection, number)
     there = asked[online(clock.fleet, asked, e.seed, number)]
     steps = sim.task.steps(there)
     seconds = client_seconds(sim, state, there, steps, number)
@@ -151,7 +155,7 @@ def describe_clock(sim: Simulation) -> list[str]:
     return [f"{count} of {sim.population.num_clients} clients have too little memory to train and are never asked"]
 
 
-def _ask(sim: Simulation, clock: Clock, over_selection: float, number: int) -> tuple[Tensor, int]:
+def ask(sim: Simulation, clock: Clock, over_selection: float, number: int) -> tuple[Tensor, int]:
     """The clients ``[A]`` that are asked, and how many of them are wanted."""
     e, sizes = sim.experiment, sim.population.train.sizes[clock.fitting]
 

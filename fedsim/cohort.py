@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -57,19 +58,30 @@ def choose_cohort(sim: Simulation, state: State, number: int) -> tuple[Tensor, T
 
 
 def train_in_chunks(
-    sim: Simulation, state: State, cohort: Tensor, number: int, reports: list[Report], steps: Tensor | None = None
+    sim: Simulation,
+    state: State,
+    cohort: Tensor,
+    number: int,
+    reports: list[Report],
+    steps: Tensor | None = None,
+    versions: Tensor | None = None,
 ) -> Iterator[Chunk]:
     """Train the cohort in chunks of nearly equal size; yields them and keeps the reports.
 
-    `steps` ``[C]`` are the clients' local steps, if not those of the task.
+    `steps` ``[C]`` are the clients' local steps, if not those of the task, and `versions` ``[C]`` those of the model
+    that each of them was given, if not the newest.
     """
     e, store = sim.experiment, state.store
     task, trainer = workers(sim, number)
     correction = e.aggregator.correction
     taken = task.steps(cohort) if steps is None else steps
     count = math.ceil(len(cohort) / sim.chunk_size)
-    for clients, limit in zip(cohort.tensor_split(count), taken.tensor_split(count), strict=True) if count else ():
+    given = torch.full_like(cohort, state.round) if versions is None else versions
+    parts = (column.tensor_split(count) for column in (cohort, taken, given)) if count else ((), (), ())
+    for clients, limit, version in zip(*parts, strict=True):
         memory, anchors = None, local_models(sim, state, clients, sent_row(state))
+        if versions is not None:
+            anchors = given_rows(state, version)
         if state.memory is not None:
             memory = Memory(
                 store.read("memory", clients, state.row.new_zeros(len(clients), len(state.row))), state.memory
@@ -82,9 +94,11 @@ def train_in_chunks(
             store.write("private", clients, (anchors + deltas)[:, sim.private])
             deltas[:, sim.private] = 0
         if sim.personal is not None:
-            e.personalize.train(sim.personal, sent_row(state), clients, number, store)
+            e.personalize.train(sim.personal, anchors, clients, number, store)
         needs = getattr(e.aggregator.combine, "needs", ())
         report = add_measures(report, needs, task, trainer, anchors, clients, number)
+        if versions is not None:
+            report = replace(report, staleness=state.round - version)
         reports.append(report)
         yield Chunk(clients, deltas, report, memory)
 
@@ -92,6 +106,14 @@ def train_in_chunks(
 def sent_row(state: State) -> Tensor:
     """The global model ``[P]`` as clients get it: a copy where the link downstream loses something."""
     return state.parts.get("link.copy", state.row)
+
+
+def given_rows(state: State, versions: Tensor) -> Tensor:
+    """The models ``[C, P]`` of certain versions ``[C]``, or ``[P]`` if all are the newest."""
+    if bool((versions == state.round).all()):
+        return state.row
+    newest = state.round
+    return torch.stack([state.row if v == newest else state.parts[f"schedule.row.{v}"] for v in versions.tolist()])
 
 
 def local_models(sim: Simulation, state: State, clients: Tensor, row: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from fedsim.aggregation.aggregator import Aggregator
 from fedsim.aggregation.setting import Particular, Setting
 from fedsim.aggregation.weighted import Weighted
+from fedsim.asynchrony.schedule import Asynchronous, Schedule, Synchronous
 from fedsim.attacks.alie import ALIE, largest_z
 from fedsim.attacks.attack import Attack, NoAttack
 from fedsim.attacks.backdoor import Backdoor
@@ -86,6 +87,7 @@ class Experiment:
         attack: what malicious clients do.
         audit: what a curious server is to find out.
         system: what devices clients have, and how long the server waits for them.
+        schedule: whether the server waits for a cohort.
         personalize: how clients come to models of their own.
         baseline: what is run in place of the federation, to read its results against.
         stop: when to end early.
@@ -117,6 +119,7 @@ class Experiment:
     attack: Attack = field(default_factory=NoAttack)
     audit: Audit = field(default_factory=NoAudit)
     system: System = field(default_factory=NoSystem)
+    schedule: Schedule = field(default_factory=Synchronous)
     personalize: Personalization = field(default_factory=NoPersonalization)
     baseline: Baseline = field(default_factory=NoBaseline)
     stop: Stop = field(default_factory=Stop)
@@ -142,6 +145,7 @@ class Experiment:
         if not 0 <= self.seed <= MAX_SEED:
             raise FieldError("seed", self.seed, f"must be from 0 to {MAX_SEED}")
         self.aggregator.correction.check(self.client)
+        self.schedule.check(self)
         self._check_blocks()
         self._check_baseline()
         schedule = self.aggregator.server_optimizer.schedule
@@ -215,15 +219,23 @@ class Experiment:
     def check_population(self, num_clients: int) -> None:
         """Raise `UserError` if so many clients give no cohorts, or parts do not go together."""
         self.sampler.check(num_clients)
+        self.schedule.check_population(self, num_clients)
         self._check_exchange(num_clients)
-        smallest, largest = self.sampler.limits(num_clients)
+        smallest, largest = self._limits(num_clients)
         if isinstance(self.system, Timed):
             self.system.check(self)
             self.system.check_population(self, num_clients)
-            smallest = self.system.smallest(smallest)
+            smallest = smallest if isinstance(self.schedule, Asynchronous) else self.system.smallest(smallest)
         combine = self.aggregator.combine
         if isinstance(combine, Particular):
             combine.check(Setting(max(1, smallest), largest, self.client, self.aggregator.correction))
+
+    def _limits(self, num_clients: int) -> tuple[int, int]:
+        """How many clients at least and at most are combined, as the sampler or the schedule has it."""
+        smallest, largest = self.sampler.limits(num_clients)
+        if isinstance(self.schedule, Asynchronous):
+            return self.schedule.buffer(largest), self.schedule.buffer(largest)
+        return smallest, largest
 
     def _check_exchange(self, num_clients: int) -> None:
         """What is on between clients and server must have something to act on."""
@@ -240,7 +252,7 @@ class Experiment:
         if not isinstance(self.attack, NoAttack) and self.attack.start_round > self.rounds:
             raise UserError(f"attack.start_round={self.attack.start_round}: is after the last of rounds={self.rounds}")
         if isinstance(self.attack, ALIE) and self.attack.z is None:
-            largest = self.sampler.limits(num_clients)[1]
+            largest = self._limits(num_clients)[1]
             count = round(int(self.attack.malicious(num_clients, self.seed).sum()) * largest / num_clients)
             if largest_z(largest, count) == 0:
                 raise UserError(

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
 
-from fedsim.arrivals import Arrivals, arrivals, client_seconds, describe_clock
+from fedsim.arrivals import Arrivals, client_seconds, describe_clock
+from fedsim.asynchrony.queue import describe_schedule, scheduled
 from fedsim.engine import client_bytes
 from fedsim.errors import UserError
 from fedsim.exchange import bytes_per_client, download_sizes
@@ -24,7 +25,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
     e, population, arch = simulation.experiment, simulation.population, simulation.task.arch
     sizes = population.train.sizes
     state = initial_state(simulation)
-    coming = arrivals(simulation, state, 1)
+    coming = scheduled(simulation, state, 1)
     cohort = coming.clients
     steps = simulation.task.steps(cohort) if coming.steps is None else coming.steps
     steps = steps if len(cohort) > 0 else torch.zeros(1, dtype=torch.int64)
@@ -54,6 +55,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
         "local steps in round 1": f"min {int(steps.min())}, max {int(steps.max())}, all {int(steps.sum()):,}",
         "bytes in round 1": f"{down:,} down, {up:,} up",
         **_times(simulation, state, coming),
+        **describe_schedule(simulation),
         "engine": e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell),
         "memory": f"about {memory / 2**20:,.1f} MiB for {chunk} clients at a time",
     }
@@ -69,11 +71,11 @@ def _times(simulation: Simulation, state: State, coming: Arrivals) -> dict[str, 
     seconds = client_seconds(simulation, state, clients, simulation.task.steps(clients), 1)
     low, median, high, top = torch.quantile(seconds, torch.tensor([0, 0.5, 0.9, 1], dtype=torch.float64)).tolist()
     left = describe_clock(simulation)
+    arrive = f"; {len(coming.clients)} of {len(coming.clients) + coming.dropped} asked arrive"
     return {
         "devices": f"{origin}; medians {speed:.3g} Gflop/s, {down:.3g} Mbit/s down, {up:.3g} Mbit/s up",
         "seconds of a client": f"min {low:.4g}, median {median:.4g}, 90% within {high:.4g}, max {top:.4g} (virtual)",
-        "seconds of round 1": f"{coming.seconds:.4g} (virtual); {len(coming.clients)} of "
-        f"{len(coming.clients) + coming.dropped} asked arrive",
+        "seconds of round 1": f"{coming.seconds:.4g} (virtual)" + ("" if coming.versions is not None else arrive),
         **({"left out": left[0]} if left else {}),
     }
 

@@ -337,6 +337,7 @@ def _check_fit(state: State, simulation: Simulation, recorded: Experiment) -> No
         "aggregator.blocks": old.blocks != new.blocks,
         "personalize": type(recorded.personalize) is not type(now.personalize),
         "client.optimizer": keeps and type(recorded.client.optimizer) is not type(now.client.optimizer),
+        "schedule": type(recorded.schedule) is not type(now.schedule),
         "num_clients": state.store.num_clients != fresh.store.num_clients,
     }
     if bad := [key for key, misfit in misfits.items() if misfit]:

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from fedsim import stopping
 from fedsim.aggregation.rules import combine_chunks
-from fedsim.arrivals import Arrivals, arrivals, count_time, make_clock, refuse_hopeless
+from fedsim.arrivals import Arrivals, count_time, make_clock, refuse_hopeless
+from fedsim.asynchrony.queue import aged, keep_waiting, scheduled, staleness_metrics
 from fedsim.attacks.attack import DataAttack, NoAttack
 from fedsim.attacks.backdoor import Backdoor
 from fedsim.audit.audit import ModelAudit, UpdateAudit, overheard
@@ -161,16 +162,17 @@ def _run_round(sim: Simulation, state: State) -> RoundResult:
     started = time.perf_counter()
 
     broadcast(sim, state, number)
-    coming = arrivals(sim, state, number)
+    coming = scheduled(sim, state, number)
     cohort = coming.clients
     metrics: Metrics = dict.fromkeys(sim.columns)
     metrics |= {"round": number, "clients": len(cohort)}
     begun = isinstance(e.privacy, SecureAggregation) and len(coming.informed) > 0  # and may have to be aborted
     if len(cohort) > 0 or begun or isinstance(e.privacy, CentralPrivacy):  # without clients nothing changes
         metrics |= _train_cohort(sim, state, coming, number)
+    keep_waiting(state, coming)
     state.round = number
     count_bytes(sim, state, coming.informed, len(cohort), number)
-    metrics |= count_time(sim, state, coming)
+    metrics |= {**count_time(sim, state, coming), **staleness_metrics(coming, number)}
     metrics |= {"bytes_down": state.bytes_down, "bytes_up": state.bytes_up, **exchange_metrics(sim, state, cohort)}
     trained = time.perf_counter()
 
@@ -188,14 +190,14 @@ def _train_cohort(sim: Simulation, state: State, coming: Arrivals, number: int) 
     e = sim.experiment
     reports: list[Report] = []
     sent, change = sent_row(state), torch.zeros_like(state.row, dtype=torch.float64)
-    chunks = train_in_chunks(sim, state, coming.clients, number, reports, coming.steps)
+    chunks = train_in_chunks(sim, state, coming.clients, number, reports, coming.steps, coming.versions)
     seen: list[Tensor] = []
     arrived = overheard(e.audit, exchanged(sim, state, chunks, number, change), number, seen)
     rule = combine_rule(sim, state, number, asked=coming.informed, arriving=coming.clients)
     if rule is None:  # clients train, but the server learns nothing
         deque(arrived, maxlen=0)
         return _losses(reports) if reports else {}
-    delta, spread = combine_chunks(rule, state.row, arrived)
+    delta, spread = combine_chunks(rule, state.row, aged(sim, state, coming, arrived))
     adjusted = delta
     if state.memory is not None:
         state.memory = (state.memory + change / sim.population.num_clients).to(state.row.dtype)
@@ -281,6 +283,6 @@ def _columns(experiment: Experiment, dataset: Dataset) -> tuple[str, ...]:
     tests = tuple(name for prefix in prefixes for name in metric_names(dataset.task, dataset.score, prefix))
     validation = ("validation_loss",) if experiment.client.validation_fraction > 0 else ()
     ends = ("delta_norm", "client_drift", "bytes_down", "bytes_up")
-    adding = (experiment.attack, experiment.privacy, experiment.system, experiment.audit)
+    adding = (experiment.attack, experiment.privacy, experiment.system, experiment.schedule, experiment.audit)
     parts = tuple(name for part in adding for name in part.columns)
     return ("round", "clients", "train_loss", *validation, *tests, *ends, *parts)

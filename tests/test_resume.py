@@ -32,6 +32,8 @@ ALSO = (
     *(("link", ()), ("link/up", ("aggregator=mean",)), ("link/down", ("aggregator=mean",))),
     ("audit", ()),
     *(("attack", ("aggregator=median",)), ("privacy", ("aggregator=mean", "sampler=poisson"))),
+    ("schedule", ("system=devices", "system.gflops_spread=2", "system.dropout=0.2", "sampler.fraction=0.5")),
+    ("schedule/staleness", ("schedule=fedbuff", "system=devices", "system.gflops_spread=2")),
     ("system", ("sampler.fraction=0.5", "aggregator=scaffold", "link/down=quantize")),
 )
 NEEDS = {
@@ -410,6 +412,12 @@ def test_privacy_does_not_begin_within_a_run(make, capfd):
     start(make("aggregator=mean"), "run")
     assert fork_run(Path("run"), make("aggregator=mean", "privacy=central_dp"), Path("fork")) == "refused"
     assert "epsilon is that of all rounds" in capfd.readouterr().err
+
+
+def test_a_fork_keeps_its_schedule(make, capfd):
+    start(make("system=devices"), "run")
+    assert fork_run(Path("run"), make("system=devices", "schedule=fedbuff"), Path("fork")) == "refused"
+    assert capfd.readouterr().err.startswith("error: schedule: ")
 
 
 def test_a_fork_needs_a_new_directory_and_a_checkpoint(make, capfd):

@@ -132,8 +132,9 @@ class Report:
         start_loss: ``[C]`` float64 mean loss on the client's training samples of what it starts from, or None.
         lr: ``[C]`` float64 local learning rate of the round, or None.
         coefficient_norm: ``[C]`` float64, see `fedsim.clients.measures.coefficient_norms`, or None.
+        staleness: ``[C]`` int64, versions that were made while the client was at work; None under a schedule of rounds.
 
-    The last three are there only if the combine rule asks for them (its ``needs``).
+    The three before the last are there only if the combine rule asks for them (its ``needs``).
     """
 
     num_samples: Tensor
@@ -144,6 +145,7 @@ class Report:
     start_loss: Tensor | None = None
     lr: Tensor | None = None
     coefficient_norm: Tensor | None = None
+    staleness: Tensor | None = None
 
 
 class Trainer(Protocol):

@@ -31,6 +31,7 @@ SHOWN = (
     "epsilon",
     "dropped",
     "virtual_seconds",
+    "staleness",
 )
 SPARK_WIDTH = 40
 PACE = 10  # rounds over which it is measured

@@ -90,7 +90,8 @@ def test_every_value_is_explained(name):
 
 def together():
     """Options of different groups, many at a time: the first of each group, the second of each, ..."""
-    groups = [group for group in config.list_options() if group != "baseline"]  # it does not go with personal models
+    apart = ("baseline", "schedule", "schedule/staleness")  # they do not go with personal models, or with some samplers
+    groups = [group for group in config.list_options() if group not in apart]
     columns = [[name for name in COMPONENTS if name.rpartition("/")[0] == group] for group in groups]
     return [[name for name in names if name] for names in itertools.zip_longest(*columns)]
 
@@ -105,6 +106,15 @@ def test_it_composes(names, tmp_path, monkeypatch):
         for key in name.split("/")[:-1]:
             part = getattr(part, key)
         assert type(part) is component(name)
+
+
+@pytest.mark.parametrize("name", [name for name in COMPONENTS if name.startswith("schedule/")])
+def test_schedules_compose(name):
+    part = name.removesuffix(".yaml").rpartition("/")
+    more = ("schedule=fedbuff",) if "staleness" in name else ()
+    experiment = config.check_request(config.Request(("system=devices", *more, f"{part[0]}={part[2]}")))[0].experiment
+    chosen = experiment.schedule.staleness if more else experiment.schedule
+    assert type(chosen) is component(name)
 
 
 @pytest.mark.parametrize("name", [name for name in COMPONENTS if name.startswith(PRESETS) and name.count("/") == 1])
