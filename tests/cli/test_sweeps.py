@@ -146,6 +146,31 @@ def test_mistakes(refused, tiny, arguments, words):
     assert words in refused("run", *tiny, *arguments)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("privacy=central_dp,local_dp", "privacy.target_epsilon=8", "aggregator/combine=mean"),
+        ("aggregator=fedadam", "aggregator/server_optimizer=adam,yogi", "aggregator.server_optimizer.tau=0.01"),
+    ],
+)
+def test_a_key_that_only_the_swept_options_have(fedsim, elsewhere, tiny, settings):
+    command = ("run", "-m", *tiny, *settings, "console=none")
+    assert fedsim(*command, "hydra.sweep.dir=sweep/${model.hidden_size}") == (0, "", "")
+    assert list(table(elsewhere / "sweep" / "2")["status"]) == ["done"] * 2
+    assert fedsim(*command, "--resume", "sweep/2") == (0, "", "")
+
+
+def test_a_value_twice(refused, tiny):
+    line = refused("run", "-m", *tiny, "model=rnn,gru", "seed=1,1")
+    assert line == "model=rnn,gru seed=1,1: jobs 0 and 1 would be the same run; give each value once"
+    assert "jobs 0 and 2 would be" in refused("run", "-m", *tiny, "client.optimizer.lr=0.1,0.2,0.10")
+
+
+def test_a_key_that_not_all_options_have(refused, tiny):
+    line = refused("run", "-m", *tiny, "model=rnn,gru", "model.nonlinearity=relu")
+    assert line == "model.nonlinearity=relu: no such key with model=gru"
+
+
 def test_data_are_prepared_once_for_jobs_that_differ_in_their_seed(monkeypatch, compose):
     prepared = []
     monkeypatch.setattr(sweep, "prepare", lambda experiment: prepared.append(experiment.seed))
