@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -109,8 +110,21 @@ def test_a_killed_sweep_is_finished(process, fedsim, elsewhere, tiny):
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.communicate(timeout=60)
+    assert not (elsewhere / "sweep" / "sweep.csv").exists()  # nobody is left to write it
     assert fedsim(*command, "--resume", "sweep").code == 0
     assert list(table(elsewhere / "sweep")["status"]) == ["done"] * 2
+
+
+def test_a_job_whose_folder_was_deleted_is_made_anew(fedsim, elsewhere, tiny):
+    command = ("run", "-m", *tiny, "seed=1,2,3", "console=none")
+    assert fedsim(*command, "hydra.sweep.dir=sweep").code == 0
+    kept = (elsewhere / "sweep" / "0" / "summary.json").stat().st_mtime_ns
+    metrics = (elsewhere / "sweep" / "1" / "metrics.csv").read_bytes()
+    shutil.rmtree(elsewhere / "sweep" / "1")
+    assert fedsim(*command, "--resume", "sweep") == (0, "", "")
+    assert list(table(elsewhere / "sweep")["status"]) == ["done"] * 3
+    assert (elsewhere / "sweep" / "1" / "metrics.csv").read_bytes() == metrics
+    assert (elsewhere / "sweep" / "0" / "summary.json").stat().st_mtime_ns == kept
 
 
 def test_more_rounds_for_a_finished_sweep(fedsim, elsewhere, tiny):
