@@ -17,20 +17,12 @@ from typing import Annotated, Any
 import typer
 
 from fedsim import __version__, completion
+from fedsim.cli_options import AllowModule, Checkpoint, ConfigDir, SavedRun
 from fedsim.errors import UserError, print_error
 
 EXIT_FAILED, EXIT_USER, EXIT_DIVERGED, EXIT_SOME_FAILED, EXIT_SIGNAL = 1, 2, 3, 4, 128
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # Typer's own or Click's, by Typer's version
 _STATUS_CODES = {"done": 0, "stopped": 0, "diverged": EXIT_DIVERGED, "refused": EXIT_USER}
-
-_Checkpoint = Annotated[
-    str,
-    typer.Option(
-        "--checkpoint",
-        metavar="last|best",
-        help="The newest saved model, or the best of those kept, by the run's metric.",
-    ),
-]
 
 app = typer.Typer(
     rich_markup_mode="rich",
@@ -96,13 +88,8 @@ def run(
         ),
     ] = None,
     multirun: Annotated[bool, typer.Option("-m", "--multirun", help="Run every combination of a=1,2 values.")] = False,
-    config_dir: Annotated[
-        str | None, typer.Option("--config-dir", help="A folder with configs of your own, laid out like fedsim's.")
-    ] = None,
-    allow_module: Annotated[
-        list[str] | None,
-        typer.Option("--allow-module", help="A module of yours whose classes configs may name (repeatable)."),
-    ] = None,
+    config_dir: ConfigDir = None,
+    allow_module: AllowModule = None,
     cfg: Annotated[
         str | None, typer.Option("--cfg", metavar="job|hydra|all", help="Print the composed config and exit.")
     ] = None,
@@ -168,13 +155,8 @@ def resume(
             autocompletion=completion.complete_overrides,
         ),
     ] = None,
-    config_dir: Annotated[
-        str | None, typer.Option("--config-dir", help="A folder with configs of your own, laid out like fedsim's.")
-    ] = None,
-    allow_module: Annotated[
-        list[str] | None,
-        typer.Option("--allow-module", help="A module of yours whose classes configs may name (repeatable)."),
-    ] = None,
+    config_dir: ConfigDir = None,
+    allow_module: AllowModule = None,
     after_round: Annotated[
         int | None,
         typer.Option(
@@ -284,7 +266,7 @@ def compare(
     epilog="[b]Examples[/b]\n\nfedsim evaluate RUN_DIR\n\nfedsim evaluate RUN_DIR data.path=other.csv partition=natural"
 )
 def evaluate(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run that saved checkpoints.")],
+    run_dir: SavedRun,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -293,14 +275,9 @@ def evaluate(
             autocompletion=completion.complete_overrides,
         ),
     ] = None,
-    checkpoint: _Checkpoint = "last",
-    config_dir: Annotated[
-        str | None, typer.Option("--config-dir", help="A folder with configs of your own, laid out like fedsim's.")
-    ] = None,
-    allow_module: Annotated[
-        list[str] | None,
-        typer.Option("--allow-module", help="A module of yours whose classes configs may name (repeatable)."),
-    ] = None,
+    checkpoint: Checkpoint = "last",
+    config_dir: ConfigDir = None,
+    allow_module: AllowModule = None,
 ) -> None:
     """Score the model that a run saved, on its own test data or on any other."""
     with _exit_codes():
@@ -317,7 +294,7 @@ def evaluate(
     "fedsim export RUN_DIR --to onnx --to int8 --prune 0.8 --out model"
 )
 def export(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run that saved checkpoints.")],
+    run_dir: SavedRun,
     to: Annotated[
         list[str] | None,
         typer.Option(
@@ -331,7 +308,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write  [default: RUN_DIR/export]")
     ] = None,
-    checkpoint: _Checkpoint = "last",
+    checkpoint: Checkpoint = "last",
     allow_module: Annotated[
         list[str] | None,
         typer.Option("--allow-module", help="A module of yours whose classes the run's config names (repeatable)."),
@@ -376,13 +353,8 @@ def partition(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Also draw the split: .png, .svg or .pdf (needs matplotlib)."),
     ] = None,
-    config_dir: Annotated[
-        str | None, typer.Option("--config-dir", help="A folder with configs of your own, laid out like fedsim's.")
-    ] = None,
-    allow_module: Annotated[
-        list[str] | None,
-        typer.Option("--allow-module", help="A module of yours whose classes configs may name (repeatable)."),
-    ] = None,
+    config_dir: ConfigDir = None,
+    allow_module: AllowModule = None,
 ) -> None:
     """Show who would hold which samples, and train nothing."""
     with _exit_codes():

@@ -73,6 +73,7 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
             _check_plugin(group, str(override.value()), request, loader)
     jobs: list[Job] = []
     seen: set[Path] = set()
+    same: dict[str, int] = {}
     mode = [HYDRA_MULTIRUN] if request.multirun else []
     for number, overrides in enumerate(_sweep(request, loader, optuna)):
         cfg = _compose(loader, [*overrides, *mode])
@@ -81,9 +82,17 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
             raise UserError(f"hydra.sweep.subdir={cfg.hydra.sweep.subdir}: the jobs of a sweep need a directory each")
         seen.add(directory)
         folder = Path(str(cfg.hydra.sweep.dir)) if request.multirun else directory
-        jobs.append(Job(tuple(overrides), build_experiment(cfg, request.allow_modules), directory, folder))
+        experiment = build_experiment(cfg, request.allow_modules)
+        if (first := same.setdefault(repr(experiment), number)) != number and not optuna:
+            raise UserError(f"{_swept(request)}: jobs {first} and {number} would be the same run; give each value once")
+        jobs.append(Job(tuple(overrides), experiment, directory, folder))
         loader.keep([*overrides, *mode], cfg)
     return jobs
+
+
+def _swept(request: Request) -> str:
+    """What makes a sweep of a request, as it was typed."""
+    return " ".join(text for text in request.overrides if parse(text).is_sweep_override()) or "-m"
 
 
 def _check_plugin(group: str, option: str, request: Request, loader: SafeLoader) -> None:
@@ -111,7 +120,7 @@ def _sweep(request: Request, loader: SafeLoader, optuna: bool = False) -> list[l
     hydras = [text for text, o in zip(request.overrides, parsed, strict=True) if of_hydra(o)]
     groups = _groups(loader)
     single = [str(o.input_line) for o in parsed if o.key_or_group in groups and not o.is_sweep_override()]
-    sweeper = _compose(loader, [*hydras, *single]).hydra.sweeper
+    sweeper = _compose(loader, [*single, *hydras]).hydra.sweeper
     if not optuna and sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
         raise UserError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be at least 1")
     try:
@@ -154,7 +163,10 @@ def _check_keys(overrides: Sequence[str], cfg: DictConfig, loader: SafeLoader) -
     for override in map(parse, overrides):
         key, text = override.key_or_group, override.input_line
         if key not in groups and key not in known and not of_hydra(override):
-            raise UserError(f"{text}: no such key{did_you_mean(key, [*known, *groups])}")
+            parts = [one.key_or_group for one in map(parse, overrides) if one.key_or_group in groups]
+            part = max((part for part in parts if within(key, [part.replace("/", ".")])), key=len, default=None)
+            chosen = f" with {part}={OmegaConf.select(cfg, 'hydra.runtime.choices')[part]}" if part else ""
+            raise UserError(f"{text}: no such key{chosen}{did_you_mean(key, [*known, *groups])}")
 
 
 def list_options(config_dir: str | None = None) -> dict[str, list[str]]:
@@ -260,10 +272,9 @@ def to_yaml(record: Mapping[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dict(record)))
 
 
-def launcher_of(request: Request, loader: SafeLoader) -> dict[str, Any]:
-    """Hydra's launcher and sweeper as the request configures them: ``{"launcher": {...}, "sweeper": {...}}``."""
-    hydras = [text for text in request.overrides if of_hydra(parse(text))]
-    cfg = _compose(loader, hydras)
+def launcher_of(job: Job, loader: SafeLoader) -> dict[str, Any]:
+    """Hydra's launcher and sweeper as a job of a sweep has them: ``{"launcher": {...}, "sweeper": {...}}``."""
+    cfg = _compose(loader, job.overrides)
     found = {part: OmegaConf.to_container(cfg.hydra[part], resolve=False) for part in ("launcher", "sweeper")}
     choices = cfg.hydra.runtime.choices
     return found | {"names": {part: choices[f"hydra/{part}"] for part in ("launcher", "sweeper")}}

@@ -44,7 +44,8 @@ def launch(
             KeyboardInterrupt, which ends a sweep, and for Optuna, to which an exception is a failed trial.
         show_config: ``job``, ``hydra`` or ``all``: print that config instead of running.
         loader: with which the request was checked.
-        pending: the jobs of a grid that are to run, with their numbers; None is all of them.
+        pending: the jobs of a grid that are to run, with their numbers, or those of an Optuna sweep that were checked;
+            None is all of them.
 
     Returns:
         what `job` returned for every job that ran.
@@ -62,9 +63,9 @@ def launch(
         if show_config is not None:
             hydra.show_cfg("config", overrides, show_config, package=None)
         elif "hydra/sweeper=optuna" in overrides:
-            _launch_optuna(hydra, [*overrides, HYDRA_MULTIRUN], task)
+            _launch_optuna(hydra, overrides, task, (pending or ())[0][1])
         elif request.multirun:
-            _launch_grid(hydra, [*overrides, HYDRA_MULTIRUN], task, pending or (), returned)
+            _launch_grid(hydra, overrides, task, pending or (), returned)
         else:
             returned.append(hydra.run("config", task, overrides).return_value)
     except (HydraException, errors.OmegaConfBaseException) as error:
@@ -85,8 +86,9 @@ def _launch_grid(
     hydra: Hydra, overrides: list[str], task: Any, pending: Sequence[tuple[int, Job]], returned: list[Any]
 ) -> None:
     """Do what Hydra's basic sweeper does, for jobs that are checked and may have gaps between their numbers."""
-    # A parameter may have many values: Hydra composes the sweep as a whole without the tasks' overrides just as well.
-    cfg = hydra.compose_config("config", overrides, RunMode.MULTIRUN, with_log_configuration=True)
+    if not pending:
+        return
+    cfg = _compose_sweep(hydra, overrides, pending[0][1])
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(cfg))
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=cfg)
     folder = Path(str(cfg.hydra.sweep.dir))
@@ -103,9 +105,21 @@ def _launch_grid(
                 print_error(f"job {number}: {first_line(result._return_value)}; see {one.directory}")
 
 
-def _launch_optuna(hydra: Hydra, overrides: list[str], task: Any) -> None:
+def _compose_sweep(hydra: Hydra, overrides: list[str], first: Job) -> DictConfig:
+    """What Hydra composes for a sweep as a whole.
+
+    Hydra leaves the swept options out of it, and then knows no key that only they have; the first job's stand for them.
+    """
+    cfg = hydra.compose_config(
+        "config", [*first.overrides, HYDRA_MULTIRUN], RunMode.MULTIRUN, with_log_configuration=True
+    )
+    cfg.hydra.overrides.task = task_overrides(overrides)
+    return cfg
+
+
+def _launch_optuna(hydra: Hydra, overrides: list[str], task: Any, first: Job) -> None:
     """Do what `Hydra.multirun` does, with a launcher between Optuna and its jobs that a killed one does not end."""
-    cfg = hydra.compose_config("config", overrides, RunMode.MULTIRUN, with_log_configuration=True)
+    cfg = _compose_sweep(hydra, overrides, first)
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(cfg))
     sweeper: Any = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=cfg)
     sweeper.sweeper.launcher = surviving = Surviving(sweeper.sweeper.launcher)

@@ -1,26 +1,25 @@
 """Hydra's config loader, letting a config say about Hydra itself only what `fedsim.request` lists.
 
-This file, `fedsim.config` and `fedsim.launching` are the only ones that import Hydra and OmegaConf.
+This file, `fedsim.composing`, `fedsim.config` and `fedsim.launching` are the only ones that import Hydra and OmegaConf.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from fedsim.composing import MergingOnce, read
 from fedsim.config_words import check_config_dir, flat, within
 from fedsim.errors import UserError, show
 from fedsim.request import HYDRA_COMPUTED, HYDRA_SETTABLE, PLUGINS, check_choice, check_value, refused, settable
@@ -31,12 +30,12 @@ HYDRA_MULTIRUN = "hydra.mode=MULTIRUN"
 ALL_SETTABLE = {name for group, options in PLUGINS.items() for option in options for name in settable({group: option})}
 
 
-class SafeLoader(ConfigLoaderImpl):
+class SafeLoader(MergingOnce):
     """Hydra's config loader, refusing whatever a config says about Hydra beyond what `fedsim.request` lists.
 
     Hydra composes for a sweep as a whole and again for each job, and acts on its node of each result. So the check
     stands here, where all of them come from, and holds when a file changes between the check and the run. What the
-    check composed is kept until Hydra asks for it, because composing takes a tenth of a second.
+    check composed is kept until Hydra asks for it.
     """
 
     KEPT = 2000  # configs, of about 150 kB each
@@ -75,7 +74,8 @@ class SafeLoader(ConfigLoaderImpl):
         choices = {group: option for group, option in choices.items() if option is not None}
         for group, option in choices.items():
             check_choice(group, option)
-        untouched = _untouched(tuple(f"{group}={option}" for group, option in choices.items()))
+        plugins = [f"{group}={option}" for group, option in choices.items()]
+        untouched = _untouched(tuple(self.choices([str(one.input_line) for one in given]) if self.own else plugins))
         wanted = untouched | {
             "mode": RunMode.MULTIRUN if modes else None,
             "overrides.hydra": [str(o.input_line) for o in given if of_hydra(o)] + modes,
@@ -93,11 +93,11 @@ class SafeLoader(ConfigLoaderImpl):
         return cfg
 
 
-@cache
-def _untouched(plugins: tuple[str, ...]) -> dict[str, Any]:
+@lru_cache(maxsize=100)
+def _untouched(choices: tuple[str, ...]) -> dict[str, Any]:
     """Hydra's node as fedsim's own configs make it, flat. No folder of the user's has a part in it."""
-    loader = ConfigLoaderImpl(create_config_search_path(f"pkg://{CONFIG_MODULE}"))
-    cfg = loader.load_configuration("config", list(plugins), RunMode.RUN, from_shell=False)
+    loader = MergingOnce(create_config_search_path(f"pkg://{CONFIG_MODULE}"))
+    cfg = loader.load_configuration("config", list(choices), RunMode.RUN, from_shell=False)
     return flat(OmegaConf.to_container(cfg.hydra, resolve=False))
 
 
@@ -106,12 +106,12 @@ def of_hydra(override: Override) -> bool:
     return override.key_or_group.replace("/", ".").split(".")[0] == "hydra"
 
 
-@lru_cache(maxsize=4096)  # the grammar takes a millisecond
+@lru_cache(maxsize=4096)
 def parse(text: str) -> Override:
     """Read one override, and refuse those of Hydra that are not settable."""
     try:
         text.encode()
-        parsed = OverridesParser.create().parse_override(text)
+        parsed = read(text)
         if not parsed.key_or_group:
             raise ValueError
     except (HydraException, ValueError, RecursionError):

@@ -86,16 +86,14 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
         UserError: before anything starts, if the folder holds jobs of another sweep.
         KeyboardInterrupt: after the table.
     """
-    settings = config.launcher_of(request, loader)
+    settings = config.launcher_of(jobs[0], loader)
     optuna = settings["names"]["sweeper"] == "optuna"
     folder = jobs[0].folder
     objective = None
     if optuna:
         objective = request.objective or "best"
         check_direction(settings["sweeper"], prepare(jobs[0].experiment))
-        pending: list[tuple[int, Job]] = []
-    else:
-        pending = [(k, job) for k, job in enumerate(jobs) if _is_pending(job, request)]
+    pending = [(k, job) for k, job in enumerate(jobs) if optuna or _is_pending(job, request)]
     concurrent = concurrency(settings, len(pending) if not optuna else 0)
     share = share_of_threads(cores(), concurrent, settings["launcher"].get("cpus_per_task"))
     quiet = all(job.experiment.console.mode == "none" for job in jobs)

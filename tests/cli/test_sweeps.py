@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from hydra.core.utils import JobReturn, JobStatus
 
-from fedsim import config, launching, runner, safe_loader, sweep
+from fedsim import composing, config, launching, runner, sweep
 from fedsim.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -109,8 +110,21 @@ def test_a_killed_sweep_is_finished(process, fedsim, elsewhere, tiny):
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.communicate(timeout=60)
+    assert not (elsewhere / "sweep" / "sweep.csv").exists()  # nobody is left to write it
     assert fedsim(*command, "--resume", "sweep").code == 0
     assert list(table(elsewhere / "sweep")["status"]) == ["done"] * 2
+
+
+def test_a_job_whose_folder_was_deleted_is_made_anew(fedsim, elsewhere, tiny):
+    command = ("run", "-m", *tiny, "seed=1,2,3", "console=none")
+    assert fedsim(*command, "hydra.sweep.dir=sweep").code == 0
+    kept = (elsewhere / "sweep" / "0" / "summary.json").stat().st_mtime_ns
+    metrics = (elsewhere / "sweep" / "1" / "metrics.csv").read_bytes()
+    shutil.rmtree(elsewhere / "sweep" / "1")
+    assert fedsim(*command, "--resume", "sweep") == (0, "", "")
+    assert list(table(elsewhere / "sweep")["status"]) == ["done"] * 3
+    assert (elsewhere / "sweep" / "1" / "metrics.csv").read_bytes() == metrics
+    assert (elsewhere / "sweep" / "0" / "summary.json").stat().st_mtime_ns == kept
 
 
 def test_more_rounds_for_a_finished_sweep(fedsim, elsewhere, tiny):
@@ -146,6 +160,31 @@ def test_mistakes(refused, tiny, arguments, words):
     assert words in refused("run", *tiny, *arguments)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("privacy=central_dp,local_dp", "privacy.target_epsilon=8", "aggregator/combine=mean"),
+        ("aggregator=fedadam", "aggregator/server_optimizer=adam,yogi", "aggregator.server_optimizer.tau=0.01"),
+    ],
+)
+def test_a_key_that_only_the_swept_options_have(fedsim, elsewhere, tiny, settings):
+    command = ("run", "-m", *tiny, *settings, "console=none")
+    assert fedsim(*command, "hydra.sweep.dir=sweep/${model.hidden_size}") == (0, "", "")
+    assert list(table(elsewhere / "sweep" / "2")["status"]) == ["done"] * 2
+    assert fedsim(*command, "--resume", "sweep/2") == (0, "", "")
+
+
+def test_a_value_twice(refused, tiny):
+    line = refused("run", "-m", *tiny, "model=rnn,gru", "seed=1,1")
+    assert line == "model=rnn,gru seed=1,1: jobs 0 and 1 would be the same run; give each value once"
+    assert "jobs 0 and 2 would be" in refused("run", "-m", *tiny, "client.optimizer.lr=0.1,0.2,0.10")
+
+
+def test_a_key_that_not_all_options_have(refused, tiny):
+    line = refused("run", "-m", *tiny, "model=rnn,gru", "model.nonlinearity=relu")
+    assert line == "model.nonlinearity=relu: no such key with model=gru"
+
+
 def test_data_are_prepared_once_for_jobs_that_differ_in_their_seed(monkeypatch, compose):
     prepared = []
     monkeypatch.setattr(sweep, "prepare", lambda experiment: prepared.append(experiment.seed))
@@ -162,15 +201,17 @@ def test_data_are_prepared_once_for_jobs_that_differ_in_their_seed(monkeypatch, 
 
 def test_every_job_is_composed_once(fedsim, elsewhere, tiny, monkeypatch):
     composed = []
-    load = safe_loader.ConfigLoaderImpl.load_configuration
+    load = composing.MergingOnce.load_configuration
 
     def counted(self, name, overrides, *arguments, **options):
         composed.append(tuple(sorted(overrides)))
         return load(self, name, overrides, *arguments, **options)
 
-    monkeypatch.setattr(safe_loader.ConfigLoaderImpl, "load_configuration", counted)
+    monkeypatch.setattr(composing.MergingOnce, "load_configuration", counted)
     assert fedsim("run", "-m", *tiny, "seed=range(1,5)", "console=none", "hydra.sweep.dir=sweep").code == 0
-    jobs = [overrides for overrides in composed if any(text in overrides for text in ("seed=1", "seed=4"))]
+    jobs = [
+        overrides for overrides in composed if any(text in overrides for text in ("seed=2", "seed=4"))
+    ]  # job 0 stands for all
     assert len(jobs) == len(set(jobs)) == 2
 
 
@@ -412,7 +453,8 @@ def test_an_extra_in_a_clean_environment(tmp_path, tiny, base, extra):
     """The extra is installed as docs/sweeps.md says, with Hydra below 1.4, and a killed job ends no other."""
     settings, strengths = EXTRAS[extra]
     constraints = (ROOT / "constraints.txt").read_text().splitlines(keepends=True)
-    pinned = [line for line in constraints if extra != "ray" or not line.startswith(("cloudpickle==", "joblib=="))]
+    unpinned = ("cloudpickle==", "joblib==", "python-dateutil==") if extra == "ray" else ()
+    pinned = [line for line in constraints if not line.startswith(unpinned)]
     (tmp_path / "constraints.txt").write_text("".join(pinned))
     made = environment(tmp_path / "venv", "-c", tmp_path / "constraints.txt", f"{ROOT}[{extra}]", base=base)
     python = made / "bin" / "python"
