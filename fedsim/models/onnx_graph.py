@@ -67,7 +67,7 @@ def build_graph(arch: Architecture, parameters: Mapping[str, Array]) -> Any:
         states = ["", f"last{layer}"] if last else [f"states{layer}"]
         bias = names["B"] if "B" in arrays else ""
         add(
-            operator, [x, names["W"], names["R"], bias, steps], states, hidden_size=arch.model.hidden_size, **attributes
+            operator, [x, names["W"], names["R"], bias, steps], states, hidden_size=arch.hidden_size, **attributes
         )
         # [time, 1, batch, H] of all states, or [1, batch, H] of the last
         axis = "directions" if not last else "first"
