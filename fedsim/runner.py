@@ -282,7 +282,8 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
     own = "test columns pool the evaluations of the clients' own models, for not all blocks are aggregated"
     return [
         f"{type(e.model).__name__} with {arch.layout.num_parameters:,} parameters{fitted}, "
-        f"{population.num_clients} clients, {len(population.train):,} training and {len(population.test):,} test samples",
+        f"{population.num_clients} clients, {len(population.train):,} training and "
+        f"{len(population.test):,} test samples",
         f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, seed {e.seed}",
         *([] if simulation.private is None else [own]),
         *([] if simulation.budget is None else [simulation.budget.describe()]),
