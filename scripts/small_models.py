@@ -27,7 +27,7 @@ import torch
 from fedsim.config import Request, check_request, normalise, record_of, to_yaml
 from fedsim.errors import UserError, print_error
 from fedsim.export import Line, export_run
-from fedsim.models.macs import forward_macs, macs_per_step
+from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.recording.record import DONE, run_state
 from fedsim.runner import run_experiment
 from fedsim.simulation import prepare
@@ -115,7 +115,7 @@ def trained(overrides: Sequence[str], directory: Path, exports: Sequence[Export]
     sent = sum(int(row["clients"]) for row in rows)
     simulation = prepare(experiment)
     arch = simulation.task.arch
-    steps = round(float(simulation.population.train.lengths.double().mean()))
+    steps = float(simulation.population.train.lengths.double().mean())
     lines = []
     for export in exports:
         with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +123,7 @@ def trained(overrides: Sequence[str], directory: Path, exports: Sequence[Export]
     return Trained(
         arch.hidden_size,
         arch.layout.num_parameters,
-        (macs_per_step(arch), forward_macs(arch, steps)),
+        (macs_per_step(arch), round(steps * macs_per_step(arch)) + macs_per_sequence(arch)),
         int(rows[-1]["bytes_down"]) / sent,
         int(rows[-1]["bytes_up"]) / sent,
         tuple(lines),
