@@ -81,8 +81,12 @@ def make_clock(e: Experiment, population: Population, task: LocalTask) -> Clock 
             e.check_population(len(fitting))
         except UserError as error:
             raise UserError(f"{error} (system: {told})") from None
-    trainings = task.correction.gradients + isinstance(e.personalize, Ditto)
-    return Clock(fleet, system.latency, sample_flops(task, trainings), fitting)
+    return Clock(fleet, system.latency, sample_flops(task, trainings(e)), fitting)
+
+
+def trainings(e: Experiment) -> int:
+    """Gradients that a client computes of every sample of every pass: Ditto trains a second model."""
+    return e.aggregator.correction.gradients + isinstance(e.personalize, Ditto)
 
 
 def arrivals(sim: Simulation, state: State, number: int) -> Arrivals:

@@ -116,7 +116,7 @@ def load_kernels(name: str) -> ModuleType:
 def sample_bytes(arch: Architecture, steps: int, dtype: torch.dtype) -> int:
     """Activations that training one sample holds: inputs, gates, states and their gradients, and the outputs."""
     m = arch.model
-    per_step = m.num_layers * m.hidden_size * (3 * m.gates + 5) + (arch.embedding_size or arch.input_size)
+    per_step = m.num_layers * arch.hidden_size * (3 * m.gates + 5) + (arch.embedding_size or arch.input_size)
     outputs = 3 * arch.num_outputs * (steps if arch.task == "sequence_labelling" else 1)
     return (steps * per_step + outputs) * dtype.itemsize
 

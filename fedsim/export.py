@@ -23,6 +23,7 @@ from fedsim.errors import UserError, did_you_mean
 from fedsim.evaluate import threads, warn_of_other_data
 from fedsim.evaluation import evaluate, evaluate_samples
 from fedsim.experiment import Experiment
+from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.models.onnx_graph import build_graph
 from fedsim.models.plain import PlainModel
 from fedsim.models.recurrent import Architecture
@@ -56,7 +57,10 @@ class Line:
         model: what it is.
         size: bytes of the file; of the bare parameters for the model before.
         compressed: bytes after zlib.
-        zeros: share of the parameters that are zero.
+        parameters: how many it has.
+        nonzero: how many of them are not zero.
+        macs: multiply-accumulates of a time step, and of what is done once per sequence. Kernels for dense matrices
+            multiply zeros as well.
         metrics: its test metrics.
         difference: the largest difference of its outputs from those of the model that was exported, over the test
             data and random inputs, relative to the largest of these; None for the model before.
@@ -66,7 +70,9 @@ class Line:
     model: str
     size: int
     compressed: int
-    zeros: float
+    parameters: int
+    nonzero: int
+    macs: tuple[int, int]
     metrics: dict[str, float]
     difference: float | None = None
     note: str = ""
@@ -114,7 +120,12 @@ def export_run(
     row = saved.state.row
     before = evaluate(sim.trainer, row.to(experiment.torch_device()), sim.population)
     plain_bytes = row.numpy().tobytes()
-    lines = [Line(f"round {saved.state.round}", len(plain_bytes), _zip(plain_bytes), _zeros(row), before.metrics)]
+    parameters, macs = len(row), (macs_per_step(arch), macs_per_sequence(arch))
+
+    def line(name: str, content: bytes, *scored: Any) -> Line:
+        return Line(name, len(content), _zip(content), parameters, int((row != 0).sum()), macs, *scored)
+
+    lines = [line(f"round {saved.state.round}", plain_bytes, before.metrics)]
     if prune is not None:
         row = pruned(row, arch, prune)
     exact = _reference(arch, row)
@@ -129,7 +140,7 @@ def export_run(
                 f"{path}: outputs would differ from those of the run's model by up to {difference:.3g} of the largest; "
                 "such numbers do not fit the file's type"
             )
-        lines.append(Line(path.name, len(content), _zip(content), _zeros(row), score, difference, _note(name, arch)))
+        lines.append(line(path.name, content, score, difference, _note(name, arch)))
     return lines
 
 
@@ -250,7 +261,7 @@ def describe(arch: Architecture, experiment: Experiment, population: Population,
         "input_size": arch.input_size or None,
         "vocabulary_size": arch.vocabulary_size,
         "embedding_size": arch.embedding_size or None,
-        "hidden_size": arch.model.hidden_size,
+        "hidden_size": arch.hidden_size,
         "num_layers": arch.model.num_layers,
         "bias": arch.model.bias,
         "num_outputs": arch.num_outputs,
@@ -331,15 +342,16 @@ def _zip(content: bytes) -> int:
     return len(zlib.compress(content))
 
 
-def _zeros(row: Tensor) -> float:
-    return float((row == 0).double().mean())
-
-
 def show(lines: Sequence[Line]) -> None:
-    """Print the table."""
+    """Print the table, and below it what is the same for all of its lines."""
     from rich.console import Console
 
     Console(highlight=False, emoji=False).print(render(lines))
+    first, last = lines[0], lines[-1]
+    kept, dense = ("", "") if last.nonzero == first.nonzero else (f", {last.nonzero:,} of them not zero", ", zeros too")
+    per_step, per_sequence = first.macs
+    once = f" and {per_sequence:,} per sequence" if per_sequence else ""
+    print(f"{first.parameters:,} parameters{kept}; {per_step:,} multiply-accumulates per time step{once}{dense}")
     if any(line.note for line in lines):
         print(next(line.note for line in lines if line.note))
 
@@ -358,6 +370,13 @@ def render(lines: Sequence[Line]) -> Table:
     for line in lines:
         numbers = [f"{line.metrics[name]:.4f}" for name in names]
         gap = "" if line.difference is None else f"{line.difference:.1e}"
-        cells = [line.model, f"{line.size:,}", f"{line.compressed:,}", f"{line.zeros:.0%}", *numbers, gap]
+        cells = [
+            line.model,
+            f"{line.size:,}",
+            f"{line.compressed:,}",
+            f"{1 - line.nonzero / line.parameters:.0%}",
+            *numbers,
+            gap,
+        ]
         table.add_row(*map(Text, cells))
     return table

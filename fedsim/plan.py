@@ -9,14 +9,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
+from torch import Tensor
 
-from fedsim.arrivals import Arrivals, client_seconds, describe_clock
+from fedsim.arrivals import Arrivals, client_seconds, describe_clock, trainings
 from fedsim.asynchrony.queue import describe_schedule, scheduled
 from fedsim.engine import client_bytes
 from fedsim.errors import UserError
 from fedsim.exchange import bytes_per_client, download_sizes
+from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.simulation import initial_state
 from fedsim.state import Simulation, State
+from fedsim.system.clock import sample_flops
 from fedsim.system.system import Timed
 
 
@@ -48,16 +51,35 @@ def plan(simulation: Simulation) -> dict[str, str]:
         f"median {int(sizes.median())}, max {int(sizes.max())})",
         "test samples": f"{len(population.test):,}",
         "validation samples": "none" if population.validation is None else f"{len(population.validation):,}",
+        "model": f"{type(e.model).__name__}, hidden_size={arch.hidden_size}"
+        + ("" if e.model.parameters is None else f", the nearest to model.parameters={e.model.parameters}"),
         "parameters": f"{arch.layout.num_parameters:,} ("
         + ", ".join(f"{block} {count:,}" for block, count in blocks.items())
         + ")",
         "rounds": f"{e.rounds}, evaluated every {e.eval.every}",
         "local steps in round 1": f"min {int(steps.min())}, max {int(steps.max())}, all {int(steps.sum()):,}",
+        **_work(simulation, cohort, steps),
         "bytes in round 1": f"{down:,} down, {up:,} up",
         **_times(simulation, state, coming),
         **describe_schedule(simulation),
         "engine": e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell),
         "memory": f"about {memory / 2**20:,.1f} MiB for {chunk} clients at a time",
+    }
+
+
+def _work(simulation: Simulation, cohort: Tensor, steps: Tensor) -> dict[str, str]:
+    """Multiply-accumulates of the model, and of the local training of a cohort ``[C]`` in `steps` ``[C]``."""
+    task = simulation.task
+    samples = task.population.train
+    mean = float(samples.lengths.double().mean())
+    forward = mean * macs_per_step(task.arch) + macs_per_sequence(task.arch)
+    trained = 0.0
+    if len(cohort) > 0:
+        per_sample = sample_flops(task, trainings(simulation.experiment))[cohort] / 2  # a multiplication, an addition
+        trained = float((task.samples(cohort, steps) * per_sample).sum())
+    return {
+        "multiply-accumulates": f"{macs_per_step(task.arch):,} per time step, {forward:,.0f} per sequence of mean "
+        f"length {mean:.4g}; {trained:,.0f} in round 1, forward and backward",
     }
 
 
@@ -89,11 +111,12 @@ def refuse_impossible(simulation: Simulation) -> None:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
         return
-    parameters = simulation.task.arch.layout.num_parameters
+    model, parameters = simulation.experiment.model, simulation.task.arch.layout.num_parameters
+    sized = "hidden_size" if model.parameters is None else "parameters"
     needed = min(simulation.chunk_size, simulation.population.num_clients) * client_bytes(simulation.task, dtype)
     if needed > there:
         raise UserError(
-            f"model.hidden_size={simulation.experiment.model.hidden_size}: training would take about "
+            f"model.{sized}={getattr(model, sized)}: training would take about "
             f"{needed / 2**30:,.1f} GiB ({parameters:,} parameters) and {device} has {there / 2**30:,.1f} GiB; take a "
             "smaller model, a smaller client.batch_size or a smaller engine.memory_budget"
         )

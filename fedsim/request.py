@@ -13,6 +13,7 @@ from fedsim.experiment import Experiment
 
 # Pairs of keys of which exactly one is set: setting one on the command line nulls the default of the other.
 EXCLUSIVE = (
+    ("model.hidden_size", "model.parameters"),
     ("client.epochs", "client.steps"),
     ("sampler.fraction", "sampler.cohort_size"),
     ("attack.fraction", "attack.clients"),

@@ -276,12 +276,14 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
 
 def _introduction(simulation: Simulation, directory: Path) -> list[str]:
     e, population = simulation.experiment, simulation.population
-    model = type(e.model).__name__
+    arch = simulation.task.arch
+    fitted = "" if e.model.parameters is None else f" (hidden_size={arch.hidden_size})"
     engine = e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell)
     own = "test columns pool the evaluations of the clients' own models, for not all blocks are aggregated"
     return [
-        f"{model} with {simulation.task.arch.layout.num_parameters:,} parameters, {population.num_clients} clients, "
-        f"{len(population.train):,} training and {len(population.test):,} test samples",
+        f"{type(e.model).__name__} with {arch.layout.num_parameters:,} parameters{fitted}, "
+        f"{population.num_clients} clients, {len(population.train):,} training and "
+        f"{len(population.test):,} test samples",
         f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, seed {e.seed}",
         *([] if simulation.private is None else [own]),
         *([] if simulation.budget is None else [simulation.budget.describe()]),
@@ -324,6 +326,8 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
         **({} if simulation.clock is None else {"virtual_seconds": state.virtual_seconds}),
         **({} if simulation.budget is None else {"privacy": simulation.budget.facts()}),
         "seconds": time.perf_counter() - recorder.started,
+        "parameters": simulation.task.arch.layout.num_parameters,
+        "hidden_size": simulation.task.arch.hidden_size,
         "seed": simulation.experiment.seed,
         "device": str(simulation.experiment.torch_device()),
         "threads": torch.get_num_threads(),

@@ -47,7 +47,8 @@ def cases(table):
 
 
 WRONG_TYPES = {
-    "model.hidden_size": ("1.5", "8.0", "abc", "true", "[1]", "{a:1}", "null", "'5.0'", "1e3", "nan", "''"),
+    "model.hidden_size": ("1.5", "8.0", "abc", "true", "[1]", "{a:1}", "'5.0'", "1e3", "nan", "''"),
+    "model.parameters": ("1.5", "1e4", "many", "true", "[1]"),
     "rounds": ("1e3", "50.0", "false", "ten"),
     "num_clients": ("1.0", "ten", "[3]"),
     "seed": ("1.0", "abc", "null", "[1,2]", "'1,2'"),
@@ -76,6 +77,7 @@ OUT_OF_RANGE = {
     "dtype": ("float16", "double", "''"),
     "eval.every": ("0", "-1"),
     "model.hidden_size": ("0", "-1", "2147483648"),
+    "model.parameters": ("0", "-1", "2147483648"),
     "model.num_layers": ("0", "-1"),
     "model.dropout": ("-0.1", "1", "1.5", "nan", "inf", "-inf"),
     "client.epochs": ("0", "-1"),

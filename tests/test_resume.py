@@ -20,6 +20,7 @@ SMALL = (
     *("client.batch_size=2", "engine.kernels=torch", "device=cpu", "threads=1", "console=none", "checkpoint.every=1"),
 )
 KEEPING = "client.keep_optimizer_state=true"
+FITTED = ("model.hidden_size=null", "model.parameters=100")
 GROUPS = ("aggregator", "aggregator/combine", "aggregator/correction", "aggregator/server_optimizer")
 ALSO = (
     *(
@@ -27,7 +28,7 @@ ALSO = (
         ("sampler", ("aggregator=feddyn",)),
         ("engine", (KEEPING, "aggregator=fedadam")),
     ),
-    *(("model", ("model.dropout=0.3", "model.num_layers=2")), ("personalize", ()), ("client", ())),
+    *(("model", ("model.dropout=0.3", "model.num_layers=2")), ("model", FITTED), ("personalize", ()), ("client", ())),
     *(("stop", ("stop.patience=9",)), ("aggregator/server_optimizer/schedule", ("rounds=12",)), ("baseline", ())),
     *(("link", ()), ("link/up", ("aggregator=mean",)), ("link/down", ("aggregator=mean",))),
     ("audit", ()),
@@ -367,6 +368,7 @@ MISFITS = {
     "model.hidden_size=3": "model: ",
     "dtype=float64": "the clients do not hold the samples",
     "model=lstm": "model: ",
+    "model.parameters=200": "model: ",
     "aggregator=fedadam": "aggregator.server_optimizer: ",
     "aggregator/correction=scaffold": "aggregator.correction: ",
     "aggregator.blocks=[recurrent]": "aggregator.blocks: ",
@@ -381,7 +383,8 @@ MISFITS = {
 @pytest.mark.parametrize("change", MISFITS)
 def test_forks_that_do_not_fit(make, capfd, change):
     start(make(), "run")
-    assert fork_run(Path("run"), make(change), Path("fork")) == "refused"
+    more = ["model.hidden_size=null"] if change.startswith("model.parameters") else []
+    assert fork_run(Path("run"), make(change, *more), Path("fork")) == "refused"
     assert capfd.readouterr().err.startswith(f"error: {MISFITS[change]}")
     assert not Path("fork").exists()
 

@@ -105,7 +105,7 @@ class LocalTask:
         if rate == 0:
             return None
         key = seeding.stream_key(self.seed, "dropout", round_number, step)
-        hidden = self.arch.model.hidden_size
+        hidden = self.arch.hidden_size
         client = clients.to(like.device)[:, None, None, None]
 
         def mask(layer: int, t_max: int, b: int) -> Tensor:

@@ -15,7 +15,7 @@ from fedsim.population import Task
 
 def macs_per_step(arch: Architecture) -> int:
     """Multiply-accumulates of every time step: all layers, and the head where there is an output at every step."""
-    m, hidden = arch.model, arch.model.hidden_size
+    m, hidden = arch.model, arch.hidden_size
     widths = [arch.embedding_size or arch.input_size] + [hidden] * (m.num_layers - 1)
     recurrent = sum(m.gates * hidden * (width + hidden) for width in widths)
     return recurrent + (_head(arch) if arch.task is Task.SEQUENCE_LABELLING else 0)
@@ -32,4 +32,4 @@ def forward_macs(arch: Architecture, steps: int) -> int:
 
 
 def _head(arch: Architecture) -> int:
-    return arch.model.hidden_size * arch.num_outputs
+    return arch.hidden_size * arch.num_outputs

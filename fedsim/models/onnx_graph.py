@@ -66,9 +66,7 @@ def build_graph(arch: Architecture, parameters: Mapping[str, Array]) -> Any:
         last = layer + 1 == arch.model.num_layers and not every_step
         states = ["", f"last{layer}"] if last else [f"states{layer}"]
         bias = names["B"] if "B" in arrays else ""
-        add(
-            operator, [x, names["W"], names["R"], bias, steps], states, hidden_size=arch.model.hidden_size, **attributes
-        )
+        add(operator, [x, names["W"], names["R"], bias, steps], states, hidden_size=arch.hidden_size, **attributes)
         # [time, 1, batch, H] of all states, or [1, batch, H] of the last
         axis = "directions" if not last else "first"
         constants["first"] = np.array([0], dtype=np.int64)

@@ -31,12 +31,12 @@ class PlainModel(nn.Module):
         self.recurrent: nn.Module
         if m.cell in ("rnn_tanh", "rnn_relu"):
             self.recurrent = nn.RNN(
-                width, m.hidden_size, m.num_layers, nonlinearity=m.cell[4:], bias=m.bias, batch_first=True
+                width, arch.hidden_size, m.num_layers, nonlinearity=m.cell[4:], bias=m.bias, batch_first=True
             )
         else:
             kind = nn.LSTM if m.cell == "lstm" else nn.GRU
-            self.recurrent = kind(width, m.hidden_size, m.num_layers, bias=m.bias, batch_first=True)
-        self.head = nn.Linear(m.hidden_size, arch.num_outputs, bias=m.bias)
+            self.recurrent = kind(width, arch.hidden_size, m.num_layers, bias=m.bias, batch_first=True)
+        self.head = nn.Linear(arch.hidden_size, arch.num_outputs, bias=m.bias)
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """Return outputs ``[b, K]``, or ``[b, T, K]`` for a target at every step.

@@ -1,11 +1,14 @@
 """The recurrent models of ``model=``, and the parameters they have on given data.
 
 A `RecurrentModel` is what the user configures. Together with what the data ask for (features or tokens, outputs,
-task) it becomes an `Architecture`: the shapes that both engines work from.
+task) it becomes an `Architecture`: the shapes that both engines work from, and the hidden size where a number of
+parameters was asked for instead.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fedsim import seeding
-from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_one_of
+from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_exactly_one, check_one_of
 from fedsim.parameters import ParameterLayout
 from fedsim.population import Population, Task
 
@@ -28,7 +31,9 @@ class RecurrentModel:
     """Stacked recurrent layers between an optional token embedding and a linear head.
 
     Attributes:
-        hidden_size: H, units of every recurrent layer.
+        hidden_size: H, units of every recurrent layer; None leaves it to `parameters`.
+        parameters: P, for which H is chosen: that whose number of parameters on the data is nearest (of two, the
+            smaller). Exclusive with `hidden_size`; see `Architecture.hidden_size`.
         num_layers: recurrent layers on top of each other.
         dropout: probability of zeroing an output between two layers while training, as in ``torch.nn.GRU(dropout=)``.
         bias: whether the recurrent layers and the head have biases.
@@ -36,7 +41,8 @@ class RecurrentModel:
             where they are numbers.
     """
 
-    hidden_size: int = 64
+    hidden_size: int | None = 64
+    parameters: int | None = None
     num_layers: int = 1
     dropout: float = 0.0
     bias: bool = True
@@ -46,7 +52,8 @@ class RecurrentModel:
     """Blocks of H rows in the weight matrices: 1 (RNN), 3 (GRU) or 4 (LSTM)."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "hidden_size", "num_layers", "embedding_size")
+        check_at_least(self, 1, "hidden_size", "parameters", "num_layers", "embedding_size")
+        check_exactly_one(self, "hidden_size", "parameters")
         check_between(self, 0, 1, "dropout", open_high=True)
         if self.dropout > 0 and self.num_layers == 1:
             raise FieldError("dropout", self.dropout, "acts between layers and needs num_layers of 2 or more")
@@ -132,9 +139,38 @@ class Architecture:
         return self.model.embedding_size or DEFAULT_EMBEDDING_SIZE
 
     @cached_property
+    def hidden_size(self) -> int:
+        """H, units of every recurrent layer: as configured, or that which comes nearest to ``model.parameters``.
+
+        Of two that are equally near it is the smaller. Embedding, biases and head count too, all layers have the same
+        H, and the width of the embedding does not change with it.
+
+        Raises:
+            UserError: if one unit per layer is more than ``model.parameters`` already.
+        """
+        if (wanted := self.model.parameters) is None:
+            assert self.model.hidden_size is not None  # exactly one of them is set
+            return self.model.hidden_size
+        if (least := self._count(1)) > wanted:
+            raise UserError(
+                f"model.parameters={wanted}: {type(self.model).__name__} has at least {least:,} parameters on these "
+                "data, which is with one unit per layer; take that many or more"
+            )
+        sizes = range(1, wanted + 1)  # at least one parameter per unit
+        above = sizes[bisect_left(sizes, wanted, key=self._count)]  # the first that does not fall short
+        below = max(1, above - 1)
+        return below if wanted - self._count(below) <= self._count(above) - wanted else above
+
+    @cached_property
     def layout(self) -> ParameterLayout:
         """Names and shapes, those of ``torch.nn.Embedding``, ``torch.nn.GRU`` (LSTM, RNN) and ``torch.nn.Linear``."""
-        m, hidden = self.model, self.model.hidden_size
+        return ParameterLayout.of(self._shapes(self.hidden_size))
+
+    def _count(self, hidden: int) -> int:
+        return sum(math.prod(shape) for _, shape in self._shapes(hidden))
+
+    def _shapes(self, hidden: int) -> list[tuple[str, tuple[int, ...]]]:
+        m = self.model
         parameters: list[tuple[str, tuple[int, ...]]] = []
         if self.vocabulary_size is not None:
             parameters.append(("embedding.weight", (self.vocabulary_size, self.embedding_size)))
@@ -148,23 +184,26 @@ class Architecture:
         parameters.append(("head.weight", (self.num_outputs, hidden)))
         if m.bias:
             parameters.append(("head.bias", (self.num_outputs,)))
-        return ParameterLayout.of(parameters)
+        return parameters
 
 
 def architecture(model: RecurrentModel, population: Population) -> Architecture:
     """Fit a configured model to the data of a population.
 
     Raises:
-        UserError: if ``model.embedding_size`` is set and the inputs are not tokens.
+        UserError: if ``model.embedding_size`` is set and the inputs are not tokens, or if ``model.parameters`` are too
+            few for one unit.
     """
     if model.embedding_size is not None and population.vocabulary_size is None:
         raise UserError(
             f"model.embedding_size={model.embedding_size}: has no effect, because these data are numbers, not tokens; "
             "leave it null"
         )
-    return Architecture(
+    arch = Architecture(
         model, population.input_size, population.vocabulary_size, population.num_outputs, population.task
     )
+    _ = arch.hidden_size  # refused here, before anything is made of it
+    return arch
 
 
 def initial_row(arch: Architecture, seed: int, dtype: torch.dtype) -> Tensor:
@@ -173,7 +212,7 @@ def initial_row(arch: Architecture, seed: int, dtype: torch.dtype) -> Tensor:
     Recurrent layers and head: uniform in ``[-1/sqrt(H), 1/sqrt(H)]``; embedding: standard normal. The draws are keyed
     by parameter name and made in float64, so float32 and float64 runs start from the same model.
     """
-    bound = arch.model.hidden_size**-0.5
+    bound = arch.hidden_size**-0.5
     row = torch.empty(arch.layout.num_parameters, dtype=dtype)
     for name, view in arch.layout.views(row).items():
         rng = seeding.generator(seed, f"initial {name}")

@@ -42,13 +42,13 @@ class ResetBeforeLayer(nn.Module):
 
 def _one_layer(arch: Architecture, layer: int) -> nn.Module:
     m = arch.model
-    width = m.hidden_size if layer else (arch.embedding_size or arch.input_size)
+    width = arch.hidden_size if layer else (arch.embedding_size or arch.input_size)
     if m.cell == "gru_reset_before":
-        return ResetBeforeLayer(width, m.hidden_size, m.bias)
+        return ResetBeforeLayer(width, arch.hidden_size, m.bias)
     if m.cell in ("rnn_tanh", "rnn_relu"):
-        return nn.RNN(width, m.hidden_size, nonlinearity=m.cell[4:], bias=m.bias, batch_first=True)
+        return nn.RNN(width, arch.hidden_size, nonlinearity=m.cell[4:], bias=m.bias, batch_first=True)
     kind = nn.LSTM if m.cell == "lstm" else nn.GRU
-    return kind(width, m.hidden_size, bias=m.bias, batch_first=True)
+    return kind(width, arch.hidden_size, bias=m.bias, batch_first=True)
 
 
 class ReferenceModel(nn.Module):
@@ -64,7 +64,7 @@ class ReferenceModel(nn.Module):
             nn.Embedding(arch.vocabulary_size, arch.embedding_size) if arch.vocabulary_size is not None else None
         )
         self.layers = nn.ModuleList(_one_layer(arch, layer) for layer in range(arch.model.num_layers))
-        self.head = nn.Linear(arch.model.hidden_size, arch.num_outputs, bias=arch.model.bias)
+        self.head = nn.Linear(arch.hidden_size, arch.num_outputs, bias=arch.model.bias)
         self.to_layout = {name: self._module_name(name) for name in arch.layout.names}
 
     @staticmethod

@@ -110,7 +110,9 @@ def shortened(words):
     small = [extra for word, extras in SMALL.items() if word in words for extra in extras]
     if words[0] == "run":  # two values of a sweep are enough
         few = [re.sub(r"^([\w./]+=[\w.]+,[\w.]+),[\w.,]+$", r"\1", FEWER.get(word, word)) for word in words]
-        return [*few, *small, *SHORT]
+        sized = any(word.startswith("model.parameters=") for word in words)
+        short = [extra for extra in SHORT if not (sized and extra.startswith("model.hidden_size="))]
+        return [*few, *small, *short]
     if words[0] == "resume":
         return [RESUMED.get(word, word) for word in words]
     return [*words, *small]

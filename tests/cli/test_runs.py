@@ -163,6 +163,7 @@ def test_the_summary(run_directory):
     rows = read(directory / "metrics.csv")
     assert (found["status"], found["reason"], found["rounds"]) == ("done", "round limit", 3)
     assert (found["seed"], found["threads"], found["device"]) == (5, 1, "cpu")
+    assert (found["hidden_size"], found["parameters"]) == (2, 3 * 2 * (2 + 2 + 2) + 5 * 3)
     assert found["format_version"] == 1
     assert {name: str(value) for name, value in found["final"].items()} == {k: v for k, v in rows[-1].items() if v}
     accuracies = [float(row["test_accuracy"]) for row in rows]
@@ -193,7 +194,7 @@ def test_the_record_of_a_run(run_directory):
     assert written["name"] == "0_trial"
     assert written["model"] == {
         "_target_": "fedsim.models.recurrent.GRU",
-        **{"hidden_size": 2, "num_layers": 1, "dropout": 0.0, "bias": True, "embedding_size": None},
+        **{"hidden_size": 2, "parameters": None, "num_layers": 1, "dropout": 0.0, "bias": True, "embedding_size": None},
     }
     assert (written["client"]["steps"], written["client"]["epochs"]) == (3, None)
     read_back = OmegaConf.load(directory / "config.yaml")
@@ -309,6 +310,48 @@ def test_a_dry_run(fedsim, elsewhere, tiny):
         "nothing was trained",
     ):
         assert words in answer.out
+
+
+def test_the_work_in_a_dry_run(fedsim, tiny):
+    """A GRU of 2 on 2 features: 3 * 2 * (2 + 2) a step, 3 steps, a head of 5 * 2; three passes of 3 * 4 samples."""
+    lines = " ".join(fedsim("run", *tiny, "--dry-run").out.split())
+    assert 3 * 24 + 10 == 82
+    assert 3 * 82 * 12 == 2952
+    assert "24 per time step, 82 per sequence of mean length 3; 2,952 in round 1, forward and backward" in lines
+    twice = " ".join(fedsim("run", *tiny, "aggregator=fedsam", "--dry-run").out.split())  # a second gradient each
+    assert "5,904 in round 1" in twice
+
+
+def test_a_number_of_parameters(fedsim, elsewhere, tiny, refused):
+    """A GRU of H on 2 features for 5 classes: 3 H (2 + H + 2) + 5 (H + 1) is 121 for H = 4 and 83 for H = 3."""
+    wanted = (*tiny, "model.parameters=110", "model.hidden_size=null")
+    assert 3 * 4 * (2 + 4 + 2) + 5 * 5 == 121
+    assert 3 * 3 * (2 + 3 + 2) + 5 * 4 == 83
+    shown = " ".join(fedsim("run", *wanted, "--dry-run").out.split())
+    assert "GRU, hidden_size=4, the nearest to model.parameters=110 parameters 121 (" in shown
+    answer = fedsim("run", *wanted, "hydra.run.dir=run")
+    assert answer.out.startswith("GRU with 121 parameters (hidden_size=4), 3 clients")
+    record = yaml.safe_load((elsewhere / "run" / "config.yaml").read_text())
+    assert (record["model"]["parameters"], record["model"]["hidden_size"]) == (110, None)
+    assert (summary(elsewhere / "run")["parameters"], summary(elsewhere / "run")["hidden_size"]) == (121, 4)
+    same = fedsim("run", *tiny, "model.hidden_size=4", "hydra.run.dir=same")
+    assert same.code == 0
+    assert (elsewhere / "same/metrics.csv").read_bytes() == (elsewhere / "run/metrics.csv").read_bytes()
+    assert "set exactly one" in refused("run", *tiny, "model.parameters=110")
+
+
+def test_a_number_of_parameters_takes_the_place_of_the_default_size(fedsim, tiny):
+    plain = [text for text in tiny if not text.startswith("model.")]
+    answer = fedsim("run", "-m", *plain, "model=rnn,lstm", "model.parameters=100,1000", "hydra.sweep.dir=sweep")
+    found = re.findall(r"(RNN|LSTM) with ([\d,]+) parameters", answer.out)
+    assert [name for name, _ in found] == ["RNN", "RNN", "LSTM", "LSTM"]
+    assert [int(count.replace(",", "")) for _, count in found] == pytest.approx([100, 1000] * 2, rel=0.2)
+
+
+def test_too_few_parameters_are_refused_before_anything_is_written(fedsim, tiny, elsewhere):
+    answer = fedsim("run", *tiny, "model.parameters=24", "model.hidden_size=null", "--dry-run")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("error: model.parameters=24: GRU has at least 25 parameters on these data")
 
 
 def test_a_dry_run_of_a_sweep(fedsim, elsewhere, tiny):

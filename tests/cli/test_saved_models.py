@@ -81,6 +81,33 @@ def test_without_the_extra_it_says_how_to_install_it(run_directory, refused, mon
     )
 
 
+def test_what_is_below_the_table(run_directory, fedsim):
+    """A GRU of 2 on 2 features for 5 classes has 12 + 12 + 10 weights and 6 + 6 + 5 biases; half of the 34 go."""
+    run_directory()
+    told = "51 parameters; 24 multiply-accumulates per time step and 10 per sequence"
+    assert fedsim("export", "run").out.splitlines()[-1] == told
+    told = "51 parameters, 34 of them not zero; 24 multiply-accumulates per time step and 10 per sequence, zeros too"
+    assert fedsim("export", "run", "--prune", "0.5").out.splitlines()[-1] == told
+
+
+def test_a_model_of_a_number_of_parameters(run_directory, fedsim):
+    """A hidden size of 4, see `test_runs.py`."""
+    wanted = ("model.parameters=110", "model.hidden_size=null")
+    directory = run_directory(*wanted)
+    assert fedsim("export", "run").code == 0
+    facts = json.loads((directory / "export" / "model.json").read_text())
+    assert facts["hidden_size"] == 4
+    last = rows(directory)[-1]
+    found = scores(fedsim("evaluate", "run").out)
+    assert found == pytest.approx({name: float(last[name]) for name in found}, rel=1e-5)
+    assert fedsim("evaluate", "run", "seed=5", "data.clients=2").code == 0
+    again = run_directory(*wanted, "init_from=run", name="again")
+    sized = run_directory("model.hidden_size=4", "init_from=run", name="sized")
+    assert rows(again)[0]["test_loss"] == rows(sized)[0]["test_loss"] == last["test_loss"]
+    assert fedsim("resume", "run", "rounds=3").code == 0
+    assert len(rows(directory)) == 4
+
+
 @pytest.mark.parametrize("command", ["export", "evaluate"])
 def test_a_run_without_a_model_is_refused(run_directory, refused, elsewhere, command):
     assert refused(command, "nowhere") == "nowhere: holds no run (there is no config.yaml)"

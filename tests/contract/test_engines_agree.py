@@ -100,6 +100,14 @@ def test_every_model_task_and_optimizer(tiny, option, agree, model, task, optimi
     agree(replace(base, model=model, client=client, dtype=dtype))
 
 
+@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_of_a_number_of_parameters(tiny, option, agree, model, task):
+    base = tiny(task=task)
+    run = agree(replace(base, model=replace(option("model", model), hidden_size=None, parameters=600, num_layers=2)))
+    assert run.state.row.numel() == pytest.approx(600, rel=0.2)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize("model", MODELS)

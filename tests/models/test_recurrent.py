@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -139,6 +141,68 @@ def test_number_of_parameters(kind, gates):
     assert arch_of(kind(hidden_size=5, num_layers=2, bias=False)).layout.num_parameters == gates * 5 * (8 + 10) + 20
 
 
+def of(parameters, kind, tokens=False, **changes):
+    return arch_of(kind(hidden_size=None, parameters=parameters, **changes), tokens)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "size"),
+    [
+        # One layer on D = 3 with 4 outputs: G H (D + H + 2) + 4 (H + 1) = G H^2 + (5 G + 4) H + 4.
+        (RNN, lambda h: h**2 + 9 * h + 4, 27),  # 976 is nearer to 1000 than the 1040 of 28
+        (GRU, lambda h: 3 * h**2 + 19 * h + 4, 15),  # 964; 16 have 1076
+        (GRUResetBefore, lambda h: 3 * h**2 + 19 * h + 4, 15),
+        (LSTM, lambda h: 4 * h**2 + 24 * h + 4, 13),  # 992; 12 have 868
+    ],
+)
+def test_the_hidden_size_for_a_number_of_parameters(kind, count, size):
+    arch = of(1000, kind)
+    assert arch.hidden_size == size
+    assert arch.layout.num_parameters == count(size)
+    assert min((1, 2, 5, 12, 13, 14, 15, 16, 26, 27, 28, 100), key=lambda h: abs(count(h) - 1000)) == size
+    if kind in PLAIN:
+        modules = PLAIN[kind](3, size), nn.Linear(size, 4)
+        assert sum(p.numel() for module in modules for p in module.parameters()) == count(size)
+
+
+def test_of_two_that_are_equally_near_it_is_the_smaller():
+    """An RNN of 1 has 1 + 9 + 4 = 14 parameters, one of 2 has 4 + 18 + 4 = 26: 20 is between them."""
+    assert [of(wanted, RNN).hidden_size for wanted in (14, 19, 20, 21, 26)] == [1, 1, 1, 2, 2]
+
+
+@given(
+    wanted=st.integers(200, 20_000),
+    kind=st.sampled_from(MODELS),
+    tokens=st.booleans(),
+    layers=st.integers(1, 3),
+    bias=st.booleans(),
+)
+def test_no_other_hidden_size_comes_nearer(wanted, kind, tokens, layers, bias):
+    """And more parameters never make a smaller model."""
+    shape = {"num_layers": layers, "bias": bias}
+    arch = of(wanted, kind, tokens, **shape)
+    gap = abs(arch.layout.num_parameters - wanted)
+    for other in {max(1, arch.hidden_size - 1), arch.hidden_size + 1} - {arch.hidden_size}:
+        far = abs(arch_of(kind(hidden_size=other, **shape), tokens).layout.num_parameters - wanted)
+        assert far > gap or (far == gap and other > arch.hidden_size)
+    assert of(wanted + 100, kind, tokens, **shape).hidden_size >= arch.hidden_size
+    if tokens:  # the embedding counts, and keeps its width
+        assert arch.layout.shapes[0] == (7, 8)
+
+
+def test_too_few_parameters_for_one_unit():
+    """3 (3 + 1 + 2) + 4 * 2 = 26."""
+    assert of(26, GRU).hidden_size == 1
+    with pytest.raises(UserError, match=r"^model\.parameters=25: GRU has at least 26 parameters on these data"):
+        _ = of(25, GRU).hidden_size
+
+
+@pytest.mark.parametrize("values", [{"hidden_size": None}, {"hidden_size": 3, "parameters": 100}])
+def test_either_units_or_parameters(values):
+    with pytest.raises(FieldError, match="set exactly one of hidden_size and parameters"):
+        GRU(**values)
+
+
 def test_initial_values():
     """Uniform in +-1/sqrt(H): at H = 16, n = 16384 draws have deviation 0.25 / sqrt(3); 4 standard errors each."""
     arch = Architecture(GRU(hidden_size=16), 16, 4096, 1000, Task.CLASSIFICATION)
@@ -176,8 +240,15 @@ def test_embedding_size():
 
 
 @pytest.mark.parametrize(
-    "values", [{"hidden_size": 0}, {"num_layers": 0}, {"dropout": 1.0, "num_layers": 2}, {"dropout": 0.1}]
+    "values",
+    [
+        {"hidden_size": 0},
+        {"parameters": 0, "hidden_size": None},
+        {"num_layers": 0},
+        {"dropout": 1.0, "num_layers": 2},
+        {"dropout": 0.1},
+    ],
 )
 def test_values_out_of_range_are_refused(values):
-    with pytest.raises(FieldError, match=next(iter(values))):
+    with pytest.raises(FieldError, match=f"^{next(iter(values))}="):
         GRU(**values)
