@@ -20,7 +20,7 @@ MISSPELT = {
     "client.optimizer=adam": "client.optimizer=adam: did you mean client/optimizer=adam?",
     "foo=1": "foo=1: no such key",
     "+foo=1": "foo=1: no such key; known: model, data,",
-    "+model.foo=1": "model.foo=1: no such key; known: hidden_size, num_layers,",
+    "+model.foo=1": "model.foo=1: no such key; known: hidden_size, parameters, num_layers,",
     "+model@foo=lstm": "foo={'_target_'",
     "~eval.evry": "~eval.evry: no such key (did you mean 'eval.every'?)",
     "model.hidden_size=1e3": "model.hidden_size=1000.0: must be a whole number",
