@@ -132,6 +132,21 @@ def _launch_optuna(hydra: Hydra, overrides: list[str], task: Any, first: Job) ->
         print_error("no trial ended well, so that Optuna has no best one")
 
 
+class Failed(JobReturn):
+    """A failed job that raises what ended it without Hydra's list of overrides."""
+
+    def __init__(self, result: JobReturn) -> None:
+        super().__init__(result.overrides, result.cfg, result.hydra_cfg, result.working_dir, result.task_name)
+        self.status = JobStatus.FAILED
+        self._return_value = result._return_value
+
+    def __getattribute__(self, name: str) -> Any:
+        """As any other; the value of the task is what it raised."""
+        if name == "return_value":
+            raise super().__getattribute__("_return_value")
+        return super().__getattribute__(name)
+
+
 class Surviving:
     """A launcher to whose user a killed job is a failed one.
 
@@ -147,7 +162,14 @@ class Surviving:
         """Launch a batch as Hydra's launchers do, with a result for every job."""
         results = self._launch(job_overrides, initial_job_idx)
         self.any_done |= any(result.status is JobStatus.COMPLETED for result in results)
-        return results
+        return [self._told(result, number) for number, result in enumerate(results, initial_job_idx)]
+
+    def _told(self, result: JobReturn, number: int) -> JobReturn:
+        if result.status is JobStatus.COMPLETED:
+            return result
+        if not isinstance(result._return_value, BrokenExecutor):  # which was told
+            print_error(f"job {number}: a failed trial: {first_line(result._return_value)}")
+        return Failed(result)
 
     def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         with _every_job_awaited(self._launcher):

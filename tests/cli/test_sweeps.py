@@ -338,8 +338,9 @@ def test_launchers_compose(tiny, launcher, setting):
         overrides = (*tiny, "seed=1,2", "hydra/launcher=ray")
     request = config.normalise(config.Request(overrides, multirun=True))
     loader = config.make_loader(None)
-    assert len(config.check_request(request, loader)) == 2
-    assert config.launcher_of(request, loader)["names"]["launcher"] == launcher
+    jobs = config.check_request(request, loader)
+    assert len(jobs) == 2
+    assert config.launcher_of(jobs[0], loader)["names"]["launcher"] == launcher
 
 
 @pytest.mark.parametrize(
