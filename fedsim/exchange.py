@@ -19,13 +19,14 @@ from fedsim.clients.local import Report
 from fedsim.cohort import Chunk
 from fedsim.links.link import transmit
 from fedsim.privacy.privacy import CentralPrivacy, LocalPrivacy
+from fedsim.sharing import Share
 from fedsim.state import Metrics, Simulation, State
 
 
 def exchanged(
-    sim: Simulation, state: State, chunks: Iterable[Chunk], number: int, change: Tensor
+    sim: Simulation, state: State, chunks: Iterable[Chunk], number: int, change: Tensor, share: Share
 ) -> Iterator[tuple[Tensor, Report]]:
-    """What arrives at the server of a cohort's chunks: ``(deltas [c, P], report)``, in cohort order.
+    """What arrives at the server of the chunks of a `share`: ``(deltas [c, P], report)``, in cohort order.
 
     What the correction remembers of the clients changes by `change` ``[P]`` in all, as far as the server knows: it
     finds that out from the deltas that arrive, unless clients tell it in rows of their own (SCAFFOLD).
@@ -36,7 +37,11 @@ def exchanged(
     attack_key = seeding.stream_key(e.seed, "attack", number)
     link_key = seeding.stream_key(e.seed, "link.up", number)
     if attacking and isinstance(e.attack, CohortAttack):
-        chunks = [_whole(list(chunks))]
+        with share.together():
+            held = list(chunks)
+        chunks = [_whole(held)] if held else []
+        if not held:
+            share.whole({})  # to the rows that `_attacked` gathers, this process has none to add
     for clients, deltas, report, memory in chunks:
         rows = deltas if sim.shared is None else deltas[:, sim.shared]
         if isinstance(e.privacy, LocalPrivacy):
@@ -44,7 +49,7 @@ def exchanged(
             rows = e.privacy.privatise(rows, clients, private_key, sim.budget)
             count_participations(state, clients)
         if attacking:
-            rows = _attacked(sim, rows, clients, attack_key)
+            rows = _attacked(sim, rows, clients, attack_key, share)
         if not e.link.lossless_up:
             rows = transmit(e.link.up, rows, clients, link_key, store)
         arrived = rows
@@ -69,19 +74,20 @@ def _whole(chunks: list[Chunk]) -> Chunk:
     )
 
 
-def _attacked(sim: Simulation, rows: Tensor, clients: Tensor, key: int) -> Tensor:
+def _attacked(sim: Simulation, rows: Tensor, clients: Tensor, key: int, share: Share) -> Tensor:
     """The rows ``[c, n]``, those of malicious clients as the attack makes them."""
     assert sim.malicious is not None
     attack, bad = sim.experiment.attack, sim.malicious[clients]
-    count = int(bad.sum())
-    if count == 0:
-        return rows
-    if isinstance(attack, RowAttack):
+    if isinstance(attack, CohortAttack):
+        seen = share.whole({"rows": rows, "bad": bad})
+        count = int(seen["bad"].sum())
+        if bool(bad.any()):
+            benign = seen["rows"] if count == len(seen["rows"]) else seen["rows"][~seen["bad"]]
+            rows = rows.clone()
+            rows[bad] = attack.forge(benign, count).to(rows.dtype)
+    elif isinstance(attack, RowAttack) and bool(bad.any()):
         rows = rows.clone()
         rows[bad] = attack.alter(rows[bad], clients[bad], key)
-    elif isinstance(attack, CohortAttack):
-        rows = rows.clone()
-        rows[bad] = attack.forge(rows if count == len(rows) else rows[~bad], count).to(rows.dtype)
     return rows
 
 

@@ -23,15 +23,23 @@ import torch
 from torch import Tensor
 
 from fedsim import stopping
-from fedsim.aggregation.rules import combine_chunks
+from fedsim.aggregation.rules import combine_chunks, whole_reports
 from fedsim.arrivals import Arrivals, arrivals, count_time, make_clock, refuse_hopeless
 from fedsim.attacks.attack import DataAttack, NoAttack
 from fedsim.attacks.backdoor import Backdoor
 from fedsim.client_store import ClientStore
 from fedsim.clients.local import LocalTask, Report
-from fedsim.cohort import local_models, private_parameters, shared_parameters, train_in_chunks
+from fedsim.cohort import local_models, private_parameters, share_of, shared_parameters, train_in_chunks
 from fedsim.errors import Diverged, UserError
-from fedsim.evaluation import Evaluation, check_testable, default_metric, evaluate, evaluate_own, metric_names
+from fedsim.evaluation import (
+    Evaluation,
+    check_testable,
+    default_metric,
+    evaluate,
+    evaluate_own,
+    metric_names,
+    score_samples,
+)
 from fedsim.exchange import broadcast, combine_rule, count_bytes, exchange_metrics, exchanged
 from fedsim.experiment import Experiment, load_dataset
 from fedsim.models.recurrent import architecture, initial_row
@@ -171,11 +179,16 @@ def _train_cohort(sim: Simulation, state: State, coming: Arrivals, number: int) 
     e = sim.experiment
     reports: list[Report] = []
     change = torch.zeros_like(state.row, dtype=torch.float64)
-    chunks = train_in_chunks(sim, state, coming.clients, number, reports, coming.steps)
-    arrived = exchanged(sim, state, chunks, number, change)
-    delta, spread = combine_chunks(combine_rule(sim, state, number), state.row, arrived)
+    share = share_of(sim, coming.clients, coming.steps)  # all of it, where one process does everything
+    own, steps = share.of(coming.clients), None if coming.steps is None else share.of(coming.steps)
+    with share.keeping(state.store):
+        chunks = train_in_chunks(sim, state, own, number, reports, steps)
+        arrived = exchanged(sim, state, chunks, number, change, share)
+        delta, spread = combine_chunks(combine_rule(sim, state, number), state.row, arrived, share)
+    reports = whole_reports(share, reports)
     adjusted = delta
     if state.memory is not None:
+        change = share.add_up(change)
         state.memory = (state.memory + change / sim.population.num_clients).to(state.row.dtype)
         adjusted = e.aggregator.correction.adjust(delta, state.memory)
     optimizer = e.aggregator.server_optimizer
@@ -209,9 +222,9 @@ def _evaluate(sim: Simulation, state: State, metrics: Metrics) -> Evaluation:
         return models.expand(len(clients), -1)
 
     if sim.private is None:
-        evaluation = evaluate(sim.trainer, state.row, population)
+        evaluation = evaluate(sim.trainer, state.row, population, sim.world)
     else:
-        evaluation = evaluate_own(sim.trainer, federated, population, sim.chunk_size, "test")
+        evaluation = evaluate_own(sim.trainer, federated, population, sim.chunk_size, "test", sim.world)
     if not math.isfinite(evaluation.metrics["test_loss"]):
         raise Diverged(f"round {state.round}: the test loss is no longer finite")
     if (trainer := sim.personal) is not None:
@@ -219,11 +232,11 @@ def _evaluate(sim: Simulation, state: State, metrics: Metrics) -> Evaluation:
         def personal(clients: Tensor) -> Tensor:
             return e.personalize.rows(trainer, federated(clients), clients, state.round, state.store)
 
-        own = evaluate_own(trainer, personal, population, sim.chunk_size, "personal")
+        own = evaluate_own(trainer, personal, population, sim.chunk_size, "personal", sim.world)
         evaluation = Evaluation(evaluation.metrics | own.metrics, evaluation.clients | own.clients)
     metrics |= evaluation.metrics
     if sim.trial is not None:
-        sums = sim.trainer.score_samples(state.row, sim.trial)
+        sums = score_samples(sim.trainer, state.row, sim.trial, sim.world)
         metrics["attack_success"] = float(sums.hits.sum() / sums.count.sum())
     return evaluation
 
