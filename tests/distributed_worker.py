@@ -37,12 +37,14 @@ def run(world, record):
         reason = str(error)
     sent = {"added_up": world.added_up, "gathered": world.gathered}
     content = canonical(state).hex()
+    assert evaluation is not None
     clients = [value for column in evaluation.clients.values() for value in column.tolist()]
+    same = len(set(world.tell(content))) == 1
     return {
         "metrics": metrics,
         "clients": clients,
         "reason": reason,
-        "same": len(set(world.tell(content))) == 1,
+        "same": same,
         "parameters": len(state.row),
         **sent,
     }
