@@ -261,7 +261,9 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
             raise
         except ProcessLost as error:
             reason = str(error)
-            raise ProcessLost(f"{error}; to go on: fedsim resume {directory}") from error
+            if world().is_first_to_tell():  # at once: torchrun will soon end this process too
+                _complain(f"{error}; to go on: fedsim resume {directory}")
+            raise
         except SystemExit:  # from rich, when nobody reads what it prints
             reason = "its output was closed"
             raise

@@ -42,6 +42,7 @@ BEFORE = {"README.md": "run -m aggregator=fedavg,fedprox client.optimizer.lr=0.1
 
 INSTALLS = "installs into the environment; .ci/run does what the README says"
 LAUNCHES = "needs an extra; the slow test in tests/cli/test_sweeps.py tries each in an environment of its own"
+SEVERAL = "needs several processes; test_torchrun.py runs torchrun, and checks what the page says after it"
 NOT_RUN = {
     "python -m pip install -c constraints.txt -e . && fedsim run model=gru aggregator=fedavg": INSTALLS,
     "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest -n auto": INSTALLS,
@@ -50,6 +51,10 @@ NOT_RUN = {
     "fedsim run -m seed=1,2,3,4 hydra/launcher=joblib hydra.launcher.n_jobs=2": LAUNCHES,
     "fedsim run -m 'client.optimizer.lr=tag(log,interval(0.01,1))' hydra/sweeper=optuna "
     "hydra.sweeper.direction=maximize": LAUNCHES,
+    "torchrun --standalone --nproc-per-node=2 -m fedsim run data.clients=200 device=cpu": SEVERAL,
+    "torchrun --standalone --nproc-per-node=4 -m fedsim resume RUN_DIR": SEVERAL,
+    "torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=node1:29500 -m fedsim run "
+    "hydra.run.dir=outputs/two-nodes": SEVERAL,
 }
 NOT_FOLLOWED = {"docs/take-the-model-home.md": "test_docs.py follows it, with ONNX and without"}
 
