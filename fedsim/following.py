@@ -87,22 +87,22 @@ def follow(here: World, allow_modules: Sequence[str]) -> int:
         allow_modules: modules besides fedsim whose dataclasses the record may name.
     """
     hint = ""
-    try:
-        with after_the_round(lambda text: None) as asked:
+    with after_the_round(lambda text: None) as asked:  # until all is told: torchrun ends the others of one that died
+        try:
             word = json.loads(here.receive())
             if "record" in word:
                 hint = f"; to go on: fedsim resume {word['directory']}"
                 _follow(here, word, allow_modules, asked)
                 word = json.loads(here.receive())
-        return int(word["code"])
-    except KeyboardInterrupt as error:
-        return 128 + int(getattr(error, "number", 2))
-    except Exception as error:
-        if here.is_first_to_tell():
-            if not isinstance(error, UserError | OSError | ProcessLost):
-                traceback.print_exc()
-            print_error(f"{error}{hint}")
-        return 1
+            return int(word["code"])
+        except KeyboardInterrupt as error:
+            return 128 + int(getattr(error, "number", 2))
+        except Exception as error:
+            if here.is_first_to_tell():
+                if not isinstance(error, UserError | OSError | ProcessLost):
+                    traceback.print_exc()
+                print_error(f"{error}{hint}")
+            return 1
 
 
 def _follow(here: World, word: dict[str, str], allow_modules: Sequence[str], asked: Asked) -> None:

@@ -100,8 +100,8 @@ def refuse_impossible(simulation: Simulation) -> None:
     if needed > there:
         raise UserError(
             f"model.hidden_size={simulation.experiment.model.hidden_size}: training would take about "
-            f"{needed / 2**30:,.1f} GiB ({parameters:,} parameters{many}) and {device} has {there / 2**30:,.1f} GiB; take a "
-            "smaller model, a smaller client.batch_size or a smaller engine.memory_budget"
+            f"{needed / 2**30:,.1f} GiB ({parameters:,} parameters{many}) and {device} has {there / 2**30:,.1f} GiB; "
+            "take a smaller model, a smaller client.batch_size or a smaller engine.memory_budget"
         )
 
 

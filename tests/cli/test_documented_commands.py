@@ -51,7 +51,7 @@ NOT_RUN = {
     "fedsim run -m seed=1,2,3,4 hydra/launcher=joblib hydra.launcher.n_jobs=2": LAUNCHES,
     "fedsim run -m 'client.optimizer.lr=tag(log,interval(0.01,1))' hydra/sweeper=optuna "
     "hydra.sweeper.direction=maximize": LAUNCHES,
-    "torchrun --standalone --nproc-per-node=2 -m fedsim run data.clients=200 device=cpu": SEVERAL,
+    "torchrun --standalone --nproc-per-node=2 -m fedsim run num_clients=20 device=cpu": SEVERAL,
     "torchrun --standalone --nproc-per-node=4 -m fedsim resume RUN_DIR": SEVERAL,
     "torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=node1:29500 -m fedsim run "
     "hydra.run.dir=outputs/two-nodes": SEVERAL,
