@@ -24,6 +24,7 @@ from fedsim.personalization import Ditto
 from fedsim.population import Population
 from fedsim.privacy.privacy import CentralPrivacy, LocalPrivacy
 from fedsim.sampler import Sampler, Sized
+from fedsim.sharing import Share
 from fedsim.state import Metrics, Simulation, State
 from fedsim.system.clock import Clock, ending, online, sample_flops, stay, transfer
 from fedsim.system.system import Timed
@@ -53,6 +54,12 @@ class Arrivals(NamedTuple):
     late_bytes: int = 0
     versions: Tensor | None = None
     waiting: dict[str, Tensor] | None = None
+
+    def part(self, share: Share) -> Arrivals:
+        """The same with `clients`, and what is told of each, cut to a share of them."""
+        steps = None if self.steps is None else share.of(self.steps)
+        versions = None if self.versions is None else share.of(self.versions)
+        return self._replace(clients=share.of(self.clients), steps=steps, versions=versions)
 
 
 def make_clock(e: Experiment, population: Population, task: LocalTask) -> Clock | None:

@@ -18,7 +18,8 @@ import typer
 
 from fedsim import __version__, completion
 from fedsim.cli_options import AllowModule, Checkpoint, ConfigDir, SavedRun
-from fedsim.errors import UserError, print_error
+from fedsim.environment import print_once, refuse_torchrun
+from fedsim.errors import UserError
 
 EXIT_FAILED, EXIT_USER, EXIT_DIVERGED, EXIT_SOME_FAILED, EXIT_SIGNAL = 1, 2, 3, 4, 128
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # Typer's own or Click's, by Typer's version
@@ -38,17 +39,17 @@ def _exit_codes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print_error(str(error))
+        print_once(str(error))
         raise typer.Exit(EXIT_USER) from None
     except KeyboardInterrupt as error:
         number = getattr(error, "number", signal.SIGINT)
-        print_error("interrupted" if number == signal.SIGINT else f"interrupted by {error}")
+        print_once("interrupted" if number == signal.SIGINT else f"interrupted by {error}")
         raise typer.Exit(EXIT_SIGNAL + number) from None
     except OSError as error:
-        print_error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        print_once(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         raise typer.Exit(EXIT_FAILED) from None
     except MemoryError as error:
-        print_error(f"not enough memory: {error}")
+        print_once(f"not enough memory: {error}")
         raise typer.Exit(EXIT_FAILED) from None
 
 
@@ -60,11 +61,15 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Take the options that stand before a command."""
+    with _exit_codes():
+        if context.invoked_subcommand not in ("run", "resume"):
+            refuse_torchrun(f"fedsim {context.invoked_subcommand}", "torchrun is for fedsim run and fedsim resume")
 
 
 @app.command(
@@ -106,8 +111,11 @@ def run(
 ) -> None:
     """Simulate a federation: one run, or with -m a sweep."""
     with _exit_codes():
-        from fedsim import config, launching, plan, runner, simulation, sweep
+        if multirun:
+            refuse_torchrun("-m", "torchrun is for one run; a sweep has launchers, such as hydra/launcher=joblib")
+        from fedsim import config, following, launching, plan, runner, simulation, sweep
 
+        following.meet(allow_module or ())
         if cfg not in (None, "job", "hydra", "all"):
             raise UserError(f"--cfg {cfg}: must be job, hydra or all")
         if cfg is not None and (multirun or dry_run):
@@ -166,9 +174,10 @@ def resume(
 ) -> None:
     """Continue a run that was finished, interrupted or killed, from its last good checkpoint."""
     with _exit_codes():
-        from fedsim import config
+        from fedsim import config, following
         from fedsim.resume import continue_run
 
+        following.meet(allow_module or ())
         gc.freeze()  # see `main`
         gc.enable()
         request = config.Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
@@ -369,12 +378,15 @@ def main() -> None:
     """Entry point of the ``fedsim`` command: without arguments its help, and one line for what Typer refuses."""
     gc.disable()  # imports make a million objects and hardly any garbage: looking for it is a sixth of the start
     try:
+        code = EXIT_FAILED
         if completion.is_bash():
             completion.for_bash(app)
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except _USAGE_ERROR as error:
-        print_error(f"{error.format_message()}; see fedsim --help")
+        print_once(f"{error.format_message()}; see fedsim --help")
         code = EXIT_USER
     finally:
+        if "fedsim.distributed" in sys.modules:
+            sys.modules["fedsim.distributed"].leave(code)
         gc.freeze()  # nor need they be freed one by one at the end, which takes a second
     sys.exit(code)

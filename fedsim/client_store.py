@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -18,6 +21,7 @@ class ClientStore:
         self._slots: dict[str, Tensor] = {}  # [N] int64 on the CPU, -1 where a client has no row
         self._rows: dict[str, Tensor] = {}  # [capacity, width]
         self._used: dict[str, int] = {}
+        self._notes: dict[str, list[Tensor]] | None = None  # whose rows are written, while `noting`
 
     def read(self, block: str, clients: Tensor, default: Tensor) -> Tensor:
         """Return the rows ``[C, width]`` of `clients`, taking those of `default` ``[C, width]`` for new clients."""
@@ -35,6 +39,8 @@ class ClientStore:
             self._slots[block] = torch.full((self.num_clients,), -1, dtype=torch.int64)
             self._rows[block] = rows.new_zeros((len(rows), rows.shape[1]))
             self._used[block] = 0
+        if self._notes is not None:
+            self._notes.setdefault(block, []).append(clients)
         slots = self._slots[block]
         new = clients[slots[clients] < 0]
         slots[new] = torch.arange(self._used[block], self._used[block] + len(new))
@@ -45,6 +51,20 @@ class ClientStore:
             grown[: len(self._rows[block])] = self._rows[block]
             self._rows[block] = grown
         self._rows[block][slots[clients]] = rows
+
+    def rows(self, block: str, clients: Tensor) -> Tensor:
+        """The rows ``[C, width]`` of `clients`, all of which have one."""
+        return self._rows[block][self._slots[block][clients]]
+
+    @contextmanager
+    def noting(self) -> Iterator[dict[str, list[Tensor]]]:
+        """Note in what this yields the clients ``[C]`` of every `write`, by block."""
+        notes: dict[str, list[Tensor]] = {}
+        self._notes = notes
+        try:
+            yield notes
+        finally:
+            self._notes = None
 
     def state_dict(self) -> dict[str, Tensor]:
         """All blocks as tensors: ``<block>/clients`` (int64, by slot) and ``<block>/rows``."""

@@ -15,6 +15,7 @@ from fedsim.clients.local import LocalTask, Report, Trainer
 from fedsim.clients.measures import add_measures, training_loss
 from fedsim.errors import Diverged, UserError, did_you_mean
 from fedsim.parameters import ParameterLayout
+from fedsim.sharing import Share, divide
 from fedsim.state import Simulation, State
 
 
@@ -48,13 +49,22 @@ def choose_cohort(sim: Simulation, state: State, number: int) -> tuple[Tensor, T
 
     def losses(clients: Tensor) -> Tensor:
         asked.append(clients)
-        parts = clients.split(sim.chunk_size)
+        share = divide(sim.world, sim.population.train.sizes[clients])
+        own = share.of(clients)
+        parts = own.split(sim.chunk_size) if len(own) > 0 else ()
         models = (local_models(sim, state, part, sent_row(state)) for part in parts)
-        return torch.cat([training_loss(task, trainer, m, p) for m, p in zip(models, parts, strict=True)])
+        found = [training_loss(task, trainer, m, p) for m, p in zip(models, parts, strict=True)]
+        return share.whole({"loss": torch.cat(found)} if found else {})["loss"]
 
     e = sim.experiment
     cohort = e.sampler.cohort(sim.population.train.sizes, number, e.seed, losses)
     return cohort, torch.cat([cohort, *asked]).unique()
+
+
+def share_of(sim: Simulation, clients: Tensor, steps: Tensor | None) -> Share:
+    """This process's share of a cohort ``[C]``; what a client has to do is counted in samples."""
+    taken = sim.task.steps(clients) if steps is None else steps
+    return divide(sim.world, sim.task.samples(clients, taken))
 
 
 def train_in_chunks(

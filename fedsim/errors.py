@@ -33,6 +33,10 @@ class Diverged(Exception):
     """The loss or a parameter is no longer finite. Exit code 3."""
 
 
+class ProcessLost(Exception):
+    """Another process of the same run is gone. Exit code 1."""
+
+
 def show(value: object) -> str:
     """A value as it is written in a config."""
     words = {None: "null", True: "true", False: "false"}

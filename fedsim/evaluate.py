@@ -10,13 +10,13 @@ import torch
 
 from fedsim import config
 from fedsim.baseline import NoBaseline, plain_aggregator
+from fedsim.digests import data_hash
 from fedsim.errors import Diverged, UserError, print_error
 from fedsim.evaluation import Evaluation, evaluate
 from fedsim.experiment import Experiment
 from fedsim.personalization import NoPersonalization
 from fedsim.recording.record import read_record
 from fedsim.resume import changes, read_experiment
-from fedsim.runner import data_hash
 from fedsim.sampler import Uniform
 from fedsim.saved_model import SavedModel, read_model
 from fedsim.simulation import evaluate_again, prepare

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.clients.local import Trainer
+from fedsim.clients.stacked import concatenate
+from fedsim.distributed import ALONE, World
 from fedsim.models.stacked import Sums
-from fedsim.population import IGNORE, Population, Score, Task
+from fedsim.population import IGNORE, Population, Samples, Score, Task
+from fedsim.sharing import add_up
 
 
 def metric_names(task: Task, score: Score | None = None, prefix: str = "test") -> tuple[str, ...]:
@@ -50,9 +53,22 @@ def check_testable(population: Population) -> None:
         raise ValueError("no test target counts: every one is padding or unknown to the training data")
 
 
-def evaluate(trainer: Trainer, row: Tensor, population: Population) -> Evaluation:
+def evaluate(trainer: Trainer, row: Tensor, population: Population, world: World = ALONE) -> Evaluation:
     """Score the global row ``[P]``; plain metrics pool all test samples, whoever holds them."""
-    return evaluate_samples(trainer.score_samples(row, population.test), population)
+    return evaluate_samples(score_samples(trainer, row, population.test, world), population)
+
+
+def score_samples(trainer: Trainer, row: Tensor, samples: Samples, world: World) -> Sums:
+    """Score one model ``[P]`` on every sample, of which each process takes as many; sums are ``[S]``."""
+    if world.size == 1:
+        return trainer.score_samples(row, samples)
+    first, last = (len(samples) * rank // world.size for rank in (world.rank, world.rank + 1))
+    parts: dict[str, Tensor] = {}
+    if last > first:
+        inputs, lengths, targets = (part[first:last] for part in (samples.inputs, samples.lengths, samples.targets))
+        sums = trainer.score_samples(row, Samples(inputs, lengths, targets, torch.tensor([0, last - first])))
+        parts = {"sums": torch.stack([column.double() for column in sums.columns()])}
+    return concatenate([Sums(*found["sums"]) for found in world.gather(parts) if found])
 
 
 def evaluate_samples(sums: Sums, population: Population) -> Evaluation:
@@ -61,7 +77,12 @@ def evaluate_samples(sums: Sums, population: Population) -> Evaluation:
 
 
 def evaluate_own(
-    trainer: Trainer, models: Callable[[Tensor], Tensor], population: Population, chunk_size: int, prefix: str
+    trainer: Trainer,
+    models: Callable[[Tensor], Tensor],
+    population: Population,
+    chunk_size: int,
+    prefix: str,
+    world: World = ALONE,
 ) -> Evaluation:
     """Score each client's own model on its own test samples; plain metrics pool the samples of all clients.
 
@@ -71,12 +92,14 @@ def evaluate_own(
         population: all clients.
         chunk_size: clients at a time.
         prefix: of the columns.
+        world: the processes that share the clients.
     """
     sums = torch.zeros(4, population.num_clients, dtype=torch.float64)
-    for clients in population.test.sizes.nonzero()[:, 0].split(chunk_size):
+    own = population.test.sizes.nonzero()[:, 0][world.rank :: world.size]
+    for clients in own.split(chunk_size) if len(own) > 0 else ():
         scored = trainer.score_clients(models(clients), clients, population.test)
         sums[:, clients] = torch.stack(scored.columns())
-    return _evaluation(Sums(*sums), population, prefix)
+    return _evaluation(Sums(*add_up(world, sums)), population, prefix)
 
 
 def _evaluation(sums: Sums, population: Population, prefix: str) -> Evaluation:

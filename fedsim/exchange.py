@@ -21,13 +21,14 @@ from fedsim.cohort import Chunk
 from fedsim.links.link import transmit
 from fedsim.privacy.privacy import CentralPrivacy, LocalPrivacy
 from fedsim.privacy.secure import SecureAggregation, SecureMean
+from fedsim.sharing import Share
 from fedsim.state import Metrics, Simulation, State
 
 
 def exchanged(
-    sim: Simulation, state: State, chunks: Iterable[Chunk], number: int, change: Tensor
+    sim: Simulation, state: State, chunks: Iterable[Chunk], number: int, change: Tensor, share: Share
 ) -> Iterator[tuple[Tensor, Report]]:
-    """What arrives at the server of a cohort's chunks: ``(deltas [c, P], report)``, in cohort order.
+    """What arrives at the server of the chunks of a `share`: ``(deltas [c, P], report)``, in cohort order.
 
     What the correction remembers of the clients changes by `change` ``[P]`` in all, as far as the server knows: it
     finds that out from the deltas that arrive, unless clients tell it in rows of their own (SCAFFOLD).
@@ -38,7 +39,11 @@ def exchanged(
     attack_key = seeding.stream_key(e.seed, "attack", number)
     link_key = seeding.stream_key(e.seed, "link.up", number)
     if attacking and isinstance(e.attack, CohortAttack):
-        chunks = [_whole(list(chunks))]
+        with share.together():
+            held = list(chunks)
+        chunks = [_whole(held)] if held else []
+        if not held:
+            share.whole({})  # to the rows that `_attacked` gathers, this process has none to add
     for clients, deltas, report, memory in chunks:
         rows = deltas if sim.shared is None else deltas[:, sim.shared]
         if isinstance(e.privacy, LocalPrivacy):
@@ -46,7 +51,7 @@ def exchanged(
             rows = e.privacy.privatise(rows, clients, private_key, sim.budget)
             count_participations(state, clients)
         if attacking:
-            rows = _attacked(sim, rows, clients, attack_key)
+            rows = _attacked(sim, rows, clients, attack_key, share)
         if not e.link.lossless_up:
             rows = transmit(e.link.up, rows, clients, link_key, store)
         arrived = rows
@@ -71,19 +76,20 @@ def _whole(chunks: list[Chunk]) -> Chunk:
     )
 
 
-def _attacked(sim: Simulation, rows: Tensor, clients: Tensor, key: int) -> Tensor:
+def _attacked(sim: Simulation, rows: Tensor, clients: Tensor, key: int, share: Share) -> Tensor:
     """The rows ``[c, n]``, those of malicious clients as the attack makes them."""
     assert sim.malicious is not None
     attack, bad = sim.experiment.attack, sim.malicious[clients]
-    count = int(bad.sum())
-    if count == 0:
-        return rows
-    if isinstance(attack, RowAttack):
+    if isinstance(attack, CohortAttack):
+        seen = share.whole({"rows": rows, "bad": bad})
+        count = int(seen["bad"].sum())
+        if bool(bad.any()):
+            benign = seen["rows"] if count == len(seen["rows"]) else seen["rows"][~seen["bad"]]
+            rows = rows.clone()
+            rows[bad] = attack.forge(benign, count).to(rows.dtype)
+    elif isinstance(attack, RowAttack) and bool(bad.any()):
         rows = rows.clone()
         rows[bad] = attack.alter(rows[bad], clients[bad], key)
-    elif isinstance(attack, CohortAttack):
-        rows = rows.clone()
-        rows[bad] = attack.forge(rows if count == len(rows) else rows[~bad], count).to(rows.dtype)
     return rows
 
 
@@ -100,7 +106,9 @@ def count_participations(state: State, clients: Tensor) -> None:
     state.store.write("privacy.rounds", clients, before + 1)
 
 
-def combine_rule(sim: Simulation, state: State, number: int, asked: Tensor, arriving: Tensor) -> Combine | None:
+def combine_rule(
+    sim: Simulation, state: State, number: int, asked: Tensor, arriving: Tensor, own: Tensor
+) -> Combine | None:
     """The rule of a round: the aggregator's, or the private mean in its place.
 
     Args:
@@ -108,7 +116,8 @@ def combine_rule(sim: Simulation, state: State, number: int, asked: Tensor, arri
         state: of the run.
         number: of the round.
         asked: ``[A]`` the clients that began the round.
-        arriving: ``[C]`` those of them whose deltas will arrive, in that order.
+        arriving: ``[C]`` those of them whose deltas will arrive.
+        own: ``[c]`` those of these whose deltas this process hands on, in that order.
 
     Returns:
         None if they are too few for secure aggregation: the round is aborted.
@@ -122,8 +131,8 @@ def combine_rule(sim: Simulation, state: State, number: int, asked: Tensor, arri
         numbers = e.privacy.numbers(e, sim.population.train.sizes)
         weighted = e.aggregator.combine if isinstance(e.aggregator.combine, Weighted) else None
         places = {client: place for place, client in enumerate(asked.tolist())}
-        positions = torch.tensor([places[client] for client in arriving.tolist()])
-        return SecureMean(masking, positions, numbers, weighted, sim.shared, state.parts)
+        all_places, own_places = (torch.tensor([places[c] for c in each.tolist()]) for each in (arriving, own))
+        return SecureMean(masking, all_places, own_places, numbers, weighted, sim.shared, state.parts)
     if not isinstance(e.privacy, CentralPrivacy):
         return e.aggregator.combine
     assert sim.budget is not None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedsim.arrivals import Arrivals, client_seconds, describe_clock, trainings
 from fedsim.asynchrony.queue import describe_schedule, scheduled
+from fedsim.distributed import world
 from fedsim.engine import client_bytes
 from fedsim.errors import UserError
 from fedsim.exchange import bytes_per_client, download_sizes
@@ -103,7 +104,10 @@ def _times(simulation: Simulation, state: State, coming: Arrivals) -> dict[str, 
 
 
 def refuse_impossible(simulation: Simulation) -> None:
-    """Raise `UserError` if a chunk of clients, at least one, needs more memory than the machine has in all."""
+    """Raise `UserError` if a chunk of clients, at least one, needs more memory than the machine has in all.
+
+    Processes that share a machine's memory train a chunk each.
+    """
     device, dtype = simulation.experiment.torch_device(), simulation.experiment.torch_dtype()
     if device.type == "cuda":
         there = torch.cuda.get_device_properties(device).total_memory
@@ -113,12 +117,16 @@ def refuse_impossible(simulation: Simulation) -> None:
         return
     model, parameters = simulation.experiment.model, simulation.task.arch.layout.num_parameters
     sized = "hidden_size" if model.parameters is None else "parameters"
-    needed = min(simulation.chunk_size, simulation.population.num_clients) * client_bytes(simulation.task, dtype)
+    here, clients = world(), simulation.population.num_clients
+    together = 1 if device.type == "cuda" else here.local_size
+    chunk = min(simulation.chunk_size, -(-clients // here.size))
+    needed = together * chunk * client_bytes(simulation.task, dtype)
+    many = "" if together == 1 else f", {together} processes"
     if needed > there:
         raise UserError(
             f"model.{sized}={getattr(model, sized)}: training would take about "
-            f"{needed / 2**30:,.1f} GiB ({parameters:,} parameters) and {device} has {there / 2**30:,.1f} GiB; take a "
-            "smaller model, a smaller client.batch_size or a smaller engine.memory_budget"
+            f"{needed / 2**30:,.1f} GiB ({parameters:,} parameters{many}) and {device} has {there / 2**30:,.1f} GiB; "
+            "take a smaller model, a smaller client.batch_size or a smaller engine.memory_budget"
         )
 
 

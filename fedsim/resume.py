@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from fedsim import build, config, plan, stopping
+from fedsim.digests import data_hash, devices_hash
+from fedsim.distributed import world
 from fedsim.errors import UserError, print_error, show
 from fedsim.evaluation import default_metric
 from fedsim.experiment import Experiment
@@ -27,7 +29,7 @@ from fedsim.recording.history import marked_content, parse_rows, replay, timing_
 from fedsim.recording.lock import locked
 from fedsim.recording.record import differences, in_place, is_finished, read_record, read_status
 from fedsim.recording.run_directory import refuse_used, write_atomically, write_json
-from fedsim.runner import TIMING_COLUMNS, Start, data_hash, devices_hash, guarded, record_run, versions
+from fedsim.runner import TIMING_COLUMNS, Start, guarded, record_run, versions
 from fedsim.simulation import EVALUATED, evaluate_again, initial_state, is_evaluated, prepare
 from fedsim.state import Metrics, Simulation, State
 
@@ -315,6 +317,8 @@ def _check_facts(facts: Mapping[str, Any], simulation: Simulation) -> None:
     differing = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
     if facts.get("threads") != torch.get_num_threads():
         differing.append(f"threads {facts.get('threads')} -> {torch.get_num_threads()}")
+    if facts.get("processes", 1) != world().size:
+        differing.append(f"processes {facts.get('processes', 1)} -> {world().size}")
     if differing:
         _warn(f"not as when the checkpoint was written: {', '.join(differing)}; the last digits may differ")
 
@@ -373,6 +377,7 @@ def _read_points(directory: Path) -> list[dict[str, Any]]:
 
 def _point(start: Start, changed: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
     point: dict[str, Any] = {"after_round": start.state.round, "threads": torch.get_num_threads()}
+    point["processes"] = world().size
     return point | {"versions": versions(), "changed": {key: list(values) for key, values in changed.items()}}
 
 

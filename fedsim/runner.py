@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import logging
 import platform
@@ -11,25 +10,25 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import fedsim
 from fedsim.arrivals import describe_clock
-from fedsim.errors import Diverged, UserError, print_error
+from fedsim.digests import data_hash, devices_hash
+from fedsim.distributed import world
+from fedsim.errors import Diverged, ProcessLost, UserError, print_error
 from fedsim.evaluation import Evaluation
 from fedsim.experiment import Experiment
+from fedsim.following import in_step, lead
 from fedsim.interrupts import Interrupted, after_the_round
-from fedsim.population import Population
 from fedsim.privacy.secure import SecureAggregation
 from fedsim.recording.checkpoints import prune_checkpoints, save_checkpoint
 from fedsim.recording.console import Display, display, format_value
-from fedsim.recording.following import Follower
 from fedsim.recording.lock import locked
 from fedsim.recording.run_directory import (
     FORMAT_VERSION,
@@ -39,8 +38,9 @@ from fedsim.recording.run_directory import (
     write_csv,
     write_json,
 )
+from fedsim.recording.tracking import Follower
 from fedsim.saved_model import model_facts
-from fedsim.simulation import initial_state, is_over, prepare, simulate
+from fedsim.simulation import initial_state, is_over, prepare
 from fedsim.state import Metrics, RoundResult, Simulation, State
 
 log = logging.getLogger(__name__)
@@ -129,13 +129,14 @@ class Recorder:
         self._metrics.sync()
         facts: dict[str, Any] = {"metrics": self._metrics.mark(), "data_hash": self.data_hash, "versions": versions()}
         facts |= {"model": model_facts(self.simulation), "devices": devices_hash(self.simulation)}
+        facts |= {"processes": world().size}
         save_checkpoint(self.directory, state, facts | {"threads": torch.get_num_threads()})
         self._saved = state.round
         prune_checkpoints(self.directory, self.scores, state.progress.mode == "min")
 
     @cached_property
     def data_hash(self) -> str:
-        """See `data_hash`."""
+        """See `fedsim.digests.data_hash`."""
         return data_hash(self.simulation.population)
 
     def close(self) -> None:
@@ -204,6 +205,10 @@ def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
         where = error.filename or "the console"
         _complain(f"{error.strerror or error}: {where}; what was recorded before is intact")
         return "failed"
+    except ProcessLost as error:
+        if world().is_first_to_tell():
+            _complain(str(error))
+        return "failed"
     except Exception as error:
         if isinstance(error, MemoryError) or "allocate" in str(error):  # torch raises a RuntimeError on the CPU
             text = f"not enough memory ({' '.join(str(error).split())})"
@@ -232,6 +237,7 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
     recorder = Recorder(directory, simulation, start)
     # Before the display: a library may have something to ask. A signal ends it at once.
     follower = Follower(experiment, directory, start.rows, start.again)
+    simulation = lead(simulation, state, directory)
     status, reason = "failed", "an unexpected error; see the traceback"
     progress = state.progress
     shown = display(
@@ -241,14 +247,14 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
         try:
             for line in _introduction(simulation, directory):
                 screen.say(line)
-            for result in simulate(simulation, state):
+            for result in in_step(simulation, state, asked):
                 recorder.record(result, state)
                 follower.log(result.metrics)
                 screen.show(result.metrics, result.samples, result.seconds.get("train", 0.0))
-                if asked.numbers and not is_over(simulation, state):
-                    recorder.save(state)
-                    screen.say(f"ended after round {state.round}; to go on: fedsim resume {directory}")
-                    asked.end()
+            if not is_over(simulation, state):
+                recorder.save(state)
+                screen.say(f"ended after round {state.round}; to go on: fedsim resume {directory}")
+                asked.end()
             status, reason = ("stopped", state.progress.reason) if state.progress.reason else ("done", "round limit")
         except Diverged as error:
             status, reason = "diverged", f"{error}; {DIVERGED_HINT}"
@@ -258,6 +264,11 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
             raise
         except OSError as error:
             reason = f"{error.strerror or error}: {error.filename or 'the console'}"
+            raise
+        except ProcessLost as error:
+            reason = str(error)
+            if world().is_first_to_tell():  # at once: torchrun will soon end this process too
+                _complain(f"{error}; to go on: fedsim resume {directory}")
             raise
         except SystemExit:  # from rich, when nobody reads what it prints
             reason = "its output was closed"
@@ -284,13 +295,17 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
         f"{type(e.model).__name__} with {arch.layout.num_parameters:,} parameters{fitted}, "
         f"{population.num_clients} clients, {len(population.train):,} training and "
         f"{len(population.test):,} test samples",
-        f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, seed {e.seed}",
+        f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, {_together(simulation)}seed {e.seed}",
         *([] if simulation.private is None else [own]),
         *([] if simulation.budget is None else [simulation.budget.describe()]),
         *([e.privacy.describe(e, population.train.sizes)] if isinstance(e.privacy, SecureAggregation) else []),
         *describe_clock(simulation),
         f"writing to {directory}",
     ]
+
+
+def _together(simulation: Simulation) -> str:
+    return "" if simulation.world.size == 1 else f"{simulation.world.size} processes, "
 
 
 def _conclude(screen: Display, state: State, recorder: Recorder, status: str, reason: str, directory: Path) -> None:
@@ -331,6 +346,7 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
         "seed": simulation.experiment.seed,
         "device": str(simulation.experiment.torch_device()),
         "threads": torch.get_num_threads(),
+        "processes": simulation.world.size,
         "data_hash": recorder.data_hash,
         "git_hash": git_hash(),
         "versions": versions(),
@@ -344,26 +360,6 @@ def versions() -> dict[str, str]:
     packages = ("torch", "numpy", "numba", "hydra-core", "aeon", "pandas")
     ours = {"fedsim": fedsim.__version__, "python": platform.python_version()}
     return ours | {package: importlib.metadata.version(package) for package in packages}
-
-
-def data_hash(population: Population) -> str:
-    """A digest of who holds which samples: equal for equal data and partition."""
-    digest = hashlib.blake2b(digest_size=16)
-    for samples in (population.train, population.test, population.validation):
-        if samples is not None:
-            for tensor in (samples.inputs, samples.lengths, samples.targets, samples.offsets):
-                digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
-    return digest.hexdigest()
-
-
-def devices_hash(simulation: Simulation) -> str | None:
-    """A digest of the clients' devices, which a file may hold; None without any."""
-    if simulation.clock is None:
-        return None
-    digest = hashlib.blake2b(digest_size=16)
-    for column in astuple(simulation.clock.fleet):
-        digest.update(np.ascontiguousarray(column.numpy()).data)
-    return digest.hexdigest()
 
 
 def git_hash() -> str | None:

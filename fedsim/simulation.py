@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fedsim import stopping
-from fedsim.aggregation.rules import combine_chunks
+from fedsim.aggregation.rules import combine_chunks, whole_reports
 from fedsim.arrivals import Arrivals, count_time, make_clock, refuse_hopeless
 from fedsim.asynchrony.queue import aged, keep_waiting, scheduled, staleness_metrics
 from fedsim.attacks.attack import DataAttack, NoAttack
@@ -36,12 +35,21 @@ from fedsim.cohort import (
     local_models,
     private_parameters,
     sent_row,
+    share_of,
     shared_parameters,
     train_in_chunks,
     workers,
 )
 from fedsim.errors import Diverged, UserError
-from fedsim.evaluation import Evaluation, check_testable, default_metric, evaluate, evaluate_own, metric_names
+from fedsim.evaluation import (
+    Evaluation,
+    check_testable,
+    default_metric,
+    evaluate,
+    evaluate_own,
+    metric_names,
+    score_samples,
+)
 from fedsim.exchange import broadcast, combine_rule, count_bytes, exchange_metrics, exchanged
 from fedsim.experiment import Experiment, load_dataset
 from fedsim.models.recurrent import architecture, initial_row
@@ -190,16 +198,22 @@ def _train_cohort(sim: Simulation, state: State, coming: Arrivals, number: int) 
     e = sim.experiment
     reports: list[Report] = []
     sent, change = sent_row(state), torch.zeros_like(state.row, dtype=torch.float64)
-    chunks = train_in_chunks(sim, state, coming.clients, number, reports, coming.steps, coming.versions)
-    seen: list[Tensor] = []
-    arrived = overheard(e.audit, exchanged(sim, state, chunks, number, change), number, seen)
-    rule = combine_rule(sim, state, number, asked=coming.informed, arriving=coming.clients)
-    if rule is None:  # clients train, but the server learns nothing
-        deque(arrived, maxlen=0)
+    share = share_of(sim, coming.clients, coming.steps)  # all of it, where one process does everything
+    own, seen = coming.part(share), list[Tensor]()
+    rule = combine_rule(sim, state, number, coming.informed, coming.clients, own.clients)
+    with share.keeping(state.store):
+        chunks = train_in_chunks(sim, state, own.clients, number, reports, own.steps, own.versions)
+        arrived = overheard(e.audit, exchanged(sim, state, chunks, number, change, share), number, share, seen)
+        if rule is None:  # clients train, but the server learns nothing
+            share.exhaust(arrived)
+        else:
+            delta, spread = combine_chunks(rule, state.row, aged(sim, state, own, arrived), share)
+    reports = whole_reports(share, reports)
+    if rule is None:
         return _losses(reports) if reports else {}
-    delta, spread = combine_chunks(rule, state.row, aged(sim, state, coming, arrived))
     adjusted = delta
     if state.memory is not None:
+        change = share.add_up(change)
         state.memory = (state.memory + change / sim.population.num_clients).to(state.row.dtype)
         adjusted = e.aggregator.correction.adjust(delta, state.memory)
     optimizer = e.aggregator.server_optimizer
@@ -208,8 +222,8 @@ def _train_cohort(sim: Simulation, state: State, coming: Arrivals, number: int) 
         raise Diverged(f"round {number}: the global model is no longer finite after the server step")
     state.row, state.server = row, server
     metrics: Metrics = {"delta_norm": float(delta.double().norm())}
-    if seen and isinstance(e.audit, UpdateAudit):
-        updates = torch.cat(seen)
+    if isinstance(e.audit, UpdateAudit) and number == e.audit.round and len(coming.clients) > 0:
+        updates = share.whole_first(seen)
         metrics |= e.audit.inspect(workers(sim, number)[0], sent, coming.clients[: len(updates)], updates, number)
     if reports:
         metrics |= {**_losses(reports), "client_drift": spread.drift(delta)}
@@ -236,9 +250,9 @@ def _evaluate(sim: Simulation, state: State, metrics: Metrics) -> Evaluation:
         return models.expand(len(clients), -1)
 
     if sim.private is None:
-        evaluation = evaluate(sim.trainer, state.row, population)
+        evaluation = evaluate(sim.trainer, state.row, population, sim.world)
     else:
-        evaluation = evaluate_own(sim.trainer, federated, population, sim.chunk_size, "test")
+        evaluation = evaluate_own(sim.trainer, federated, population, sim.chunk_size, "test", sim.world)
     if not math.isfinite(evaluation.metrics["test_loss"]):
         raise Diverged(f"round {state.round}: the test loss is no longer finite")
     if (trainer := sim.personal) is not None:
@@ -246,11 +260,11 @@ def _evaluate(sim: Simulation, state: State, metrics: Metrics) -> Evaluation:
         def personal(clients: Tensor) -> Tensor:
             return e.personalize.rows(trainer, federated(clients), clients, state.round, state.store)
 
-        own = evaluate_own(trainer, personal, population, sim.chunk_size, "personal")
+        own = evaluate_own(trainer, personal, population, sim.chunk_size, "personal", sim.world)
         evaluation = Evaluation(evaluation.metrics | own.metrics, evaluation.clients | own.clients)
     metrics |= evaluation.metrics
     if sim.trial is not None:
-        sums = sim.trainer.score_samples(state.row, sim.trial)
+        sums = score_samples(sim.trainer, state.row, sim.trial, sim.world)
         metrics["attack_success"] = float(sums.hits.sum() / sums.count.sum())
     if isinstance(e.audit, ModelAudit):
         metrics |= e.audit.examine(sim.trainer, state.row, population)

@@ -9,6 +9,7 @@ from torch import Tensor
 from fedsim import stopping
 from fedsim.client_store import ClientStore
 from fedsim.clients.local import LocalTask, Trainer
+from fedsim.distributed import ALONE, World
 from fedsim.evaluation import Evaluation
 from fedsim.experiment import Experiment
 from fedsim.population import Population, Samples
@@ -37,6 +38,7 @@ class Simulation:
         trial: test samples with a backdoor's trigger, or None.
         budget: what privacy the run spends, or None.
         clock: how long what clients do takes, or None if nobody counts the time.
+        world: the processes that share the work.
     """
 
     experiment: Experiment
@@ -53,6 +55,7 @@ class Simulation:
     trial: Samples | None = None
     budget: Budget | None = None
     clock: Clock | None = None
+    world: World = ALONE
 
 
 @dataclass

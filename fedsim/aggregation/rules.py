@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsim.clients.local import Report
+from fedsim.sharing import Share
 
 BLOCK = 64
 """Rows per float64 block: sums over clients run in float64 without a float64 copy of the whole cohort."""
@@ -31,7 +32,11 @@ class WeightedSum:
 
 @runtime_checkable
 class StreamingRule(Protocol):
-    """A rule that sees clients in blocks and never holds the cohort."""
+    """A rule that sees clients in blocks and never holds the cohort.
+
+    What `start` returns begins at zero and holds nothing but sums over clients: numbers, tensors, and tuples, lists and
+    dataclasses of them. Where processes share a cohort, each adds its own clients, and then the sums are added up.
+    """
 
     def start(self, like: Tensor) -> Any:
         """Begin a round; `like` is a row ``[P]``. Returns what `add` changes, such as a `WeightedSum`."""
@@ -88,28 +93,35 @@ class Spread:
         return mean_square**0.5 if mean_square > 1e-14 * mean_norm else 0.0
 
 
-def combine_chunks(rule: Combine, row: Tensor, chunks: Iterable[tuple[Tensor, Report]]) -> tuple[Tensor, Spread]:
+def combine_chunks(
+    rule: Combine, row: Tensor, chunks: Iterable[tuple[Tensor, Report]], share: Share | None = None
+) -> tuple[Tensor, Spread]:
     """Apply a rule to the chunks of a cohort.
 
     Args:
         rule: how to combine.
         row: the global row ``[P]``, for shape, dtype and device.
         chunks: ``(deltas [c, P], report)`` in cohort order.
+        share: of the cohort, to which the chunks belong; None is all of it.
 
     Returns:
         the combined delta ``[P]`` in the dtype of `row`, and the spread of the deltas around it.
     """
     zeros = torch.zeros_like(row, dtype=torch.float64)
-    spread = Spread(zeros.clone())
+    spread, share = Spread(zeros.clone()), share or Share()
     if isinstance(rule, StreamingRule):
         state = rule.start(row)
-        for deltas, report in chunks:
-            for block, part in _blocks(deltas, report):
-                spread.add(block)
-                rule.add(state, block, part)
+        with share.together():
+            for deltas, report in chunks:
+                for block, part in _blocks(deltas, report):
+                    spread.add(block)
+                    rule.add(state, block, part)
+        state, spread = share.add_up((state, spread))
         combined = rule.finish(state)
     else:
-        held = list(chunks)
+        with share.together():
+            held = list(chunks)
+        held = _of_all(share, held)
         for deltas, report in held:
             for block, _ in _blocks(deltas, report):
                 spread.add(block)
@@ -119,11 +131,33 @@ def combine_chunks(rule: Combine, row: Tensor, chunks: Iterable[tuple[Tensor, Re
 
 def _blocks(deltas: Tensor, report: Report) -> Iterator[tuple[Tensor, Report]]:
     """Cut a chunk into float64 blocks of `BLOCK` rows and the same part of the report."""
-    columns = {name: getattr(report, name) for name in Report.__dataclass_fields__}
+    columns = _columns(report)
     for first in range(0, len(deltas), BLOCK):
         rows = slice(first, first + BLOCK)
         part = {name: None if values is None else values[rows] for name, values in columns.items()}
         yield deltas[rows].double(), Report(**part)  # type: ignore[arg-type]  # the first three are never None
+
+
+def _columns(report: Report) -> dict[str, Tensor | None]:
+    return {name: getattr(report, name) for name in Report.__dataclass_fields__}
+
+
+def _of_all(share: Share, held: list[tuple[Tensor, Report]]) -> list[tuple[Tensor, Report]]:
+    """The chunks of all processes as one, in cohort order."""
+    if share.world.size == 1:
+        return held
+    reports = whole_reports(share, [report for _, report in held])
+    whole = share.whole({"deltas": torch.cat([deltas for deltas, _ in held])} if held else {})
+    return [(whole["deltas"], report) for report in reports]
+
+
+def whole_reports(share: Share, reports: list[Report]) -> list[Report]:
+    """The reports of all clients, in cohort order, out of each process's own."""
+    if share.world.size == 1:
+        return reports
+    own = _columns(concatenate_reports(reports)) if reports else {}
+    whole = share.whole({name: values for name, values in own.items() if values is not None})
+    return [Report(**whole)] if whole else []
 
 
 def concatenate_reports(reports: list[Report]) -> Report:

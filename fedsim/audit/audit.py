@@ -13,6 +13,7 @@ from fedsim.clients.corrections import NoCorrection, Prox
 from fedsim.clients.local import LocalTask, Report, Trainer
 from fedsim.errors import UserError, check_at_least
 from fedsim.population import Population
+from fedsim.sharing import Share
 from fedsim.system.system import Timed
 
 if TYPE_CHECKING:
@@ -107,14 +108,14 @@ class OfUpdates:
 
 
 def overheard(
-    audit: Audit, arrived: Iterator[tuple[Tensor, Report]], number: int, kept: list[Tensor]
+    audit: Audit, arrived: Iterator[tuple[Tensor, Report]], number: int, share: Share, kept: list[Tensor]
 ) -> Iterator[tuple[Tensor, Report]]:
-    """Pass on what arrives in a round, and keep ``[c, P]`` of the clients whose updates the audit looks at."""
+    """Pass on what arrives of a share, and keep ``[c, P]`` of the clients whose updates the audit looks at."""
     if not isinstance(audit, UpdateAudit) or number != audit.round:
         return arrived
 
     def listening() -> Iterator[tuple[Tensor, Report]]:
-        wanted = audit.clients
+        wanted = share.first(audit.clients)
         for deltas, report in arrived:
             if wanted > 0:
                 kept.append(deltas[:wanted].clone())

@@ -102,7 +102,8 @@ class SecureMean:
 
     Attributes:
         masking: what the clients agreed on.
-        arriving: ``[C]`` positions among those asked, of the clients whose rows will come, in that order.
+        arriving: ``[C]`` positions among those asked, of the clients whose rows will come.
+        own: ``[c]`` positions of those of them whose rows `add` gets, in that order.
         numbers: how clients write their rows.
         weighted: gives the weights, or None where all weigh the same.
         shared: ``[n]``, the parameters that are sent, or None for all.
@@ -111,6 +112,7 @@ class SecureMean:
 
     masking: Masking
     arriving: Tensor
+    own: Tensor
     numbers: FixedPoint
     weighted: Weighted | None
     shared: Tensor | None
@@ -125,7 +127,7 @@ class SecureMean:
         """The next clients encode and mask their rows; the server adds them."""
         rows = deltas if self.shared is None else deltas[:, self.shared]
         weights = None if self.weighted is None else self.weighted.weights(report)
-        positions = self.arriving[state.count : state.count + len(rows)]
+        positions = self.own[state.count : state.count + len(rows)]
         state.total += self.masking.masked(self.numbers.encode(rows, weights), positions).sum(0)
         state.count += len(rows)
         state.clipped += int((rows.abs() > self.numbers.clip).sum())
@@ -133,7 +135,7 @@ class SecureMean:
     def finish(self, state: MaskedSum) -> Tensor:
         """Take the masks off the sum and read it."""
         arrived = torch.zeros(len(self.masking.asked), dtype=torch.bool)
-        arrived[self.arriving[: state.count]] = True
+        arrived[self.arriving] = True
         mean = self.numbers.decode(self.masking.unmasked(state.total, arrived), state.count)
         state.row[slice(None) if self.shared is None else self.shared] = mean
         self.parts["privacy.clipped"] = torch.tensor(state.clipped)

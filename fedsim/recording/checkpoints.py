@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from fedsim.client_store import ClientStore
 from fedsim.errors import UserError
@@ -44,6 +44,14 @@ def save_checkpoint(directory: Path, state: State, run: Mapping[str, Any] | None
         state: what to save.
         run: what else there is to say of the run, for `read_run_facts`; plain data.
     """
+    path = checkpoint_path(directory, state.round)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, encode_state(state, run))
+    return path
+
+
+def encode_state(state: State, run: Mapping[str, Any] | None = None) -> bytes:
+    """The content of a checkpoint."""
     tensors = {"row": state.row}
     tensors |= {f"server/{name}": value for name, value in state.server.items()}
     tensors |= {f"store/{name}": value for name, value in state.store.state_dict().items()}
@@ -60,11 +68,8 @@ def save_checkpoint(directory: Path, state: State, run: Mapping[str, Any] | None
         "progress": dataclasses.asdict(state.progress),
         "run": dict(run or {}),
     }
-    path = checkpoint_path(directory, state.round)
-    path.parent.mkdir(exist_ok=True)
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomically(path, save(contiguous, metadata={"fedsim": json.dumps(facts)}))
-    return path
+    return save(contiguous, metadata={"fedsim": json.dumps(facts)})
 
 
 def load_checkpoint(path: Path, device: torch.device) -> State:
@@ -73,28 +78,36 @@ def load_checkpoint(path: Path, device: torch.device) -> State:
     Raises:
         UserError: if the file is missing, truncated or not a checkpoint of this format.
     """
-    facts, tensors = _read(path)
+    try:
+        return _state(*_read(path), device)
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path}: is not a complete checkpoint ({type(error).__name__}: {error})") from None
 
+
+def decode_state(content: bytes, device: torch.device) -> State:
+    """The state of which `encode_state` made the content."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # as safetensors defines it
+    return _state(json.loads(header["__metadata__"]["fedsim"]), load(content), device)
+
+
+def _state(facts: dict[str, Any], tensors: dict[str, torch.Tensor], device: torch.device) -> State:
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    try:
-        store = ClientStore(facts["num_clients"])
-        store.load_state_dict({name: _place(name, value, device) for name, value in part("store/").items()})
-        return State(
-            row=tensors["row"].to(device, copy=True),  # to where torch puts its own: the file's bytes lie as they come
-            server={name: value.to(device, copy=True) for name, value in part("server/").items()},
-            store=store,
-            progress=Progress(**facts["progress"]),
-            memory=tensors["memory"].to(device, copy=True) if "memory" in tensors else None,
-            round=facts["round"],
-            bytes_down=facts["bytes_down"],
-            bytes_up=facts["bytes_up"],
-            parts={name: value.to(device) for name, value in part("parts/").items()},
-            virtual_seconds=facts.get("virtual_seconds", 0.0),
-        )
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{path}: is not a complete checkpoint ({type(error).__name__}: {error})") from None
+    store = ClientStore(facts["num_clients"])
+    store.load_state_dict({name: _place(name, value, device) for name, value in part("store/").items()})
+    return State(
+        row=tensors["row"].to(device, copy=True),  # to where torch puts its own: the file's bytes lie as they come
+        server={name: value.to(device, copy=True) for name, value in part("server/").items()},
+        store=store,
+        progress=Progress(**facts["progress"]),
+        memory=tensors["memory"].to(device, copy=True) if "memory" in tensors else None,
+        round=facts["round"],
+        bytes_down=facts["bytes_down"],
+        bytes_up=facts["bytes_up"],
+        parts={name: value.to(device) for name, value in part("parts/").items()},
+        virtual_seconds=facts.get("virtual_seconds", 0.0),
+    )
 
 
 def read_run_facts(path: Path) -> dict[str, Any]:

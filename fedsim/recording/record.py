@@ -42,11 +42,22 @@ def read_record(directory: Path) -> dict[str, Any]:
     """
     path = directory / "config.yaml"
     try:
-        content = _Loader(path.read_text(encoding="utf-8")).get_single_data()
+        text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory}: holds {_instead_of_a_run(directory)}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+    return parse_record(text, path)
+
+
+def parse_record(text: bytes, path: Path) -> dict[str, Any]:
+    """The record that the content of a ``config.yaml`` is; `path` is for messages.
+
+    Raises:
+        UserError: if it is none of this format.
+    """
+    try:
+        content = _Loader(text.decode()).get_single_data()
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as the record of a run ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

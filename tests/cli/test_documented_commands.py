@@ -49,6 +49,7 @@ SWEEPS = [
     for line in block["text"].splitlines()
     if re.search(r"hydra/launcher=|hydra/sweeper=|constraints", line)
 ]
+SEVERAL = "needs several processes; test_torchrun.py runs torchrun, and checks what the page says after it"
 NOT_RUN = {
     "python -m pip install -c constraints.txt -e . && fedsim run model=gru aggregator=fedavg": INSTALLS,
     "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest -n auto": INSTALLS,
@@ -63,6 +64,10 @@ NOT_RUN = {
     "fedsim run -m 'client.optimizer.lr=tag(log,interval(0.01,1))' hydra/sweeper=optuna "
     "hydra.sweeper.direction=maximize": LAUNCHES,
     **dict.fromkeys(SWEEPS, LAUNCHES),
+    "torchrun --standalone --nproc-per-node=2 -m fedsim run num_clients=20 device=cpu": SEVERAL,
+    "torchrun --standalone --nproc-per-node=4 -m fedsim resume RUN_DIR": SEVERAL,
+    "torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=node1:29500 -m fedsim run "
+    "hydra.run.dir=outputs/two-nodes": SEVERAL,
 }
 NOT_FOLLOWED = {"docs/take-the-model-home.md": "test_docs.py follows it, with ONNX and without"}
 

@@ -41,7 +41,8 @@ def secure_mean(privacy, arriving, largest, samples=None, asked=9, shared=None):
         ((1 << (privacy.bits - 1)) - 1) // largest,
         None if samples is None else float(samples.max()),
     )
-    return SecureMean(privacy.masking(torch.arange(asked), 0, 1), torch.tensor(arriving), numbers, weighted, shared, {})
+    places = torch.tensor(arriving)
+    return SecureMean(privacy.masking(torch.arange(asked), 0, 1), places, places, numbers, weighted, shared, {})
 
 
 @given(
@@ -201,12 +202,12 @@ def test_rows_that_do_not_arrive(tiny, aggregator):
     state, asked = initial_state(sim), torch.arange(5)
     deltas = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 174)))
     for arriving in ([0, 1, 2, 3, 4], [0, 2, 3], [4, 1, 3, 2]):
-        rule = combine_rule(sim, state, 1, asked, torch.tensor(arriving))
+        rule = combine_rule(sim, state, 1, asked, *[torch.tensor(arriving)] * 2)
         samples = sim.population.train.sizes[arriving]
         weights = samples.double() if aggregator == "fedavg" else torch.ones(len(arriving)).double()
         expected = weights @ deltas[arriving] / weights.sum()
         torch.testing.assert_close(combined(rule, deltas[arriving], samples, size=2), expected, rtol=0, atol=1e-7)
-    assert combine_rule(sim, state, 1, asked, torch.tensor([0, 3])) is None
+    assert combine_rule(sim, state, 1, asked, *[torch.tensor([0, 3])] * 2) is None
     assert int(state.parts["privacy.aborted"]) == 1
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from fedsim import config, runner
 from fedsim.errors import UserError
-from fedsim.recording.following import Follower, settings_of
 from fedsim.recording.trackers import MLflow, NoTracker, TensorBoard, Wandb
+from fedsim.recording.tracking import Follower, settings_of
 from fedsim.resume import fork_run, resume_run
 
 SMALL = (

@@ -1,0 +1,163 @@
+"""How a round's time, traffic and memory change with the number of processes, and what the cost model says of it.
+
+    python scripts/scaling.py --processes 1 2 --turns 5 --csv scaling.csv
+    python scripts/scaling.py --processes 1 2 --turns 1 --rounds 2 --only W2      # a short look
+
+Every process has one thread. The numbers of processes take turns, so that a busy machine is busy for all of them; the
+first round (compilation, first allocations) is not counted. `docs/scaling.md` has the model:
+
+    seconds(N) = seconds(1) * (largest share of the work) + exchanges * latency + bytes / bandwidth
+
+where latency and bandwidth are measured in the same processes, with messages of 8 bytes and of 16 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+COMMON = ("data=synthetic", "partition=natural", "data.length=29", "data.features=12", "data.classes=9", "threads=1")
+COMMON = (*COMMON, "device=cpu", "console=none", "checkpoint=none", "client.epochs=1")
+WORKLOADS = {
+    "W2": ("data.clients=1000", "data.samples_per_client=20", "sampler.cohort_size=100", "model.hidden_size=32"),
+    "wide": (
+        *("data.clients=50", "data.samples_per_client=40", "sampler.cohort_size=10", "model=lstm"),
+        *("model.hidden_size=256", "model.num_layers=2"),
+    ),
+    "rows": (
+        *("data.clients=1000", "data.samples_per_client=20", "sampler.cohort_size=100", "model.hidden_size=32"),
+        "aggregator=median",
+    ),
+    "kept": (
+        *("data.clients=1000", "data.samples_per_client=20", "sampler.cohort_size=100", "model.hidden_size=32"),
+        "aggregator=scaffold",
+    ),
+}
+COLUMNS = ("workload", "processes", "seconds", "speed_up", "predicted_speed_up", "added_up", "gathered", "memory_mb")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--only", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(json.loads(arguments.worker))
+        return
+    rows = [row for name in arguments.only for row in compare(name, arguments)]
+    print("| " + " | ".join(COLUMNS) + " |\n|---" + "|---:" * (len(COLUMNS) - 1) + "|")
+    for row in rows:
+        print("| " + " | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row) + " |")
+    if arguments.csv:
+        with arguments.csv.open("w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+
+
+def compare(name: str, arguments: argparse.Namespace) -> list[tuple[object, ...]]:
+    """One row per number of processes."""
+    found: dict[int, list[dict[str, float]]] = {size: [] for size in arguments.processes}
+    for _ in range(arguments.turns):
+        for size in arguments.processes:
+            found[size].append(measure([*COMMON, *WORKLOADS[name], f"rounds={arguments.rounds + 1}"], size))
+    alone = median(one["seconds"] for one in found[min(found)])
+    rows: list[tuple[object, ...]] = []
+    for size, turns in found.items():
+        middle = {key: median(turn[key] for turn in turns) for key in turns[0]}
+        exchange = middle["exchanges"] * middle["latency"] + middle["bytes"] / middle["bandwidth"]
+        predicted = alone / (alone * middle["largest_share"] + exchange)
+        traffic = (int(middle["added_up"]), int(middle["gathered"]), middle["memory_mb"])
+        rows.append((name, size, middle["seconds"], alone / middle["seconds"], predicted, *traffic))
+        print(f"{name}, {size} processes: {json.dumps(middle)}", file=sys.stderr)
+    return rows
+
+
+def measure(overrides: list[str], size: int) -> dict[str, float]:
+    """Run a workload on so many processes and return what the first one says."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
+    command = [*launch, __file__, "--worker", json.dumps(overrides)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if done.returncode != 0:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def work(overrides: list[str]) -> None:
+    """What each process does."""
+    import torch
+
+    from fedsim import config, distributed, sharing
+    from fedsim.simulation import initial_state, prepare, simulate
+
+    here = distributed.join()
+    torch.set_num_threads(1)
+    request = config.normalise(config.Request(tuple(overrides)))
+    sim = prepare(config.check_request(request)[0].experiment)
+    from dataclasses import replace
+
+    sim = replace(sim, world=here)
+    seconds, shares = [], []
+    rounds = simulate(sim, initial_state(sim))
+    next(rounds)
+    next(rounds)  # the first that trains, not counted
+    before = here.added_up, here.gathered
+    for result in rounds:
+        seconds.append(sum(result.seconds.values()))
+        size = int(result.metrics["clients"] or 0)
+        own = sharing.divide(here, torch.ones(size, dtype=torch.int64)).own  # clients are alike here
+        shares.append(1.0 if own is None else len(own) / size)
+    added, gathered = (
+        (now - then) / len(seconds) for now, then in zip((here.added_up, here.gathered), before, strict=True)
+    )
+    latency, bandwidth = exchange_speed(here)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    facts = {
+        "seconds": median(seconds),
+        "largest_share": median(shares),
+        "added_up": added,
+        "gathered": gathered,
+        "exchanges": 0 if here.size == 1 else 9 + 2 * here.size,
+        "bytes": 2 * (here.size - 1) / here.size * added + gathered,
+        "latency": latency,
+        "bandwidth": bandwidth,
+        "memory_mb": memory,
+    }
+    every = here.tell(facts)
+    if here.rank == 0:
+        print(json.dumps({key: max(one[key] for one in every) for key in facts}))
+    distributed.leave(0)
+
+
+def exchange_speed(here: object) -> tuple[float, float]:
+    """Seconds of an exchange of next to nothing, and bytes per second of a large one."""
+    import torch
+
+    from fedsim.distributed import World
+
+    assert isinstance(here, World)
+    if here.size == 1:
+        return 0.0, float("inf")
+    times = []
+    for count, repeats in ((1, 200), (2_000_000, 10)):
+        values = torch.zeros(count, dtype=torch.float64)
+        here.add_up(values)
+        started = time.perf_counter()
+        for _ in range(repeats):
+            here.add_up(values)
+        times.append((time.perf_counter() - started) / repeats)
+    return times[0], 2 * (here.size - 1) / here.size * 16e6 / times[1]
+
+
+if __name__ == "__main__":
+    main()
