@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 _T = TypeVar("_T")
 _numbers = itertools.count()
@@ -96,6 +96,11 @@ class MergingOnce(ConfigLoaderImpl):
         cfg = _MERGED.get(
             (self._request, config_name, *chosen), lambda: compose(config_name, chosen, RunMode.RUN, from_shell)
         )
+        of_files = OmegaConf.to_container(cfg.hydra, resolve=False)
+        told = {"hydra": [text for text in chosen if read(text).is_hydra_override()]}
+        told["task"] = [text for text in chosen if text not in told["hydra"]]
+        if not isinstance(of_files, dict) or of_files["overrides"] != told:  # a file set them, which is to be seen
+            return compose(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         self._apply_overrides_to_config([one for one in given if one.input_line not in chosen], cfg)
         of_task = [one for one in given if not one.is_hydra_override()]
         cfg.hydra.overrides.hydra = [one.input_line for one in given if one.is_hydra_override()]

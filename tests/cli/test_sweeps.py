@@ -404,7 +404,7 @@ class Deadly(Mean):
 EXTRAS = {
     "joblib": (("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), ("0", "1", "0.1", "0.2")),
     "submitit": (("hydra/launcher=submitit_local",), ("0", "1", "0.1", "0.2")),
-    "ray": (("hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2"), ("0", "0.1")),
+    "ray": (("hydra/launcher=ray",), ("0", "0.1")),
     "joblib,optuna": (
         (
             *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=4"),
