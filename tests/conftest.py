@@ -1,5 +1,7 @@
 """What several test files share: composing an experiment, small uneven data, and a run whose every step is kept."""
 
+import importlib.util
+import sys
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -15,6 +17,13 @@ from fedsim.simulation import initial_state, prepare, simulate
 # The same examples every time, and no verdict on how busy the machine is.
 settings.register_profile("fedsim", deadline=None, derandomize=True, database=None)
 settings.load_profile("fedsim")
+
+if importlib.util.find_spec("absl"):  # comes with dp-accounting
+    from absl import logging as absl_logging
+
+    # Hydra sets logging up anew for each run and closes all handlers; this one closes its stream too unless that is the
+    # process's own, and what it finds as stderr in a test is the file in which pytest captures.
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 TRAIN_SIZES, TEST_SIZES = (2, 13, 5, 1, 9), (4, 0, 1, 2, 3)
 
