@@ -385,6 +385,9 @@ def main() -> None:
     except _USAGE_ERROR as error:
         print_once(f"{error.format_message()}; see fedsim --help")
         code = EXIT_USER
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else EXIT_FAILED
+        raise
     finally:
         if "fedsim.distributed" in sys.modules:
             sys.modules["fedsim.distributed"].leave(code)

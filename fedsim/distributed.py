@@ -6,8 +6,10 @@ No pickle goes between them: tensors travel as they are, everything else as JSON
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -200,19 +202,28 @@ def join(url: str = "env://", timeout: timedelta = TIMEOUT) -> World:
 
 
 def leave(code: int) -> None:
-    """End: rank 0 tells the others the exit code, unless something went wrong while they were busy."""
-    global _world
+    """End: rank 0 tells the others the exit code, unless something went wrong while they were busy.
+
+    With several processes this does not return. At an ordinary end of Python, the thread of torch's store is sometimes
+    still there when its objects go, and C++ then aborts the process: what was done would be reported as a failure.
+    """
     if _world.size == 1:
         return
     if _world.rank == 0 and _world.busy:
         _world.is_first_to_tell()  # it has told why; the others will only see that it is gone
-        sys.stdout.flush()
-        return
-    with suppress(ProcessLost):
-        if _world.rank == 0:
-            _world.send(json.dumps({"code": code}).encode())
-        dist.destroy_process_group()
-    _world = ALONE
+    else:
+        with suppress(ProcessLost):
+            if _world.rank == 0:
+                _world.send(json.dumps({"code": code}).encode())
+            dist.destroy_process_group()
+    error = sys.exception()
+    if error is not None and not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
 
 
 def cores() -> int:

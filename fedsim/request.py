@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fedsim.errors import UserError, show
 from fedsim.experiment import Experiment
 
@@ -95,7 +97,7 @@ def normalise(request: Request) -> Request:
     given = {override.split("=", 1)[0].lstrip("+"): override.split("=", 1)[-1] for override in overrides}
     for first, second in EXCLUSIVE:
         for one, other in ((first, second), (second, first)):
-            if given.get(one, "null") != "null" and other not in given:
+            if given.get(one, "null") != "null" and other not in given and _may_have(request, given, other):
                 overrides.append(f"{other}=null")
     if request.resume is not None:
         if not request.multirun:
@@ -114,6 +116,20 @@ def normalise(request: Request) -> Request:
     if request.objective not in (None, "best", "final"):
         raise UserError(f"--objective {request.objective}: must be best or final")
     return dataclasses.replace(request, overrides=tuple(overrides))
+
+
+def _may_have(request: Request, given: Mapping[str, str], key: str) -> bool:
+    """Whether the option that is chosen has this key: false if it is one of the user's own that has not."""
+    group, _, name = key.partition(".")
+    if request.config_dir is None or group not in given:
+        return True
+    try:
+        content = yaml.safe_load(
+            (Path(request.config_dir) / group / f"{given[group]}.yaml").read_text(encoding="utf-8")
+        )
+    except (OSError, ValueError, yaml.YAMLError):  # not there, or told when it is composed
+        return True
+    return not isinstance(content, dict) or "defaults" in content or name in content
 
 
 def settable(choices: Mapping[str, Any]) -> tuple[str, ...]:
