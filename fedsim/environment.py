@@ -11,9 +11,14 @@ def rank_and_size() -> tuple[int, int]:
     """The number of this process, and how many there are; 0 and 1 without torchrun.
 
     Raises:
-        UserError: if the environment says something else than numbers.
+        UserError: if the environment says something else than numbers, or a number that no process can have.
     """
-    return (number("RANK", 0), number("WORLD_SIZE", 1)) if "RANK" in os.environ else (0, 1)
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    rank, size = number("RANK", 0), number("WORLD_SIZE", 1)
+    if size > 1 and rank >= size:
+        raise UserError(f"RANK={rank}: torchrun numbers the WORLD_SIZE={size} processes from 0")
+    return (rank, size) if size > 1 else (0, 1)  # other programs set such variables too
 
 
 def number(name: str, default: int) -> int:
@@ -31,6 +36,10 @@ def refuse_torchrun(what: str, reason: str) -> None:
 
 
 def print_once(text: str) -> None:
-    """Print an error, in one process for all that find it."""
-    if os.environ.get("RANK", "0") == "0":
+    """Print an error, in one process for all that find it; where it is not clear which this is, it prints."""
+    try:
+        rank, _ = rank_and_size()
+    except UserError:
+        rank = 0
+    if rank == 0:
         print_error(text)

@@ -189,6 +189,22 @@ def test_an_environment_that_is_none(fedsim, monkeypatch, tiny):
     assert "WORLD_SIZE=two" in answer.err
 
 
+@pytest.mark.parametrize("there", [{"RANK": "1"}, {"RANK": "1", "WORLD_SIZE": "1"}, {"RANK": "1", "WORLD_SIZE": "x"}])
+def test_a_variable_that_others_set_silences_nothing(fedsim, monkeypatch, there):
+    """Only a process that has others beside it leaves its mistakes for the first one to tell."""
+    for name, value in there.items():
+        monkeypatch.setenv(name, value)
+    answer = fedsim("run", "rouns=1")
+    assert answer.code == 2
+    assert answer.err.startswith("error: ")
+
+
+def test_a_number_that_no_process_has(fedsim, monkeypatch):
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert fedsim("run").err == "error: RANK=5: torchrun numbers the WORLD_SIZE=2 processes from 0\n"
+
+
 def test_the_commands_in_the_documentation():
     lines = [line for line in (ROOT / "docs/scaling.md").read_text().splitlines() if line.startswith("torchrun ")]
     assert len(lines) >= 3
