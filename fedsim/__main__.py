@@ -1,6 +1,6 @@
 """``python -m fedsim`` is the same command as ``fedsim``."""
 
-from fedsim.cli import main
+from fedsim.cli.main import main
 
 if __name__ == "__main__":
     main()

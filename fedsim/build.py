@@ -183,7 +183,7 @@ def _resolve_target(target: str, key: str, trusted: Sequence[str]) -> type[Any]:
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{key}._target_={target}: {error}") from None
-    # The class must be defined there too: `fedsim.config.hydra`, say, is a name in fedsim that leads elsewhere.
+    # The class must be defined there too: `fedsim.config.compose.hydra`, say, is a name in fedsim that leads elsewhere.
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and _in_modules(cls.__module__, trusted)):
         raise UserError(f"{key}._target_={target}: is not a component (a dataclass of {' or '.join(trusted)})")
     return cls

@@ -14,9 +14,9 @@ import argparse
 
 import torch
 
-from fedsim.config import Request, check_request, normalise
+from fedsim.config.compose import Request, check_request, normalise
 from fedsim.errors import Diverged
-from fedsim.simulation import initial_state, prepare, simulate
+from fedsim.federation.simulation import initial_state, prepare, simulate
 
 DATA = (
     *("data=synthetic", "data.clients=10", "data.samples_per_client=20", "data.test_samples_per_client=20"),

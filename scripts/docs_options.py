@@ -13,9 +13,9 @@ from pathlib import Path
 
 import yaml
 
-from fedsim.config import list_options
-from fedsim.experiment import Experiment
-from fedsim.safe_loader import CONFIG_MODULE
+from fedsim.config.compose import list_options
+from fedsim.config.loader import CONFIG_MODULE
+from fedsim.federation.experiment import Experiment
 
 FOLDER = Path(str(importlib.resources.files(CONFIG_MODULE)))
 

@@ -22,9 +22,10 @@ from statistics import mean, pstdev
 import torch
 from torch import Tensor
 
-from fedsim.clients.corrections import Correction, Memory, NoCorrection, Scaffold
-from fedsim.config import Request, check_request
-from fedsim.simulation import initial_state, prepare, simulate
+from fedsim.clients.report import Memory
+from fedsim.config.compose import Request, check_request
+from fedsim.corrections.correction import Correction, NoCorrection, Scaffold
+from fedsim.federation.simulation import initial_state, prepare, simulate
 
 CURVATURE = torch.tensor([[2.0], [0.0]], dtype=torch.float64)
 """Second derivatives ``[C, P]`` of the two clients' functions."""

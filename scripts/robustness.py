@@ -15,9 +15,9 @@ from statistics import mean
 
 import torch
 
-from fedsim.config import Request, check_request, normalise
+from fedsim.config.compose import Request, check_request, normalise
 from fedsim.errors import Diverged, UserError
-from fedsim.simulation import initial_state, prepare, simulate
+from fedsim.federation.simulation import initial_state, prepare, simulate
 
 CLIENTS, SHARE = 20, 0.2
 MALICIOUS = round(CLIENTS * SHARE)

@@ -97,8 +97,10 @@ def work(overrides: list[str]) -> None:
     """What each process does."""
     import torch
 
-    from fedsim import config, distributed, sharing
-    from fedsim.simulation import initial_state, prepare, simulate
+    from fedsim.config import compose as config
+    from fedsim.federation.simulation import initial_state, prepare, simulate
+    from fedsim.parallel import processes as distributed
+    from fedsim.parallel import share as sharing
 
     here = distributed.join()
     torch.set_num_threads(1)
@@ -143,7 +145,7 @@ def exchange_speed(here: object) -> tuple[float, float]:
     """Seconds of an exchange of next to nothing, and bytes per second of a large one."""
     import torch
 
-    from fedsim.distributed import World
+    from fedsim.parallel.processes import World
 
     assert isinstance(here, World)
     if here.size == 1:

@@ -24,13 +24,13 @@ from statistics import mean, stdev
 
 import torch
 
-from fedsim.config import Request, check_request, normalise, record_of, to_yaml
+from fedsim.config.compose import Request, check_request, normalise, record_of, to_yaml
 from fedsim.errors import UserError, print_error
-from fedsim.export import Line, export_run
+from fedsim.federation.simulation import prepare
 from fedsim.models.macs import macs_per_sequence, macs_per_step
-from fedsim.recording.record import DONE, run_state
-from fedsim.runner import run_experiment
-from fedsim.simulation import prepare
+from fedsim.runs.export import Line, export_run
+from fedsim.runs.record import DONE, run_state
+from fedsim.runs.run import run_experiment
 
 CELLS = ("rnn", "gru", "lstm")
 BASE = ("device=cpu", "threads=1", "console=none", "client/optimizer=adam", "client.optimizer.lr=0.01")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fedsim import config
-from fedsim.population import Assignment, Task
-from fedsim.simulation import initial_state, prepare, simulate
+from fedsim.config import compose as config
+from fedsim.data.dataset import Assignment, Task
+from fedsim.federation.simulation import initial_state, prepare, simulate
 
 # The same examples every time, and no verdict on how busy the machine is.
 settings.register_profile("fedsim", deadline=None, derandomize=True, database=None)

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from fedsim import seeding
+from fedsim.data.batches import batch_indices
+from fedsim.data.dataset import Assignment
 from fedsim.errors import UserError
+from fedsim.federation.simulation import initial_state
 from fedsim.models.reference import ReferenceModel, load_row
-from fedsim.population import Assignment, batch_indices
-from fedsim.simulation import initial_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedsim.aggregation.rules import Combine
-from fedsim.clients.corrections import Correction
-from fedsim.server import ServerOptimizer
+from fedsim.corrections.correction import Correction
+from fedsim.server.optimizers import ServerOptimizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedsim.aggregation.rules import BLOCK
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 from fedsim.errors import check_above, check_at_least
 
 

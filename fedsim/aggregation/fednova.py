@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fedsim.aggregation.rules import WeightedSum
 from fedsim.aggregation.setting import Setting
-from fedsim.clients.corrections import NoCorrection, Prox
-from fedsim.clients.local import Report
 from fedsim.clients.optimizers import SGD
+from fedsim.clients.report import Report
+from fedsim.corrections.correction import NoCorrection, Prox
 from fedsim.errors import UserError
 
 

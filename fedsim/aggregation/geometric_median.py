@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedsim.aggregation.columns import weighted_sum
 from fedsim.aggregation.rules import BLOCK
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 from fedsim.errors import check_above, check_at_least
 
 

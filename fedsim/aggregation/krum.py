@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedsim.aggregation.distances import squared_distances
 from fedsim.aggregation.setting import Setting
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 from fedsim.errors import UserError, check_at_least
 
 

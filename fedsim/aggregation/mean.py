@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedsim.aggregation.rules import WeightedSum
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedsim.aggregation.columns import median_of_sorted, over_clients
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 
 
 @dataclass(frozen=True)

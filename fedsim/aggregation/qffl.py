@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fedsim.aggregation.rules import WeightedSum
 from fedsim.aggregation.setting import Setting
-from fedsim.clients.local import Report
 from fedsim.clients.optimizers import SGD
+from fedsim.clients.report import Report
 from fedsim.errors import Diverged, UserError, check_at_least
 
 

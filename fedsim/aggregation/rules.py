@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from fedsim.clients.local import Report
-from fedsim.sharing import Share
+from fedsim.clients.report import Report
+from fedsim.parallel.share import Share
 
 BLOCK = 64
 """Rows per float64 block: sums over clients run in float64 without a float64 copy of the whole cohort."""

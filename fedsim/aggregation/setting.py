@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from fedsim.clients.corrections import Correction
-from fedsim.clients.local import ClientConfig
+from fedsim.clients.settings import ClientConfig
+from fedsim.corrections.correction import Correction
 
 
 @dataclass(frozen=True)

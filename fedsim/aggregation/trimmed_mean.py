@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedsim.aggregation.columns import over_clients
 from fedsim.aggregation.setting import Setting
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 from fedsim.errors import FieldError, UserError, check_at_least
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsim.aggregation.rules import WeightedSum
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 from fedsim.errors import Diverged, FieldError, check_one_of
 
 

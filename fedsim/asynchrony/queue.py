@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from fedsim import seeding
-from fedsim.arrivals import Arrivals, arrivals, ask, client_seconds
 from fedsim.asynchrony.schedule import Asynchronous
-from fedsim.clients.local import Report
-from fedsim.cohort import given_rows
-from fedsim.sampler import WeightedBySize
-from fedsim.state import Metrics, Simulation, State
-from fedsim.system.clock import Clock, online, stay
-from fedsim.system.system import Timed
+from fedsim.clients.report import Report
+from fedsim.devices.clock import Clock, online, stay
+from fedsim.devices.system import Timed
+from fedsim.federation.arrivals import Arrivals, arrivals, ask, client_seconds
+from fedsim.federation.cohort import given_rows
+from fedsim.federation.state import Metrics, Simulation, State
+from fedsim.samplers.sampler import WeightedBySize
 
 SAME = 1e-12
 """Times that differ by less, relatively, differ by rounding only."""

@@ -12,17 +12,17 @@ from fedsim.aggregation.mean import Mean
 from fedsim.aggregation.norm_clipped_mean import NormClippedMean
 from fedsim.aggregation.weighted import Weighted
 from fedsim.asynchrony.staleness import POLYNOMIAL, Staleness
-from fedsim.audit.audit import UpdateAudit
-from fedsim.baseline import NoBaseline
+from fedsim.audits.audit import UpdateAudit
+from fedsim.baselines.baseline import NoBaseline
+from fedsim.devices.system import Timed
 from fedsim.errors import UserError, check_above, check_at_least, check_between
 from fedsim.privacy.privacy import CentralPrivacy
 from fedsim.privacy.secure import SecureAggregation
-from fedsim.sampler import Availability, PowerOfChoice, RoundRobin, Sized
-from fedsim.server import SGD
-from fedsim.system.system import Timed
+from fedsim.samplers.sampler import Availability, PowerOfChoice, RoundRobin, Sized
+from fedsim.server.optimizers import SGD
 
 if TYPE_CHECKING:
-    from fedsim.experiment import Experiment
+    from fedsim.federation.experiment import Experiment
 
 MOST_DROPOUT = 0.99
 """With more, the server would wait for its buffer (almost) for ever."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fedsim import seeding
+from fedsim.data.population import Population, Samples
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_exactly_one
-from fedsim.population import Population, Samples
 
 
 @runtime_checkable

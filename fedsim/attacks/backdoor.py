@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fedsim import seeding
 from fedsim.attacks.attack import Attackers, owned_by
+from fedsim.data.dataset import Task
+from fedsim.data.population import Population, Samples
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between
-from fedsim.population import Population, Samples, Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fedsim.attacks.attack import Attackers, owned_by
+from fedsim.data.dataset import IGNORE, Task
+from fedsim.data.population import Population, Samples
 from fedsim.errors import UserError
-from fedsim.population import IGNORE, Population, Samples, Task
 
 
 @dataclass(frozen=True, kw_only=True)

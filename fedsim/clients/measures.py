@@ -8,9 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedsim.clients.corrections import Prox
-from fedsim.clients.local import LocalTask, Report, Trainer
 from fedsim.clients.optimizers import SGD
+from fedsim.clients.report import Report
+from fedsim.clients.task import LocalTask
+from fedsim.clients.trainer import Trainer
+from fedsim.corrections.correction import Prox
 
 
 def add_measures(

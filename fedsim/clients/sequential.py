@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.client_store import ClientStore
-from fedsim.clients.corrections import Memory
-from fedsim.clients.local import LocalTask, Report, keep_state, starting_state
+from fedsim.clients.report import Memory, Report
 from fedsim.clients.stacked import EVALUATION_BATCH, concatenate, make_report
+from fedsim.clients.task import LocalTask
+from fedsim.clients.trainer import keep_state, starting_state
+from fedsim.data.batches import Batch, batch_indices, gather
+from fedsim.data.dataset import IGNORE, Task
+from fedsim.data.population import Samples
 from fedsim.models.reference import ReferenceModel, load_row, read_row
 from fedsim.models.stacked import DropoutMask, Sums, score_outputs
-from fedsim.population import IGNORE, Batch, Samples, Task, batch_indices, gather
 
 # Our names of optimizer state, and those of torch.optim.
 _TORCH_STATE = {"momentum": "momentum_buffer", "mean": "exp_avg", "square": "exp_avg_sq", "steps": "step"}
@@ -24,7 +27,7 @@ _TORCH_STATE = {"momentum": "momentum_buffer", "mean": "exp_avg", "square": "exp
 
 @dataclass(frozen=True)
 class SequentialTrainer:
-    """Trains one client after another; see `fedsim.clients.local.Trainer`."""
+    """Trains one client after another; see `fedsim.clients.trainer.Trainer`."""
 
     task: LocalTask
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from fedsim.client_store import ClientStore
-from fedsim.clients.corrections import Memory
-from fedsim.clients.local import LocalTask, Report, keep_state, starting_state
+from fedsim.clients.report import Memory, Report
+from fedsim.clients.task import LocalTask
+from fedsim.clients.trainer import keep_state, starting_state
+from fedsim.data.batches import batch_indices, gather
+from fedsim.data.population import Samples
 from fedsim.models import stacked
 from fedsim.models.stacked import Sums
-from fedsim.population import Samples, batch_indices, gather
 
 EVALUATION_BATCH = 128
 """Samples per model and evaluation step: large enough for fast products, small enough to spread over threads."""
@@ -22,7 +24,7 @@ EVALUATION_BATCH = 128
 
 @dataclass(frozen=True)
 class StackedTrainer:
-    """Trains the clients of a chunk together; see `fedsim.clients.local.Trainer`.
+    """Trains the clients of a chunk together; see `fedsim.clients.trainer.Trainer`.
 
     Attributes:
         task: what to train.

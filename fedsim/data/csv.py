@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.table_columns import Layout
 from fedsim.data.table_files import DECIMALS, SEPARATORS, shorten
 from fedsim.data.tables import Table, read_table
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
-from fedsim.population import Dataset, Split, Task
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cached_arrays
+from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.download import fetch
 from fedsim.data.files import content_identity, existing
 from fedsim.data.scaling import standardised
 from fedsim.errors import FieldError, UserError, check_above, check_between
-from fedsim.population import Dataset, Split, Task
 
 URL = "https://archive.ics.uci.edu/static/public/240/human+activity+recognition+using+smartphones.zip"
 SHA256 = "c00b803081a5c797cd5e4b83700a9810b38d53d9d84e01917e090e1fdbc81031"

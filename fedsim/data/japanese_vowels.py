@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cached_arrays
+from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.scaling import standardised
-from fedsim.population import Dataset, Split, Task
 
 _NUM_SPEAKERS = 9
 _SPLITS = ("train", "test")

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cached_arrays
+from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.files import content_identity
 from fedsim.data.shakespeare import LEAF_CHARACTERS, encode
 from fedsim.errors import FieldError, UserError, check_at_least, check_one_of
-from fedsim.population import Dataset, Split, Task
 
 _LEAF_GAP = 79
 """Windows that LEAF leaves out between a Shakespeare role's training and test samples, but counts in num_samples."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.population import Split
+from fedsim.data.dataset import Split
 
 
 def standardised(train: Split, test: Split) -> tuple[Split, Split]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import IGNORE, Dataset, Split, Task
 from fedsim.data.download import fetch
 from fedsim.data.text import code_points, read_text, speeches
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
-from fedsim.population import IGNORE, Dataset, Split, Task
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.errors import FieldError, check_at_least, check_one_of
-from fedsim.population import Dataset, Split, Task
 from fedsim.seeding import generator
 
 _DECAY = 0.8

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import IGNORE, Dataset, Split, Task
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
-from fedsim.population import IGNORE, Dataset, Split, Task
 
 _DEFAULT_CHUNK = 10_000
 _UNKNOWN = 1

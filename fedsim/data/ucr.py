@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cache_directory, cached_arrays
+from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.download import fetch, fetch_json
 from fedsim.data.files import content_identity, existing
 from fedsim.data.scaling import standardised
 from fedsim.errors import FieldError, UserError, check_one_of, did_you_mean
-from fedsim.population import Dataset, Split, Task
 
 RECORDS = "https://zenodo.org/api/records"
 """Where the archives' files lie, with their MD5 digests; aeon knows each data set's record."""

@@ -9,8 +9,8 @@ of features in the first layer, and H in those above it. Looking up an embedding
 
 from __future__ import annotations
 
+from fedsim.data.dataset import Task
 from fedsim.models.recurrent import Architecture
-from fedsim.population import Task
 
 
 def macs_per_step(arch: Architecture) -> int:

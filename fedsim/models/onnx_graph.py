@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import Task
 from fedsim.models.recurrent import Architecture
-from fedsim.population import Task
 
 OPSET = 17
 """Opset of ONNX 1.12 (2022): new enough for all that is used here, old enough for runtimes in use."""

@@ -1,6 +1,6 @@
 """The model as its users would write it: one embedding, one `torch.nn` recurrent module, one linear head.
 
-Its ``state_dict`` has exactly the names of `fedsim.parameters.ParameterLayout`.
+Its ``state_dict`` has exactly the names of `fedsim.models.parameters.ParameterLayout`.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fedsim.data.dataset import Task
 from fedsim.errors import UserError
 from fedsim.models.recurrent import Architecture
-from fedsim.population import Task
 
 
 class PlainModel(nn.Module):

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from fedsim import seeding
+from fedsim.data.dataset import Task
+from fedsim.data.population import Population
 from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_exactly_one, check_one_of
-from fedsim.parameters import ParameterLayout
-from fedsim.population import Population, Task
+from fedsim.models.parameters import ParameterLayout
 
 DEFAULT_EMBEDDING_SIZE = 8
 """Embedding width where the inputs are tokens and none is given, as in McMahan 2017 and Reddi 2021 (Shakespeare)."""

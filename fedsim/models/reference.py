@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fedsim.data.dataset import Task
 from fedsim.models.recurrent import Architecture
 from fedsim.models.stacked import DropoutMask
-from fedsim.population import Task
 
 
 class ResetBeforeLayer(nn.Module):

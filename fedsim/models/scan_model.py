@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from fedsim.data.dataset import Task
 from fedsim.errors import UserError
 from fedsim.models.recurrent import Architecture
 from fedsim.models.reference import ReferenceModel, load_row
 from fedsim.models.stacked import DropoutMask
-from fedsim.population import Task
 
 State = tuple[Tensor, ...]
 

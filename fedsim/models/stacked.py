@@ -16,9 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedsim.data.batches import Batch
+from fedsim.data.dataset import IGNORE, Task
 from fedsim.models.recurrent import Architecture
 from fedsim.models.torch_kernels import StateGradient, Weights
-from fedsim.population import IGNORE, Batch, Task
 
 Judge = Callable[[Tensor], Tensor] | None
 """The data's own score of a regression's errors ``[C, b]``, or None (`Population.judge`)."""

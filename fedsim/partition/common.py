@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import Assignment, Dataset, Task
 from fedsim.errors import UserError
-from fedsim.population import Assignment, Dataset, Task
 from fedsim.seeding import generator
 
 DEFAULT_CLIENTS = 10

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import Assignment, Dataset, Task
 from fedsim.errors import UserError, check_above, check_at_least, check_between
 from fedsim.partition.common import check_labels, deal_labels, made_clients, made_names, quantile_bins, share_out
-from fedsim.population import Assignment, Dataset, Task
 from fedsim.seeding import generator
 
 _MAX_DRAWS = 10_000

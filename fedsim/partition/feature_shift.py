@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import Assignment, Dataset, Split
 from fedsim.errors import FieldError, UserError, check_between
 from fedsim.partition.common import made_clients
 from fedsim.partition.iid import Iid
-from fedsim.population import Assignment, Dataset, Split
 from fedsim.seeding import generator
 
 _MOST = 100.0

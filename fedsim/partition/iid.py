@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import Assignment, Dataset
 from fedsim.errors import check_between
 from fedsim.partition.common import made_clients, made_names, members
 from fedsim.partition.quantity import MAX_SIGMA, Quantity
-from fedsim.population import Assignment, Dataset
 from fedsim.seeding import generator
 
 

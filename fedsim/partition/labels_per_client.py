@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import Assignment, Dataset
 from fedsim.errors import UserError, check_at_least
 from fedsim.partition.common import check_labels, deal_labels, deal_test_like_train, made_clients, made_names, share_out
-from fedsim.population import Assignment, Dataset
 from fedsim.seeding import generator
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import Assignment, Dataset, Split
 from fedsim.errors import UserError, check_between
 from fedsim.partition.common import deal_in_order, even_sizes, made_clients, made_names
-from fedsim.population import Assignment, Dataset, Split
 from fedsim.seeding import generator
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedsim.data.dataset import Assignment, Dataset, Task
 from fedsim.errors import UserError, check_at_least
 from fedsim.partition.common import members
-from fedsim.population import Assignment, Dataset, Task
 from fedsim.seeding import generator
 
 _log = logging.getLogger(__name__)

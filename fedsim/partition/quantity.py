@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedsim.data.dataset import Assignment, Dataset
 from fedsim.errors import FieldError, check_at_least, check_between, check_one_of
 from fedsim.partition.common import deal_at_random, made_clients, sizes_like
-from fedsim.population import Assignment, Dataset
 from fedsim.seeding import generator
 
 MAX_SIGMA = 100.0

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedsim.data.dataset import Assignment, Dataset
 from fedsim.errors import UserError, check_at_least
 from fedsim.partition.common import (
     check_labels,
@@ -15,7 +16,6 @@ from fedsim.partition.common import (
     made_clients,
     made_names,
 )
-from fedsim.population import Assignment, Dataset
 from fedsim.seeding import generator
 
 

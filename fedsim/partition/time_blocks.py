@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import Assignment, Dataset
 from fedsim.errors import UserError, check_at_least
 from fedsim.partition.common import even_sizes, made_clients, made_names, members
-from fedsim.population import Assignment, Dataset
 
 
 @dataclass(frozen=True)

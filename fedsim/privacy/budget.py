@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from fedsim.errors import UserError
-from fedsim.sampler import Poisson, Sampler, Uniform
+from fedsim.samplers.sampler import Poisson, Sampler, Uniform
 
 LEAST_NOISE = 0.05
 """Smallest noise multiplier that a target may ask for: less hides nothing."""

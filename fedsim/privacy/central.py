@@ -14,13 +14,13 @@ from fedsim import seeding
 from fedsim.aggregation.mean import Mean
 from fedsim.aggregation.rules import WeightedSum
 from fedsim.attacks.attack import CohortAttack
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 from fedsim.errors import UserError, check_above, check_between
 from fedsim.privacy.budget import Budget, make_budget, sampling
 from fedsim.privacy.privacy import Clipped
 
 if TYPE_CHECKING:
-    from fedsim.experiment import Experiment
+    from fedsim.federation.experiment import Experiment
 
 
 @dataclass(frozen=True)

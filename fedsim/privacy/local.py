@@ -18,10 +18,10 @@ from fedsim.aggregation.weighted import Weighted
 from fedsim.errors import UserError
 from fedsim.privacy.budget import Budget, make_budget
 from fedsim.privacy.privacy import Clipped
-from fedsim.sampler import PowerOfChoice, WeightedBySize
+from fedsim.samplers.sampler import PowerOfChoice, WeightedBySize
 
 if TYPE_CHECKING:
-    from fedsim.experiment import Experiment
+    from fedsim.federation.experiment import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from fedsim.errors import check_above, check_between, check_exactly_one
 from fedsim.privacy.budget import Budget
 
 if TYPE_CHECKING:
-    from fedsim.experiment import Experiment
+    from fedsim.federation.experiment import Experiment
 
 
 @runtime_checkable

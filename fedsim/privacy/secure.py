@@ -12,15 +12,15 @@ from torch import Tensor
 
 from fedsim.aggregation.mean import Mean
 from fedsim.aggregation.weighted import Weighted
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between
 from fedsim.links.packing import packed_size
 from fedsim.privacy.budget import Budget
 from fedsim.privacy.masking import Masking, agree
-from fedsim.sampler import PowerOfChoice, WeightedBySize
+from fedsim.samplers.sampler import PowerOfChoice, WeightedBySize
 
 if TYPE_CHECKING:
-    from fedsim.experiment import Experiment
+    from fedsim.federation.experiment import Experiment
 
 KEY, SHARE = 32, 32
 """Bytes of a public key and of an encrypted share of a seed (256 bits each, Bonawitz 2017, section 7)."""

@@ -1,7 +1,7 @@
 """Trackers: where the rounds of a run are logged beside ``metrics.csv``.
 
 A tracker only observes. Its library is imported when a run begins, nothing is sent anywhere unless its settings name a
-server, and `fedsim.recording.tracking` sees to it that none of its failures ends a run.
+server, and `fedsim.runs.tracking` sees to it that none of its failures ends a run.
 """
 
 from __future__ import annotations

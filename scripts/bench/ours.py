@@ -18,19 +18,20 @@ from bench.workloads import Spec, Turns, Workload, first_model, make_data
 from fedsim.aggregation.aggregator import Aggregator
 from fedsim.aggregation.weighted import Weighted
 from fedsim.clients import optimizers
-from fedsim.clients.corrections import NoCorrection
-from fedsim.clients.local import ClientConfig
-from fedsim.cohort import choose_cohort
-from fedsim.engine import StackedEngine
-from fedsim.experiment import Eval, Experiment
+from fedsim.clients.engine import StackedEngine
+from fedsim.clients.settings import ClientConfig
+from fedsim.corrections.correction import NoCorrection
+from fedsim.data.batches import batch_indices
+from fedsim.data.dataset import Dataset, Split, Task
+from fedsim.federation.cohort import choose_cohort
+from fedsim.federation.experiment import Eval, Experiment
+from fedsim.federation.simulation import initial_state, prepare, simulate
+from fedsim.federation.state import Simulation, State
 from fedsim.models import recurrent
 from fedsim.models.macs import forward_macs
 from fedsim.partition.natural import Natural
-from fedsim.population import Dataset, Split, Task, batch_indices
-from fedsim.sampler import Uniform
-from fedsim.server import SGD
-from fedsim.simulation import initial_state, prepare, simulate
-from fedsim.state import Simulation, State
+from fedsim.samplers.sampler import Uniform
+from fedsim.server.optimizers import SGD
 
 
 @dataclass(frozen=True)

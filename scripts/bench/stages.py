@@ -12,12 +12,12 @@ from statistics import median
 from typing import Any
 
 import fedsim.clients.stacked
+import fedsim.federation.simulation
 import fedsim.models.stacked
-import fedsim.simulation
 from bench.ours import start
 from bench.workloads import Spec
-from fedsim.simulation import simulate
-from fedsim.state import Simulation
+from fedsim.federation.simulation import simulate
+from fedsim.federation.state import Simulation
 
 
 class Clock:
@@ -88,7 +88,7 @@ def _stages(simulation: Simulation) -> list[tuple[Any, str, str]]:
         (fedsim.clients.stacked, "gather", "gather of batches"),
         (type(simulation.task.config.optimizer), "step", "local optimizer"),
         (type(simulation.trainer), "train", "local training, the rest"),
-        (fedsim.simulation, "combine_chunks", "combine and spread"),
+        (fedsim.federation.simulation, "combine_chunks", "combine and spread"),
     ]
 
 

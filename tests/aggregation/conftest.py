@@ -6,9 +6,10 @@ import torch
 
 from fedsim.aggregation.rules import combine_chunks
 from fedsim.aggregation.setting import Setting
-from fedsim.clients.corrections import NoCorrection
-from fedsim.clients.local import ClientConfig, Report
 from fedsim.clients.optimizers import SGD
+from fedsim.clients.report import Report
+from fedsim.clients.settings import ClientConfig
+from fedsim.corrections.correction import NoCorrection
 
 
 @pytest.fixture(scope="session")

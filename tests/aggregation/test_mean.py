@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedsim.aggregation.mean import Mean
 from fedsim.aggregation.rules import combine_chunks
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 
 
 def combined(deltas, dtype=torch.float64, chunk=3):

@@ -8,7 +8,7 @@ import torch
 
 from fedsim.aggregation.mean import Mean
 from fedsim.aggregation.rules import BLOCK, WeightedSum, combine_chunks, concatenate_reports
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 
 DELTAS = np.random.default_rng(2).normal(size=(9, 6)) + 0.3
 

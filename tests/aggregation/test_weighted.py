@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedsim.aggregation.rules import combine_chunks
 from fedsim.aggregation.weighted import Weighted
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 from fedsim.errors import Diverged, FieldError
 
 RNG = np.random.default_rng(1)

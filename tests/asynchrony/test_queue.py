@@ -7,16 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim import plan
 from fedsim.asynchrony.queue import keep_waiting, scheduled
 from fedsim.attacks.sign_flip import SignFlip
 from fedsim.client_store import ClientStore
-from fedsim.engine import SequentialEngine
+from fedsim.clients.engine import SequentialEngine
+from fedsim.federation.simulation import initial_state, prepare
 from fedsim.links.link import Link
 from fedsim.links.quantize import Quantize
-from fedsim.personalization import Ditto
-from fedsim.recording.checkpoints import load_checkpoint, save_checkpoint
-from fedsim.simulation import initial_state, prepare
+from fedsim.personalization.personalization import Ditto
+from fedsim.runs import dry_run as plan
+from fedsim.runs.checkpoints import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,9 +18,9 @@ from fedsim.attacks.label_flip import LabelFlip
 from fedsim.attacks.min_max import MinMax
 from fedsim.attacks.scale import Scale
 from fedsim.attacks.sign_flip import SignFlip
+from fedsim.data.dataset import IGNORE, Task
 from fedsim.errors import FieldError, UserError
-from fedsim.population import IGNORE, Task
-from fedsim.simulation import prepare
+from fedsim.federation.simulation import prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KEY = seeding.stream_key(0, "attack", 1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from fedsim import cli
+from fedsim.cli import main as cli
 
 TINY = (
     *("data=synthetic", "data.clients=3", "data.samples_per_client=4", "data.test_samples_per_client=2"),

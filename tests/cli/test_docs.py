@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 import fedsim as package
+from fedsim.data.dataset import Task
 from fedsim.models.recurrent import GRU, Architecture
 from fedsim.models.reference import ReferenceModel, load_row
-from fedsim.population import Task
-from fedsim.recording.checkpoints import checkpoint_path, load_checkpoint
+from fedsim.runs.checkpoints import checkpoint_path, load_checkpoint
 
 DOCS = Path(package.__file__).parents[1] / "docs"
 

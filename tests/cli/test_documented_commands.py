@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fedsim as package
-from fedsim import config
+from fedsim.config import compose as config
 
 ROOT = Path(package.__file__).parents[1]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")))

@@ -42,7 +42,7 @@ def test_help_of_a_command_shows_examples(fedsim, monkeypatch, command, example)
 
 def test_help_is_quick():
     code = (
-        "import sys; from fedsim import cli; sys.argv = ['fedsim', 'run', '--help']\n"
+        "import sys; from fedsim.cli import main as cli; sys.argv = ['fedsim', 'run', '--help']\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
         "slow = {'torch', 'pandas', 'hydra', 'omegaconf', 'numpy', 'numba', 'aeon', 'yaml'} & set(sys.modules)\n"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fedsim.config import list_options
+from fedsim.config.compose import list_options
 
 SMALL = ("data=synthetic", "data.clients=3", "data.samples_per_client=20", "data.test_samples_per_client=8")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fedsim import runner
-from fedsim.recording import checkpoints
 from fedsim.recording.lock import locked
+from fedsim.runs import checkpoints
+from fedsim.runs import run as runner
 
 ROUNDS = 150
 LONG = (f"rounds={ROUNDS}", "checkpoint.every=1", "eval.every=7", "aggregator=scaffold", "sampler.fraction=0.7")

@@ -18,12 +18,13 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from fedsim import config, runner
 from fedsim.clients.stacked import StackedTrainer
+from fedsim.config import compose as config
 from fedsim.interrupts import after_the_round
-from fedsim.recording.checkpoints import load_checkpoint
-from fedsim.recording.console import PlainDisplay
 from fedsim.recording.run_directory import CsvWriter
+from fedsim.runs import run as runner
+from fedsim.runs.checkpoints import load_checkpoint
+from fedsim.runs.console import PlainDisplay
 
 CLASSIFICATION = ["test_loss", "test_accuracy", "test_accuracy_p10", "test_accuracy_std"]
 SPREAD = ["test_rmse_p90", "test_rmse_std"]
@@ -452,7 +453,7 @@ def test_not_enough_memory_is_one_line(fedsim, tiny, monkeypatch):
     def full(*arguments):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes.\nMore")
 
-    monkeypatch.setattr("fedsim.runner.initial_state", full)
+    monkeypatch.setattr("fedsim.runs.run.initial_state", full)
     answer = fedsim("run", *tiny, "hydra.run.dir=run")
     assert answer.code == 1
     assert answer.err.startswith("error: not enough memory (DefaultCPUAllocator")

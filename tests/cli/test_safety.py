@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import fedsim as package
-from fedsim import build, config, launching
+from fedsim import build
+from fedsim.config import compose as config
+from fedsim.config import launch as launching
 from fedsim.errors import UserError
 from fedsim.models.recurrent import RecurrentModel
 
@@ -19,7 +21,7 @@ EVIL = """
 import pathlib, dataclasses, os
 from subprocess import Popen
 from fedsim.models.recurrent import GRU
-from fedsim.server import SGD
+from fedsim.server.optimizers import SGD
 pathlib.Path({trace!r}).write_text("imported")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,25 +215,25 @@ TARGETS = (
     *("os.system", "subprocess.Popen", "builtins.eval", "builtins", "eval", "evil.Model", "evil_twin.Model"),
     *(
         "fedsim_evil.Model",
-        "fedsim.launching.Hydra",
-        "fedsim.config.OmegaConf",
-        "fedsim.config.hydra.utils.instantiate",
+        "fedsim.config.launch.Hydra",
+        "fedsim.config.compose.OmegaConf",
+        "fedsim.config.compose.hydra.utils.instantiate",
     ),
     *(
         "fedsim.build.importlib.import_module",
         "fedsim.build.sys",
-        "fedsim.runner.subprocess.Popen",
-        "fedsim.runner.Path",
+        "fedsim.runs.run.subprocess.Popen",
+        "fedsim.runs.run.Path",
     ),
     *(
-        "fedsim.cli.app",
-        "fedsim.cli.main",
+        "fedsim.cli.main.app",
+        "fedsim.cli.main.main",
         "fedsim.__main__.main",
-        "fedsim.comparing.reading.Run",
-        "fedsim.runner.Recorder",
+        "fedsim.compare.reading.Run",
+        "fedsim.runs.run.Recorder",
     ),
     *(
-        "fedsim.population.Task",
+        "fedsim.data.dataset.Task",
         "fedsim.nothing.X",
         "fedsim",
         "fedsim.",
@@ -239,7 +241,7 @@ TARGETS = (
         ".fedsim.x",
         "fedsim/x.Y",
     ),
-    *("fedsim.server.Adam", "fedsim.errors.UserError", "fedsim.models.recurrent.RecurrentModel"),
+    *("fedsim.server.optimizers.Adam", "fedsim.errors.UserError", "fedsim.models.recurrent.RecurrentModel"),
     *(
         "fedsim.models.recurrent.GRU.__init__",
         "FEDSIM.models.recurrent.GRU",

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedsim import export as exporting
-from fedsim.recording.checkpoints import load_checkpoint
+from fedsim.runs import export as exporting
+from fedsim.runs.checkpoints import load_checkpoint
 
 
 def rows(directory):

@@ -17,8 +17,12 @@ import pytest
 import yaml
 from hydra.core.utils import JobReturn, JobStatus
 
-from fedsim import composing, config, launching, runner, sweep
+from fedsim.config import compose as config
+from fedsim.config import composed_cache as composing
+from fedsim.config import launch as launching
 from fedsim.errors import UserError
+from fedsim.runs import run as runner
+from fedsim.runs import sweep
 
 ROOT = Path(__file__).parents[2]
 EXPLODES = ("model=rnn", "model.nonlinearity=relu", "data.task=regression", "rounds=20")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import fedsim as package
-from fedsim import config
+from fedsim.config import compose as config
 
 LONG = ("rounds=400", "checkpoint.every=1", "sampler.fraction=0.7", "aggregator=scaffold", "dtype=float64")
 SHORT = ("rounds=8", *LONG[1:])

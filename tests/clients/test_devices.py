@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedsim.clients.engine import StackedEngine
 from fedsim.clients.stacked import StackedTrainer
-from fedsim.engine import StackedEngine
-from fedsim.population import Task, to_device
-from fedsim.simulation import initial_state, prepare, simulate
+from fedsim.data.dataset import Task
+from fedsim.data.population import to_device
+from fedsim.federation.simulation import initial_state, prepare, simulate
 
 VARIANTS = [
     (Task.CLASSIFICATION, ("client/optimizer=adam", "client.clip_norm=1")),

@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from fedsim import seeding
 from fedsim.client_store import ClientStore
-from fedsim.engine import SequentialEngine, StackedEngine
-from fedsim.population import batch_indices
-from fedsim.simulation import initial_state, prepare
+from fedsim.clients.engine import SequentialEngine, StackedEngine
+from fedsim.data.batches import batch_indices
+from fedsim.federation.simulation import initial_state, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from fedsim.clients.corrections import NoCorrection, Prox
-from fedsim.clients.local import ClientConfig, LocalTask
+from fedsim.clients.engine import SequentialEngine
 from fedsim.clients.measures import add_measures, coefficient_norms
 from fedsim.clients.optimizers import SGD
-from fedsim.engine import SequentialEngine
-from fedsim.population import Task
-from fedsim.simulation import initial_state, prepare
+from fedsim.clients.settings import ClientConfig
+from fedsim.clients.task import LocalTask
+from fedsim.corrections.correction import NoCorrection, Prox
+from fedsim.data.dataset import Task
+from fedsim.federation.simulation import initial_state, prepare
 
 STEPS = torch.tensor([1, 4, 7, 7, 2])
 TAU = STEPS.numpy()

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedsim import build, config, listing
-from fedsim.experiment import Experiment
-from fedsim.simulation import initial_state, prepare, simulate
+from fedsim import build
+from fedsim.cli import listing
+from fedsim.config import compose as config
+from fedsim.federation.experiment import Experiment
+from fedsim.federation.simulation import initial_state, prepare, simulate
 
 ROOT = Path(str(importlib.resources.files("fedsim.configs")))
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))

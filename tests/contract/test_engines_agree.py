@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import fedsim
-from fedsim.engine import SequentialEngine, StackedEngine
+from fedsim.clients.engine import SequentialEngine, StackedEngine
+from fedsim.data.dataset import Task
 from fedsim.errors import UserError
-from fedsim.population import Task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,8 +8,8 @@ import torch
 
 from fedsim.data import cmapss
 from fedsim.data.cmapss import Cmapss, nasa_score
+from fedsim.data.dataset import Task
 from fedsim.errors import FieldError, UserError
-from fedsim.population import Task
 
 SENSOR_2, SENSOR_3 = 6, 7
 """Columns: engine, cycle, three settings, then sensor 1."""

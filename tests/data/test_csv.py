@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from fedsim import build
 from fedsim.data import table_files, tables
 from fedsim.data.csv import Csv, _standardised
+from fedsim.data.dataset import Task
 from fedsim.errors import FieldError, UserError
-from fedsim.population import Task
 
 
 @pytest.fixture(scope="module", autouse=True)

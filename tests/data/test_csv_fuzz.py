@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedsim.data.csv import Csv
+from fedsim.data.dataset import Task
 from fedsim.errors import UserError
-from fedsim.population import Task
 
 CELLS = st.sampled_from(
     [

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from fedsim.data import har
+from fedsim.data.dataset import Task
 from fedsim.data.har import SIGNALS, Har
 from fedsim.errors import FieldError, UserError
-from fedsim.population import Task
 
 TRAIN_LABELS, TRAIN_SUBJECTS = [5] * 5 + [1] * 2 + [1] * 3, [7] * 7 + [2] * 3
 TEST_LABELS, TEST_SUBJECTS = [6] * 3, [4] * 3

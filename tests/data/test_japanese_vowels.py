@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fedsim.data import japanese_vowels
+from fedsim.data.dataset import Task
 from fedsim.data.japanese_vowels import JapaneseVowels
 from fedsim.errors import UserError
 from fedsim.partition.labels_per_client import LabelsPerClient
 from fedsim.partition.natural import Natural
-from fedsim.population import Task
 
 
 @pytest.fixture(scope="module")

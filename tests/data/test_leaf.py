@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from fedsim.data.dataset import Task
 from fedsim.data.leaf import Leaf
 from fedsim.data.shakespeare import LEAF_CHARACTERS
 from fedsim.errors import FieldError, UserError
-from fedsim.population import Task
 
 
 def tweet(text, user="someone"):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from fedsim.data.dataset import Split
 from fedsim.data.scaling import standardised
-from fedsim.population import Split
 
 
 def split(inputs, lengths):

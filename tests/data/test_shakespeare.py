@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.data import shakespeare
+from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.shakespeare import LEAF_CHARACTERS, TFF_CHARACTERS, Shakespeare
 from fedsim.errors import FieldError, UserError
-from fedsim.population import IGNORE, Task
 
 UNKNOWN, BEGIN, END = 87, 88, 89
 TEXT = st.text(st.sampled_from("ab C.,\n;é"), max_size=40).filter(lambda s: ":" not in s)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from fedsim.data.dataset import Task
 from fedsim.data.synthetic import Synthetic, _hidden
 from fedsim.errors import FieldError
-from fedsim.population import Task
 
 SMALL = {"clients": 4, "samples_per_client": 7, "test_samples_per_client": 3, "length": 6, "features": 5}
 

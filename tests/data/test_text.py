@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.text import Text, _follows_blank_line, code_points
 from fedsim.errors import FieldError, UserError
-from fedsim.population import IGNORE, Task
 
 PLAY = """\
 ANN:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fedsim.data import ucr
+from fedsim.data.dataset import Task
 from fedsim.data.ucr import Ucr
 from fedsim.errors import FieldError, UserError
 from fedsim.partition.natural import Natural
-from fedsim.population import Task
 
 HEADER = """# a comment
 @problemName Tiny

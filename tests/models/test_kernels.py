@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedsim.data.dataset import Task
 from fedsim.models import numba_kernels, torch_kernels
 from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
 from fedsim.models.reference import ReferenceModel
 from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
-from fedsim.population import Task
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_reset_before": 3}
 DTYPES = [torch.float32, torch.float64]

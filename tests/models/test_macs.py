@@ -2,9 +2,9 @@
 
 import pytest
 
+from fedsim.data.dataset import Task
 from fedsim.models.macs import forward_macs, macs_per_sequence, macs_per_step
 from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
-from fedsim.population import Task
 
 
 @pytest.mark.parametrize(("kind", "gates"), [(RNN, 1), (GRU, 3), (GRUResetBefore, 3), (LSTM, 4)])

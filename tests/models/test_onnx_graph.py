@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.data.dataset import Task
 from fedsim.models.onnx_graph import build_graph
 from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
 from fedsim.models.reference import ReferenceModel, load_row
-from fedsim.population import Task
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from fedsim.data.batches import Batch
+from fedsim.data.dataset import IGNORE, Task
+from fedsim.data.population import Population, Samples
 from fedsim.errors import FieldError, UserError
 from fedsim.models import stacked, torch_kernels
 from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore, architecture, initial_row
 from fedsim.models.reference import ReferenceModel, load_row, read_row
-from fedsim.population import IGNORE, Batch, Population, Samples, Task
 
 MODELS = [RNN, LSTM, GRU, GRUResetBefore]
 PLAIN = {RNN: nn.RNN, LSTM: nn.LSTM, GRU: nn.GRU}

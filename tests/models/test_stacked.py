@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 import fedsim
-from fedsim.engine import load_kernels
+from fedsim.clients.engine import load_kernels
+from fedsim.data.batches import Batch
+from fedsim.data.dataset import IGNORE, Task
 from fedsim.models import stacked, torch_kernels
 from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
 from fedsim.models.reference import ReferenceModel, load_row
-from fedsim.population import IGNORE, Batch, Task
 
 _NUMBA = Path(fedsim.__file__).parent / "models" / "numba_kernels" / "__init__.py"
 KERNELS = [

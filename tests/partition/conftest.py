@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedsim.population import Dataset, Split, Task
+from fedsim.data.dataset import Dataset, Split, Task
 
 
 def _split(rng, task, samples, labels, clients):

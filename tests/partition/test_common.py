@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.partition.common import (
     deal_in_order,
     deal_labels,
@@ -14,7 +15,6 @@ from fedsim.partition.common import (
     sizes_like,
     target_scores,
 )
-from fedsim.population import Dataset, Split, Task
 from fedsim.seeding import generator
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.data.dataset import Task
 from fedsim.errors import FieldError, UserError
 from fedsim.partition.dirichlet import Dirichlet, share_out
-from fedsim.population import Task
 
 
 def counts(split, members, labels):

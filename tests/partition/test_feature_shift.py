@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.data.dataset import Dataset, Split, Task
+from fedsim.data.population import build_population, observed
 from fedsim.errors import FieldError, UserError
 from fedsim.partition.feature_shift import FeatureShift
 from fedsim.partition.iid import Iid
-from fedsim.population import Dataset, Split, Task, build_population, observed
 
 STEPS = 6
 

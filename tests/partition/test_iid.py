@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.data.dataset import Task
 from fedsim.errors import UserError
 from fedsim.partition.iid import Iid
-from fedsim.population import Task
 
 
 @given(train=st.integers(1, 80), test=st.integers(0, 50), data=st.data(), seed=st.integers(0, 1000))

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.data.dataset import Task
 from fedsim.errors import FieldError, UserError
 from fedsim.partition.labels_per_client import LabelsPerClient
-from fedsim.population import Task
 
 
 def labels_of(dataset, members):

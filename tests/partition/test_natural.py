@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.data.dataset import Task
 from fedsim.errors import FieldError, UserError
 from fedsim.partition.natural import Natural
-from fedsim.population import Task
 
 
 @given(train=st.integers(10, 60), test=st.integers(0, 30), clients=st.integers(1, 10), seed=st.integers(0, 1000))

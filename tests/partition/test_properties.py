@@ -16,9 +16,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fedsim import build
+from fedsim.data.dataset import Dataset, Split, Task
+from fedsim.data.population import observed
 from fedsim.errors import UserError
-from fedsim.experiment import Partition
-from fedsim.population import Dataset, Split, Task, observed
+from fedsim.federation.experiment import Partition
 
 FILES = {
     path.stem: path for path in sorted(Path(str(importlib.resources.files("fedsim.configs"))).glob("partition/*.yaml"))

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.data.dataset import Task
 from fedsim.errors import FieldError, UserError
 from fedsim.partition.shards import Shards
-from fedsim.population import Task
 
 
 @given(train=st.integers(12, 200), clients=st.integers(1, 6), shards=st.integers(1, 2), seed=st.integers(0, 1000))

@@ -8,7 +8,7 @@ import pytest
 
 from fedsim.errors import UserError
 from fedsim.privacy.budget import ADD_OR_REMOVE, REPLACE, Sampling, make_budget, sampling
-from fedsim.sampler import Poisson, RoundRobin, Uniform
+from fedsim.samplers.sampler import Poisson, RoundRobin, Uniform
 
 PUBLISHED = {
     # q, sigma, steps, delta, epsilon

@@ -8,12 +8,12 @@ import torch
 
 from fedsim import seeding
 from fedsim.aggregation.rules import combine_chunks
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 from fedsim.errors import FieldError, UserError
+from fedsim.federation.simulation import prepare
 from fedsim.privacy.budget import Budget
 from fedsim.privacy.central import AdaptiveCentralDP, CentralDP
 from fedsim.privacy.local import LocalDP
-from fedsim.simulation import prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from fedsim.aggregation.rules import combine_chunks
 from fedsim.aggregation.weighted import Weighted
-from fedsim.clients.local import Report
+from fedsim.clients.report import Report
 from fedsim.errors import FieldError, UserError
-from fedsim.exchange import combine_rule, count_bytes
+from fedsim.federation.exchange import combine_rule, count_bytes
+from fedsim.federation.simulation import initial_state, prepare
 from fedsim.privacy.privacy import CentralPrivacy, LocalPrivacy
 from fedsim.privacy.secure import FixedPoint, SecureAggregation, SecureMean
-from fedsim.simulation import initial_state, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fedsim import config, runner
+from fedsim.config import compose as config
 from fedsim.errors import UserError
 from fedsim.recording.trackers import MLflow, NoTracker, TensorBoard, Wandb
-from fedsim.recording.tracking import Follower, settings_of
-from fedsim.resume import fork_run, resume_run
+from fedsim.runs import run as runner
+from fedsim.runs.resume import fork_run, resume_run
+from fedsim.runs.tracking import Follower, settings_of
 
 SMALL = (
     *("data=synthetic", "data.clients=3", "data.samples_per_client=4", "data.test_samples_per_client=2"),

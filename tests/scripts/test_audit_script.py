@@ -4,8 +4,8 @@ import importlib.util
 from pathlib import Path
 
 import fedsim
-from fedsim.config import Request, check_request, normalise
-from fedsim.simulation import prepare
+from fedsim.config.compose import Request, check_request, normalise
+from fedsim.federation.simulation import prepare
 
 SCRIPT = Path(fedsim.__file__).parents[1] / "scripts" / "audit.py"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.data.dataset import Task
 from fedsim.models import recurrent
 from fedsim.models.macs import forward_macs
 from fedsim.models.recurrent import Architecture
-from fedsim.population import Task
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

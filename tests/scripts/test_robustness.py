@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import fedsim
-from fedsim.config import Request, check_request, normalise
-from fedsim.simulation import prepare
+from fedsim.config.compose import Request, check_request, normalise
+from fedsim.federation.simulation import prepare
 
 SCRIPT = Path(fedsim.__file__).parents[1] / "scripts" / "robustness.py"
 SMALL = (

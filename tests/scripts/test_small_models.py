@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import fedsim
-from fedsim.config import Request, check_request, normalise
-from fedsim.population import Task
-from fedsim.simulation import prepare
+from fedsim.config.compose import Request, check_request, normalise
+from fedsim.data.dataset import Task
+from fedsim.federation.simulation import prepare
 
 SCRIPT = Path(fedsim.__file__).parents[1] / "scripts" / "small_models.py"
 SMALL = (

@@ -1,1 +1,0 @@
-"""What a curious server learns of the clients' samples."""

@@ -1,0 +1,1 @@
+"""What a curious server learns from what it sees anyway."""

@@ -1,0 +1,175 @@
+"""A client's sequence, reconstructed from the one gradient that its update is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.audits.audit import OfUpdates
+from fedsim.audits.scores import Floats
+from fedsim.clients.optimizers import SGD
+from fedsim.clients.sequential import batch_loss
+from fedsim.clients.task import LocalTask
+from fedsim.data.batches import Batch, batch_indices, gather
+from fedsim.data.population import Population, Samples
+from fedsim.errors import UserError, check_at_least
+from fedsim.models.recurrent import Architecture
+from fedsim.models.reference import ReferenceModel, load_row
+
+if TYPE_CHECKING:
+    from fedsim.federation.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the server knows of every feature, ``[D]`` float64 each: mean, standard deviation, lowest and highest."""
+
+    average: Tensor
+    spread: Tensor
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion(OfUpdates):
+    """Search for the sequence whose gradient points where the client's update points (Zhu 2019; Geiping 2020, eq. 4).
+
+    One step of SGD on one sequence sends its gradient times ``-lr``. The search minimises one minus the cosine between
+    the two, as least squares of unit vectors by a trust region (`scipy.optimize.least_squares`) in the place of Adam
+    or L-BFGS, and from the average sequence on. The server is assumed to know more than it would: the label (of a
+    single sequence the gradient gives it away, Zhao 2020), the length, and mean, spread and range of every feature.
+
+    ``inversion_error`` is the root mean square error of the reconstruction over that of the average sequence: 0 is an
+    exact copy, 1 what is known without the update. ``inversion_correlation`` is that of the two sequences' deviations
+    from the average. Where an update has nothing in it that arrived, both are empty.
+
+    Attributes:
+        prior: weight of the squared deviation from the average, in standard deviations of each feature. It keeps the
+            search from explaining what is noise: 0 suits updates that arrive as they are.
+        iterations: largest number of times that gradients are compared.
+    """
+
+    prior: float = 0.0
+    iterations: int = 50
+
+    columns: ClassVar[tuple[str, ...]] = ("inversion_error", "inversion_correlation")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 0, "prior")
+        check_at_least(self, 1, "iterations")
+
+    def check(self, experiment: Experiment, population: Population) -> None:
+        """An update must be the gradient of one sequence of numbers."""
+        e, name = experiment, "audit=inversion"
+        self._check_updates(name, e)
+        if population.vocabulary_size is not None:
+            raise UserError(f"{name}: these data are tokens, and it searches among numbers; take audit=tokens")
+        if e.client.steps != 1 or e.client.batch_size != 1:
+            settings = "client.epochs=null client.steps=1 client.batch_size=1"
+            raise UserError(f"{name}: needs updates that are the gradient of one sequence; take {settings}")
+        if not isinstance(e.client.optimizer, SGD) or e.client.optimizer.weight_decay > 0:
+            raise UserError(f"{name}: a gradient is a step of SGD alone; take client/optimizer=sgd, weight_decay=0")
+        if e.client.keep_optimizer_state and e.client.optimizer.momentum > 0:
+            raise UserError(f"{name}: a kept momentum adds older gradients; set client.keep_optimizer_state=false")
+        if e.model.dropout > 0:
+            raise UserError(f"{name}: does not know what dropout left out; set model.dropout=0")
+        if e.aggregator.blocks is not None:
+            raise UserError(f"{name}: the server must know the whole model; take aggregator.blocks=null")
+
+    def inspect(self, task: LocalTask, sent: Tensor, clients: Tensor, updates: Tensor, number: int) -> dict[str, float]:
+        """The means over the clients."""
+        known, row = what_is_known(task.population.train), sent.double().cpu()
+        found = []
+        for client, update in zip(clients, updates.double().cpu(), strict=True):
+            if not (bool(torch.isfinite(update).all()) and bool(update.any())):
+                continue
+            batch = _trained(task, client, number)
+            guess = reconstruct(task.arch, row, -update, batch, known, self.prior, self.iterations)
+            found.append(_compare(guess - known.average, batch.inputs[0, 0] - known.average))
+        return dict(zip(self.columns, np.mean(found, 0).tolist(), strict=True)) if found else {}
+
+
+def reconstruct(
+    arch: Architecture, row: Tensor, direction: Tensor, batch: Batch, known: Known, prior: float, iterations: int
+) -> Tensor:
+    """Return the sequence ``[T, D]`` whose gradient points most nearly where `direction` points.
+
+    Args:
+        arch: the model.
+        row: ``[P]`` float64 on the CPU, its parameters.
+        direction: ``[P]`` float64; entries of exactly zero did not arrive (a sparse link) and are not compared.
+        batch: one sequence of one client, of which length and target are used.
+        known: of the features.
+        prior: weight of the deviation from the average sequence.
+        iterations: the most gradients to compare.
+    """
+    from scipy.optimize import least_squares  # type: ignore[import-untyped]  # here because importing it takes long
+
+    module = ReferenceModel(arch).double()
+    load_row(module, arch, row)
+    parameters = module.parameters_in_order()
+    arrived = direction != 0
+    goal = direction[arrived] / direction.norm()
+    shape = batch.inputs.shape[2:]
+    count = shape.numel()
+    pull = (prior / count) ** 0.5 * torch.eye(count, dtype=row.dtype)
+
+    def gradients(deviation: Floats, graph: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """The deviation ``[n]``, and the gradients of the loss by it and by the parameters ``[P]``."""
+        z = torch.from_numpy(deviation).requires_grad_()
+        x = known.average + known.spread * z.view(shape)
+        loss = batch_loss(arch.task, module(x[None], batch.lengths[0]), batch)
+        by_z, *rest = torch.autograd.grad(loss, [z, *parameters], create_graph=graph)
+        return z.detach(), by_z, torch.cat([part.flatten() for part in rest])
+
+    def residuals(deviation: Floats) -> Floats:
+        """Unit gradient minus unit update, whose square is twice one minus the cosine, and the prior's share."""
+        z, _, gradient = gradients(deviation, graph=False)
+        return np.asarray(torch.cat([_unit(gradient[arrived])[0] - goal, pull @ z]).numpy())
+
+    def jacobian(deviation: Floats) -> Floats:
+        """``[P' + n, n]``: mixed second derivatives of the loss, one backward pass for each number of the sequence."""
+        _, by_z, gradient = gradients(deviation, graph=True)
+        each = torch.eye(count, dtype=by_z.dtype)
+        parts = torch.autograd.grad(by_z, parameters, each, is_grads_batched=True, materialize_grads=True)
+        mixed = torch.cat([part.flatten(1) for part in parts], 1)[:, arrived].T
+        unit, length = _unit(gradient.detach()[arrived])
+        return np.asarray(torch.cat([(mixed - unit[:, None] * (unit @ mixed)) / length, pull]).numpy())
+
+    found = least_squares(residuals, np.zeros(count), jacobian, max_nfev=iterations, ftol=1e-10, xtol=1e-10, gtol=None)
+    guess = known.average + known.spread * torch.from_numpy(np.asarray(found.x)).view(shape)
+    return guess.clamp(known.low, known.high)
+
+
+def _unit(vector: Tensor) -> tuple[Tensor, Tensor]:
+    """A vector of length one, and the length it had."""
+    length = vector.norm().clamp(min=1e-300)
+    return vector / length, length
+
+
+def _trained(task: LocalTask, client: Tensor, number: int) -> Batch:
+    """The one sequence that a client (a number, ``[]``) trains on in a round, float64 on the CPU."""
+    one, train = client.reshape(1), task.population.train
+    plan = batch_indices(train, one, task.steps(one), task.config.batch_size, task.batch_key(number))
+    batch = gather(train, next(iter(plan))[0], None)
+    targets = batch.targets.double() if batch.targets.is_floating_point() else batch.targets
+    return Batch(batch.inputs.double().cpu(), batch.lengths.cpu(), targets.cpu(), None, False)
+
+
+def what_is_known(train: Samples) -> Known:
+    """The facts of training samples, from their valid steps."""
+    valid = torch.arange(train.inputs.shape[1]) < train.lengths[:, None]
+    values = train.inputs.cpu()[valid].double()
+    return Known(values.mean(0), values.std(0, correction=0), values.amin(0), values.amax(0))
+
+
+def _compare(guess: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Relative error and correlation of deviations ``[T, D]`` from the average."""
+    error, size = float((guess - truth).norm()), float(truth.norm())
+    product = float(guess.norm()) * size
+    return error / size if size else float(error > 0), float((guess * truth).sum()) / product if product else 0.0

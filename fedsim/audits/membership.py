@@ -1,0 +1,65 @@
+"""Whether the global model tells what it was trained on: membership inference by the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from fedsim.audits.scores import Floats, auc, true_positive_rate
+from fedsim.baselines.baseline import Local
+from fedsim.clients.trainer import Trainer
+from fedsim.data.population import Population, Samples
+from fedsim.errors import UserError
+
+if TYPE_CHECKING:
+    from fedsim.federation.experiment import Experiment
+
+RATE, FEWEST = 0.01, 100
+"""The rate of false positives, and how many others it takes before it can be told from none."""
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Guess that the samples of low loss are those trained on (Yeom 2018, section 3.2).
+
+    At every evaluation, with whatever model the server has then: the last row is about the final model. Members are the
+    training samples of all clients (not their validation samples), the others are the test samples; a sample's score
+    is its negative loss, for sequences the mean over their steps. ``membership_auc`` is the chance that a member scores
+    higher than another; ``membership_tpr`` is the share of members found at 1% false positives (Carlini 2022, section
+    III), with the threshold that lets at most so many test samples through; it is empty where there are fewer than
+    100.
+
+    Round 0 is the control: a model that has seen nothing cannot tell, so that what differs from 0.5 and 0.01 there is
+    a difference between training and test data. An attack with shadow models (Carlini 2022) finds more. Where malicious
+    clients poison their samples, members are the samples before that.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("membership_auc", "membership_tpr")
+
+    def check(self, experiment: Experiment, population: Population) -> None:
+        """There must be one whole global model."""
+        if isinstance(experiment.baseline, Local):
+            raise UserError("audit=membership: baseline=local has no common model; take baseline=none or centralised")
+        if experiment.aggregator.blocks is not None:
+            raise UserError(
+                f"audit=membership: aggregator.blocks={experiment.aggregator.blocks} leaves no whole global model; "
+                "take aggregator.blocks=null"
+            )
+
+    def examine(self, trainer: Trainer, row: Tensor, population: Population) -> dict[str, float]:
+        """Score all training and test samples."""
+        members, others = (_scores(trainer, row, samples) for samples in (population.train, population.test))
+        found = {"membership_auc": auc(members, others)} if len(members) else {}
+        if found and len(others) >= FEWEST:
+            found["membership_tpr"] = true_positive_rate(members, others, RATE)
+        return found
+
+
+def _scores(trainer: Trainer, row: Tensor, samples: Samples) -> Floats:
+    """Minus the mean loss of each sample that has targets at all."""
+    sums = trainer.score_samples(row, samples)
+    counts = sums.count > 0
+    return np.asarray(-(sums.loss[counts] / sums.count[counts]).numpy())

@@ -1,0 +1,1 @@
+"""What every federated result is read against: pooled training, and each client alone."""

@@ -1,0 +1,207 @@
+"""Shell completion of overrides: groups, their options and lists of them, keys with their defaults.
+
+Made from the YAML files alone, for neither Hydra nor torch is imported between a key press and its answer.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import io
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from fedsim.config.keys import flat
+
+BASH = ("_FEDSIM_COMPLETE", "complete_bash")
+"""What Typer's script for bash puts into the environment."""
+
+_PLAIN = re.compile(r"[\w.,+/-]+")  # values that no shell reads as anything else
+
+
+def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What a word among the overrides of ``run``, ``resume``, ``evaluate`` or ``partition`` can become."""
+    words = _glued([str(word) for word in ctx.params.get("overrides") or ()])
+    folder, run = ctx.params.get("config_dir"), ctx.params.get("run_dir")
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):  # it is told when the run is made
+        return candidates(incomplete, words, folder, Path(str(run)) if run else None)
+    return []
+
+
+def complete_groups(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The groups that begin so, for ``fedsim list``."""
+    with suppress(OSError):
+        return [group for group in _groups(_folders(ctx.params.get("config_dir"))) if group.startswith(incomplete)]
+    return []
+
+
+def candidates(
+    incomplete: str, words: Sequence[str] = (), config_dir: str | None = None, run: Path | None = None
+) -> list[str]:
+    """What the last word can become.
+
+    Args:
+        incomplete: as far as it is typed: ``mod``, ``model=g``, ``model=gru,l``, ``client.ep``.
+        words: the overrides before it; their options decide which keys there are.
+        config_dir: a folder with the user's own configs.
+        run: a run that is to go on, whose settings are the keys.
+
+    Returns:
+        whole words. A name alone ends in ``=``, ``.`` or ``/``, to be typed on; a key that is the only one stands there
+        with and without its default, so that a shell does not take it for finished.
+    """
+    folders = _folders(config_dir)
+    groups = _groups(folders)
+    name, equals, value = incomplete.partition("=")
+    if equals and name in groups:
+        done, comma, rest = value.rpartition(",")
+        taken = done.split(",")
+        return [f"{name}={done}{comma}{o}" for o in groups[name] if o.startswith(rest) and o not in taken]
+    keys = _recorded(run) if run is not None else {}
+    keys = keys or _keys(folders, groups, words)
+    if equals:
+        return [f"{name}={text}" for text in _values(keys.get(name)) if text.startswith(value)]
+    names = [f"{known}=" for known in dict.fromkeys([*groups, *keys])]
+    while True:
+        stems = sorted({_stem(known, len(incomplete)) for known in names if known.startswith(incomplete)})
+        if len(stems) != 1:
+            return stems
+        if stems[0].endswith("="):
+            name = stems[0][:-1]
+            values = groups[name] if name in groups else _values(keys.get(name))
+            return [*([stems[0]] if len(values) < 2 else []), *(f"{name}={text}" for text in values)]
+        if stems[0] == incomplete:
+            return []
+        incomplete = stems[0]
+
+
+def _stem(name: str, length: int) -> str:
+    """A name up to the next mark after so many letters."""
+    found = re.compile(r"[./=]").search(name, length)
+    return name[: found.end()] if found else name
+
+
+def _values(default: Any) -> list[str]:
+    if isinstance(default, bool):
+        return ["true", "false"]
+    text = "null" if default is None else str(default)
+    return [text] if _PLAIN.fullmatch(text) else []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the YAML files
+
+
+def _folders(config_dir: str | None) -> list[Path]:
+    ours = Path(str(importlib.resources.files("fedsim.configs")))
+    return [ours, *([] if config_dir is None else [Path(config_dir).expanduser()])]
+
+
+def _groups(folders: Sequence[Path]) -> dict[str, list[str]]:
+    """Every group with its options."""
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for file in sorted(folder.rglob("*.yaml")):
+            group = file.parent.relative_to(folder).as_posix()
+            if group != "." and not group.startswith(("_", "hydra")):
+                found.setdefault(group, set()).add(file.stem)
+    return {group: sorted(options) for group, options in sorted(found.items())}
+
+
+def _read(folders: Sequence[Path], name: str) -> dict[str, Any]:
+    return next((_load(file) for folder in folders if (file := folder / f"{name}.yaml").is_file()), {})
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """Raises `ValueError` for what is no YAML."""
+    import yaml  # not before: help does without
+
+    try:
+        # yaml.safe_load by libyaml, where that is there: ten times as fast
+        content = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(file.read_text(encoding="utf-8")).get_single_data()
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    return content if isinstance(content, dict) else {}
+
+
+def _keys(folders: Sequence[Path], groups: Mapping[str, Sequence[str]], words: Sequence[str]) -> dict[str, Any]:
+    """Every key, with its default, of the options that the words choose; of several options all keys."""
+    given = {word.partition("=")[0].lstrip("+"): word.partition("=")[2].split(",") for word in words}
+    given = {group: options for group, options in given.items() if group in groups}
+
+    def chosen(content: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, list[str]]]:
+        for entry in content.get("defaults") or ():
+            for part, option in entry.items() if isinstance(entry, dict) else ():
+                override = re.match(r"override /?([\w/]+)$", part)
+                name = override[1] if override else f"{group}/{part}".strip("/")
+                if option is not None and name in groups:
+                    yield name, [str(option)]
+
+    root = _read(folders, "config")
+    options = dict(chosen(root))
+    for experiment in given.get("experiment", ()):
+        options |= dict(chosen(_read(folders, f"experiment/{experiment}")))
+    options |= given
+    keys = {key: value for key, value in flat(root).items() if key.split(".")[0] not in ("defaults", "hydra")}
+    todo = [(group, option) for group in options if group != "experiment" for option in options[group]]
+    for group, option in todo:
+        content = _read(folders, f"{group}/{option}")
+        plain = {key: value for key, value in content.items() if key not in ("defaults", "_target_")}
+        keys |= flat(plain, f"{group.replace('/', '.')}.") if plain else {}
+        parts = [(part, name) for part, names in chosen(content, group) if part not in options for name in names]
+        todo += [pair for pair in parts if pair not in todo]
+    return dict(sorted(keys.items()))
+
+
+def _recorded(run: Path) -> dict[str, Any]:
+    """Every key of a run's record, with its value."""
+    try:
+        found = flat(_load(run / "config.yaml"))
+    except (OSError, ValueError):
+        return {}
+    return {key: value for key, value in found.items() if not key.endswith("_target_") and key != "format_version"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# bash, which takes a = for a word of its own and wants only what comes after it
+
+
+def _glued(words: Sequence[str]) -> list[str]:
+    """Words with those that bash has cut at ``=`` put together again."""
+    found: list[str] = []
+    for word in words:
+        if found and (word == "=" or found[-1].endswith("=")):
+            found[-1] += word
+        else:
+            found.append(word)
+    return found
+
+
+def is_bash() -> bool:
+    """Whether this process is to complete a word for bash."""
+    return os.environ.get(BASH[0]) == BASH[1]
+
+
+def for_bash(app: Callable[[], Any]) -> None:
+    """Let Typer complete what bash asks for, with whole words in, and only the part after the last ``=`` out."""
+    words = os.environ.get("COMP_WORDS", "").split("\n")
+    with suppress(ValueError):
+        words = words if len(words) > 1 else shlex.split(words[0])
+    number = os.environ.get("COMP_CWORD", "")
+    position = int(number) if number.isdecimal() else len(words) - 1
+    before = [*words[: position + 1], *[""] * (position + 1 - len(words))]
+    whole = _glued(before)
+    cut = len(whole[-1]) - len(before[-1]) if before[-1] != "=" else len(whole[-1])
+    os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(whole), str(len(whole) - 1)
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            app()
+    finally:
+        print("\n".join(line[cut:] for line in printed.getvalue().splitlines()))

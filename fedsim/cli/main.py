@@ -1,0 +1,404 @@
+"""The command line: arguments in, exit code out. What a command does lives elsewhere, and is imported when it is used.
+
+Exit codes: 0 done (early stop included), 1 bug or I/O failure, 2 user error, 3 diverged, 4 some jobs of a sweep failed,
+130 interrupted by Ctrl-C, 143 by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedsim import __version__
+from fedsim.cli import completion
+from fedsim.cli.options import AllowModule, Checkpoint, ConfigDir, SavedRun
+from fedsim.errors import UserError
+from fedsim.parallel.environment import print_once, refuse_torchrun
+
+EXIT_FAILED, EXIT_USER, EXIT_DIVERGED, EXIT_SOME_FAILED, EXIT_SIGNAL = 1, 2, 3, 4, 128
+_USAGE_ERROR: Any = typer.BadParameter.__base__  # Typer's own or Click's, by Typer's version
+_STATUS_CODES = {"done": 0, "stopped": 0, "diverged": EXIT_DIVERGED, "refused": EXIT_USER}
+
+app = typer.Typer(
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Simulate federated learning of recurrent models: [b]fedsim run model=gru aggregator=fedavg[/b]",
+)
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn a user's mistake into one line and exit code 2; a traceback is for bugs alone."""
+    try:
+        yield
+    except UserError as error:
+        print_once(str(error))
+        raise typer.Exit(EXIT_USER) from None
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        print_once("interrupted" if number == signal.SIGINT else f"interrupted by {error}")
+        raise typer.Exit(EXIT_SIGNAL + number) from None
+    except OSError as error:
+        print_once(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        raise typer.Exit(EXIT_FAILED) from None
+    except MemoryError as error:
+        print_once(f"not enough memory: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fedsim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+    with _exit_codes():
+        if context.invoked_subcommand not in ("run", "resume"):
+            refuse_torchrun(f"fedsim {context.invoked_subcommand}", "torchrun is for fedsim run and fedsim resume")
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\n"
+    "fedsim run model=gru aggregator=fedavg\n\n"
+    "fedsim run model=lstm partition=dirichlet partition.alpha=0.3 rounds=100\n\n"
+    "fedsim run client/optimizer=adam client.optimizer.lr=0.001 sampler.fraction=0.5\n\n"
+    "fedsim run aggregator=fedadam aggregator/combine=mean  (a slash selects an option, a dot sets a number)\n\n"
+    "fedsim run data=text data.path=play.txt partition=natural model=lstm\n\n"
+    "fedsim run -m model=rnn,lstm,gru seed=1,2  (a sweep: six runs)\n\n"
+    "fedsim run -m model=rnn,lstm,gru seed=1,2 --resume outputs/multirun/DATE/TIME  (finish it)\n\n"
+    "fedsim run experiment=gru_regression --dry-run"
+)
+def run(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OVERRIDES]...",
+            help="Hydra overrides, KEY=VALUE; `fedsim list` shows the options.",
+            autocompletion=completion.complete_overrides,
+        ),
+    ] = None,
+    multirun: Annotated[bool, typer.Option("-m", "--multirun", help="Run every combination of a=1,2 values.")] = False,
+    config_dir: ConfigDir = None,
+    allow_module: AllowModule = None,
+    cfg: Annotated[
+        str | None, typer.Option("--cfg", metavar="job|hydra|all", help="Print the composed config and exit.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="SWEEP_DIR", help="Finish an interrupted sweep: the same command, and this."),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option("--objective", metavar="best|final", help="What hydra/sweeper=optuna judges a job by.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan (clients, samples, memory, bytes) and train nothing.")
+    ] = False,
+) -> None:
+    """Simulate a federation: one run, or with -m a sweep."""
+    with _exit_codes():
+        if multirun:
+            refuse_torchrun("-m", "torchrun is for one run; a sweep has launchers, such as hydra/launcher=joblib")
+        from fedsim.config import compose as config
+        from fedsim.config import launch as launching
+        from fedsim.federation import simulation
+        from fedsim.runs import dry_run as plan
+        from fedsim.runs import processes as following
+        from fedsim.runs import run as runner
+        from fedsim.runs import sweep
+
+        following.meet(allow_module or ())
+        if cfg not in (None, "job", "hydra", "all"):
+            raise UserError(f"--cfg {cfg}: must be job, hydra or all")
+        if cfg is not None and (multirun or dry_run):
+            raise UserError(f"--cfg {cfg}: prints the config of one run and cannot go with -m or --dry-run")
+        request = config.normalise(
+            config.Request(tuple(overrides or ()), multirun, config_dir, tuple(allow_module or ()), resume, objective)
+        )
+        loader = config.make_loader(config_dir)
+        jobs = config.check_request(request, loader)
+        if dry_run:
+            for job in jobs:
+                plan.show(simulation.prepare(job.experiment), job.overrides)
+            return
+        sweep.check(jobs)
+        gc.freeze()  # see `main`
+        gc.enable()
+        if multirun:
+            statuses = sweep.run(request, jobs, loader)
+        else:
+            statuses = launching.launch(
+                request,
+                lambda experiment, directory: runner.run_experiment(
+                    experiment, config.to_yaml(config.record_of(experiment)), directory
+                ),
+                show_config=cfg,
+                loader=loader,
+            )
+    raise typer.Exit(_exit_code(statuses, multirun))
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\n"
+    "fedsim resume outputs/2026-01-31/12-00-00-123456\n\n"
+    "fedsim resume outputs/2026-01-31/12-00-00-123456 rounds=200 stop.patience=null\n\n"
+    "fedsim resume RUN_DIR client.optimizer.lr=0.01 hydra.run.dir=outputs/slower  (a fork: RUN_DIR stays as it is)"
+)
+def resume(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run, however it ended.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OVERRIDES]...",
+            help="rounds, stop, console, checkpoint, tracker and threads change the run itself; with anything else, or "
+            "with hydra.run.dir=DIR, it goes on in a new directory, by default RUN_DIR-fork-1.",
+            autocompletion=completion.complete_overrides,
+        ),
+    ] = None,
+    config_dir: ConfigDir = None,
+    allow_module: AllowModule = None,
+    after_round: Annotated[
+        int | None,
+        typer.Option(
+            "--after-round", metavar="N", help="Fork from another kept checkpoint than the last: the best one."
+        ),
+    ] = None,
+) -> None:
+    """Continue a run that was finished, interrupted or killed, from its last good checkpoint."""
+    with _exit_codes():
+        from fedsim.config import compose as config
+        from fedsim.runs import processes as following
+        from fedsim.runs.resume import continue_run
+
+        following.meet(allow_module or ())
+        gc.freeze()  # see `main`
+        gc.enable()
+        request = config.Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
+        status = continue_run(run_dir, request, after_round)
+    raise typer.Exit(_exit_code([status]))
+
+
+def _exit_code(statuses: list[str], sweep: bool = False) -> int:
+    codes = [_STATUS_CODES.get(status, EXIT_FAILED) for status in statuses]
+    if sweep and any(codes):
+        return EXIT_SOME_FAILED
+    return codes[0] if codes else 0
+
+
+@app.command(name="list", epilog="[b]Examples[/b]\n\nfedsim list\n\nfedsim list aggregator")
+def list_(
+    group: Annotated[
+        str | None,
+        typer.Argument(
+            help="One group, such as model or aggregator/combine.", autocompletion=completion.complete_groups
+        ),
+    ] = None,
+    config_dir: Annotated[str | None, typer.Option("--config-dir", help="List your own configs too.")] = None,
+) -> None:
+    """Print every config group and option with its one-line comment."""
+    with _exit_codes():
+        from fedsim.cli import listing
+
+        listing.show(group, config_dir)
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\n"
+    "fedsim compare outputs/2026-01-31/12-00-00-123456 outputs/multirun\n\n"
+    "fedsim compare outputs/multirun --target test_accuracy=0.9 --baseline aggregator=fedavg --last 5\n\n"
+    "fedsim compare 'outputs/multirun/*/*' --csv table.csv --latex - \n\n"
+    "fedsim compare outputs/multirun --plot curves.pdf --x bytes_up"
+)
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Run directories, sweeps, globs or metrics.csv files.")],
+    metric: Annotated[
+        str | None, typer.Option(help="Column to compare; by default what the runs are judged by.")
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--last", metavar="K", help="Also the mean of the last K evaluated rounds.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="METRIC=VALUE", help="Also the rounds and bytes it took to get there.")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE|RUN", help="Paired differences over common seeds to these runs (repeatable: KEY=VALUE)."
+        ),
+    ] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY,KEY...", help="Settings to show, and to find baselines by; default: all that differ."
+        ),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="final|best|last|target", help="What to sort by and take differences of.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every number to a CSV; - is stdout.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table in Markdown.")] = None,
+    latex: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table for LaTeX (booktabs).")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw learning curves: .png, .svg or .pdf (needs matplotlib)."),
+    ] = None,
+    x: Annotated[
+        str | None,
+        typer.Option("--x", metavar="round|bytes_up|bytes_down|virtual_seconds", help="What to draw curves against."),
+    ] = None,
+    heatmap: Annotated[
+        bool | None,
+        typer.Option("--heatmap/--curves", help="Draw a heat map; by default where exactly two numbers differ."),
+    ] = None,
+) -> None:
+    """Put runs side by side, seeds together: the settings in which they differ, and what came of them."""
+    with _exit_codes():
+        from fedsim.compare import command
+        from fedsim.compare.table import Question
+
+        files = {"csv": csv, "markdown": markdown, "latex": latex}
+        picture = command.picture(plot, x, heatmap)
+        question = Question(
+            metric, last, target, tuple(baseline or ()), by, None if keys is None else tuple(keys.split(","))
+        )
+        command.show(runs, question, {kind: file for kind, file in files.items() if file is not None}, picture)
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\nfedsim evaluate RUN_DIR\n\nfedsim evaluate RUN_DIR data.path=other.csv partition=natural"
+)
+def evaluate(
+    run_dir: SavedRun,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OVERRIDES]...",
+            help="Changes of the run's own config: data, partition, num_clients, seed, engine, device, dtype, threads.",
+            autocompletion=completion.complete_overrides,
+        ),
+    ] = None,
+    checkpoint: Checkpoint = "last",
+    config_dir: ConfigDir = None,
+    allow_module: AllowModule = None,
+) -> None:
+    """Score the model that a run saved, on its own test data or on any other."""
+    with _exit_codes():
+        from fedsim.config import compose as config
+        from fedsim.runs import evaluate as evaluation
+
+        _check_checkpoint(checkpoint)
+        request = config.Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
+        evaluation.show(*evaluation.evaluate_run(run_dir, request, checkpoint))
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\nfedsim export RUN_DIR\n\n"
+    "fedsim export RUN_DIR --to onnx --to int8 --prune 0.8 --out model"
+)
+def export(
+    run_dir: SavedRun,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--to", metavar="torch|exported|onnx|int8", help="Format of the file (repeatable)  [default: torch]"
+        ),
+    ] = None,
+    prune: Annotated[
+        float | None,
+        typer.Option("--prune", metavar="SHARE", help="First zero this share of the weights, the smallest."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write  [default: RUN_DIR/export]")
+    ] = None,
+    checkpoint: Checkpoint = "last",
+    allow_module: Annotated[
+        list[str] | None,
+        typer.Option("--allow-module", help="A module of yours whose classes the run's config names (repeatable)."),
+    ] = None,
+) -> None:
+    """Write a run's model for use elsewhere: a torch.nn state dict, a torch.export program, ONNX, or int8 ONNX."""
+    with _exit_codes():
+        from fedsim.runs import export as exporting
+
+        _check_checkpoint(checkpoint)
+        exporting.show(
+            exporting.export_run(
+                run_dir, to or ["torch"], prune=prune, out=out, which=checkpoint, allow_modules=allow_module or ()
+            )
+        )
+
+
+def _check_checkpoint(which: str) -> None:
+    if which not in ("last", "best"):
+        raise UserError(f"--checkpoint {which}: must be last or best")
+
+
+@app.command(
+    epilog="[b]Examples[/b]\n\n"
+    "fedsim partition partition=dirichlet partition.alpha=0.3\n\n"
+    "fedsim partition partition=shards num_clients=20 --csv split.csv --plot split.pdf\n\n"
+    "fedsim partition data=text data.path=play.txt partition=natural partition.min_samples=10"
+)
+def partition(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OVERRIDES]...",
+            help="The same overrides as for fedsim run, without -m.",
+            autocompletion=completion.complete_overrides,
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Also write every client's numbers to a CSV.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Also draw the split: .png, .svg or .pdf (needs matplotlib)."),
+    ] = None,
+    config_dir: ConfigDir = None,
+    allow_module: AllowModule = None,
+) -> None:
+    """Show who would hold which samples, and train nothing."""
+    with _exit_codes():
+        from fedsim.cli import partition_report
+        from fedsim.config import compose as config
+
+        request = config.Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
+        (job,) = config.check_request(config.normalise(request))
+        partition_report.show(job.experiment, csv, plot)
+
+
+def main() -> None:
+    """Entry point of the ``fedsim`` command: without arguments its help, and one line for what Typer refuses."""
+    gc.disable()  # imports make a million objects and hardly any garbage: looking for it is a sixth of the start
+    try:
+        code = EXIT_FAILED
+        if completion.is_bash():
+            completion.for_bash(app)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except _USAGE_ERROR as error:
+        print_once(f"{error.format_message()}; see fedsim --help")
+        code = EXIT_USER
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else EXIT_FAILED
+        raise
+    finally:
+        if "fedsim.parallel.processes" in sys.modules:
+            sys.modules["fedsim.parallel.processes"].leave(code)
+        gc.freeze()  # nor need they be freed one by one at the end, which takes a second
+    sys.exit(code)

@@ -1,0 +1,136 @@
+"""Which engine trains the clients, and how many of them at a time."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from fedsim.clients.malloc import keep_freed_memory
+from fedsim.clients.sequential import SequentialTrainer
+from fedsim.clients.stacked import EVALUATION_BATCH, StackedTrainer
+from fedsim.clients.task import LocalTask
+from fedsim.clients.trainer import Trainer
+from fedsim.errors import FieldError, check_one_of
+from fedsim.models.recurrent import Architecture
+
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A way to train and evaluate clients."""
+
+    def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
+        """Bind the engine to a task."""
+        ...
+
+    def chunk_size(self, task: LocalTask, dtype: torch.dtype) -> int:
+        """How many clients are trained before their deltas go on to the combine rule."""
+        ...
+
+    def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
+        """One phrase for the start of a run."""
+        ...
+
+
+@dataclass(frozen=True)
+class StackedEngine:
+    """A cohort trains as one stack of rows.
+
+    Attributes:
+        kernels: ``torch`` (batched operations, any device), ``numba`` (fused, CPU), or ``auto``: numba on a CPU, else
+            torch. The choice depends on the device alone, because the bytes of a result depend on it.
+        memory_budget: memory that a chunk of clients may take, such as ``2GiB``. Fixed, never read from the machine's
+            present state, because the chunk decides how sums are rounded.
+    """
+
+    kernels: str = "auto"
+    memory_budget: str = "2GiB"
+
+    def __post_init__(self) -> None:
+        check_one_of(self, "kernels", ("auto", "numba", "torch"))
+        if self.budget_bytes < 2**20:
+            raise FieldError("memory_budget", self.memory_budget, "must be at least 1MiB")
+
+    @property
+    def budget_bytes(self) -> int:
+        """`memory_budget` in bytes."""
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", self.memory_budget)
+        if match is None or match[2] not in _UNITS:
+            raise FieldError("memory_budget", self.memory_budget, "must be a size such as 512MiB or 2GiB")
+        return int(float(match[1]) * _UNITS[match[2]])
+
+    def _kernels(self, device: torch.device) -> str:
+        if self.kernels == "numba" and device.type != "cpu":
+            raise FieldError("kernels", self.kernels, f"runs on a CPU only (device={device.type}); use torch or auto")
+        return ("numba" if device.type == "cpu" else "torch") if self.kernels == "auto" else self.kernels
+
+    def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
+        """Load the kernels (Numba takes half a second to import, so only where they are used)."""
+        if device.type == "cpu":
+            keep_freed_memory()
+        module = load_kernels(self._kernels(device))
+        samples = EVALUATION_BATCH * sample_bytes(task.arch, int(task.population.train.inputs.shape[1]), dtype)
+        blocks = max(1, min(16, self.budget_bytes // samples))
+        return StackedTrainer(task, module, blocks)
+
+    def chunk_size(self, task: LocalTask, dtype: torch.dtype) -> int:
+        """As many clients as fit the budget: rows, gradients and optimizer state, and one batch's activations each."""
+        return max(1, self.budget_bytes // client_bytes(task, dtype))
+
+    def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
+        """For instance ``stacked (numba kernels)``, with a warning of the one compilation that a machine needs."""
+        kernels = self._kernels(device)
+        if kernels == "numba" and not load_kernels("numba").compiled(cell, dtype):
+            return "stacked (numba kernels; compiling them first, once on this machine, takes some seconds)"
+        return f"stacked ({kernels} kernels)"
+
+
+@dataclass(frozen=True)
+class SequentialEngine:
+    """One client after another in plain `torch.nn`: the reference."""
+
+    def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
+        """Bind to a task."""
+        return SequentialTrainer(task)
+
+    def chunk_size(self, task: LocalTask, dtype: torch.dtype) -> int:
+        """64 clients: their deltas are held together, their training is not."""
+        return 64
+
+    def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
+        """``sequential``."""
+        return "sequential (torch.nn, one client at a time)"
+
+
+def load_kernels(name: str) -> ModuleType:
+    """Import `fedsim.models.numba_kernels` or `fedsim.models.torch_kernels`."""
+    return importlib.import_module(f"fedsim.models.{name}_kernels")
+
+
+def sample_bytes(arch: Architecture, steps: int, dtype: torch.dtype) -> int:
+    """Activations that training one sample holds: inputs, gates, states and their gradients, and the outputs."""
+    m = arch.model
+    per_step = m.num_layers * arch.hidden_size * (3 * m.gates + 5) + (arch.embedding_size or arch.input_size)
+    outputs = 3 * arch.num_outputs * (steps if arch.task == "sequence_labelling" else 1)
+    return (steps * per_step + outputs) * dtype.itemsize
+
+
+def training_bytes(task: LocalTask, dtype: torch.dtype) -> Tensor:
+    """``[N]`` int64, memory that each client needs to train: rows, a batch's activations and its own places in it."""
+    count = 8 + 3 * task.correction.remembers  # anchor, row, gradient, two moments, temporaries; memory, old and new
+    rows = count * task.arch.layout.num_parameters * dtype.itemsize
+    samples = task.population.train
+    batch = samples.sizes if task.config.batch_size is None else samples.sizes.clamp(max=task.config.batch_size)
+    return rows + batch * sample_bytes(task.arch, int(samples.inputs.shape[1]), dtype) + 24 * samples.sizes
+
+
+def client_bytes(task: LocalTask, dtype: torch.dtype) -> int:
+    """Memory of one client in a chunk: of the largest."""
+    return int(training_bytes(task, dtype).max())

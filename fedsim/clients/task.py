@@ -1,0 +1,86 @@
+"""What a round of local training needs and what stays the same from round to round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim import seeding
+from fedsim.clients.settings import ClientConfig
+from fedsim.corrections.correction import Correction
+from fedsim.data.batches import local_steps
+from fedsim.data.population import Population
+from fedsim.models.recurrent import Architecture
+from fedsim.models.stacked import DropoutMask
+
+
+@dataclass(frozen=True)
+class LocalTask:
+    """Everything about local training that stays the same from round to round.
+
+    Attributes:
+        arch: the model.
+        population: whose samples.
+        config: the client settings.
+        correction: of the local gradients.
+        seed: of the experiment.
+        stream: purpose of the batch order's random stream; other training of the same clients has its own.
+    """
+
+    arch: Architecture
+    population: Population
+    config: ClientConfig
+    correction: Correction
+    seed: int
+    stream: str = "batches"
+
+    def steps(self, clients: Tensor) -> Tensor:
+        """``[C]`` int64, the local steps that these clients take in a round."""
+        sizes = self.population.train.sizes[clients]
+        c = self.config
+        return local_steps(sizes, epochs=c.epochs, steps=c.steps, batch_size=c.batch_size)
+
+    def samples(self, clients: Tensor, steps: Tensor) -> Tensor:
+        """``[C]`` int64, how many samples clients go through in `steps` ``[C]``: a sample counts once per pass."""
+        sizes, batch, per_pass = self._passes(clients)
+        return (steps // per_pass) * sizes + (steps % per_pass) * batch
+
+    def steps_within(self, clients: Tensor, samples: Tensor) -> Tensor:
+        """``[C]`` int64, the most steps in which clients go through no more than `samples` ``[C]``."""
+        sizes, batch, per_pass = self._passes(clients)
+        return (samples // sizes) * per_pass + (samples % sizes) // batch
+
+    def _passes(self, clients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each client's samples, samples per step, and steps per pass."""
+        sizes = self.population.train.sizes[clients]
+        batch = sizes if self.config.batch_size is None else sizes.clamp(max=self.config.batch_size)
+        return sizes, batch, -(-sizes // batch)
+
+    def lr(self, round_number: int) -> float:
+        """The local learning rate of a round (1, 2, ...)."""
+        return self.config.optimizer.lr * self.config.lr_decay ** (round_number - 1)
+
+    def batch_key(self, round_number: int) -> int:
+        """Key of the batch order of a round."""
+        return seeding.stream_key(self.seed, self.stream, round_number)
+
+    def dropout(self, round_number: int, clients: Tensor, step: int, like: Tensor) -> DropoutMask | None:
+        """Masks between layers for one local step of `clients` ``[C]``, or None without dropout."""
+        rate = self.arch.model.dropout
+        if rate == 0:
+            return None
+        key = seeding.stream_key(self.seed, "dropout", round_number, step)
+        hidden = self.arch.hidden_size
+        client = clients.to(like.device)[:, None, None, None]
+
+        def mask(layer: int, t_max: int, b: int) -> Tensor:
+            def axis(size: int) -> Tensor:
+                return torch.arange(size, device=like.device)
+
+            counters = client * self.arch.model.num_layers + layer
+            keep = seeding.keep_mask(key, rate, counters, axis(t_max)[:, None, None], axis(b)[:, None], axis(hidden))
+            return keep.to(like.dtype) / (1 - rate)
+
+        return mask

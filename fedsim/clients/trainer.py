@@ -1,0 +1,67 @@
+"""What an engine offers once it is bound to a task, and what both engines keep between rounds."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from fedsim.client_store import ClientStore
+from fedsim.clients.optimizers import State
+from fedsim.clients.report import Memory, Report
+from fedsim.clients.task import LocalTask
+from fedsim.data.population import Samples
+from fedsim.models.stacked import Sums
+
+
+class Trainer(Protocol):
+    """An engine bound to a task: trains and evaluates. `stacked` and `sequential` give the same numbers to rounding."""
+
+    def train(
+        self,
+        anchor: Tensor,
+        clients: Tensor,
+        round_number: int,
+        store: ClientStore,
+        memory: Memory | None = None,
+        start: Tensor | None = None,
+        steps: Tensor | None = None,
+    ) -> tuple[Tensor, Report]:
+        """Train a part of the cohort.
+
+        Args:
+            anchor: ``[P]`` or ``[C, P]``, the model that each client gets from the server.
+            clients: ``[C]`` int64 client numbers.
+            round_number: for the batch order and the learning rate.
+            store: where clients keep optimizer state.
+            memory: what the correction remembers of these clients.
+            start: ``[C, P]``, where local training begins if not at the anchor.
+            steps: ``[C]`` int64, local steps of each client, at least 1; None takes those of the task.
+
+        Returns:
+            deltas ``[C, P]`` (local minus where it began) and their report.
+        """
+        ...
+
+    def score_samples(self, row: Tensor, samples: Samples) -> Sums:
+        """Score one model ``[P]`` on every sample; sums are ``[S]``."""
+        ...
+
+    def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
+        """Score each client's own model ``[C, P]`` on its own samples; sums are ``[C]``."""
+        ...
+
+
+def starting_state(task: LocalTask, rows: Tensor, clients: Tensor, store: ClientStore) -> State:
+    """Fresh optimizer state, or what these clients kept from their last round."""
+    state = task.config.optimizer.state(rows)
+    if not task.config.keep_optimizer_state:
+        return state
+    return {name: store.read(f"optimizer.{name}", clients, fresh) for name, fresh in state.items()}
+
+
+def keep_state(task: LocalTask, state: State, clients: Tensor, store: ClientStore) -> None:
+    """Store the optimizer state if clients keep it."""
+    if task.config.keep_optimizer_state:
+        for name, rows in state.items():
+            store.write(f"optimizer.{name}", clients, rows)

@@ -1,0 +1,261 @@
+"""A comparison as a table for the terminal, for Markdown, for LaTeX, and as a CSV."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fedsim.compare.groups import FINISHED
+from fedsim.compare.table import Comparison
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+EMPTY = "-"  # nothing was measured, or nothing that is a number
+_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as it is shown: its header, one text per row, and whether the texts are numbers."""
+
+    header: str
+    cells: list[str]
+    numeric: bool
+
+
+def columns(comparison: Comparison) -> list[Column]:
+    """What is shown of a comparison: means with their spreads, intervals in one cell, and nothing that says nothing."""
+    table = comparison.table
+    hidden = {"seeds", "low", "high", "pairs"} | {name for name in map(str, table) if name.endswith(" std")}
+    hidden |= {
+        name for name in map(str, table) if name.startswith(("bytes_down to", "bytes_up to"))
+    }  # their sum is shown
+    if "n" in table:
+        hidden.add("best round")
+        if not any(key for group in comparison.groups for key in group.keys):
+            hidden -= {"best round"}
+        elif all(run.config is not None for group in comparison.groups for run in group.runs):
+            hidden.add("run")  # the settings say which it is
+    if _uniform(table) is not None:
+        hidden |= {"status", "rounds"}
+    shown = []
+    for name in table.columns:
+        if name in hidden:
+            continue
+        if name == "difference":
+            shown.append(Column(f"{comparison.sorted_by} vs baseline", _intervals(table), True))
+        elif name == "reached":
+            runs = [len(group.runs) for group in comparison.groups]
+            cells = [f"{found}/{n}" for found, n in zip(table[name], runs, strict=True)]
+            shown.append(Column(name, cells, True))
+        elif name.startswith("bytes to "):
+            scale, unit = _unit(table[name])
+            shown.append(Column(f"{unit}{name.removeprefix('bytes')}", _numbers(table, name, scale, 2), True))
+        elif name.startswith("rounds to "):
+            shown.append(Column(str(name), _numbers(table, name, places=1), True))
+        else:
+            numeric = all(_is_missing(cell) or isinstance(cell, (int, float)) for cell in table[name].astype(object))
+            shown.append(Column(str(name), _numbers(table, name), numeric))
+    return shown
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """The sentences below a table."""
+    table, said = comparison.table, [f"{comparison.metric}; sorted by: {comparison.sorted_by}"]
+    if (rounds := _uniform(table)) is not None:
+        said.append(f"all runs are done after {rounds} rounds")
+    if "n" in table:
+        said.append("mean ± sample standard deviation over n seeds")
+    if "reached" in table and (table["reached"] < [len(group.runs) for group in comparison.groups]).any():
+        said.append("rounds, bytes and time to the target: over the runs that reached it")
+    if any(str(name).startswith("bytes to") for name in table):
+        said.append("bytes: received and sent by all clients")
+    return said + comparison.notes
+
+
+def best_rows(comparison: Comparison) -> list[bool]:
+    """Which rows hold the best value of the column that the table is sorted by."""
+    values = comparison.table[comparison.sorted_by].astype(float)
+    return [len(values) > 1 and value == values.iloc[0] for value in values]
+
+
+def render(comparison: Comparison, width: int) -> list[Table]:
+    """The table for a terminal of `width` columns, the best row in bold.
+
+    Numbers are never cut off or wrapped: what does not fit goes into a second table with the same settings in front.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
+
+    measured = comparison.table.columns.get_loc("rounds")  # settings and state before it, results behind it
+    assert isinstance(measured, int)
+    settings = set(map(str, comparison.table.columns[: measured + 1]))
+    shown = [(column, _header(column.header, comparison.metric)) for column in columns(comparison)]
+    fixed = [pair for pair in shown if pair[0].header in settings]
+    results = [pair for pair in shown if pair[0].header not in settings]
+    room = width - min(sum(_width(*pair) for pair in fixed), width // 2)
+    blocks: list[list[tuple[Column, str]]] = [[]]
+    for pair in results:
+        if blocks[-1] and sum(_width(*other) for other in [*blocks[-1], pair]) > room:
+            blocks.append([])
+        blocks[-1].append(pair)
+    tables = []
+    for block in blocks:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+        for column, header in [*fixed, *block]:
+            justify: Literal["right", "left"] = "right" if column.numeric else "left"
+            least = _width(column, header) - 2 if (column, header) in block else None
+            table.add_column(Text(header), justify=justify, overflow="fold", min_width=least)
+        for at, bold in enumerate(best_rows(comparison)):
+            cells = (Text(column.cells[at]) for column, _ in [*fixed, *block])
+            table.add_row(*cells, style="bold" if bold else "")
+        tables.append(table)
+    return tables
+
+
+def _header(name: str, metric: str) -> str:
+    """A column's name in narrow lines; the metric that the note below names is left out."""
+    for word in ("final", "best", "last"):
+        if name.startswith(f"{word} ") and name.endswith(f" {metric}"):
+            return name.removesuffix(f" {metric}")
+    if name.endswith(" vs baseline"):
+        return "difference to\nthe baseline"
+    if " to " in name:  # what it took to reach the target
+        what, _, target = name.partition(" to ")
+        return f"{what} to\n" + re.sub(r"(?=[<>]=)", "\n", target).replace(f"{metric}\n", "")
+    return re.sub(r"([._/])", r"\1\n", name) if len(name) >= 10 else name
+
+
+def _width(column: Column, header: str) -> int:
+    return 2 + max(map(len, [*header.splitlines(), *column.cells]))
+
+
+def markdown(comparison: Comparison) -> str:
+    """A table in GitHub's Markdown, the best row in bold, the notes below."""
+
+    def escape(text: str) -> str:
+        return re.sub(r"([\\|*_<>\[\]`])", r"\\\1", text)
+
+    shown = columns(comparison)
+    lines = [[escape(column.header) for column in shown], ["---:" if column.numeric else "---" for column in shown]]
+    for at, bold in enumerate(best_rows(comparison)):
+        cells = [escape(column.cells[at]) for column in shown]
+        lines.append([f"**{cell}**" if bold and cell else cell for cell in cells])
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    said = "; ".join(notes(comparison))
+    return f"{text}\n" + (f"\n{escape(said)}.\n" if said else "")
+
+
+def latex(comparison: Comparison) -> str:
+    """A ``tabular`` with the rules of the package booktabs, the best row in bold, the notes as comments."""
+    shown = columns(comparison)
+    lines = [f"% {note}" for note in notes(comparison)]
+    lines += [rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in shown)}}}", r"\toprule"]
+    lines += [" & ".join(_latex(column.header) for column in shown) + r" \\", r"\midrule"]
+    for at, bold in enumerate(best_rows(comparison)):
+        cells = [_latex(column.cells[at]) for column in shown]
+        lines.append(" & ".join(rf"\textbf{{{cell}}}" if bold and cell else cell for cell in cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def csv(comparison: Comparison) -> str:
+    """Every column, also those not shown, in full precision."""
+    return comparison.table.to_csv(index=False, lineterminator="\n")
+
+
+_LATEX = {
+    **{sign: rf"\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "−": r"$-$",
+    "[": "{[}",  # at the beginning of a row it would be an argument of the \\ before
+}
+
+
+def _latex(text: str) -> str:
+    text = "".join(_LATEX.get(sign, sign) for sign in text)
+    text = text.replace("$>$=", r"$\geq$").replace("$<$=", r"$\leq$")
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus sign, not a hyphen
+
+
+def number(value: float, decimals: int | None = None) -> str:
+    """Four decimals for fractions, whole numbers as they are, three digits for what is very small or large."""
+    if decimals is not None:
+        return f"{value:.{decimals}f}"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{value:.0f}"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.3g}"
+
+
+def _numbers(table: pd.DataFrame, name: str, scale: float = 1.0, places: int = 4) -> list[str]:
+    """A column's cells, with their spreads where there are any; measured fractions all have the same decimals."""
+    cells = list(table[name].astype(object))
+    stds = list(table[f"{name} std"]) if f"{name} std" in table else [math.nan] * len(cells)
+    values = [float(cell) / scale for cell in cells if not _is_missing(cell) and isinstance(cell, (int, float))]
+    decimals = None
+    if values and " " in name and not name.startswith("config "):  # a measure, not a setting
+        fractional = any(not value.is_integer() for value in values) or any(std > 0 for std in stds)
+        largest = max(map(abs, values))
+        if not fractional:
+            decimals = 0
+        elif 1e-3 <= largest < 1e4 or largest == 0:
+            decimals = places if largest < 10 else 1 if largest < 1000 else 0
+    texts = []
+    for cell, std in zip(cells, stds, strict=True):
+        if _is_missing(cell):
+            texts.append(EMPTY)
+        elif not isinstance(cell, (int, float)):
+            texts.append(str(cell))
+        elif decimals is None and isinstance(cell, float) and " " not in name and name != "rounds":
+            texts.append(f"{cell:g}")  # a setting
+        else:
+            spread = "" if math.isnan(std) else f" ± {number(std / scale, decimals)}"
+            texts.append(number(cell / scale, decimals) + spread)
+    return texts
+
+
+def _intervals(table: pd.DataFrame) -> list[str]:
+    """Differences to the baseline with their intervals; the baseline's own cell says so."""
+    texts = []
+    largest = max(
+        (abs(v) for name in ("difference", "low", "high") for v in table[name] if not math.isnan(v)), default=0
+    )
+    digits = "+.4f" if largest < 10 else "+.1f" if largest < 1e4 else "+.3g"
+    for difference, low, high, pairs in table[["difference", "low", "high", "pairs"]].itertuples(index=False):
+        if _is_missing(pairs):
+            texts.append(EMPTY if math.isnan(difference) else "baseline")
+        elif math.isnan(difference):
+            texts.append(EMPTY)
+        else:
+            interval = "" if math.isnan(low) else f" ({low:{digits}}, {high:{digits}})"
+            texts.append(f"{difference:{digits}}{interval}")
+    return texts
+
+
+def _unit(values: pd.Series[float]) -> tuple[float, str]:
+    largest = max((value for value in values if not math.isnan(value)), default=0.0)
+    return next(((scale, unit) for scale, unit in _UNITS if largest >= scale), (1, "B"))
+
+
+def _uniform(table: pd.DataFrame) -> int | None:
+    """The number of rounds, if every run is done after the same number."""
+    rounds = set(table["rounds"])
+    if len(table) < 2 or set(table["status"]) - set(FINISHED[:1]) or len(rounds) > 1:
+        return None
+    (only,) = rounds
+    return None if _is_missing(only) or only != int(only) else int(only)
+
+
+def _is_missing(cell: object) -> bool:
+    import pandas as pd
+
+    return cell is pd.NA or cell is None or (isinstance(cell, float) and math.isnan(cell))

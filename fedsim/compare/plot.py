@@ -1,0 +1,290 @@
+"""``fedsim compare --plot FILE``: learning curves with bands over seeds, or a heat map of two settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.compare.groups import ABSENT, Group
+from fedsim.compare.output import number
+from fedsim.compare.table import Comparison
+from fedsim.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg", "pdf")
+X_AXES = ("round", "bytes_up", "bytes_down", "virtual_seconds")
+# No dates and no random ids in a file: the same runs give the same bytes.
+_METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+# Okabe and Ito (2008), "Color Universal Design": told apart with any colour vision; yellow is too light for a line.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Told apart without colour, too: five styles and seven colours give 35 pairs before one comes again.
+STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1.5, 1, 1.5, 1, 1.5)))
+_MANY, _PANELS, _BANDS = 6, 4, 7
+_SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A group's learning curve: ``[R]`` arrays of the rounds that all its seeds have measured."""
+
+    x: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64] | None
+
+
+def check(file: Path) -> None:
+    """Raise `UserError` for a file name that is no picture, or if matplotlib is not installed."""
+    if file.suffix[1:].lower() not in FORMATS:
+        raise UserError(f"--plot {file}: must end in .png, .svg or .pdf")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("--plot: needs matplotlib; install it with: python -m pip install matplotlib")
+
+
+def draw(comparison: Comparison, kind: str, x: str | None = None, heatmap: bool | None = None) -> bytes:
+    """Return a picture of the kind ``png``, ``svg`` or ``pdf``.
+
+    Args:
+        comparison: what to draw.
+        kind: one of `FORMATS`.
+        x: what the curves are drawn against; None is ``round``, and leaves the choice of a heat map free.
+        heatmap: True: a heat map of the two keys that differ, whatever they are. None: one if exactly two keys differ,
+            both are numbers, and neither `x` nor a single value of a key speaks against it.
+
+    Raises:
+        UserError: if what is asked for cannot be drawn of these runs.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    keys = list(dict.fromkeys(key for group in comparison.groups for key in group.keys))
+    if heatmap and len(keys) != 2:
+        told = f"{len(keys)} ({', '.join(keys)})" if keys else "none"
+        raise UserError(f"--heatmap: needs runs that differ in exactly two settings besides the seed, not in {told}")
+    if heatmap is None:
+        heatmap = x is None and _is_grid(comparison.groups, keys)
+    content = io.BytesIO()
+    with rc_context({"font.size": 8, "svg.hashsalt": "fedsim", "pdf.fonttype": 42, "svg.fonttype": "path"}):
+        figure = Figure(layout="constrained")
+        if heatmap:
+            heat_map(figure, comparison, keys)
+        else:
+            curves(figure, comparison, keys, x or "round")
+        figure.savefig(content, format=kind, dpi=300, metadata=_METADATA[kind])
+    return content.getvalue()
+
+
+def _is_grid(groups: Sequence[Group], keys: Sequence[str]) -> bool:
+    """Whether these are two numbers, each with several values."""
+    values = [[group.keys.get(key, ABSENT) for group in groups] for key in keys]
+    return len(keys) == 2 and all(
+        len(set(column)) > 1 and all(isinstance(value, (int, float)) for value in column) for column in values
+    )
+
+
+def curve(group: Group, metric: str, x: str) -> Curve | None:
+    """A group's mean and spread, round by round; None if its seeds have measured no round in common.
+
+    Only rounds that all seeds have are in it: a mean over ever fewer seeds would jump where one ends. Where `x` differs
+    between seeds (bytes of cohorts of random size), the mean stands at the mean of x.
+    """
+    found = [(run.columns.get(metric), run.columns.get(x)) for run in group.runs]
+    if any(y is None or (where is None and x != "round") for y, where in found):
+        return None
+    shared = sorted(set.intersection(*(set(y.index) for y, _ in found if y is not None)))
+    if x != "round":
+        shared = [at for at in shared if all(where is not None and at in where.index for _, where in found)]
+    if not shared:
+        return None
+    y = np.stack([np.asarray(values.loc[shared], float) for values, _ in found if values is not None])
+    if x == "round":
+        places = np.asarray(shared, float)
+    else:
+        places = np.mean([np.asarray(where.loc[shared], float) for _, where in found if where is not None], axis=0)
+    return Curve(places, y.mean(0), y.std(0, ddof=1) if len(y) > 1 else None)
+
+
+def curves(figure: Figure, comparison: Comparison, keys: Sequence[str], x: str) -> None:
+    """Draw one line per group; many groups of two settings get a panel for each value of the one with fewer."""
+    drawn = {id(group): curve(group, comparison.metric, x) for group in comparison.groups}
+    if not any(drawn.values()):
+        columns = sorted({name for group in comparison.groups for run in group.runs for name in run.columns})
+        raise UserError(
+            f"--plot: no run has both {comparison.metric} and {x}"
+            + ("" if x in columns else f" (--x may be round, {', '.join(c for c in columns if c in X_AXES)})")
+        )
+    panel_key, panels = _panels(comparison.groups, keys)
+    line_keys = [key for key in keys if key != panel_key]
+    labels = {id(group): _label(group, line_keys) for group in comparison.groups}
+    order = sorted(dict.fromkeys(labels.values()), key=_natural)
+    looks = {label: (COLORS[at % len(COLORS)], STYLES[at % len(STYLES)]) for at, label in enumerate(order)}
+    figure.set_size_inches(max(5.6, 1.4 + 2.2 * len(panels)), 3.2)
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    reach = max((float(c.x.max()) for c in drawn.values() if c is not None), default=0.0)
+    scale, prefix = next(((s, p) for s, p in _SI if reach >= s), (1.0, "")) if x.startswith("bytes") else (1.0, "")
+    handles: dict[str, Any] = {}
+    bands = False
+    for axes, value in zip(all_axes, panels, strict=True):
+        members = [group for group in comparison.groups if panel_key is None or group.keys[panel_key] == value]
+        for group in sorted(members, key=lambda group: order.index(labels[id(group)])):
+            if (found := drawn[id(group)]) is None:
+                continue
+            color, dashes = looks[labels[id(group)]]
+            (line,) = axes.plot(found.x / scale, found.mean, color=color, linestyle=dashes, linewidth=1.3)
+            handles.setdefault(labels[id(group)], line)
+            if found.std is not None and len(members) <= _BANDS:
+                bands = True
+                axes.fill_between(
+                    found.x / scale,
+                    found.mean - found.std,
+                    found.mean + found.std,
+                    color=color,
+                    alpha=0.16,
+                    linewidth=0,
+                )
+        if panel_key is not None:
+            axes.set_title(f"{panel_key} = {_shown(value)}", fontsize=8)
+        axes.set_xlabel(_x_label(x, prefix))
+        axes.grid(True, color="0.9", linewidth=0.5)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.01)
+        if x == "round":
+            axes.xaxis.get_major_locator().set_params(integer=True)
+    all_axes[0].set_ylabel(_y_label(comparison.metric, bands, comparison.groups))
+    if len(order) > 1:
+        _legend(figure, {label: handles[label] for label in order if label in handles}, line_keys)
+
+
+def _legend(figure: Figure, handles: dict[str, Any], keys: Sequence[str]) -> None:
+    """Name the lines: at the right, or below where the names are long."""
+    longest, width = max(map(len, [*handles, *keys])), figure.get_figwidth()
+    below = longest > 24
+    columns = max(1, int(width * 13 / (longest + 8))) if below else 1 if len(handles) <= 16 else 2
+    title = textwrap.fill(", ".join(keys), int(width * 13)) if below else ",\n".join(keys)
+    if below:
+        lines = title.count("\n") + 1 + math.ceil(len(handles) / columns)
+        figure.set_size_inches(width, figure.get_figheight() + 0.17 * lines)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        title=title or None,
+        loc="outside lower center" if below else "outside right center",
+        frameon=False,
+        handlelength=3.2,
+        ncols=columns,
+    )
+
+
+def _panels(groups: Sequence[Group], keys: Sequence[str]) -> tuple[str | None, list[object]]:
+    """The key whose values get a panel each, and these values; one panel and no key where that would not help."""
+    if len(groups) <= _MANY or len(keys) != 2:
+        return None, [None]
+    values = {key: sorted({group.keys[key] for group in groups}, key=_natural) for key in keys}
+    key = min(keys, key=lambda key: len(values[key]))
+    return (key, values[key]) if 1 < len(values[key]) <= _PANELS else (None, [None])
+
+
+def _label(group: Group, keys: Sequence[str]) -> str:
+    if not group.keys:
+        return group.runs[0].path.name if group.runs[0].config is None or not keys else "all"
+    return ", ".join(_shown(group.keys[key]) for key in keys if group.keys[key] != ABSENT) or group.runs[0].path.name
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _natural(value: object) -> tuple[int, float, str]:
+    """Numbers by size, before words."""
+    try:
+        return 0, float(str(value)), ""
+    except ValueError:
+        return 1, 0.0, str(value)
+
+
+def _x_label(x: str, prefix: str) -> str:
+    return {
+        "round": "round",
+        "bytes_up": f"sent by all clients ({prefix}B)",
+        "bytes_down": f"received by all clients ({prefix}B)",
+        "virtual_seconds": "simulated time (s)",
+    }[x]
+
+
+def _metric_label(metric: str) -> str:
+    words = metric.replace("_", " ")
+    if "accuracy" in metric:
+        return f"{words} (share)"
+    if metric.endswith(("rmse", "mae")):
+        return f"{words} (unit of the target)".replace("rmse", "RMSE").replace("mae", "MAE")
+    return words
+
+
+def _y_label(metric: str, bands: bool, groups: Sequence[Group]) -> str:
+    several = max(len(group.runs) for group in groups)
+    if several < 2:
+        return _metric_label(metric)
+    return f"{_metric_label(metric)}\n" + ("mean ± std over seeds" if bands else "mean over seeds")
+
+
+def heat_map(figure: Figure, comparison: Comparison, keys: Sequence[str]) -> None:
+    """Draw a cell per pair of settings, coloured by the column that the table is sorted by, its number written in."""
+    across, down = sorted(keys, key=lambda key: -len({group.keys[key] for group in comparison.groups}))
+    columns = sorted({group.keys[across] for group in comparison.groups}, key=_natural)
+    rows = sorted({group.keys[down] for group in comparison.groups}, key=_natural)
+    if all(isinstance(value, (int, float)) for value in rows):
+        rows.reverse()  # numbers grow upwards, words are read downwards
+    values = np.full((len(rows), len(columns)), math.nan)
+    for group, value in zip(comparison.groups, comparison.table[comparison.sorted_by].astype(float), strict=True):
+        values[rows.index(group.keys[down]), columns.index(group.keys[across])] = value
+    if not np.isfinite(values).any():
+        raise UserError(f"--heatmap: nothing was measured of {comparison.sorted_by}")
+    figure.set_size_inches(min(max(4.2, 1.9 + 0.62 * len(columns)), 10), min(max(2.4, 1.1 + 0.42 * len(rows)), 8))
+    axes = figure.subplots()
+    _cells(axes, values)
+    axes.set_xticks(range(len(columns)), [_shown(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [_shown(value) for value in rows])
+    if max(len(_shown(value)) for value in columns) > 8:
+        axes.tick_params(axis="x", rotation=30)
+    axes.set_xlabel(across)
+    axes.set_ylabel(down)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(axes.images[0], ax=axes, fraction=0.05, pad=0.02)
+    seeds = {len(group.runs) for group in comparison.groups}
+    over = f"\nmean over {min(seeds)}{f' to {max(seeds)}' if len(seeds) > 1 else ''} seeds" if max(seeds) > 1 else ""
+    first, _, rest = comparison.sorted_by.partition(" ")
+    label = f"{first} {_metric_label(rest)}" if first in ("final", "best") else comparison.sorted_by.replace("_", " ")
+    bar.set_label(label + over)
+    bar.outline.set_linewidth(0.5)
+
+
+def _cells(axes: Axes, values: NDArray[np.float64]) -> None:
+    """A coloured cell per value with its number in a colour that can be read on it; missing ones are hatched."""
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Rectangle
+
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    scale = Normalize(low, high if high > low else low + 1)
+    image = axes.imshow(values, aspect="auto", cmap="cividis", norm=scale, interpolation="nearest")
+    size = 8 if values.shape[1] <= 10 else 6
+    for (row, column), value in np.ndenumerate(values):
+        if math.isnan(value):
+            axes.add_patch(
+                Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="white", edgecolor="0.6", hatch="///", linewidth=0)
+            )
+            continue
+        red, green, blue, _ = image.cmap(scale(value))
+        dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
+        axes.text(column, row, number(value), ha="center", va="center", size=size, color="white" if dark else "black")

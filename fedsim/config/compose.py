@@ -1,0 +1,280 @@
+"""Compose and check what a user asks for; `fedsim.config.launch` lets Hydra run it.
+
+A config is data, not code: `fedsim.build` makes the components, and ``hydra.utils.instantiate`` is not used. What a
+config says about Hydra itself is checked wherever Hydra composes one (`fedsim.config.loader`). Everything is checked,
+for every job of a sweep, before Hydra makes the first directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
+
+from fedsim import build
+from fedsim.config.keys import flat, in_words, within
+from fedsim.config.loader import HYDRA_MULTIRUN, SafeLoader, of_hydra, parse
+from fedsim.config.loader import make_loader as make_loader
+from fedsim.config.request import EXTRAS, PLUGINS, samples
+from fedsim.config.request import Job as Job
+from fedsim.config.request import Request as Request
+from fedsim.config.request import normalise as normalise
+from fedsim.errors import UserError, did_you_mean, show
+from fedsim.federation.experiment import Experiment
+from fedsim.recording.run_directory import FORMAT_VERSION, refuse_used
+
+
+def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
+    """Compose, or say which override is at fault before repeating what Hydra says at length."""
+    try:
+        return loader.load_configuration("config", list(overrides), RunMode.RUN, from_shell=False)
+    except UserError:
+        raise
+    except Exception as error:  # YAML, grammar, interpolation, encoding: whatever a file or an override can cause
+        overrides = [text for text in overrides if text != HYDRA_MULTIRUN]
+        chosen = _check_options(overrides, loader)
+        if len(chosen) < len(overrides):
+            _check_keys(overrides, _compose(loader, chosen), loader)
+        known = isinstance(error, HydraException | errors.OmegaConfBaseException)
+        raise UserError(("" if known else f"cannot compose {' '.join(overrides)}: ") + in_words(error)) from None
+
+
+def check_request(request: Request, loader: SafeLoader | None = None) -> list[Job]:
+    """Compose and check every job of a request; nothing is written.
+
+    Args:
+        request: normalised.
+        loader: of `make_loader`, if `launch` is to have the same.
+
+    Returns:
+        the jobs; of an Optuna sweep some of those that it may come to: every value that can be told beforehand.
+
+    Raises:
+        UserError: naming the key, the value and what is allowed.
+    """
+    loader = loader or make_loader(request.config_dir)
+    optuna = any(text == "hydra/sweeper=optuna" for text in request.overrides)
+    for override in (parse(text) for text in request.overrides):
+        if override.is_sweep_override() and not request.multirun:
+            raise UserError(f"{override.input_line}: several values make a sweep; add -m (--multirun) to fedsim run")
+        if override.is_sweep_override() and not override.is_discrete_sweep() and not optuna:
+            raise UserError(f"{override.input_line}: a sweep needs single values, such as 1,2 or range(1,3)")
+        group = override.key_or_group
+        if isinstance(override.value(), list) and group != "experiment" and group in _groups(loader):
+            raise UserError(f"{override.input_line}: choose one option; -m {group}=A,B makes a run of each")
+        if group in PLUGINS:
+            _check_plugin(group, str(override.value()), request, loader)
+    jobs: list[Job] = []
+    seen: set[Path] = set()
+    same: dict[str, int] = {}
+    mode = [HYDRA_MULTIRUN] if request.multirun else []
+    for number, overrides in enumerate(_sweep(request, loader, optuna)):
+        cfg = _compose(loader, [*overrides, *mode])
+        directory = _directory(cfg, number if request.multirun else None, used=request.resume is not None)
+        if directory in seen:
+            raise UserError(f"hydra.sweep.subdir={cfg.hydra.sweep.subdir}: the jobs of a sweep need a directory each")
+        seen.add(directory)
+        folder = Path(str(cfg.hydra.sweep.dir)) if request.multirun else directory
+        experiment = build_experiment(cfg, request.allow_modules)
+        if (first := same.setdefault(repr(experiment), number)) != number and not optuna:
+            raise UserError(f"{_swept(request)}: jobs {first} and {number} would be the same run; give each value once")
+        jobs.append(Job(tuple(overrides), experiment, directory, folder))
+        loader.keep([*overrides, *mode], cfg)
+    return jobs
+
+
+def _swept(request: Request) -> str:
+    """What makes a sweep of a request, as it was typed."""
+    return " ".join(text for text in request.overrides if parse(text).is_sweep_override()) or "-m"
+
+
+def _check_plugin(group: str, option: str, request: Request, loader: SafeLoader) -> None:
+    if not request.multirun:
+        raise UserError(f"{group}={option}: is for sweeps; add -m (--multirun) to fedsim run")
+    if not loader.repository.config_exists(f"{group}/{option}"):
+        extra = EXTRAS.get(option, "optuna")
+        raise UserError(f"{group}={option}: is not installed; install fedsim with its extra [{extra}]")
+    if option == "optuna" and request.resume is not None:
+        raise UserError(
+            f"--resume {request.resume}: Optuna continues a study by itself; give the same hydra.sweeper.storage="
+            "sqlite:///FILE and hydra.sweeper.study_name without --resume"
+        )
+
+
+def _sweep(request: Request, loader: SafeLoader, optuna: bool = False) -> list[list[str]]:
+    """The overrides of every job: the grid that Hydra's basic sweeper runs, in its order.
+
+    For Optuna, which makes them later: the first value of every parameter, and each other value that can be told
+    (choices, and the ends of an interval) in one job.
+    """
+    if not request.multirun:
+        return [list(request.overrides)]
+    parsed = [parse(text) for text in request.overrides]
+    hydras = [text for text, o in zip(request.overrides, parsed, strict=True) if of_hydra(o)]
+    groups = _groups(loader)
+    single = [str(o.input_line) for o in parsed if o.key_or_group in groups and not o.is_sweep_override()]
+    sweeper = _compose(loader, [*single, *hydras]).hydra.sweeper
+    if not optuna and sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
+        raise UserError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be at least 1")
+    try:
+        params = [parse(f"{key}={value}") for key, value in (sweeper.params or {}).items()]
+        parser = OverridesParser.create(loader)
+        task = parser.parse_overrides([text for text in request.overrides if text not in hydras])
+        if optuna:
+            return [[*job, *hydras] for job in samples([*params, *task])]
+        grid = BasicSweeper.split_arguments([*params, *task], None)
+    except (HydraException, errors.OmegaConfBaseException, ValueError) as error:
+        raise UserError(in_words(error)) from None
+    return [[*job, *hydras] for batch in grid for job in batch]
+
+
+def _check_options(overrides: Sequence[str], loader: SafeLoader) -> list[str]:
+    """Raise `UserError` for a group's option that does not exist; return the overrides that choose options."""
+    groups, chosen = _groups(loader), []
+    for text in overrides:
+        parsed = parse(text)
+        group, value = parsed.key_or_group, parsed.value()
+        if group not in groups or isinstance(value, dict) or (value is None and group == "experiment"):
+            continue
+        for name in [] if parsed.is_delete() else value if isinstance(value, list) else [value]:
+            if name not in groups[group]:
+                raise UserError(
+                    f"{group}={show(name)}: no such option{did_you_mean(str(name), groups[group])}; "
+                    f"available: {', '.join(groups[group])}"
+                )
+        if parsed.package is None and text.startswith("+"):
+            raise UserError(f"{text}: {group} has an option already; to choose another, write {text.lstrip('+')}")
+        chosen.append(text)
+    return chosen
+
+
+def _check_keys(overrides: Sequence[str], cfg: DictConfig, loader: SafeLoader) -> None:
+    """Raise `UserError` for a key that is not in the config of the chosen options."""
+    groups = _groups(loader)
+    leaves = [key.split(".") for key in flat(OmegaConf.to_container(cfg)) if not within(key, ("hydra",))]
+    known = dict.fromkeys(".".join(parts[: n + 1]) for parts in leaves for n in range(len(parts)))
+    for override in map(parse, overrides):
+        key, text = override.key_or_group, override.input_line
+        if key not in groups and key not in known and not of_hydra(override):
+            parts = [one.key_or_group for one in map(parse, overrides) if one.key_or_group in groups]
+            part = max((part for part in parts if within(key, [part.replace("/", ".")])), key=len, default=None)
+            chosen = f" with {part}={OmegaConf.select(cfg, 'hydra.runtime.choices')[part]}" if part else ""
+            raise UserError(f"{text}: no such key{chosen}{did_you_mean(key, [*known, *groups])}")
+
+
+def list_options(config_dir: str | None = None) -> dict[str, list[str]]:
+    """All groups, nested ones as ``aggregator/combine``, with their options."""
+    return _groups(make_loader(config_dir))
+
+
+def _groups(loader: SafeLoader) -> dict[str, list[str]]:
+    def below(group: str) -> Iterator[tuple[str, list[str]]]:
+        for name in loader.repository.get_group_options(group, ObjectType.GROUP):
+            path = f"{group}/{name}" if group else name
+            if path == "hydra" or name.startswith("_"):
+                continue
+            options = loader.repository.get_group_options(path, ObjectType.CONFIG)
+            if options:
+                yield path, sorted(options)
+            yield from below(path)
+
+    return dict(below(""))
+
+
+def _directory(cfg: DictConfig, number: int | None, used: bool = False) -> Path:
+    """Where a run (job `number` of a sweep) will go; a directory that already holds a run is refused."""
+    key = "hydra.run.dir" if number is None else "hydra.sweep.dir"
+    try:
+        if number is None:
+            directory = Path(str(cfg.hydra.run.dir))
+        else:
+            with read_write(cfg), open_dict(cfg):
+                cfg.hydra.job.num = number
+            directory = Path(str(cfg.hydra.sweep.dir)) / str(cfg.hydra.sweep.subdir)
+        if number is not None and not str(directory).isprintable():
+            raise UserError(f"{key}={str(directory)!r}: must not hold line breaks or control characters")
+        if not used:
+            refuse_used(directory, key)
+    except (errors.OmegaConfBaseException, OSError, ValueError) as error:  # a name too long, or with a null byte
+        raise UserError(f"{key}: {in_words(error)}") from None
+    return directory
+
+
+def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Experiment:
+    """Turn a composed config into a checked `Experiment`.
+
+    Raises:
+        UserError: naming the key, the value and what is allowed.
+    """
+    if cfg.get("experiment") is not None:
+        raise UserError("experiment: its YAML changes nothing without a first line `# @package _global_`")
+    keys = [key for key in cfg if key not in ("hydra", "experiment")]
+    root = OmegaConf.masked_copy(cfg, cast("list[str]", keys))
+    try:
+        content = OmegaConf.to_container(root, resolve=True, throw_on_missing=True)
+    except (errors.OmegaConfBaseException, RecursionError) as error:
+        raise UserError(in_words(error)) from None
+    built = build.build(cast("dict[str, Any]", content), Experiment, allowed=allow_modules)
+    assert isinstance(built, Experiment)
+    return built
+
+
+def amend(record: Mapping[str, Any], request: Request) -> Experiment:
+    """Change a record as the overrides of a request say: an option brings its whole part, a value one key.
+
+    Args:
+        record: what `fedsim.runs.record.read_record` returned.
+        request: normalised.
+
+    Raises:
+        UserError: naming the key, the value and what is allowed.
+    """
+    try:
+        amended = OmegaConf.create(dict(record))
+        if request.overrides:  # to compose takes a while
+            _amend(amended, list(request.overrides), make_loader(request.config_dir))
+    except (errors.OmegaConfBaseException, AttributeError, TypeError) as error:
+        raise UserError(in_words(error)) from None
+    return build_experiment(amended, request.allow_modules)
+
+
+def _amend(amended: DictConfig, overrides: list[str], loader: SafeLoader) -> None:
+    for parsed in map(parse, overrides):
+        text = parsed.input_line
+        if of_hydra(parsed) or parsed.is_sweep_override() or parsed.is_delete() or parsed.package is not None:
+            raise UserError(f"{text}: a run is continued with single values and options, such as rounds=100")
+        if parsed.key_or_group in ("experiment", "baseline"):
+            raise UserError(f"{text}: stands for several settings; name those to change one by one")
+    chosen = _check_options(overrides, loader)
+    values = [text for text in overrides if text not in chosen]
+    options = _compose(loader, chosen)
+    for group in (parse(text).key_or_group.replace("/", ".") for text in chosen):
+        OmegaConf.update(amended, group, OmegaConf.select(options, group), merge=False)
+    _check_keys(values, amended, loader)
+    for parsed in map(parse, values):
+        OmegaConf.update(amended, parsed.key_or_group, parsed.value(), merge=True)
+
+
+def record_of(experiment: Experiment) -> dict[str, Any]:
+    """The resolved record of an experiment, from which it can be built again."""
+    return {"format_version": FORMAT_VERSION, **build.record_of(experiment)}
+
+
+def to_yaml(record: Mapping[str, Any]) -> str:
+    """The record as YAML, for `OmegaConf.load`."""
+    return OmegaConf.to_yaml(OmegaConf.create(dict(record)))
+
+
+def launcher_of(job: Job, loader: SafeLoader) -> dict[str, Any]:
+    """Hydra's launcher and sweeper as a job of a sweep has them: ``{"launcher": {...}, "sweeper": {...}}``."""
+    cfg = _compose(loader, job.overrides)
+    found = {part: OmegaConf.to_container(cfg.hydra[part], resolve=False) for part in ("launcher", "sweeper")}
+    choices = cfg.hydra.runtime.choices
+    return found | {"names": {part: choices[f"hydra/{part}"] for part in ("launcher", "sweeper")}}

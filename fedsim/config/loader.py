@@ -1,0 +1,148 @@
+"""Hydra's config loader, letting a config say about Hydra itself only what `fedsim.config.request` lists.
+
+Only this file, `fedsim.config.compose`, `fedsim.config.composed_cache` and `fedsim.config.launch` import Hydra and
+OmegaConf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from fedsim.config.composed_cache import MergingOnce, read
+from fedsim.config.keys import check_config_dir, flat, within
+from fedsim.config.request import HYDRA_COMPUTED, HYDRA_SETTABLE, PLUGINS, check_choice, check_value, refused, settable
+from fedsim.errors import UserError, show
+
+CONFIG_MODULE = "fedsim.configs"
+
+HYDRA_MULTIRUN = "hydra.mode=MULTIRUN"
+ALL_SETTABLE = {name for group, options in PLUGINS.items() for option in options for name in settable({group: option})}
+
+
+class SafeLoader(MergingOnce):
+    """Hydra's config loader, refusing whatever a config says about Hydra beyond what `fedsim.config.request` lists.
+
+    Hydra composes for a sweep as a whole and again for each job, and acts on its node of each result. So the check
+    stands here, where all of them come from, and holds when a file changes between the check and the run. What the
+    check composed is kept until Hydra asks for it.
+    """
+
+    KEPT = 2000  # configs, of about 150 kB each
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self._kept: dict[tuple[str, ...], DictConfig] = {}
+        self._first: DictConfig | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: without what is kept for this one."""
+        return self.__dict__ | {"_kept": {}, "_first": None}
+
+    def keep(self, overrides: Sequence[str], cfg: DictConfig) -> None:
+        """Give `cfg` to the next one who asks for these overrides, and the time of the first to all that follow."""
+        self._first = self._first or cfg
+        if len(self._kept) < self.KEPT:
+            self._kept[tuple(sorted(overrides))] = cfg
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose, and raise `UserError` if the result is not safe."""
+        kept = self._kept.pop(tuple(sorted(overrides)), None) if run_mode is RunMode.RUN else None
+        if kept is not None:
+            return kept
+        modes = [text for text in overrides if text == HYDRA_MULTIRUN]  # from `launch`
+        given = [parse(text) for text in overrides if text != HYDRA_MULTIRUN]  # beforehand: search paths are imported
+        cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        choices = {group: cfg.hydra.runtime.choices.get(group) for group in PLUGINS}
+        choices = {group: option for group, option in choices.items() if option is not None}
+        for group, option in choices.items():
+            check_choice(group, option)
+        plugins = [f"{group}={option}" for group, option in choices.items()]
+        untouched = _untouched(tuple(self.choices([str(one.input_line) for one in given]) if self.own else plugins))
+        wanted = untouched | {
+            "mode": RunMode.MULTIRUN if modes else None,
+            "overrides.hydra": [str(o.input_line) for o in given if of_hydra(o)] + modes,
+            "overrides.task": [str(o.input_line) for o in given if not of_hydra(o)],
+        }
+        found = flat(OmegaConf.to_container(cfg.hydra, resolve=False))
+        for key in sorted(wanted.keys() | found.keys()):
+            if wanted.get(key) == found.get(key) or within(key, HYDRA_SETTABLE + HYDRA_COMPUTED):
+                continue
+            if key not in settable(choices) or "${" in str(found.get(key)):
+                raise refused(f"hydra.{key}={show(found.get(key))}", choices)
+            check_value(key, found[key])
+        if self._first is not None:
+            OmegaConf.copy_cache(self._first, cfg)  # one ${now:...} for the sweep and all its jobs, as in Hydra
+        return cfg
+
+
+@lru_cache(maxsize=100)
+def _untouched(choices: tuple[str, ...]) -> dict[str, Any]:
+    """Hydra's node as fedsim's own configs make it, flat. No folder of the user's has a part in it."""
+    loader = MergingOnce(create_config_search_path(f"pkg://{CONFIG_MODULE}"))
+    cfg = loader.load_configuration("config", list(choices), RunMode.RUN, from_shell=False)
+    return flat(OmegaConf.to_container(cfg.hydra, resolve=False))
+
+
+def of_hydra(override: Override) -> bool:
+    """Whether an override is about Hydra itself."""
+    return override.key_or_group.replace("/", ".").split(".")[0] == "hydra"
+
+
+@lru_cache(maxsize=4096)
+def parse(text: str) -> Override:
+    """Read one override, and refuse those of Hydra that are not settable."""
+    try:
+        text.encode()
+        parsed = read(text)
+        if not parsed.key_or_group:
+            raise ValueError
+    except (HydraException, ValueError, RecursionError):
+        raise UserError(
+            f"cannot read {text!r}: expected KEY=VALUE, such as model=gru or client.epochs=5, and quotes around "
+            "special characters: \"name='my run: 1'\""
+        ) from None
+    if of_hydra(parsed):
+        key = parsed.key_or_group.replace("/", ".").removeprefix("hydra").removeprefix(".")
+        group = parsed.key_or_group
+        plain = not (parsed.is_sweep_override() or parsed.is_delete() or parsed.is_add() or parsed.package)
+        if plain and group in PLUGINS:
+            check_choice(group, parsed.value())
+        elif not (plain and (within(key, HYDRA_SETTABLE) or key in ALL_SETTABLE)):
+            raise refused(text.lstrip("+~"), {})
+    return parsed
+
+
+def task_overrides(overrides: Sequence[str]) -> list[str]:
+    """Those overrides that are not about Hydra itself."""
+    return [text for text in overrides if not of_hydra(parse(text))]
+
+
+def make_loader(config_dir: str | None) -> SafeLoader:
+    """A loader over fedsim's configs and the user's folder; one for the check of a request and its launch."""
+    version.setbase("1.3")
+    setup_globals()  # Hydra's resolvers, such as ${now:...}
+    search_path = create_config_search_path(f"pkg://{CONFIG_MODULE}")
+    if config_dir is not None:
+        check_config_dir(Path(config_dir), CONFIG_MODULE)
+        folder = f"file://{Path(config_dir).resolve()}"
+        search_path.prepend("command-line", folder, SearchPathQuery(provider="schema"))
+    return SafeLoader(search_path)

@@ -1,0 +1,1 @@
+"""Local corrections: what a federated algorithm adds to each client's gradient."""

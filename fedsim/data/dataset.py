@@ -1,0 +1,105 @@
+"""What a data source makes, and who is given which of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+IGNORE = -100
+"""Target of a padded or unknown position: counted neither in the loss nor in the accuracy."""
+
+
+class Task(StrEnum):
+    """What the model predicts, which decides its head, its loss and its metrics."""
+
+    CLASSIFICATION = "classification"
+    """One label per sequence, read from the last valid step. Cross-entropy."""
+    SEQUENCE_LABELLING = "sequence_labelling"
+    """A label (or the next token) at every step. Cross-entropy, mean over the valid steps."""
+    REGRESSION = "regression"
+    """One or many real numbers per sequence, read from the last valid step. Mean squared error."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training or the test samples of a data source, before they are given to clients.
+
+    Attributes:
+        inputs: ``[S, T, D]`` float features, or ``[S, T]`` integer tokens, padded at the end.
+        lengths: ``[S]`` valid steps of each sequence, 1..T.
+        targets: ``[S]`` integer labels, ``[S, T]`` integer labels with `IGNORE`, or ``[S, K]`` float.
+        clients: ``[S]`` index into ``Dataset.client_names``, or None if the data have no clients of their own.
+    """
+
+    inputs: NDArray[np.generic]
+    lengths: NDArray[np.int64]
+    targets: NDArray[np.generic]
+    clients: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric that some data are judged by, beside those of their task.
+
+    Attributes:
+        name: ends the name of its column, ``test_{name}``.
+        of: gives each sample's score from its error, predicted minus true in the unit of ``Dataset.target_unit``,
+            ``[S] -> [S]`` float64. The scores are added up. Only for regressions with one output.
+    """
+
+    name: str
+    of: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a data source returns from ``load(seed)``.
+
+    Attributes:
+        name: for messages and records.
+        task: what is predicted.
+        train: training samples.
+        test: test samples.
+        num_outputs: classes, vocabulary entries or regression outputs.
+        vocabulary_size: number of tokens where the inputs are tokens, else None.
+        client_names: names of the data's own clients, or None.
+        why_not_natural: what to say when ``partition=natural`` is asked for and there are no such clients.
+        target_unit: what a regression target of 1 stands for; root mean square and mean absolute errors, not losses,
+            are told in these units.
+        score: one more metric, or None.
+        ordered: whether the samples (of each client, where there are clients) stand in the order of time.
+    """
+
+    name: str
+    task: Task
+    train: Split
+    test: Split
+    num_outputs: int
+    vocabulary_size: int | None = None
+    client_names: tuple[str, ...] | None = None
+    why_not_natural: str = "these data have no clients of their own"
+    target_unit: float = 1.0
+    score: Score | None = None
+    ordered: bool = False
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Who holds which sample: for each client, indices into the data source's train and test split.
+
+    A partition may also change what the clients see of their samples: ``observe(split, members, number)`` returns the
+    split (number 0: train, 1: test) with other inputs, given the members of each client.
+    """
+
+    train: Sequence[NDArray[np.int64]]
+    test: Sequence[NDArray[np.int64]]
+    client_names: tuple[str, ...]
+    observe: Callable[[Split, Sequence[NDArray[np.int64]], int], Split] | None = None

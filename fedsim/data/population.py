@@ -1,0 +1,162 @@
+"""All clients' samples in contiguous tensors.
+
+A data source makes a `Dataset`, a partition says who holds which sample, and `build_population` puts the samples of
+each client next to each other: client n owns ``offsets[n]:offsets[n + 1]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedsim import seeding
+from fedsim.data.dataset import Assignment, Dataset, Score, Split, Task
+from fedsim.errors import UserError
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples ordered by client.
+
+    Attributes:
+        inputs: ``[S, T, D]`` float or ``[S, T]`` int64 tokens.
+        lengths: ``[S]`` int64, always on the CPU: batch shapes are decided there without waiting for a device.
+        targets: as in `Split`.
+        offsets: ``[N + 1]`` int64 on the CPU; client n owns samples ``offsets[n]:offsets[n + 1]``.
+    """
+
+    inputs: Tensor
+    lengths: Tensor
+    targets: Tensor
+    offsets: Tensor
+
+    @property
+    def sizes(self) -> Tensor:
+        """``[N]`` int64, the number of samples of each client."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True)
+class Population:
+    """All clients of a federation with their samples.
+
+    `validation` holds the part of each client's training samples that it keeps for judging its own local model, or
+    None if ``client.validation_fraction`` is 0.
+    """
+
+    task: Task
+    train: Samples
+    test: Samples
+    validation: Samples | None
+    num_outputs: int
+    input_size: int
+    vocabulary_size: int | None
+    client_names: tuple[str, ...]
+    target_unit: float = 1.0
+    score: Score | None = None
+
+    @property
+    def judge(self) -> Callable[[Tensor], Tensor] | None:
+        """The data's own score of errors as the model makes them, or None."""
+        if (score := self.score) is None:
+            return None
+        return lambda error: score.of(error * self.target_unit)
+
+    @property
+    def num_clients(self) -> int:
+        """N, the number of clients."""
+        return len(self.client_names)
+
+
+def _gather_clients(split: Split, members: Sequence[NDArray[np.int64]], dtype: torch.dtype) -> Samples:
+    """Bring a split's samples into client order: a copy, unless they lie in that order already."""
+    order = np.concatenate(members) if members else np.zeros(0, np.int64)
+    sizes = np.array([len(m) for m in members], np.int64)
+    in_order = np.array_equal(order, np.arange(len(split)))
+
+    def take(array: NDArray[np.generic]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array if in_order else array[order]))
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor.to(torch.int64)
+
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+    return Samples(take(split.inputs), take(split.lengths), take(split.targets), offsets)
+
+
+def _split_validation(
+    members: Sequence[NDArray[np.int64]], names: Sequence[str], fraction: float, seed: int
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Take each client's validation samples out of its training samples, at least one and never all."""
+    train, validation = [], []
+    for client, (name, own) in enumerate(zip(names, members, strict=True)):
+        if len(own) < 2:
+            raise UserError(
+                f"client.validation_fraction={fraction}: client {name!r} has {len(own)} training sample(s), and a "
+                "validation split needs at least 2; raise partition.min_samples or take fewer clients"
+            )
+        count = min(max(1, round(fraction * len(own))), len(own) - 1)
+        order = seeding.generator(seed, "validation", client).permutation(len(own))
+        validation.append(np.sort(own[order[:count]]))
+        train.append(np.sort(own[order[count:]]))
+    return train, validation
+
+
+def refuse_empty(assignment: Assignment) -> None:
+    """Raise `UserError` if a client has no training samples."""
+    for name, own in zip(assignment.client_names, assignment.train, strict=True):
+        if len(own) == 0:
+            raise UserError(f"client {name!r} would have no training samples")
+
+
+def observed(dataset: Dataset, assignment: Assignment) -> Dataset:
+    """The data as the clients see them."""
+    if assignment.observe is None:
+        return dataset
+    train = assignment.observe(dataset.train, assignment.train, 0)
+    return replace(dataset, train=train, test=assignment.observe(dataset.test, assignment.test, 1))
+
+
+def build_population(
+    dataset: Dataset, assignment: Assignment, *, validation_fraction: float, seed: int, dtype: torch.dtype
+) -> Population:
+    """Put every client's samples next to each other.
+
+    Raises:
+        UserError: if a client has no training samples, or too few for its validation split.
+    """
+    refuse_empty(assignment)
+    dataset = observed(dataset, assignment)
+    train, validation = list(assignment.train), None
+    if validation_fraction > 0:
+        train, held_out = _split_validation(train, assignment.client_names, validation_fraction, seed)
+        validation = _gather_clients(dataset.train, held_out, dtype)
+    tokens = dataset.vocabulary_size is not None
+    return Population(
+        task=dataset.task,
+        train=_gather_clients(dataset.train, train, dtype),
+        test=_gather_clients(dataset.test, list(assignment.test), dtype),
+        validation=validation,
+        num_outputs=dataset.num_outputs,
+        input_size=0 if tokens else dataset.train.inputs.shape[2],
+        vocabulary_size=dataset.vocabulary_size,
+        client_names=assignment.client_names,
+        target_unit=dataset.target_unit,
+        score=dataset.score,
+    )
+
+
+def to_device(population: Population, device: torch.device) -> Population:
+    """Move the samples (not lengths and offsets, which stay on the CPU) to a device."""
+
+    def move(samples: Samples) -> Samples:
+        return replace(samples, inputs=samples.inputs.to(device), targets=samples.targets.to(device))
+
+    validation = None if population.validation is None else move(population.validation)
+    return replace(population, train=move(population.train), test=move(population.test), validation=validation)

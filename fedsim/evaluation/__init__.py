@@ -1,0 +1,1 @@
+"""Metrics of models on the clients' samples."""

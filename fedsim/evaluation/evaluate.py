@@ -1,0 +1,138 @@
+"""Metrics of one global model on all clients' test samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedsim.clients.stacked import concatenate
+from fedsim.clients.trainer import Trainer
+from fedsim.data.dataset import IGNORE, Score, Task
+from fedsim.data.population import Population, Samples
+from fedsim.models.stacked import Sums
+from fedsim.parallel.processes import ALONE, World
+from fedsim.parallel.share import add_up
+
+
+def metric_names(task: Task, score: Score | None = None, prefix: str = "test") -> tuple[str, ...]:
+    """The test columns of ``metrics.csv``, in order; the worst decile of clients is the tenth beside it."""
+    names: tuple[str, ...] = ("loss", "accuracy", "accuracy_p10", "accuracy_std")
+    if task is Task.REGRESSION:
+        names = ("loss", "rmse", "mae", *([] if score is None else [score.name]), "rmse_p90", "rmse_std")
+    return tuple(f"{prefix}_{name}" for name in names)
+
+
+def default_metric(task: Task) -> str:
+    """What a run is judged by unless ``stop.metric`` says otherwise."""
+    return "test_rmse" if task is Task.REGRESSION else "test_accuracy"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics over all test samples, and per client.
+
+    Attributes:
+        metrics: by the names of `metric_names`.
+        clients: columns with one entry per client; not a number for clients without test samples.
+    """
+
+    metrics: dict[str, float]
+    clients: dict[str, NDArray[np.float64]]
+
+
+def check_testable(population: Population) -> None:
+    """Raise `ValueError` unless some test target counts."""
+    targets = population.test.targets
+    if len(targets) == 0:
+        raise ValueError("no client has test samples")
+    if not targets.is_floating_point() and not bool((targets != IGNORE).any()):
+        raise ValueError("no test target counts: every one is padding or unknown to the training data")
+
+
+def evaluate(trainer: Trainer, row: Tensor, population: Population, world: World = ALONE) -> Evaluation:
+    """Score the global row ``[P]``; plain metrics pool all test samples, whoever holds them."""
+    return evaluate_samples(score_samples(trainer, row, population.test, world), population)
+
+
+def score_samples(trainer: Trainer, row: Tensor, samples: Samples, world: World) -> Sums:
+    """Score one model ``[P]`` on every sample, of which each process takes as many; sums are ``[S]``."""
+    if world.size == 1:
+        return trainer.score_samples(row, samples)
+    first, last = (len(samples) * rank // world.size for rank in (world.rank, world.rank + 1))
+    parts: dict[str, Tensor] = {}
+    if last > first:
+        inputs, lengths, targets = (part[first:last] for part in (samples.inputs, samples.lengths, samples.targets))
+        sums = trainer.score_samples(row, Samples(inputs, lengths, targets, torch.tensor([0, last - first])))
+        parts = {"sums": torch.stack([column.double() for column in sums.columns()])}
+    return concatenate([Sums(*found["sums"]) for found in world.gather(parts) if found])
+
+
+def evaluate_samples(sums: Sums, population: Population) -> Evaluation:
+    """Turn the sums of all test samples ``[S]`` into metrics."""
+    return _evaluation(_per_client(sums, population.test.sizes), population, "test")
+
+
+def evaluate_own(
+    trainer: Trainer,
+    models: Callable[[Tensor], Tensor],
+    population: Population,
+    chunk_size: int,
+    prefix: str,
+    world: World = ALONE,
+) -> Evaluation:
+    """Score each client's own model on its own test samples; plain metrics pool the samples of all clients.
+
+    Args:
+        trainer: the engine.
+        models: gives the rows ``[C, P]`` of clients ``[C]``.
+        population: all clients.
+        chunk_size: clients at a time.
+        prefix: of the columns.
+        world: the processes that share the clients.
+    """
+    sums = torch.zeros(4, population.num_clients, dtype=torch.float64)
+    own = population.test.sizes.nonzero()[:, 0][world.rank :: world.size]
+    for clients in own.split(chunk_size) if len(own) > 0 else ():
+        scored = trainer.score_clients(models(clients), clients, population.test)
+        sums[:, clients] = torch.stack(scored.columns())
+    return _evaluation(Sums(*add_up(world, sums)), population, prefix)
+
+
+def _evaluation(sums: Sums, population: Population, prefix: str) -> Evaluation:
+    """Turn sums per client ``[N]`` into metrics; clients without test samples count for nothing."""
+    pooled = Sums(*(part.sum()[None] for part in sums.columns()))
+    metrics = {f"{prefix}_{name}": float(value[0]) for name, value in _metrics(pooled, population).items()}
+    clients = {f"{prefix}_{name}": value.numpy() for name, value in _metrics(sums, population).items()}
+    judged, percent = (f"{prefix}_rmse", 90) if population.task is Task.REGRESSION else (f"{prefix}_accuracy", 10)
+    tested = clients[judged][~np.isnan(clients[judged])]
+    # Where no client's value is a number, the model has diverged, which is for the caller to say.
+    metrics[f"{judged}_p{percent}"] = float(np.percentile(tested, percent)) if len(tested) else float("nan")
+    metrics[f"{judged}_std"] = float(np.std(tested)) if len(tested) else float("nan")
+    return Evaluation(metrics, clients)
+
+
+def _metrics(sums: Sums, population: Population) -> dict[str, Tensor]:
+    """Metrics out of sums; 0/0 gives NaN where a client has no test samples."""
+    loss, second = sums.loss / sums.count, sums.hits / sums.count
+    if population.task is not Task.REGRESSION:
+        return {"loss": loss, "accuracy": second}
+    unit = population.target_unit
+    metrics = {"loss": loss, "rmse": loss.sqrt() * unit, "mae": second * unit}
+    if population.score is not None:
+        metrics[population.score.name] = sums.score.where(sums.count > 0, torch.nan)
+    return metrics
+
+
+def _per_client(sums: Sums, sizes: Tensor) -> Sums:
+    """Add up sums per sample ``[S]`` to sums per client ``[N]``."""
+    owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes).numpy()
+
+    def total(values: Tensor) -> Tensor:
+        return torch.from_numpy(np.bincount(owner, weights=values.numpy(), minlength=len(sizes)))
+
+    return Sums(*map(total, sums.columns()))

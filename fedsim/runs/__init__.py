@@ -1,0 +1,1 @@
+"""Recorded runs: from a checked experiment to the files that it leaves, and back."""

@@ -1,0 +1,149 @@
+"""The whole state of a run in one safetensors file: tensors as they are, everything else as JSON in its metadata.
+
+No pickle: loading a checkpoint from a stranger can give wrong numbers, but cannot run code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+
+from fedsim.client_store import ClientStore
+from fedsim.core.stopping import Progress
+from fedsim.errors import UserError
+from fedsim.federation.state import State
+from fedsim.recording.run_directory import write_atomically
+
+FORMAT_VERSION = 1
+
+
+def checkpoint_path(directory: Path, round_number: int) -> Path:
+    """``checkpoints/round_000120.safetensors``."""
+    return directory / "checkpoints" / f"round_{round_number:06d}.safetensors"
+
+
+def checkpoint_rounds(directory: Path) -> list[int]:
+    """The rounds of which a file claims to be the checkpoint, in order."""
+    found = {path: path.stem.removeprefix("round_") for path in directory.glob("checkpoints/round_*.safetensors")}
+    numbers = (int(number) for number in found.values() if number.isdecimal())
+    return sorted(number for number in numbers if checkpoint_path(directory, number) in found)
+
+
+def save_checkpoint(directory: Path, state: State, run: Mapping[str, Any] | None = None) -> Path:
+    """Write the state after a round; the file appears whole or not at all.
+
+    Args:
+        directory: of the run.
+        state: what to save.
+        run: what else there is to say of the run, for `read_run_facts`; plain data.
+    """
+    path = checkpoint_path(directory, state.round)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, encode_state(state, run))
+    return path
+
+
+def encode_state(state: State, run: Mapping[str, Any] | None = None) -> bytes:
+    """The content of a checkpoint."""
+    tensors = {"row": state.row}
+    tensors |= {f"server/{name}": value for name, value in state.server.items()}
+    tensors |= {f"store/{name}": value for name, value in state.store.state_dict().items()}
+    tensors |= {f"parts/{name}": value for name, value in state.parts.items()}
+    if state.memory is not None:
+        tensors["memory"] = state.memory
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "round": state.round,
+        "bytes_down": state.bytes_down,
+        "bytes_up": state.bytes_up,
+        "virtual_seconds": state.virtual_seconds,
+        "num_clients": state.store.num_clients,
+        "progress": dataclasses.asdict(state.progress),
+        "run": dict(run or {}),
+    }
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return save(contiguous, metadata={"fedsim": json.dumps(facts)})
+
+
+def load_checkpoint(path: Path, device: torch.device) -> State:
+    """Read a state back.
+
+    Raises:
+        UserError: if the file is missing, truncated or not a checkpoint of this format.
+    """
+    try:
+        return _state(*_read(path), device)
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path}: is not a complete checkpoint ({type(error).__name__}: {error})") from None
+
+
+def decode_state(content: bytes, device: torch.device) -> State:
+    """The state of which `encode_state` made the content."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # as safetensors defines it
+    return _state(json.loads(header["__metadata__"]["fedsim"]), load(content), device)
+
+
+def _state(facts: dict[str, Any], tensors: dict[str, torch.Tensor], device: torch.device) -> State:
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    store = ClientStore(facts["num_clients"])
+    store.load_state_dict({name: _place(name, value, device) for name, value in part("store/").items()})
+    return State(
+        row=tensors["row"].to(device, copy=True),  # to where torch puts its own: the file's bytes lie as they come
+        server={name: value.to(device, copy=True) for name, value in part("server/").items()},
+        store=store,
+        progress=Progress(**facts["progress"]),
+        memory=tensors["memory"].to(device, copy=True) if "memory" in tensors else None,
+        round=facts["round"],
+        bytes_down=facts["bytes_down"],
+        bytes_up=facts["bytes_up"],
+        parts={name: value.to(device) for name, value in part("parts/").items()},
+        virtual_seconds=facts.get("virtual_seconds", 0.0),
+    )
+
+
+def read_run_facts(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` was told of the run.
+
+    Raises:
+        UserError: if the file is missing, truncated or not a checkpoint of this format.
+    """
+    run = _read(path, with_tensors=False)[0].get("run")
+    return run if isinstance(run, dict) else {}
+
+
+def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("fedsim", "null"))
+            names = file.keys() if with_tensors else []
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint ({error})") from None
+    if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{path}: is not a fedsim checkpoint of format {FORMAT_VERSION}")
+    return facts, tensors
+
+
+def _place(name: str, value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Client numbers stay on the CPU, rows go to the device."""
+    return value if name.endswith("/clients") else value.to(device)
+
+
+def prune_checkpoints(directory: Path, scores: dict[int, float], best_is_low: bool) -> None:
+    """Keep the last two checkpoints and the best of those in `scores` (metric value by round), delete the others."""
+    rounds = checkpoint_rounds(directory)
+    keep = set(rounds[-2:])
+    judged = [r for r in rounds if r in scores]
+    if judged:
+        keep.add(min(judged, key=lambda r: (scores[r] if best_is_low else -scores[r], r)))
+    for number in set(rounds) - keep:
+        checkpoint_path(directory, number).unlink(missing_ok=True)

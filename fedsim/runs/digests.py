@@ -1,0 +1,31 @@
+"""Digests that tell whether a run finds again what it began with."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import astuple
+
+import numpy as np
+
+from fedsim.data.population import Population
+from fedsim.federation.state import Simulation
+
+
+def data_hash(population: Population) -> str:
+    """A digest of who holds which samples: equal for equal data and partition."""
+    digest = hashlib.blake2b(digest_size=16)
+    for samples in (population.train, population.test, population.validation):
+        if samples is not None:
+            for tensor in (samples.inputs, samples.lengths, samples.targets, samples.offsets):
+                digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+    return digest.hexdigest()
+
+
+def devices_hash(simulation: Simulation) -> str | None:
+    """A digest of the clients' devices, which a file may hold; None without any."""
+    if simulation.clock is None:
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    for column in astuple(simulation.clock.fleet):
+        digest.update(np.ascontiguousarray(column.numpy()).data)
+    return digest.hexdigest()

@@ -1,0 +1,94 @@
+"""The rounds that a run has done, read back from its CSVs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedsim.core import stopping
+from fedsim.errors import UserError
+from fedsim.federation.state import Metrics
+from fedsim.recording.run_directory import digest_of
+
+
+def marked_content(path: Path, mark: object) -> bytes:
+    """The part of ``metrics.csv`` that a checkpoint has seen.
+
+    Args:
+        path: of the CSV; what stands after that part does not matter.
+        mark: what `CsvWriter.mark` gave.
+
+    Raises:
+        UserError: if the file does not begin so.
+    """
+    size, digest = (mark.get("size"), mark.get("digest")) if isinstance(mark, dict) else (None, None)
+    if not isinstance(size, int) or size < 1 or not path.is_file():
+        raise UserError("it does not say to which metrics.csv it belongs" if path.is_file() else f"there is no {path}")
+    with path.open("rb") as file:
+        content = file.read(size)
+    if len(content) != size or digest_of(content).hexdigest() != digest:
+        raise UserError(f"it belongs to another run, or {path} has changed")
+    return content
+
+
+def parse_rows(content: bytes, columns: Sequence[str]) -> list[Metrics]:
+    """The rows of a ``metrics.csv``.
+
+    Raises:
+        UserError: if it has other columns.
+    """
+    header = next(csv.reader(content.decode().splitlines()))
+    if header != list(columns):
+        differing = sorted(set(header).symmetric_difference(columns)) or ["in another order"]
+        raise UserError(f"metrics.csv would have other columns ({', '.join(differing)})")
+    return read_rows(content)
+
+
+def read_rows(content: bytes) -> list[Metrics]:
+    """The rows of a ``metrics.csv``, whatever its columns."""
+    header, *rows = csv.reader(content.decode().splitlines())
+    return [dict(zip(header, map(_number, row), strict=True)) for row in rows]
+
+
+def _number(cell: str) -> int | float | None:
+    if not cell:
+        return None
+    return int(cell) if cell.lstrip("-").isdecimal() else float(cell)  # whole numbers stay whole
+
+
+def replay(progress: stopping.Progress, stop: stopping.Stop, rows: Sequence[Metrics]) -> stopping.Progress:
+    """Progress after `rows`, beginning with what `start` gave; it says why to stop, if there is cause.
+
+    What a run knows of its best round is in its rows, so that `stop` may change from one resume to the next.
+    """
+    for row in rows:
+        value = row[progress.metric]
+        if value is not None and not progress.reason:
+            progress.update(stop, int(row["round"] or 0), float(value))
+    return progress
+
+
+def timing_size(path: Path, columns: Sequence[str], rounds: int) -> tuple[int | None, float]:
+    """How many bytes of a ``timing.csv`` are of rounds up to `rounds`, and how many seconds those took.
+
+    None where there is no file, 0 bytes where it is not ours.
+    """
+    if not path.is_file():
+        return None, 0.0
+    size, seconds = 0, 0.0
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            cells = line.decode(errors="replace").rstrip("\n").split(",")
+            whole = line.endswith(b"\n") and len(cells) == len(columns)
+            if not whole or (number == 0 and cells != list(columns)):
+                break
+            if number > 0:
+                if not cells[0].isdecimal() or int(cells[0]) > rounds:
+                    break
+                try:
+                    seconds = float(cells[-1])
+                except ValueError:
+                    break
+            size += len(line)
+    return size, seconds

@@ -1,0 +1,136 @@
+"""A recorded run on several processes: rank 0 leads, and the others do their share of what it runs.
+
+Rank 0 alone reads the command line and the configs, checks them and writes files. The others get from it the record of
+the run and the state in which it begins, then go with it from round to round, and end with its exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fedsim import build
+from fedsim.errors import Diverged, ProcessLost, UserError, print_error
+from fedsim.federation.experiment import Experiment
+from fedsim.federation.simulation import is_over, prepare, simulate
+from fedsim.federation.state import RoundResult, Simulation, State
+from fedsim.interrupts import Asked, after_the_round
+from fedsim.parallel.processes import World, join, world
+from fedsim.runs.checkpoints import decode_state, encode_state
+from fedsim.runs.digests import data_hash, devices_hash
+from fedsim.runs.record import parse_record
+
+
+def lead(simulation: Simulation, state: State, directory: Path) -> Simulation:
+    """Tell the other processes, if there are any, what to run; they begin, and so shall the caller.
+
+    Args:
+        simulation: prepared by this process for itself.
+        state: where the run begins.
+        directory: of the run, with its ``config.yaml``.
+
+    Returns:
+        the simulation whose work is shared.
+
+    Raises:
+        UserError: if there are more processes on the machine than GPUs.
+    """
+    here = world()
+    if here.size == 1:
+        return simulation
+    _check_devices(here, simulation.experiment)
+    record = (directory / "config.yaml").read_text(encoding="utf-8")
+    word = {"record": record, "directory": str(directory), "holds": _holds(simulation)}
+    here.send(json.dumps(word).encode())
+    here.send(encode_state(state))
+    here.busy = True
+    return replace(simulation, world=here)
+
+
+def in_step(simulation: Simulation, state: State, asked: Asked) -> Iterator[RoundResult]:
+    """`simulate` on all processes, until the end or until one of them is asked to end after the round."""
+    here = simulation.world
+    try:
+        for result in simulate(simulation, state):
+            yield result
+            if (number := here.agree(state.row, asked.numbers)) and not is_over(simulation, state):
+                asked.numbers = asked.numbers or [number]
+                break
+    except Diverged:  # which all processes find, or are told
+        here.busy = False
+        raise
+    here.busy = False
+
+
+def meet(allow_modules: Sequence[str]) -> None:
+    """Meet the other processes that torchrun started, if any; returns in the first, which has a command to carry out.
+
+    Raises:
+        SystemExit: in all others, after they have done what the first one said.
+    """
+    here = join()
+    if here.rank > 0:
+        raise SystemExit(follow(here, allow_modules))
+
+
+def follow(here: World, allow_modules: Sequence[str]) -> int:
+    """Do what the leader says, in silence; returns the exit code.
+
+    Args:
+        here: the processes.
+        allow_modules: modules besides fedsim whose dataclasses the record may name.
+    """
+    hint = ""
+    with after_the_round(lambda text: None) as asked:  # until all is told: torchrun ends the others of one that died
+        try:
+            word = json.loads(here.receive())
+            if "record" in word:
+                hint = f"; to go on: fedsim resume {word['directory']}"
+                _follow(here, word, allow_modules, asked)
+                word = json.loads(here.receive())
+            return int(word["code"])
+        except KeyboardInterrupt as error:
+            return 128 + int(getattr(error, "number", 2))
+        except Exception as error:
+            if here.is_first_to_tell():
+                if not isinstance(error, UserError | OSError | ProcessLost):
+                    traceback.print_exc()
+                print_error(f"{error}{hint}")
+            return 1
+
+
+def _follow(here: World, word: dict[str, str], allow_modules: Sequence[str], asked: Asked) -> None:
+    experiment = build.build(
+        parse_record(word["record"].encode(), Path("config.yaml")), Experiment, allowed=allow_modules
+    )
+    assert isinstance(experiment, Experiment)
+    _check_devices(here, experiment)
+    content = here.receive()
+    torch.set_num_threads(experiment.threads or torch.get_num_threads())
+    simulation = prepare(experiment)
+    if _holds(simulation) != word["holds"]:
+        raise UserError(
+            f"process {here.rank} has other samples or devices than process 0; all must find the same files"
+        )
+    state = decode_state(content, experiment.torch_device())
+    with suppress(Diverged):  # the leader says so
+        for _ in in_step(replace(simulation, world=here), state, asked):
+            pass
+
+
+def _holds(simulation: Simulation) -> str:
+    return f"{data_hash(simulation.population)} {devices_hash(simulation)}"
+
+
+def _check_devices(here: World, experiment: Experiment) -> None:
+    if experiment.torch_device().type == "cuda" and here.local_size > torch.cuda.device_count():
+        raise UserError(
+            f"--nproc-per-node={here.local_size}: this machine has {torch.cuda.device_count()} CUDA devices, and each "
+            "process needs one of its own; take fewer processes, or device=cpu"
+        )

@@ -1,0 +1,407 @@
+"""A run taken up again where its last good checkpoint left it.
+
+What a checkpoint holds (`State`), the rows up to its round and the record determine all rounds to come:
+every random draw is keyed by its round, and what a run knows of its best round is in its rows. So the ``metrics.csv``
+of a resumed run is that of one without a break, byte by byte, on the same machine with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedsim import build
+from fedsim.config import compose as config
+from fedsim.core import stopping
+from fedsim.errors import UserError, print_error, show
+from fedsim.evaluation.evaluate import default_metric
+from fedsim.federation.experiment import Experiment
+from fedsim.federation.simulation import EVALUATED, evaluate_again, initial_state, is_evaluated, prepare
+from fedsim.federation.state import Metrics, Simulation, State
+from fedsim.parallel.processes import world
+from fedsim.privacy.privacy import NoPrivacy
+from fedsim.recording.lock import locked
+from fedsim.recording.run_directory import refuse_used, write_atomically, write_json
+from fedsim.runs import dry_run as plan
+from fedsim.runs.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
+from fedsim.runs.digests import data_hash, devices_hash
+from fedsim.runs.history import marked_content, parse_rows, replay, timing_size
+from fedsim.runs.record import differences, in_place, is_finished, read_record, read_status
+from fedsim.runs.run import TIMING_COLUMNS, Start, guarded, record_run, versions
+
+log = logging.getLogger(__name__)
+log.addHandler(logging.NullHandler())  # what users are to see is printed as well
+
+POINTS = "resumed.json"
+MORE = "rounds=N goes on, and so does another stop setting"
+
+
+def continue_run(directory: Path, request: config.Request, after_round: int | None = None) -> str:
+    """Do what ``fedsim resume`` was asked for: resume the run in place, or fork it; returns the status.
+
+    Raises:
+        UserError: naming the key, the value and what is allowed.
+        KeyboardInterrupt: after recording that the run was interrupted.
+    """
+    place = "hydra.run.dir="
+    targets = [text.removeprefix(place) for text in request.overrides if text.startswith(place)]
+    rest = tuple(text for text in request.overrides if not text.startswith(place))
+    recorded = read_experiment(directory, request.allow_modules)
+    wanted = config.amend(read_record(directory), config.normalise(dataclasses.replace(request, overrides=rest)))
+    if not targets and after_round is None and all(in_place(key) for key in changes(recorded, wanted)):
+        return resume_run(directory, wanted, request.allow_modules)
+    target = Path(targets[-1].strip("'\"")) if targets else free_directory(directory)
+    return fork_run(directory, wanted, target, request.allow_modules, after_round)
+
+
+def resume_run(directory: Path, experiment: Experiment | None = None, allow_modules: Sequence[str] = ()) -> str:
+    """Continue the run in a directory, in place, and return its status as `fedsim.runs.run.run_experiment` does.
+
+    Args:
+        directory: of a run (see `fedsim.runs.record.run_state`).
+        experiment: what it should become; may differ from its record in `fedsim.runs.record.IN_PLACE` only.
+            None: as recorded.
+        allow_modules: modules besides fedsim whose dataclasses the record may name.
+
+    Raises:
+        KeyboardInterrupt: after recording that the run was interrupted.
+    """
+
+    def resume() -> str:
+        recorded = read_experiment(directory, allow_modules)
+        wanted = experiment or recorded
+        changed = changes(recorded, wanted)
+        if outside := [key for key in changed if not in_place(key)]:
+            raise UserError(f"{directory}: {', '.join(outside)} cannot change within a run; that would be a fork of it")
+        with locked(directory), logging_to(directory):
+            if is_finished(directory, changed):
+                status = str(read_status(directory))
+                _say(wanted, f"{directory}: {status} already, nothing to do; {MORE}")
+                return status
+            _check_rounds(recorded, wanted)
+            return guarded(wanted, lambda: _go_on(directory, wanted, changed))
+
+    return guarded(None, resume)
+
+
+def _go_on(directory: Path, experiment: Experiment, changed: Mapping[str, tuple[Any, Any]]) -> str:
+    experiment.tracker.check()
+    simulation = prepare(experiment)
+    for partial in (*directory.glob(".*.partial"), *directory.glob("checkpoints/.*.partial")):
+        partial.unlink(missing_ok=True)
+    start, unusable = _find_start(directory, simulation)
+    for path in unusable:
+        path.replace(path.with_name(f"{path.name}.unusable"))  # not to be counted among those that are kept
+    start.points.append(_point(start, changed))
+    for name in ("summary.json", "clients.csv"):  # of an end that is none now
+        (directory / name).unlink(missing_ok=True)
+    _write_record(directory, start, experiment)
+    _say(experiment, f"going on after round {start.state.round}{_list(changed)}")
+    return record_run(simulation, directory, start)
+
+
+def fork_run(
+    directory: Path,
+    experiment: Experiment,
+    target: Path,
+    allow_modules: Sequence[str] = (),
+    after_round: int | None = None,
+) -> str:
+    """Continue the run in a directory with other settings, in a new directory; the old one stays as it is.
+
+    The new one begins with a copy of the rows and of the checkpoint from which it goes on.
+
+    Args:
+        directory: of the run.
+        experiment: the settings from there on.
+        target: the new directory.
+        allow_modules: modules besides fedsim whose dataclasses the record may name.
+        after_round: a round with a checkpoint; None takes the last one.
+
+    Raises:
+        KeyboardInterrupt: after recording that the run was interrupted.
+    """
+
+    def fork() -> str:
+        recorded = read_experiment(directory, allow_modules)
+        changed = changes(recorded, experiment)
+        refuse_used(target, "hydra.run.dir")
+        experiment.tracker.check()
+        _check_rounds(recorded, experiment)
+        with ExitStack() as held:
+            with locked(directory):
+                simulation = prepare(experiment)
+                plan.refuse_impossible(simulation)
+                start, _ = _find_start(directory, simulation, recorded, after_round)
+                if start.state.round == 0:
+                    raise UserError(f"{directory}: has no checkpoint to fork from; fedsim run starts a new run")
+                target.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(target))
+                held.enter_context(logging_to(target))
+                start.points.append(_point(start, changed) | {"fork_of": str(directory.resolve())})
+                _copy(directory, target, start)
+            _write_record(target, start, experiment)
+            _say(experiment, f"a fork of {directory} after round {start.state.round}{_list(changed)}")
+            return guarded(experiment, lambda: record_run(simulation, target, start))
+
+    return guarded(experiment, fork)
+
+
+def _copy(directory: Path, target: Path, start: Start) -> None:
+    for name, size in (("metrics.csv", start.size), ("timing.csv", start.timing_size)):
+        if size is not None:
+            with (directory / name).open("rb") as file:
+                write_atomically(target / name, file.read(size))
+    path = checkpoint_path(target, start.state.round)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, checkpoint_path(directory, start.state.round).read_bytes())
+
+
+def free_directory(directory: Path) -> Path:
+    """Where a fork goes unless told otherwise: ``RUN-fork-1`` beside the run, or the next number that is free."""
+    base = directory.resolve()
+    number = 1
+    while (target := base.with_name(f"{base.name}-fork-{number}")).exists():
+        number += 1
+    return target
+
+
+def read_experiment(directory: Path, allow_modules: Sequence[str] = ()) -> Experiment:
+    """The recorded experiment of a run directory, checked as any config is.
+
+    Raises:
+        UserError: naming the file, the key and what is allowed.
+    """
+    record = read_record(directory)
+    try:
+        return config.amend(record, config.Request(allow_modules=tuple(allow_modules)))
+    except UserError as error:
+        raise UserError(f"{directory / 'config.yaml'}: {error}") from None
+
+
+def changes(recorded: Experiment, wanted: Experiment) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys in which two experiments differ, with both values."""
+    return differences(build.record_of(recorded), build.record_of(wanted))
+
+
+@contextmanager
+def logging_to(directory: Path) -> Iterator[None]:
+    """Append to ``run.log`` as Hydra does for a run, unless it already does."""
+    root, file = logging.getLogger(), (directory / "run.log").resolve()
+    if any(getattr(handler, "baseFilename", None) == str(file) for handler in root.handlers):
+        yield
+        return
+    level = root.level
+    handler = logging.FileHandler(file, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# where to go on
+
+
+def _find_start(
+    directory: Path,
+    simulation: Simulation,
+    recorded: Experiment | None = None,
+    after_round: int | None = None,
+) -> tuple[Start, list[Path]]:
+    """The last good checkpoint, or round 0 without one, or that of a round; and the files that are none.
+
+    Raises:
+        UserError: if the settings and a good checkpoint do not go together.
+    """
+    points, unusable = _read_points(directory), []
+    rounds = checkpoint_rounds(directory)
+    for number in reversed(rounds) if after_round is None else [n for n in rounds if n == after_round]:
+        path = checkpoint_path(directory, number)
+        try:
+            facts = read_run_facts(path)
+            content = _content(directory, path, facts)
+            state = load_checkpoint(path, simulation.task.population.train.inputs.device)
+            if state.round != number:
+                raise UserError(f"{path}: is of round {state.round}")
+        except UserError as error:
+            _warn(f"{error}; it is not used")
+            unusable.append(path)
+            continue
+        if number > simulation.experiment.rounds:
+            raise UserError(f"rounds={simulation.experiment.rounds}: {directory} has done {number} already")
+        _check_facts(facts, simulation)
+        same_system = recorded is None or recorded.system == simulation.experiment.system
+        if same_system and facts.get("devices") != devices_hash(simulation):
+            raise UserError(
+                "the clients do not have the devices with which the run began (the file has changed); fedsim run "
+                "starts a new run"
+            )
+        _check_fit(state, simulation, recorded or simulation.experiment)
+        return _start(directory, simulation, state, content, points), unusable
+    if after_round is not None:
+        has = ", ".join(str(number) for number in rounds if number != after_round) or "none"
+        raise UserError(f"--after-round {after_round}: {directory} has no good checkpoint of that round; it has {has}")
+    if parents := [point["fork_of"] for point in points if "fork_of" in point]:
+        raise UserError(f"{directory}: has no usable checkpoint, and is a fork of {parents[-1]}: fork that again")
+    if recorded is None:
+        _warn(f"{directory}: there is no usable checkpoint; starting over from round 0")
+    return Start(initial_state(simulation), size=0, timing_size=0, points=points), unusable
+
+
+def _content(directory: Path, path: Path, facts: Mapping[str, Any]) -> bytes:
+    try:
+        return marked_content(directory / "metrics.csv", facts.get("metrics"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _start(
+    directory: Path, simulation: Simulation, state: State, content: bytes, points: list[dict[str, Any]]
+) -> Start:
+    """Begin after the state's round, as the run would have come there under the settings of now.
+
+    The last round is always evaluated, others perhaps not: where this round was, or was not, the last one, its row
+    changes.
+    """
+    e, number, size = simulation.experiment, state.round, len(content)
+    rows = parse_rows(content, simulation.columns)
+    again: Metrics | None = None
+    evaluation = None
+    was_evaluated = rows[-1]["test_loss"] is not None
+    if is_evaluated(e, number):
+        tests, evaluation = evaluate_again(simulation, state)
+        again = None if was_evaluated else rows[-1] | tests
+    elif was_evaluated:
+        again = {name: None if name.startswith(EVALUATED) else v for name, v in rows[-1].items()}
+    if again is not None:
+        size = content.rstrip(b"\n").rfind(b"\n") + 1
+        rows.pop()
+    progress = stopping.start(e.stop, default_metric(simulation.population.task))
+    state.progress = replay(progress, e.stop, [*rows, again] if again else rows)
+    kept, seconds = timing_size(directory / "timing.csv", TIMING_COLUMNS, number)
+    return Start(state, rows, size, kept, again, evaluation, seconds, points)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what is refused, and what is told
+
+
+def _check_rounds(recorded: Experiment, wanted: Experiment) -> None:
+    bound = dict.fromkeys([*recorded.bound_to_rounds(), *wanted.bound_to_rounds()])
+    if recorded.rounds != wanted.rounds and bound:
+        raise UserError(
+            f"rounds={wanted.rounds}: {', '.join(bound)} depends on the round limit, so that the rounds done with "
+            f"rounds={recorded.rounds} are not those of such a run; fedsim run starts a new one"
+        )
+
+
+def _check_facts(facts: Mapping[str, Any], simulation: Simulation) -> None:
+    """Other data are refused; other versions or threads are told."""
+    if facts.get("data_hash") != data_hash(simulation.population):
+        raise UserError(
+            "the clients do not hold the samples with which the run began (data, partition, seed or files have "
+            "changed); fedsim run starts a new run"
+        )
+    now, before = versions(), facts.get("versions")
+    before = before if isinstance(before, dict) else {}
+    differing = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
+    if facts.get("threads") != torch.get_num_threads():
+        differing.append(f"threads {facts.get('threads')} -> {torch.get_num_threads()}")
+    if facts.get("processes", 1) != world().size:
+        differing.append(f"processes {facts.get('processes', 1)} -> {world().size}")
+    if differing:
+        _warn(f"not as when the checkpoint was written: {', '.join(differing)}; the last digits may differ")
+
+
+def _check_fit(state: State, simulation: Simulation, recorded: Experiment) -> None:
+    """Refuse settings under which what the checkpoint holds would mean something else, or nothing."""
+    now = simulation.experiment
+    _check_privacy(recorded, now)
+    fresh = initial_state(dataclasses.replace(simulation, experiment=dataclasses.replace(now, init_from=None)))
+    old, new = recorded.aggregator, now.aggregator
+    remembers = old.correction.remembers or new.correction.remembers
+    keeps = recorded.client.keep_optimizer_state or now.client.keep_optimizer_state
+    misfits = {
+        "init_from": recorded.init_from != now.init_from,
+        "model": _shape(state.row) != _shape(fresh.row),
+        "aggregator.server_optimizer": {k: _shape(v) for k, v in state.server.items()}
+        != {k: _shape(v) for k, v in fresh.server.items()},
+        "aggregator.correction": (state.memory is None) != (fresh.memory is None)
+        or (remembers and type(old.correction) is not type(new.correction)),
+        "aggregator.blocks": old.blocks != new.blocks,
+        "personalize": type(recorded.personalize) is not type(now.personalize),
+        "client.optimizer": keeps and type(recorded.client.optimizer) is not type(now.client.optimizer),
+        "schedule": type(recorded.schedule) is not type(now.schedule),
+        "num_clients": state.store.num_clients != fresh.store.num_clients,
+    }
+    if bad := [key for key, misfit in misfits.items() if misfit]:
+        raise UserError(
+            f"{', '.join(bad)}: what the run has learnt or remembers does not fit this; fedsim run starts a new run"
+        )
+
+
+def _check_privacy(recorded: Experiment, wanted: Experiment) -> None:
+    """Epsilon is that of all rounds under one setting (Abadi et al. 2016, Section 3.2: equal steps compose)."""
+    if all(isinstance(e.privacy, NoPrivacy) for e in (recorded, wanted)):
+        return
+    changed = [key for key in changes(recorded, wanted) if key.split(".")[0] in ("privacy", "sampler")]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: epsilon is that of all rounds under one setting of privacy and of who takes part, "
+            "and those before the fork had another; fedsim run starts a new run"
+        )
+
+
+def _shape(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
+
+
+def _read_points(directory: Path) -> list[dict[str, Any]]:
+    """Where the run was taken up so far; what cannot be read is nothing that the run depends on."""
+    try:
+        points = json.loads((directory / POINTS).read_text(encoding="utf-8"))["resumed"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return [point for point in points if isinstance(point, dict)] if isinstance(points, list) else []
+
+
+def _point(start: Start, changed: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    point: dict[str, Any] = {"after_round": start.state.round, "threads": torch.get_num_threads()}
+    point["processes"] = world().size
+    return point | {"versions": versions(), "changed": {key: list(values) for key, values in changed.items()}}
+
+
+def _write_record(directory: Path, start: Start, experiment: Experiment) -> None:
+    write_json(directory / POINTS, {"resumed": start.points})
+    write_atomically(directory / "config.yaml", config.to_yaml(config.record_of(experiment)).encode())
+
+
+def _list(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    def words(value: Any) -> str:
+        return str(value["_target_"]).rpartition(".")[2] if isinstance(value, Mapping) else show(value)
+
+    return "".join(f", {key} {words(old)} -> {words(new)}" for key, (old, new) in changed.items())
+
+
+def _say(experiment: Experiment, text: str) -> None:
+    log.info(text)
+    if experiment.console.mode != "none":
+        print(text)
+
+
+def _warn(text: str) -> None:
+    log.warning(text)
+    print_error(text, "warning")

@@ -1,0 +1,374 @@
+"""One run from beginning to end: simulate, record, and say how it ended."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fedsim
+from fedsim.errors import Diverged, ProcessLost, UserError, print_error
+from fedsim.evaluation.evaluate import Evaluation
+from fedsim.federation.arrivals import describe_clock
+from fedsim.federation.experiment import Experiment
+from fedsim.federation.simulation import initial_state, is_over, prepare
+from fedsim.federation.state import Metrics, RoundResult, Simulation, State
+from fedsim.interrupts import Interrupted, after_the_round
+from fedsim.parallel.processes import world
+from fedsim.privacy.secure import SecureAggregation
+from fedsim.recording.lock import locked
+from fedsim.recording.run_directory import (
+    FORMAT_VERSION,
+    CsvWriter,
+    refuse_used,
+    write_atomically,
+    write_csv,
+    write_json,
+)
+from fedsim.runs.checkpoints import prune_checkpoints, save_checkpoint
+from fedsim.runs.console import Display, display, format_value
+from fedsim.runs.digests import data_hash, devices_hash
+from fedsim.runs.processes import in_step, lead
+from fedsim.runs.saved_model import model_facts
+from fedsim.runs.tracking import Follower
+
+log = logging.getLogger(__name__)
+log.addHandler(logging.NullHandler())  # what users are to see is printed as well
+
+TIMING_COLUMNS = ("round", "train", "evaluate", "elapsed")
+DIVERGED_HINT = "try a smaller client.optimizer.lr, client.clip_norm=1, or a smaller server learning rate"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins, or is taken up again.
+
+    Attributes:
+        state: after the last round that is done; round 0 is none.
+        rows: of ``metrics.csv`` so far.
+        size: bytes of ``metrics.csv`` that hold them; None where there is no file yet.
+        timing_size: the same for ``timing.csv``.
+        again: the row after `rows`, which the state has behind it but the file is to be told anew.
+        evaluation: what the clients score with this state, if its round ends with an evaluation.
+        seconds: that the rounds so far have taken.
+        points: where the run was taken up so far, for ``summary.json``.
+    """
+
+    state: State
+    rows: list[Metrics] = field(default_factory=list)
+    size: int | None = None
+    timing_size: int | None = None
+    again: Metrics | None = None
+    evaluation: Evaluation | None = None
+    seconds: float = 0.0
+    points: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Recorder:
+    """Writes what rounds give; everything it holds is also in the files."""
+
+    directory: Path
+    simulation: Simulation
+    start: Start
+    last: Metrics = field(default_factory=dict)
+    final: Metrics = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        start, self.started = self.start, self.started - self.start.seconds
+        columns = self.simulation.columns
+        self._evaluation, self._saved = start.evaluation, -1
+        self._metrics = CsvWriter(self.directory / "metrics.csv", columns, start.size)
+        try:
+            self._timing = CsvWriter(self.directory / "timing.csv", TIMING_COLUMNS, start.timing_size)
+            for row in start.rows:
+                self._take(row, start.state.progress.metric)
+            if start.again is not None:
+                self._metrics.write(start.again)
+                self._take(start.again, start.state.progress.metric)
+                self.save(start.state)
+        except OSError:
+            self._metrics.close()
+            raise
+
+    def _take(self, row: Metrics, judging: str) -> None:
+        self.last = row
+        if row["test_loss"] is not None:
+            self.final = row
+        if (judged := row[judging]) is not None:
+            self.scores[int(row["round"] or 0)] = float(judged)
+
+    def record(self, result: RoundResult, state: State) -> None:
+        """Write a round, and a checkpoint if one is due."""
+        self._metrics.write(result.metrics)
+        number, every = state.round, self.simulation.experiment.checkpoint.every
+        self._timing.write({"round": number, **result.seconds, "elapsed": time.perf_counter() - self.started})
+        if result.evaluation is not None:
+            self._evaluation = result.evaluation
+        self._take(result.metrics, state.progress.metric)
+        if every is not None and (is_over(self.simulation, state) or number % every == 0):
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint of the state after the last row, unless there is one, or there should be none."""
+        if self.simulation.experiment.checkpoint.every is None or state.round in (0, self._saved):
+            return
+        self._metrics.sync()
+        facts: dict[str, Any] = {"metrics": self._metrics.mark(), "data_hash": self.data_hash, "versions": versions()}
+        facts |= {"model": model_facts(self.simulation), "devices": devices_hash(self.simulation)}
+        facts |= {"processes": world().size}
+        save_checkpoint(self.directory, state, facts | {"threads": torch.get_num_threads()})
+        self._saved = state.round
+        prune_checkpoints(self.directory, self.scores, state.progress.mode == "min")
+
+    @cached_property
+    def data_hash(self) -> str:
+        """See `fedsim.runs.digests.data_hash`."""
+        return data_hash(self.simulation.population)
+
+    def close(self) -> None:
+        """Close the CSVs."""
+        self._metrics.close()
+        self._timing.close()
+
+    def write_clients(self) -> None:
+        """Write what clients scored at the last evaluation."""
+        if self._evaluation is None:
+            return
+        population = self.simulation.population
+        scores = self._evaluation.clients
+        sizes = [population.train.sizes.tolist(), population.test.sizes.tolist()]
+        columns = [list(range(population.num_clients)), list(population.client_names), *sizes]
+        columns += [values.tolist() for values in scores.values()]
+        header = ("client", "name", "train_samples", "test_samples", *scores)
+        write_csv(self.directory / "clients.csv", header, zip(*columns, strict=True))
+
+
+def run_experiment(experiment: Experiment, config_yaml: str, directory: Path) -> str:
+    """Run an experiment in its directory and return its status.
+
+    Args:
+        experiment: the checked settings.
+        config_yaml: their record, written as ``config.yaml``.
+        directory: exists already (Hydra makes it) and holds no run.
+
+    Returns:
+        ``done``, ``stopped`` (early), ``diverged``, ``refused`` (a user's mistake found late) or ``failed``. No
+        exception leaves, because it would end the other jobs of a sweep.
+
+    Raises:
+        KeyboardInterrupt: after recording that the run was interrupted.
+    """
+
+    def run() -> str:
+        experiment.tracker.check()
+        simulation = prepare(experiment)
+        with locked(directory):
+            refuse_used(directory, "hydra.run.dir")
+            write_atomically(directory / "config.yaml", config_yaml.encode())
+            return record_run(simulation, directory, Start(initial_state(simulation)))
+
+    return guarded(experiment, run)
+
+
+def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
+    """Return the status that `run` returns; what it raises is told, and has a status too.
+
+    Args:
+        experiment: whose threads to use, for so long; None leaves them to `run`.
+        run: what to do.
+
+    Raises:
+        KeyboardInterrupt: as `run` does.
+    """
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads((experiment and experiment.threads) or threads)
+        return run()
+    except UserError as error:
+        _complain(str(error))
+        return "refused"
+    except OSError as error:
+        where = error.filename or "the console"
+        _complain(f"{error.strerror or error}: {where}; what was recorded before is intact")
+        return "failed"
+    except ProcessLost as error:
+        if world().is_first_to_tell():
+            _complain(str(error))
+        return "failed"
+    except Exception as error:
+        if isinstance(error, MemoryError) or "allocate" in str(error):  # torch raises a RuntimeError on the CPU
+            text = f"not enough memory ({' '.join(str(error).split())})"
+            _complain(f"{text}; take a smaller model, client.batch_size or engine.memory_budget")
+        else:
+            log.exception("a bug in fedsim or in a component of yours")
+            traceback.print_exc()
+        return "failed"
+    finally:
+        torch.set_num_threads(threads)  # what the next job of a sweep begins with
+
+
+def _complain(text: str) -> None:
+    log.error(text)
+    print_error(text)
+
+
+def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
+    """Run from `start` to the end, in a directory that this process holds, and return the status.
+
+    Raises:
+        Interrupted: if a signal ended it; it is recorded by then.
+        OSError: for what cannot be written.
+    """
+    experiment, state = simulation.experiment, start.state
+    recorder = Recorder(directory, simulation, start)
+    # Before the display: a library may have something to ask. A signal ends it at once.
+    follower = Follower(experiment, directory, start.rows, start.again)
+    simulation = lead(simulation, state, directory)
+    status, reason = "failed", "an unexpected error; see the traceback"
+    progress = state.progress
+    shown = display(
+        experiment.console.mode, simulation.columns, experiment.rounds, metric=progress.metric, better=progress.mode
+    )
+    with shown as screen, after_the_round(screen.say) as asked:
+        try:
+            for line in _introduction(simulation, directory):
+                screen.say(line)
+            for result in in_step(simulation, state, asked):
+                recorder.record(result, state)
+                follower.log(result.metrics)
+                screen.show(result.metrics, result.samples, result.seconds.get("train", 0.0))
+            if not is_over(simulation, state):
+                recorder.save(state)
+                screen.say(f"ended after round {state.round}; to go on: fedsim resume {directory}")
+                asked.end()
+            status, reason = ("stopped", state.progress.reason) if state.progress.reason else ("done", "round limit")
+        except Diverged as error:
+            status, reason = "diverged", f"{error}; {DIVERGED_HINT}"
+        except KeyboardInterrupt as error:
+            status = "interrupted"
+            reason = error.reason if isinstance(error, Interrupted) else "stopped by the user"
+            raise
+        except OSError as error:
+            reason = f"{error.strerror or error}: {error.filename or 'the console'}"
+            raise
+        except ProcessLost as error:
+            reason = str(error)
+            if world().is_first_to_tell():  # at once: torchrun will soon end this process too
+                _complain(f"{error}; to go on: fedsim resume {directory}")
+            raise
+        except SystemExit:  # from rich, when nobody reads what it prints
+            reason = "its output was closed"
+            raise
+        finally:
+            recorder.close()
+            with suppress(OSError) if status == "failed" else nullcontext():  # a full disk is reported already
+                recorder.write_clients()
+                write_json(directory / "summary.json", _summary(simulation, state, recorder, status, reason))
+            follower.end(status)
+            log.info("%s: %s", status, reason)
+    _conclude(screen, state, recorder, status, reason, directory)
+    asked.end()  # it came in the last round: the run is done, but a sweep is not to go on
+    return status
+
+
+def _introduction(simulation: Simulation, directory: Path) -> list[str]:
+    e, population = simulation.experiment, simulation.population
+    arch = simulation.task.arch
+    fitted = "" if e.model.parameters is None else f" (hidden_size={arch.hidden_size})"
+    engine = e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell)
+    own = "test columns pool the evaluations of the clients' own models, for not all blocks are aggregated"
+    return [
+        f"{type(e.model).__name__} with {arch.layout.num_parameters:,} parameters{fitted}, "
+        f"{population.num_clients} clients, {len(population.train):,} training and "
+        f"{len(population.test):,} test samples",
+        f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, {_together(simulation)}seed {e.seed}",
+        *([] if simulation.private is None else [own]),
+        *([] if simulation.budget is None else [simulation.budget.describe()]),
+        *([e.privacy.describe(e, population.train.sizes)] if isinstance(e.privacy, SecureAggregation) else []),
+        *describe_clock(simulation),
+        f"writing to {directory}",
+    ]
+
+
+def _together(simulation: Simulation) -> str:
+    return "" if simulation.world.size == 1 else f"{simulation.world.size} processes, "
+
+
+def _conclude(screen: Display, state: State, recorder: Recorder, status: str, reason: str, directory: Path) -> None:
+    progress = state.progress
+    if progress.best is not None:
+        final = recorder.final.get(progress.metric)
+        screen.say(
+            f"{progress.metric}: final {format_value(final)}, best {format_value(progress.best)} "
+            f"in round {progress.best_round}"
+        )
+    if status == "diverged":
+        _complain(f"diverged: {reason}")
+    else:
+        screen.say(f"{status} after round {state.round} ({reason}); see {directory / 'metrics.csv'}")
+
+
+def _summary(simulation: Simulation, state: State, recorder: Recorder, status: str, reason: str) -> dict[str, Any]:
+    progress = state.progress
+    return {
+        "format_version": FORMAT_VERSION,
+        "status": status,
+        "reason": reason,
+        "rounds": recorder.last.get("round", 0),
+        "final": {k: v for k, v in recorder.final.items() if v is not None},
+        "best": {
+            "metric": progress.metric,
+            "mode": progress.mode,
+            "value": progress.best,
+            "round": progress.best_round,
+        },
+        "bytes_down": state.bytes_down,
+        "bytes_up": state.bytes_up,
+        **({} if simulation.clock is None else {"virtual_seconds": state.virtual_seconds}),
+        **({} if simulation.budget is None else {"privacy": simulation.budget.facts()}),
+        "seconds": time.perf_counter() - recorder.started,
+        "parameters": simulation.task.arch.layout.num_parameters,
+        "hidden_size": simulation.task.arch.hidden_size,
+        "seed": simulation.experiment.seed,
+        "device": str(simulation.experiment.torch_device()),
+        "threads": torch.get_num_threads(),
+        "processes": simulation.world.size,
+        "data_hash": recorder.data_hash,
+        "git_hash": git_hash(),
+        "versions": versions(),
+        "resumed": recorder.start.points,
+    }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of fedsim, Python and the packages that results depend on."""
+    packages = ("torch", "numpy", "numba", "hydra-core", "aeon", "pandas")
+    ours = {"fedsim": fedsim.__version__, "python": platform.python_version()}
+    return ours | {package: importlib.metadata.version(package) for package in packages}
+
+
+def git_hash() -> str | None:
+    """The commit of fedsim's own checkout, or None where it was installed from a wheel."""
+    root = Path(fedsim.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None  # no git, or one that hangs: the record does without
+    return found.stdout.strip() if found.returncode == 0 else None

@@ -1,0 +1,141 @@
+"""The model that a run saved: found, read and compared with the model that it is to be used for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedsim.errors import UserError, print_error
+from fedsim.federation.state import Simulation, State
+from fedsim.models.recurrent import Architecture
+from fedsim.runs.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
+from fedsim.runs.history import marked_content, read_rows
+
+WHICH = ("last", "best")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A checkpoint of which the model is wanted.
+
+    Attributes:
+        path: of the file.
+        state: what it holds, on the CPU.
+        facts: what `model_facts` said of the model when it was saved.
+        run_facts: all else that the run said of itself.
+    """
+
+    path: Path
+    state: State
+    facts: dict[str, Any]
+    run_facts: dict[str, Any]
+
+    def check(self, arch: Architecture) -> None:
+        """Raise `UserError`, naming the first difference, unless this is a model of this architecture, and whole."""
+        if (blocks := self.facts["blocks"]) is not None:
+            raise UserError(
+                f"{self.path}: holds no whole model, because its clients kept parts of it to themselves "
+                f"(aggregator.blocks={blocks})"
+            )
+        if (difference := first_difference(self.facts, arch)) is not None:
+            raise UserError(f"{self.path}: {difference}")
+
+
+def model_facts(sim: Simulation) -> dict[str, Any]:
+    """What a checkpoint says of its model, plain data: enough to compare it with another without the data."""
+    arch = sim.task.arch
+    shapes = {name: list(shape) for name, shape in zip(arch.layout.names, arch.layout.shapes, strict=True)}
+    return {"cell": arch.model.cell, "blocks": sim.experiment.aggregator.blocks, "parameters": shapes}
+
+
+def first_difference(facts: Mapping[str, Any], arch: Architecture) -> str | None:
+    """The first thing in which a saved model differs from an architecture, in words; None if it fits."""
+    if facts["cell"] != arch.model.cell:
+        return f"the saved model's cell is {facts['cell']}, the one it is wanted for {arch.model.cell}"
+    saved = {name: tuple(shape) for name, shape in facts["parameters"].items()}
+    wanted = dict(zip(arch.layout.names, arch.layout.shapes, strict=True))
+    for name in [*wanted, *(name for name in saved if name not in wanted)]:
+        if saved.get(name) != wanted.get(name):
+            return f"the saved model has {_size(name, saved)}, the one it is wanted for {_size(name, wanted)}"
+    return None
+
+
+def _size(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return f"{name} of {' x '.join(map(str, shapes[name]))}" if name in shapes else f"no {name}"
+
+
+def read_model(path: Path, which: str = "last") -> SavedModel:
+    """Read a saved model.
+
+    Args:
+        path: a run directory, or one checkpoint of it.
+        which: for a directory: ``last``, the newest checkpoint that can be read, or ``best``, the one of the best
+            value of the metric by which the run is judged, among the checkpoints that were kept.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if path.is_file():
+        return _read(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: there is no such run directory or checkpoint")
+    for number in reversed(checkpoint_rounds(path)):
+        try:
+            last = _read(checkpoint_path(path, number))
+        except UserError as error:
+            print_error(f"{error}; it is not used", "warning")
+            continue
+        return last if which == "last" else _best(path, last)
+    raise UserError(f"{path}: holds no saved model (there is no usable checkpoint)")
+
+
+def _best(directory: Path, last: SavedModel) -> SavedModel:
+    progress, values = last.state.progress, {}
+    try:
+        rows = read_rows(marked_content(directory / "metrics.csv", last.run_facts.get("metrics")))
+    except UserError as error:
+        raise UserError(f"{last.path}: {error}") from None
+    kept = checkpoint_rounds(directory)
+    for row in rows:
+        value = row.get(progress.metric)
+        if value is not None and row["round"] in kept:
+            values[int(row["round"])] = value
+    if not values:
+        raise UserError(f"{directory}: no checkpoint is of a round in which {progress.metric} was measured; take last")
+    sign = 1 if progress.mode == "min" else -1
+    return _read(checkpoint_path(directory, min(values, key=lambda number: (sign * values[number], number))))
+
+
+def _read(path: Path) -> SavedModel:
+    state, run_facts = load_checkpoint(path, torch.device("cpu")), read_run_facts(path)
+    facts = run_facts.get("model")
+    if not isinstance(facts, dict) or {"cell", "blocks", "parameters"} - facts.keys():
+        raise UserError(f"{path}: does not say what model it holds")
+    sizes = sum(torch.Size(shape).numel() for shape in facts["parameters"].values())
+    if state.row.shape != (sizes,):
+        raise UserError(f"{path}: holds {state.row.numel()} numbers, not the {sizes} of its model")
+    return SavedModel(path, state, facts, run_facts)
+
+
+def check_init_from(sim: Simulation) -> None:
+    """Raise `UserError` if ``init_from`` names a model that does not fit."""
+    if sim.experiment.init_from is not None:
+        initial_model(sim, sim.experiment.init_from)
+
+
+def initial_model(sim: Simulation, init_from: str) -> State:
+    """The state whose row a run with ``init_from`` begins with.
+
+    Raises:
+        UserError: naming the key, and the first difference where the models do not fit.
+    """
+    try:
+        saved = read_model(Path(init_from))
+        saved.check(sim.task.arch)
+    except UserError as error:
+        raise UserError(f"init_from={init_from}: {error}") from None
+    return saved.state

@@ -1,0 +1,325 @@
+"""A sweep from beginning to end: what is to run, one job of it, and the table of how all of them ended.
+
+``sweep.yaml`` says from the start which overrides made which job, and ``sweep.csv`` at the end how they did.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedsim.config import compose as config
+from fedsim.config import launch as launching
+from fedsim.config.loader import SafeLoader
+from fedsim.config.request import Job, Request
+from fedsim.core.stopping import start
+from fedsim.errors import UserError, print_error
+from fedsim.evaluation.evaluate import default_metric
+from fedsim.federation.experiment import Experiment
+from fedsim.federation.simulation import prepare
+from fedsim.federation.state import Simulation
+from fedsim.recording.run_directory import FORMAT_VERSION, Cell, write_atomically, write_csv
+from fedsim.recording.settings import Console as ConsoleSetting
+from fedsim.runs import dry_run as plan
+from fedsim.runs import run as runner
+from fedsim.runs import saved_model
+from fedsim.runs import sweep_jobs as taking_up
+from fedsim.runs.console import format_value
+
+NOT_STARTED, KILLED = "not started", "killed"
+FINISHED = ("done", "stopped")
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one job ended; what is not known is None."""
+
+    number: int
+    parameters: Mapping[str, str]
+    status: str
+    path: Path
+    rounds: int | None = None
+    metric: str | None = None
+    final: float | None = None
+    best: float | None = None
+    best_round: int | None = None
+    to_target: int | None = None
+
+
+class JobFailed(Exception):
+    """What Optuna is told of a job that did not end well."""
+
+
+def check(jobs: Sequence[Job]) -> None:
+    """Prepare what jobs have in common once: one job of those that differ in nothing but seed and labels.
+
+    Raises:
+        UserError: if data, partition and settings do not go together.
+    """
+    seen = set()
+    for job in jobs:
+        key = repr(replace(job.experiment, seed=0, name=None, tags=[]))
+        if key not in seen:
+            seen.add(key)
+            job.experiment.tracker.check()
+            prepared = prepare(job.experiment)
+            plan.refuse_impossible(prepared)
+            saved_model.check_init_from(prepared)
+
+
+def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
+    """Run the jobs of a sweep, or those that are not finished yet, and leave a table.
+
+    Returns:
+        the status of every job: those of runs, or ``not started`` or ``killed``.
+
+    Raises:
+        UserError: before anything starts, if the folder holds jobs of another sweep.
+        KeyboardInterrupt: after the table.
+    """
+    settings = config.launcher_of(jobs[0], loader)
+    optuna = settings["names"]["sweeper"] == "optuna"
+    folder = jobs[0].folder
+    objective = None
+    if optuna:
+        objective = request.objective or "best"
+        check_direction(settings["sweeper"], prepare(jobs[0].experiment))
+    pending = [(k, job) for k, job in enumerate(jobs) if optuna or _is_pending(job, request)]
+    concurrent = concurrency(settings, len(pending) if not optuna else 0)
+    share = share_of_threads(cores(), concurrent, settings["launcher"].get("cpus_per_task"))
+    quiet = all(job.experiment.console.mode == "none" for job in jobs)
+    task = partial(
+        run_job, share=share, silent=concurrent > 1, objective=objective, allow_modules=request.allow_modules
+    )
+    if not optuna:
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {"format_version": FORMAT_VERSION, "jobs": {k: list(job.overrides) for k, job in enumerate(jobs)}}
+        write_atomically(folder / "sweep.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode())
+    rows: list[Row] = []
+    try:
+        _launch(request, task, loader, pending)
+    finally:
+        rows = [read_row(k, own, job) for k, (job, own) in enumerate(zip(jobs, _own(jobs), strict=True))]
+        if optuna:
+            rows = _trials(folder)
+        if rows and folder.exists():
+            write_table(folder / "sweep.csv", rows)
+            if not quiet:
+                show(rows, folder)
+    return [row.status for row in rows]
+
+
+def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[tuple[int, Job]]) -> None:
+    """Launch; where a worker is killed, take its neighbours up again, each alone, so that one of them ends no other."""
+    try:
+        launching.launch(request, task, loader=loader, pending=pending)
+    except (UserError, KeyboardInterrupt, OSError):
+        raise
+    except BrokenExecutor as error:
+        print_error(f"a worker was killed, by the system if memory was short: {launching.first_line(error)}")
+        left = [(k, job) for k, job in pending if taking_up.unfinished(job.directory)]
+        begun = [pair for pair in left if taking_up.has_begun(pair[1].directory)] or left[:1]
+        for pair in begun:
+            try:
+                launching.launch(request, task, loader=loader, pending=[pair])
+            except BrokenExecutor:
+                print_error(f"job {pair[0]} was killed twice; see {pair[1].directory}")
+        if rest := [pair for pair in left if pair not in begun]:
+            _launch(request, task, loader, rest)
+    except JobFailed as error:
+        print_error(f"more trials failed than hydra.sweeper.max_failure_rate allows: {error}")
+    except Exception as error:  # a launcher's own
+        print_error(f"the sweep ended early: {type(error).__name__}: {launching.first_line(error)}")
+
+
+def run_job(
+    experiment: Experiment,
+    directory: Path,
+    share: int | None,
+    silent: bool,
+    objective: str | None,
+    allow_modules: tuple[str, ...] = (),
+) -> str | float:
+    """Run one job, or go on with one that was interrupted; in whatever process a launcher chose.
+
+    Args:
+        experiment: the checked settings.
+        directory: where it runs.
+        share: threads for a job whose config leaves them open; None leaves them to torch.
+        silent: whether other jobs run at the same time, between whose tables this one's would be lost.
+        objective: ``best`` or ``final``, to return that value of the metric that judges; None returns the status.
+        allow_modules: modules besides fedsim whose dataclasses a record may name.
+
+    Raises:
+        JobFailed: if there is no such value.
+    """
+    before = torch.get_num_threads()
+    shown = replace(experiment, console=ConsoleSetting("none")) if silent else experiment
+    try:
+        allotted = os.environ.get("SLURM_CPUS_PER_TASK", "")
+        share = int(allotted) if allotted.isdecimal() else share
+        if share is not None and experiment.threads is None:
+            torch.set_num_threads(max(1, min(share, before)))
+        if taking_up.has_begun(directory):
+            status = taking_up.go_on(shown, directory, allow_modules)
+        else:
+            status = runner.run_experiment(shown, config.to_yaml(config.record_of(experiment)), directory)
+    finally:
+        torch.set_num_threads(before)
+    if silent and experiment.console.mode != "none":
+        print(f"{directory}: {status}", flush=True)
+    if objective is None:
+        return status
+    row = read_row(0, {}, Job((), experiment, directory))
+    value = row.best if objective == "best" else row.final
+    if status not in FINISHED or value is None:
+        raise JobFailed(f"{directory}: {status}")
+    return value
+
+
+def _is_pending(job: Job, request: Request) -> bool:
+    """Whether a job is to run; raises `UserError` for one that cannot go on here."""
+    return True if request.resume is None else taking_up.is_pending(job.experiment, job.directory)
+
+
+def check_direction(sweeper: Mapping[str, Any], simulation: Simulation) -> None:
+    """Raise `UserError` if Optuna would look for the worst instead of the best."""
+    progress = start(simulation.experiment.stop, default_metric(simulation.population.task))
+    wanted = "minimize" if progress.mode == "min" else "maximize"
+    given = str(getattr(sweeper["direction"], "name", sweeper["direction"]))
+    if given != wanted:
+        how = "lower" if wanted == "minimize" else "higher"
+        raise UserError(
+            f"hydra.sweeper.direction={given}: {progress.metric} is better the {how} it is; set "
+            f"hydra.sweeper.direction={wanted}"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# threads
+
+
+def cores() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def concurrency(settings: Mapping[str, Any], num_jobs: int) -> int:
+    """How many jobs run on this machine at the same time."""
+    name, launcher, sweeper = settings["names"]["launcher"], settings["launcher"], settings["sweeper"]
+    together = num_jobs
+    if settings["names"]["sweeper"] == "optuna":
+        together = sweeper["n_jobs"]
+    elif sweeper.get("max_batch_size"):
+        together = min(together, sweeper["max_batch_size"])
+    if name == "joblib":
+        asked = launcher["n_jobs"]
+        if not isinstance(asked, int) or asked == 0:
+            raise UserError(f"hydra.launcher.n_jobs={asked}: must be a number of jobs, or -1 for one per core")
+        return max(1, min(together, asked if asked > 0 else cores() + 1 + asked))
+    return together if name == "submitit_local" else 1
+
+
+def share_of_threads(available: int, concurrent: int, cpus_per_task: int | None = None) -> int | None:
+    """Threads for one of `concurrent` jobs; None leaves them to torch.
+
+    A scheduler's allotment is read where the job runs (see `run_job`); what it gives a task counts before any division.
+    """
+    if cpus_per_task:
+        return int(cpus_per_task)
+    return None if concurrent <= 1 else max(1, available // concurrent)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the table
+
+
+def _own(jobs: Sequence[Job]) -> list[dict[str, str]]:
+    """For every job, the overrides in which the jobs differ."""
+    given = [{key: value for key, _, value in (text.partition("=") for text in job.overrides)} for job in jobs]
+    keys = dict.fromkeys(key for overrides in given for key in overrides)
+    differing = [key for key in keys if len({overrides.get(key) for overrides in given}) > 1]
+    return [{key: overrides.get(key, "") for key in differing} for overrides in given]
+
+
+def _trials(folder: Path) -> list[Row]:
+    """The jobs that Optuna made: every folder with Hydra's overrides in it."""
+    found = []
+    for file in folder.glob("**/.hydra/overrides.yaml"):
+        directory = file.parents[1]
+        overrides = yaml.safe_load(file.read_text(encoding="utf-8"))
+        facts = yaml.safe_load((file.parent / "hydra.yaml").read_text(encoding="utf-8"))["hydra"]
+        found.append((int(facts["job"]["num"]), overrides, directory))
+    found.sort(key=lambda trial: trial[0])
+    jobs = [Job(tuple(overrides), None, directory) for _, overrides, directory in found]  # type: ignore[arg-type]
+    return [read_row(n, own, job) for (n, _, _), own, job in zip(found, _own(jobs), jobs, strict=True)]
+
+
+def read_row(number: int, parameters: Mapping[str, str], job: Job) -> Row:
+    """Read how a job ended from what it left."""
+    status = NOT_STARTED if not taking_up.has_begun(job.directory) else KILLED
+    if status == NOT_STARTED and job.directory.exists():
+        status = "failed"
+    try:
+        summary = json.loads((job.directory / "summary.json").read_text(encoding="utf-8"))
+        best = summary["best"]
+        metric, value = best["metric"], best["value"]
+        row = Row(number, parameters, summary["status"], job.directory, summary["rounds"], metric)
+        row = replace(row, final=summary["final"].get(metric), best=value, best_round=best["round"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Row(number, parameters, status, job.directory)
+    target = None if job.experiment is None else job.experiment.stop.target
+    reached = (
+        target is not None and value is not None and (value <= target if best["mode"] == "min" else value >= target)
+    )
+    return replace(row, to_target=best["round"] if reached else None)
+
+
+def write_table(file: Path, rows: Sequence[Row]) -> None:
+    """Write ``sweep.csv``, whole or not at all."""
+    keys = list(rows[0].parameters)
+    header = ("job", *keys, "status", "rounds", "metric", "final", "best", "best_round", "rounds_to_target", "path")
+    lines: list[list[Cell]] = [
+        [
+            *(row.number, *row.parameters.values(), row.status, row.rounds, row.metric, row.final, row.best),
+            *(row.best_round, row.to_target, os.path.relpath(row.path, file.parent)),
+        ]
+        for row in rows
+    ]
+    write_csv(file, header, lines)
+
+
+def show(rows: Sequence[Row], folder: Path) -> None:
+    """Print the table."""
+    metric = next((row.metric for row in rows if row.metric), None)
+    targeted = any(row.to_target is not None for row in rows)
+    numbers = ["final", "best", "round", *(["to target"] if targeted else [])]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    names = ["job", *rows[0].parameters, *numbers, "status", "path"]
+    for name in names:
+        justify: Any = "right" if name in ("job", *numbers) else "left"
+        table.add_column(Text(name), justify=justify, overflow="fold")
+    for row in rows:
+        cells = [str(row.number), *row.parameters.values()]
+        cells += [format_value(row.final), format_value(row.best), format_value(row.best_round)]
+        cells += [format_value(row.to_target)] if targeted else []
+        table.add_row(*map(Text, [*cells, row.status, os.path.relpath(row.path, folder)]))
+    console = Console(highlight=False, emoji=False)
+    console.print(table)
+    judged = f", judged by {metric}" if metric else ""
+    ended = sum(row.status in FINISHED for row in rows)
+    print(f"{ended} of {len(rows)} jobs finished{judged}; see {folder / 'sweep.csv'}", file=sys.stdout)

@@ -1,0 +1,88 @@
+"""A run followed by its tracker, whose failures are told and end nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from fedsim.build import record_of
+from fedsim.config.keys import flat
+from fedsim.errors import print_error
+from fedsim.federation.experiment import Experiment
+from fedsim.federation.state import Metrics
+from fedsim.recording.trackers import Log, Setting, Tracked
+
+log = logging.getLogger(__name__)
+log.addHandler(logging.NullHandler())  # what users are to see is printed as well
+
+
+def settings_of(experiment: Experiment) -> dict[str, Setting]:
+    """Every setting by its dotted key, a component's own being its class; the tracker's own are left out."""
+    record = {key: value for key, value in record_of(experiment).items() if key != "tracker"}
+    settings: dict[str, Setting] = {}
+    for key, value in flat(record).items():
+        if key.endswith("._target_"):
+            settings[key.removesuffix("._target_")] = str(value).rpartition(".")[2]
+        else:
+            settings[key] = value if isinstance(value, Setting) else "null" if value is None else str(value)
+    return settings
+
+
+class Follower:
+    """Hands rounds on to the tracker of an experiment, until it fails.
+
+    Args:
+        experiment: whose tracker it is.
+        directory: of the run.
+        rows: of the rounds that are done; a tracker that is new to the run is told them, too.
+        again: the row after them, if it is another one now than when it was logged.
+    """
+
+    def __init__(
+        self, experiment: Experiment, directory: Path, rows: Iterable[Metrics] = (), again: Metrics | None = None
+    ) -> None:
+        self._log: Log | None = None
+        self._name = type(experiment.tracker).__name__
+        rows = list(rows)
+        number = _round(rows[-1]) + 1 if rows else 0
+        label = experiment.name or "/".join(directory.resolve().parts[-2:])
+        try:
+            self._log = experiment.tracker.begin(Tracked(directory, label, settings_of(experiment), number))
+            if self._log is not None and again is not None:
+                self._log.first = min(self._log.first, _round(again))
+        except Exception as error:
+            self._fail(error)
+        for row in [*rows, *([] if again is None else [again])]:
+            self.log(row)
+
+    def log(self, row: Metrics) -> None:
+        """Hand on a row of ``metrics.csv``, unless the tracker has it already."""
+        number = _round(row)
+        if self._log is None or number < self._log.first:
+            return
+        metrics = {name: float(value) for name, value in row.items() if name != "round" and value is not None}
+        try:
+            self._log.log(number, metrics)
+        except Exception as error:
+            self._fail(error)
+
+    def end(self, status: str) -> None:
+        """Close the tracker's run."""
+        try:
+            if self._log is not None:
+                self._log.end(status)
+        except Exception as error:
+            self._fail(error)
+        self._log = None
+
+    def _fail(self, error: Exception) -> None:
+        self._log = None
+        what = " ".join(str(error).split()) or type(error).__name__
+        text = f"tracker={self._name.lower()}: {what[:300]}; the run goes on without it, and metrics.csv has everything"
+        log.warning(text)
+        print_error(text, "warning")
+
+
+def _round(row: Metrics) -> int:
+    return int(row["round"] or 0)

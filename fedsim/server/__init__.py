@@ -1,0 +1,1 @@
+"""Server optimizers, and how their learning rates change over the rounds."""

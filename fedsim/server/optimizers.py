@@ -1,0 +1,204 @@
+"""Server optimizers: how the combined delta moves the global row.
+
+The delta points where the clients went, so every step *adds*; with `SGD` at learning rate 1 the weighted mean of
+deltas gives FedAvg. State goes in and comes out as a dictionary of tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from fedsim.errors import check_above, check_between
+from fedsim.server.schedules import CONSTANT, Schedule
+
+State = dict[str, Tensor]
+
+
+@runtime_checkable
+class ServerOptimizer(Protocol):
+    """What a server optimizer offers."""
+
+    @property
+    def lr(self) -> float:
+        """The learning rate before the schedule."""
+        ...
+
+    @property
+    def schedule(self) -> Schedule:
+        """How the learning rate changes over rounds."""
+        ...
+
+    def init(self, row: Tensor) -> State:
+        """State before the first round, for a global row ``[P]``."""
+        ...
+
+    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+        """Return the next global row ``[P]`` and state, given the combined delta ``[P]`` and this round's `lr`."""
+        ...
+
+
+def learning_rate(optimizer: ServerOptimizer, round_number: int, rounds: int) -> float:
+    """The server learning rate in a round (1, 2, ...) of a run that is limited to so many."""
+    return optimizer.lr * optimizer.schedule.at(round_number, rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD:
+    """``row + lr * delta``; FedAvg at lr 1 (Reddi 2021, section 2)."""
+
+    lr: float = 1.0
+    schedule: Schedule = CONSTANT
+
+    def __post_init__(self) -> None:
+        check_above(self, 0, "lr")
+
+    def init(self, row: Tensor) -> State:
+        """No state."""
+        return {}
+
+    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+        """Add the scaled delta."""
+        return row + lr * delta, state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Momentum:
+    """FedAvgM (Hsu 2019, section 4.3): ``v = beta * v + delta``; ``row + lr * v``."""
+
+    lr: float = 1.0
+    beta: float = 0.9
+    schedule: Schedule = CONSTANT
+
+    def __post_init__(self) -> None:
+        check_above(self, 0, "lr")
+        check_between(self, 0, 1, "beta", open_high=True)
+
+    def init(self, row: Tensor) -> State:
+        """A velocity of zeros."""
+        return {"velocity": torch.zeros_like(row)}
+
+    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+        """Accumulate, then add."""
+        velocity = self.beta * state["velocity"] + delta
+        return row + lr * velocity, {"velocity": velocity}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reddi 2021, Algorithm 2: ``m = beta1 * m + (1 - beta1) * delta``; a rule for v; ``row + lr * m / (sqrt(v) + tau)``,
+# from ``m = 0`` and ``v = tau^2`` (the least that the algorithm admits), without bias correction.
+
+
+def _moments(row: Tensor, tau: float) -> State:
+    return {"mean": torch.zeros_like(row), "square": torch.full_like(row, tau**2)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adagrad:
+    """FedAdagrad (Reddi 2021, Algorithm 2): ``v = v + delta^2``, without momentum unless `beta1` says so."""
+
+    lr: float = 0.1
+    beta1: float = 0.0
+    tau: float = 0.001
+    schedule: Schedule = CONSTANT
+
+    def __post_init__(self) -> None:
+        check_above(self, 0, "lr", "tau")
+        check_between(self, 0, 1, "beta1", open_high=True)
+
+    def init(self, row: Tensor) -> State:
+        """Both moments."""
+        return _moments(row, self.tau)
+
+    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+        """Algorithm 2 with line 12 for FedAdagrad."""
+        mean = self.beta1 * state["mean"] + (1 - self.beta1) * delta
+        square = state["square"] + delta**2
+        return row + lr * mean / (square.sqrt() + self.tau), {"mean": mean, "square": square}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """FedAdam (Reddi 2021, Algorithm 2), without bias correction: ``v = beta2 * v + (1 - beta2) * delta^2``."""
+
+    lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 0.001
+    schedule: Schedule = CONSTANT
+
+    def __post_init__(self) -> None:
+        check_above(self, 0, "lr", "tau")
+        check_between(self, 0, 1, "beta1", "beta2", open_high=True)
+
+    def init(self, row: Tensor) -> State:
+        """Both moments."""
+        return _moments(row, self.tau)
+
+    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+        """Algorithm 2 with line 12 for FedAdam."""
+        mean = self.beta1 * state["mean"] + (1 - self.beta1) * delta
+        square = self.beta2 * state["square"] + (1 - self.beta2) * delta**2
+        return row + lr * mean / (square.sqrt() + self.tau), {"mean": mean, "square": square}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yogi:
+    """FedYogi (Reddi 2021, Algorithm 2): ``v = v - (1 - beta2) * delta^2 * sign(v - delta^2)``."""
+
+    lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 0.001
+    schedule: Schedule = CONSTANT
+
+    def __post_init__(self) -> None:
+        check_above(self, 0, "lr", "tau")
+        check_between(self, 0, 1, "beta1", "beta2", open_high=True)
+
+    def init(self, row: Tensor) -> State:
+        """Both moments."""
+        return _moments(row, self.tau)
+
+    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+        """Algorithm 2 with line 12 for FedYogi."""
+        mean = self.beta1 * state["mean"] + (1 - self.beta1) * delta
+        new = delta**2
+        square = state["square"] - (1 - self.beta2) * new * torch.sign(state["square"] - new)
+        return row + lr * mean / (square.sqrt() + self.tau), {"mean": mean, "square": square}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamCorrected:
+    """Adam as Kingma and Ba 2015, Algorithm 1, have it: with bias correction, and from ``v = 0``.
+
+    The same numbers as `torch.optim.Adam` on the gradient ``-delta`` with ``eps = tau``. Not FedAdam (`Adam`), but what
+    some code bases call so.
+    """
+
+    lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 0.001
+    schedule: Schedule = CONSTANT
+
+    def __post_init__(self) -> None:
+        check_above(self, 0, "lr", "tau")
+        check_between(self, 0, 1, "beta1", "beta2", open_high=True)
+
+    def init(self, row: Tensor) -> State:
+        """Both moments and the number of steps taken."""
+        steps = torch.zeros((), dtype=torch.float64, device=row.device)
+        return {"mean": torch.zeros_like(row), "square": torch.zeros_like(row), "steps": steps}
+
+    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+        """Algorithm 1."""
+        steps = state["steps"] + 1
+        mean = self.beta1 * state["mean"] + (1 - self.beta1) * delta
+        square = self.beta2 * state["square"] + (1 - self.beta2) * delta**2
+        corrected = (square / (1 - self.beta2 ** float(steps))).sqrt()
+        row = row + lr * (mean / (1 - self.beta1 ** float(steps))) / (corrected + self.tau)
+        return row, {"mean": mean, "square": square, "steps": steps}

@@ -1,0 +1,421 @@
+"""One row per group: what its settings are called, what it measured, and how it stands against a baseline."""
+
+import math
+import re
+
+import pytest
+
+from fedsim.compare.reading import load_runs
+from fedsim.compare.table import Question, compare
+from fedsim.errors import UserError
+
+
+def comparison_of(*paths, **question):
+    return compare(load_runs(paths)[0], Question(**question))
+
+
+def table_of(*paths, **question):
+    return comparison_of(*paths, **question).table
+
+
+# Comparing
+
+
+def test_only_the_settings_asked_for(make_run, tmp_path):
+    make_run("a", {"aggregator.server_optimizer.lr": 0.01})
+    make_run("b", {"aggregator.server_optimizer.lr": 0.1, "model.hidden_size": 8, "tags": ["x"]})
+    found = comparison_of(tmp_path, keys=("model.hidden_size",))
+    assert list(found.table.columns)[:2] == ["run", "model.hidden_size"]
+    assert "not shown: the groups also differ in aggregator.server_optimizer.lr, tags" in found.notes
+    both = comparison_of(tmp_path, keys=("tags", "model.hidden_size", "aggregator.server_optimizer.lr"))
+    assert list(both.table.columns)[1:4] == ["tags", "model.hidden_size", "aggregator.server_optimizer.lr"]
+    assert not [note for note in both.notes if note.startswith("not shown")]
+
+
+def test_files_without_settings_need_none_to_be_told_apart(make_run, metrics, tmp_path):
+    make_run("a", {"model.hidden_size": 8})
+    make_run("b")
+    for name in ("c.csv", "d.csv"):
+        (tmp_path / name).write_text(metrics)
+    table = table_of(tmp_path, tmp_path / "c.csv", tmp_path / "d.csv", keys=("model.hidden_size",))
+    assert sorted(map(str, table["model.hidden_size"])) == ["", "", "64", "8"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (("lr",), "--keys lr: these runs differ in rounds, model.hidden_size"),
+        (("round",), "did you mean 'rounds'"),
+        (("rounds",), "--keys rounds: two groups are rounds=4; they differ in model.hidden_size"),
+    ],
+)
+def test_settings_that_do_not_tell_the_runs_apart_are_refused(make_run, tmp_path, keys, told):
+    make_run("a")
+    make_run("b", {"model.hidden_size": 8})
+    make_run("c", {"rounds": 5})
+    with pytest.raises(UserError, match=re.escape(told)):
+        comparison_of(tmp_path, keys=keys)
+
+
+def test_final_best_and_rounds(make_run, tmp_path):
+    make_run("a")
+    table = table_of(tmp_path)
+    assert table.to_dict("list") == {
+        "run": ["a"],
+        "status": ["done"],
+        "rounds": [4],
+        "final test_accuracy": [0.6],
+        "best test_accuracy": [0.7123456],
+        "best round": [2],
+    }
+
+
+def test_only_the_keys_that_differ(make_run, tmp_path):
+    make_run("x/a", {"aggregator.server_optimizer.lr": 0.01, "format_version": 2})
+    make_run("x/b", {"tags": ["slow", "gru"]})
+    make_run("y/a", {"console": {"mode": "none"}})  # shows something else, and does the same
+    table = table_of(tmp_path)
+    assert list(table.columns)[:4] == ["run", "aggregator.server_optimizer.lr", "tags", "status"]
+    assert table["run"].tolist() == ["x/a", "x/b", "y/a"]
+    assert table["aggregator.server_optimizer.lr"].tolist() == [0.01, 0.1, 0.1]
+    assert table["tags"].tolist() == ["[]", '["slow", "gru"]', "[]"]
+
+
+def test_a_component_is_shown_by_its_class_and_what_others_have_not_is_left_to_it(make_run, metrics, tmp_path):
+    lstm = {"_target_": "fedsim.models.recurrent.LSTM", "hidden_size": 64, "forget_bias": 1.0}
+    make_run("a")
+    make_run("b", {"model": lstm})
+    make_run("c", {"model": None})
+    (tmp_path / "d.csv").write_text(metrics)
+    table = table_of(tmp_path, tmp_path / "d.csv")
+    assert table["model"].tolist() == ["GRU", "LSTM", "null", ""]
+    assert "model.hidden_size" not in table  # 64 for both: it comes with the model
+    assert "model.forget_bias" not in table
+    make_run("e", {"model.hidden_size": 8})
+    assert sorted(map(str, table_of(tmp_path)["model.hidden_size"])) == ["", "64", "64", "8"]
+
+
+def test_two_classes_of_one_name_are_told_apart(make_run, tmp_path):
+    make_run("a")
+    make_run("b", {"model._target_": "mine.GRU"})
+    assert table_of(tmp_path)["model"].tolist() == ["fedsim.models.recurrent.GRU", "mine.GRU"]
+
+
+def test_a_run_without_a_config_does_not_make_every_key_differ(make_run, tmp_path):
+    make_run("a")
+    make_run("b", None)
+    assert list(table_of(tmp_path).columns)[:2] == ["run", "status"]
+
+
+def test_rounds_asked_for_and_rounds_done(make_run, tmp_path):
+    make_run("a")
+    make_run("b", {"rounds": 50})
+    table = table_of(tmp_path)
+    assert table["config rounds"].tolist() == [4, 50]
+    assert table["rounds"].tolist() == [4, 4]
+
+
+def choices_of(aggregator, correction, **others):
+    return {"aggregator": aggregator, "aggregator/correction": correction, "model": "gru", **others}
+
+
+def test_options_stand_for_what_they_bring_along(make_run, tmp_path):
+    prox = {"aggregator.correction": {"_target_": "fedsim.corrections.correction.Prox", "mu": 0.1}}
+    make_run("a", choices=choices_of("fedavg", "none"))
+    make_run("b", prox, choices=choices_of("fedprox", "prox"), typed=["aggregator=fedprox"])
+    table = table_of(tmp_path)
+    assert list(table.columns)[:3] == ["run", "aggregator", "status"]
+    assert table["aggregator"].tolist() == ["fedavg", "fedprox"]
+
+
+def test_what_was_typed_and_what_options_do_not_explain_is_named(make_run, tmp_path):
+    mu = {"aggregator.correction": {"_target_": "fedsim.corrections.correction.Prox", "mu": 0.1}}
+    more = {"aggregator.correction": {"_target_": "fedsim.corrections.correction.Prox", "mu": 1.0}, "rounds": 9}
+    make_run("a", choices=choices_of("fedavg", "none"), typed=["rounds=4"])
+    make_run("b", mu, choices=choices_of("fedprox", "prox"))
+    make_run("c", more, choices=choices_of("fedprox", "prox"), typed=["rounds=9"])
+    table = table_of(tmp_path)
+    # rounds was typed; of the two values of mu, rounds=9 says which: nothing more is needed.
+    assert list(table.columns)[:4] == ["run", "aggregator", "config rounds", "status"]
+    make_run("d", more | {"rounds": 4}, choices=choices_of("fedprox", "prox"))
+    assert "aggregator.correction.mu" in table_of(tmp_path)
+
+
+# Seeds
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_row(make_run, tmp_path):
+    for seed, final in enumerate((0.5, 0.7, 0.9)):
+        make_run(f"a{seed}", {"seed": seed}, accuracy=[0.1, 0.95, final])
+    make_run("b", {"model.hidden_size": 8}, accuracy=[0.1, 0.2, 0.3])
+    table = table_of(tmp_path)
+    assert table["n"].tolist() == [3, 1]
+    assert table["seeds"].tolist() == ["0 1 2", "0"]
+    assert table["run"].tolist() == ["a0; a1; a2", "b"]
+    assert "seed" not in table
+    # Mean 0.7; deviations -0.2, 0, 0.2: sqrt(0.08 / (3 - 1)) = 0.2. One run alone has no spread.
+    assert table["final test_accuracy"].tolist() == pytest.approx([0.7, 0.3])
+    assert table["final test_accuracy std"].tolist() == pytest.approx([0.2, math.nan], nan_ok=True)
+    assert table["best test_accuracy"].tolist() == pytest.approx([0.95, 0.3])
+
+
+def test_a_run_that_repeats_another_is_left_out_and_told(make_run, tmp_path):
+    make_run("a", accuracy=[0.1, 0.2], summary=None)
+    make_run("b", accuracy=[0.1, 0.2, 0.3])
+    make_run("c", accuracy=[0.1, 0.2, 0.3])
+    found = comparison_of(tmp_path)
+    assert found.table["run"].tolist() == ["b"]
+    assert found.warnings == [
+        f"{tmp_path}/a: has the config and seed of {tmp_path}/b, and is left out",
+        f"{tmp_path}/c: has the config and seed of {tmp_path}/b, and is left out",
+    ]
+
+
+def test_one_run_each_with_seeds_of_their_own(make_run, tmp_path):
+    make_run("a", {"seed": 1})
+    make_run("b", {"seed": 2, "rounds": 9})
+    table = table_of(tmp_path)
+    assert table["seed"].tolist() == [1, 2]
+    assert "n" not in table
+
+
+def test_runs_that_did_not_finish_are_told(make_run, tmp_path):
+    make_run("a", accuracy=[0.1, 0.9], summary={"status": "diverged"})
+    make_run("b", {"seed": 1}, accuracy=[0.1, 0.5])
+    found = comparison_of(tmp_path)
+    assert found.table["status"].tolist() == ["1 diverged, 1 done"]
+    assert found.warnings == [f"{tmp_path}/a: diverged, last round 1; what it measured last counts as final"]
+
+
+def test_the_best_comes_first(make_run, tmp_path):
+    make_run("low", {"tags": ["a"]}, accuracy=[0.1, 0.8, 0.3])
+    make_run("none", {"tags": ["b"]}, metrics="round,test_accuracy\n0,\n")
+    make_run("high", {"tags": ["c"]}, accuracy=[0.1, 0.2, 0.5])
+    assert table_of(tmp_path)["run"].tolist() == ["high", "low", "none"]
+    assert table_of(tmp_path, by="best")["run"].tolist() == ["low", "high", "none"]
+
+
+# What it took
+
+
+def test_rounds_and_bytes_to_a_target(make_run, tmp_path):
+    make_run("a0", {"seed": 0}, accuracy=[0.1, 0.5, 0.9, 0.7])  # at least 0.5 in round 1
+    make_run("a1", {"seed": 1}, accuracy=[0.1, 0.2, 0.3, 0.5])  # in round 3
+    make_run("a2", {"seed": 2}, accuracy=[0.1, 0.2, 0.3, 0.4])  # never
+    table = table_of(tmp_path, target="test_accuracy=0.5", by="target")
+    told = "test_accuracy>=0.5"
+    assert table["reached"].tolist() == [2]
+    assert table[f"rounds to {told}"].tolist() == [2.0]  # (1 + 3) / 2
+    # Rounds 1 and 3 at 110 bytes a round, 100 of them down: 110 and 330; spread sqrt(2 * 110^2 / 1).
+    assert table[f"bytes to {told}"].tolist() == [220.0]
+    assert table[f"bytes to {told} std"].tolist() == pytest.approx([110 * math.sqrt(2)])
+    assert table[f"bytes_down to {told}"].tolist() == [200.0]
+    assert table[f"bytes_up to {told}"].tolist() == [20.0]
+    assert not any("virtual_seconds" in name for name in table)
+
+
+def test_a_target_of_a_loss_and_simulated_time(make_run, tmp_path):
+    make_run("a", metrics="round,test_loss,virtual_seconds\n0,2.0,0\n1,0.9,7.5\n2,0.5,9\n")
+    table = table_of(tmp_path, target="test_loss=1")
+    assert table["rounds to test_loss<=1"].tolist() == [1]
+    assert table["virtual_seconds to test_loss<=1"].tolist() == [7.5]
+
+
+def test_the_last_rounds(make_run, tmp_path):
+    make_run("a", accuracy=[0.1, 0.2, 0.4, 0.6])
+    found = comparison_of(tmp_path, last=2)
+    assert found.table["last 2 test_accuracy"].tolist() == [0.5]  # (0.4 + 0.6) / 2
+    assert found.sorted_by == "last 2 test_accuracy"
+    found = comparison_of(tmp_path, last=4)  # round 0 was not trained
+    assert found.table["last 4 test_accuracy"].isna().all()
+    assert found.warnings == [f"{tmp_path}/a: has fewer than 4 evaluated rounds (--last)"]
+
+
+# Against a baseline
+
+
+def test_a_baseline_is_like_it_in_the_settings_asked_for(make_run, tmp_path):
+    # Each of two algorithms has a learning rate of its own; both were run with 4 and 5 rounds.
+    lr = "aggregator.server_optimizer.lr"
+    for rounds in (4, 5):
+        make_run(f"a{rounds}", {"rounds": rounds, lr: 0.1, "model.hidden_size": 8}, accuracy=(0.1, 0.2))
+        make_run(f"b{rounds}", {"rounds": rounds, lr: 0.2}, accuracy=(0.1, 0.1 * rounds))
+    question = {"baseline": ("model.hidden_size=8",)}
+    assert len(comparison_of(tmp_path, **question).warnings) >= 2  # nothing like it in everything else
+    found = comparison_of(tmp_path, keys=("rounds", "model.hidden_size"), **question).table
+    assert dict(zip(found["run"], found["difference"], strict=True)) == pytest.approx(
+        {"b5": 0.5 - 0.2, "b4": 0.4 - 0.2, "a4": 0, "a5": 0}
+    )
+
+
+@pytest.fixture
+def study(make_run, tmp_path):
+    """Two models with two learning rates and four seeds; the larger model is better by 2, 5, 3 and 6 points."""
+    for lr in (0.1, 0.5):
+        for seed, more in enumerate((0.02, 0.05, 0.03, 0.06)):
+            base = 0.5 + lr + seed / 100
+            for size, value in ((8, base), (64, base + more)):
+                config = {"seed": seed, "model.hidden_size": size, "aggregator.server_optimizer.lr": lr}
+                make_run(f"{size}-{lr}-{seed}", config, accuracy=[0.1, value])
+    return tmp_path
+
+
+def test_paired_differences_to_a_baseline_that_is_like_it_in_all_else(study):
+    found = comparison_of(study, baseline=("model.hidden_size=8",))
+    table = found.table
+    assert table["model.hidden_size"].tolist() == [64, 8, 64, 8]
+    assert table["aggregator.server_optimizer.lr"].tolist() == [0.5, 0.5, 0.1, 0.1]
+    # d = 0.02, 0.05, 0.03, 0.06: mean 0.04, squared deviations 4 + 1 + 1 + 4 = 10 (times 1e-4), variance 10e-4 / 3,
+    # standard error sqrt(10e-4 / 3 / 4) = 0.009128709; t(0.975, 3) = 3.182446: 0.04 -+ 0.029051629.
+    assert table["difference"].tolist() == pytest.approx([0.04, 0, 0.04, 0])
+    assert table["low"].tolist() == pytest.approx([0.010948371, math.nan, 0.010948371, math.nan], nan_ok=True)
+    assert table["high"].tolist() == pytest.approx([0.069051629, math.nan, 0.069051629, math.nan], nan_ok=True)
+    assert table["pairs"].isna().tolist() == [False, True, False, True]
+    assert found.warnings == []
+
+
+@pytest.mark.parametrize("name", ["8-0.1-2", "{0}/8-0.1-3", "{0}/8-0.1-0/metrics.csv"])
+def test_a_baseline_by_name_or_path_is_that_of_all(study, name):
+    table = comparison_of(study, baseline=(name.format(study),)).table
+    assert table["difference"].tolist() == pytest.approx([0.44, 0.4, 0.04, 0])
+
+
+def test_settings_that_only_one_group_has_make_it_the_baseline_of_all(study):
+    settings = ("model.hidden_size=8", "aggregator.server_optimizer.lr=0.1")
+    assert comparison_of(study, baseline=settings).table["difference"].tolist() == pytest.approx([0.44, 0.4, 0.04, 0])
+
+
+def test_seeds_that_the_baseline_has_not_are_left_out(make_run, tmp_path):
+    for seed in (0, 1):
+        make_run(f"base{seed}", {"seed": seed}, accuracy=[0.1, 0.5])
+    for seed in (1, 2):
+        make_run(f"other{seed}", {"seed": seed, "model": None}, accuracy=[0.1, 0.6])
+    (tmp_path / "bare.csv").write_text("round,test_accuracy\n0,0.3\n")
+    found = comparison_of(tmp_path, tmp_path / "bare.csv", baseline=("base0",))
+    assert found.table["pairs"].tolist()[0] == 1
+    assert found.table["low"].isna().all()
+    assert found.warnings == [
+        "no interval for model=null: one seed in common with the baseline model=GRU",
+        "no interval for bare.csv: no seed in common with the baseline model=GRU",
+    ]
+
+
+def test_what_has_no_interval_is_told_in_one_sentence(make_run, tmp_path):
+    for rounds in range(4, 10):
+        make_run(str(rounds), {"rounds": rounds, "seed": rounds})
+    (warning,) = comparison_of(tmp_path, baseline=("rounds=9",)).warnings
+    told = "no interval for rounds=4, rounds=5, rounds=6 and 2 more: no seed in common with the baseline rounds=9"
+    assert warning == told
+
+
+def test_a_name_that_several_runs_have(make_run, tmp_path):
+    make_run("x/0")
+    make_run("y/0", {"rounds": 9})
+    with pytest.raises(UserError, match="--baseline 0: several of these runs have this name; give the path of one"):
+        comparison_of(tmp_path, baseline=("0",))
+
+
+def test_a_group_without_its_like_has_no_baseline(make_run, tmp_path):
+    make_run("a", {"model.hidden_size": 8, "rounds": 4})
+    make_run("b", {"model.hidden_size": 8, "rounds": 5})
+    make_run("c", {"model.hidden_size": 64, "rounds": 6})
+    found = comparison_of(tmp_path, baseline=("model.hidden_size=8",))
+    assert found.warnings == ["rounds=6 model.hidden_size=64: no baseline is like it in everything else"]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "told"),
+    [
+        (("modle.hidden_size=8",), r"no run has the key 'modle.hidden_size' \(did you mean 'model.hidden_size'\?\)"),
+        (("model.hidden_size=9",), "no run has this; there are model.hidden_size=8, model.hidden_size=64$"),
+        (("8-0.1",), r"must be the path of one of the runs, or KEY=VALUE \(did you mean '8-0."),
+        (("seed=0",), "every run has this, so there is nothing to read against it"),
+        (("model=GRU",), "does not say which, .* both fit; add another --baseline"),
+    ],
+)
+def test_baselines_that_are_refused(study, make_run, baseline, told):
+    make_run("lstm", {"model": {"_target_": "fedsim.models.recurrent.LSTM"}, "aggregator.server_optimizer.lr": 0.1})
+    with pytest.raises(UserError, match=told):
+        comparison_of(study, baseline=baseline)
+
+
+# The metric
+
+
+REGRESSION = "round,clients,train_loss,test_loss,test_rmse\n0,0,,4.0,2.0\n1,4,2.0,1.0,1.0\n"
+
+
+def test_the_judge_of_the_summary_decides(make_run, judged, tmp_path):
+    make_run("a", summary=judged("test_loss", "min"))
+    make_run("b", {"rounds": 9}, summary=None)  # has not said, and follows
+    found = comparison_of(tmp_path)
+    assert found.table.loc[0, ["final test_loss", "best test_loss", "best round"]].tolist() == [0.9, 0.9, 3]
+    assert (found.mode, found.notes) == ("min", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "mode"),
+    [
+        (None, "test_accuracy", "max"),
+        (REGRESSION, "test_rmse", "min"),
+        ("round,train_loss,test_loss\n0,,1\n", "test_loss", "min"),
+    ],
+)
+def test_without_a_judge(make_run, metrics, tmp_path, text, metric, mode):
+    make_run("a", metrics=text or metrics, summary={"status": "stopped", "best": None})
+    found = comparison_of(tmp_path)
+    assert (found.metric, found.mode) == (metric, mode)
+
+
+def test_runs_that_disagree_are_compared_by_what_they_share(make_run, judged, tmp_path):
+    make_run("a")
+    make_run("b", {"rounds": 9}, metrics=REGRESSION, summary=judged("test_rmse", "min"))
+    found = comparison_of(tmp_path)
+    assert found.table["best test_loss"].tolist() == [0.9, 1.0]
+    assert found.notes == [
+        "not all runs are judged by the same metric (test_accuracy, test_rmse): "
+        "compared by test_loss (min), the first column that all runs share"
+    ]
+
+
+def test_runs_that_share_nothing(make_run, tmp_path):
+    make_run("a", metrics="round,test_loss\n0,1\n", summary=None)
+    make_run("b", metrics="round,test_accuracy\n0,1\n", summary=None)
+    with pytest.raises(UserError, match="share no column"):
+        table_of(tmp_path)
+
+
+def test_a_metric_by_name(make_run, tmp_path):
+    make_run("a")
+    make_run("b", {"rounds": 9}, metrics=REGRESSION)
+    table = table_of(tmp_path, metric="train_loss")
+    assert table.loc[0, ["final train_loss", "best train_loss", "best round"]].tolist() == [1.0, 1.0, 4]
+    assert table_of(tmp_path, metric="bytes_up")["best bytes_up"].tolist()[0] == 1600
+    assert table_of(tmp_path, metric="test_rmse")["best round"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("question", "told"),
+    [
+        ({"metric": "test_acuracy"}, "--metric test_acuracy: must be one of .*did you mean 'test_accuracy'"),
+        ({"target": "test_accuracy"}, "--target test_accuracy: must be METRIC=NUMBER"),
+        ({"target": "test_accuracy=high"}, "must be METRIC=NUMBER"),
+        ({"target": "test_accuracy=nan"}, "must be METRIC=NUMBER"),
+        ({"target": "test_rmse=1"}, "--target test_rmse: must be one of "),
+        ({"last": 0}, "--last 0: must be at least 1"),
+        ({"by": "finale"}, r"--by finale: must be one of final, best, last, target \(did you mean 'final'\?\)"),
+        ({"by": "last"}, "--by last: needs --last"),
+        ({"by": "target"}, "--by target: needs --target"),
+    ],
+)
+def test_questions_that_are_refused(make_run, tmp_path, question, told):
+    make_run("a")
+    with pytest.raises(UserError, match=told):
+        comparison_of(tmp_path, **question)
+
+
+def test_nothing_to_compare():
+    with pytest.raises(UserError, match="no runs"):
+        load_runs([])
+    with pytest.raises(UserError, match="no runs"):
+        compare([])

@@ -1,0 +1,63 @@
+"""One of the processes that `test_distributed.py` starts: runs experiments from their records."""
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+from fedsim import build
+from fedsim.errors import Diverged
+from fedsim.federation.experiment import Experiment
+from fedsim.federation.simulation import initial_state, prepare, simulate
+from fedsim.parallel import processes as distributed
+from fedsim.runs.checkpoints import encode_state
+
+
+def canonical(state):
+    """A state whose stores hold their clients in order: the order in which they came is not told."""
+    rows = state.store.state_dict()
+    for name in [name for name in rows if name.endswith("/clients")]:
+        order = rows[name].argsort()
+        rows[name], block = rows[name][order], name.removesuffix("/clients")
+        rows[f"{block}/rows"] = rows[f"{block}/rows"][order]
+    fresh = type(state.store)(state.store.num_clients)
+    fresh.load_state_dict(rows)
+    return encode_state(replace(state, store=fresh))
+
+
+def run(world, record):
+    sim = prepare(build.build(record, Experiment))
+    state = initial_state(sim)
+    world.added_up = world.gathered = 0
+    metrics, evaluation, reason = [], None, ""
+    try:
+        for result in simulate(replace(sim, world=world), state):
+            metrics.append(result.metrics)
+            evaluation = result.evaluation or evaluation
+    except Diverged as error:
+        reason = str(error)
+    sent = {"added_up": world.added_up, "gathered": world.gathered}
+    content = canonical(state).hex()
+    assert evaluation is not None
+    clients = [value for column in evaluation.clients.values() for value in column.tolist()]
+    same = len(set(world.tell(content))) == 1
+    return {
+        "metrics": metrics,
+        "clients": clients,
+        "reason": reason,
+        "same": same,
+        "parameters": len(state.row),
+        **sent,
+    }
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", DeprecationWarning)
+    world = distributed.join()
+    import torch
+
+    torch.set_num_threads(1)
+    results = {name: run(world, record) for name, record in json.loads(Path("records.json").read_text()).items()}
+    if world.rank == 0:
+        Path("results.json").write_text(json.dumps(results))
+    distributed.leave(0)
