@@ -1,9 +1,49 @@
-"""Which end of a metric is the good one."""
+"""The columns of ``metrics.csv``: which way is better, and whether rounds or evaluations fill them in."""
 
-LOWER_IS_BETTER = ("loss", "rmse", "mae", "norm", "drift", "nasa_score", "rmse_p90", "_std")
-"""Endings of the names of metrics that are minimised; all others are maximised."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Column(NamedTuple):
+    """One column of ``metrics.csv``.
+
+    "Better" is meant for whoever runs the federation: an audit that finds out less, or an attack that achieves less, is
+    the better result.
+
+    Attributes:
+        name: as in the header.
+        better: ``min`` where lower values are better, ``max`` where higher ones are, empty where neither is.
+        evaluated: whether evaluations fill the column in, rather than every round.
+    """
+
+    name: str
+    better: str
+    evaluated: bool = False
+
+
+def _columns(better: str, names: str, evaluated: bool = False) -> tuple[Column, ...]:
+    return tuple(Column(name, better, evaluated) for name in names.split())
+
+
+_SCORES = (
+    *_columns("min", "loss rmse mae rmse_p90 rmse_std accuracy_std nasa_score", evaluated=True),
+    *_columns("max", "accuracy accuracy_p10", evaluated=True),
+)
+_ALL = (
+    *_columns("", "round clients malicious clip_norm"),
+    *_columns("min", "train_loss validation_loss delta_norm client_drift bytes_down bytes_up"),
+    *_columns("min", "epsilon delta clipped_values aborted dropped virtual_seconds staleness staleness_max"),
+    *_columns("min", "inversion_correlation tokens_auc"),
+    *_columns("max", "inversion_error"),
+    *_columns("min", "attack_success membership_auc membership_tpr", evaluated=True),
+    *(column._replace(name=f"{prefix}_{column.name}") for prefix in ("test", "personal") for column in _SCORES),
+)
+COLUMNS: Mapping[str, Column] = {column.name: column for column in _ALL}
+"""The columns of fedsim's own parts, by name. A run records those of other parts in its ``summary.json``."""
 
 
 def better_is(metric: str) -> str:
-    """``min`` or ``max``, by the metric's name."""
-    return "min" if metric.endswith(LOWER_IS_BETTER) else "max"
+    """``min`` or ``max`` for one of fedsim's own columns that has a good end."""
+    return COLUMNS[metric].better or "max" if metric in COLUMNS else "max"
