@@ -52,6 +52,11 @@ class ClientStore:
             self._rows[block] = grown
         self._rows[block][slots[clients]] = rows
 
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The names of the blocks that have rows."""
+        return tuple(self._rows)
+
     def rows(self, block: str, clients: Tensor) -> Tensor:
         """The rows ``[C, width]`` of `clients`, all of which have one."""
         return self._rows[block][self._slots[block][clients]]

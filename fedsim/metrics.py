@@ -42,8 +42,3 @@ _ALL = (
 )
 COLUMNS: Mapping[str, Column] = {column.name: column for column in _ALL}
 """The columns of fedsim's own parts, by name. A run records those of other parts in its ``summary.json``."""
-
-
-def better_is(metric: str) -> str:
-    """``min`` or ``max`` for one of fedsim's own columns that has a good end."""
-    return COLUMNS[metric].better or "max" if metric in COLUMNS else "max"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedsim.aggregation.rules import Combine
-from fedsim.corrections.correction import Correction
+from fedsim.core.part import Correction
 from fedsim.server.optimizers import ServerOptimizer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,8 +11,9 @@ from torch import Tensor
 from fedsim.aggregation.columns import median_of_sorted, over_clients
 from fedsim.aggregation.distances import squared_distances
 from fedsim.aggregation.krum import scores
-from fedsim.aggregation.setting import Setting
 from fedsim.clients.report import Report
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.setting import Setting
 from fedsim.errors import UserError, check_at_least
 
 
@@ -29,6 +31,8 @@ class Bulyan:
         f: how many clients of a cohort may be arbitrarily bad; without any, every delta is chosen and Bulyan is the
             plain mean, so at least 1.
     """
+
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.COMPARES})
 
     f: int = 1
 

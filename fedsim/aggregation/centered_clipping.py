@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fedsim.aggregation.rules import BLOCK
 from fedsim.clients.report import Report
+from fedsim.core.facts import Fact, Facts
 from fedsim.errors import check_above, check_at_least
 
 
@@ -24,6 +26,8 @@ class CenteredClipping:
         tau: clipping radius.
         iterations: steps; the first alone is the mean of deltas clipped to norm tau.
     """
+
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.COMPARES})
 
     tau: float = 10.0
     iterations: int = 3

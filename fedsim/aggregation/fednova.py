@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fedsim.aggregation.rules import WeightedSum
-from fedsim.aggregation.setting import Setting
 from fedsim.clients.optimizers import SGD
 from fedsim.clients.report import Report
-from fedsim.corrections.correction import NoCorrection, Prox
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.setting import Setting
 from fedsim.errors import UserError
 
 
@@ -33,27 +33,28 @@ class FedNova:
     coefficients with which its minibatch gradients went into its delta, with momentum and the proximal term.
     """
 
+    option: ClassVar[str] = "fednova"
+
+    facts: ClassVar[Facts] = frozenset(
+        {Fact.READS_REPORT, Fact.COMPARES, Fact.UNBOUNDED_WEIGHTS, Fact.NEEDS_COEFFICIENTS}
+    )
+
     needs: ClassVar[tuple[str, ...]] = ("coefficient_norm",)
 
     def check(self, setting: Setting) -> None:
         """The delta must be a sum of gradients with known coefficients."""
-        client, correction = setting.client, setting.correction
+        client = setting.client
         if not isinstance(client.optimizer, SGD):
             raise UserError(
                 f"client/optimizer={type(client.optimizer).__name__.lower()}: aggregator/combine=fednova normalises "
                 "by the coefficients of the local gradients, which only client/optimizer=sgd has"
-            )
-        if not isinstance(correction, NoCorrection | Prox):
-            raise UserError(
-                f"aggregator/correction={type(correction).__name__.lower()}: aggregator/combine=fednova knows the "
-                "coefficients of the local gradients with aggregator/correction=none or prox only"
             )
         if client.keep_optimizer_state:
             raise UserError(
                 "client.keep_optimizer_state=true: aggregator/combine=fednova needs deltas made of this round's "
                 "gradients alone"
             )
-        if client.clip_norm is not None and isinstance(correction, Prox):
+        if client.clip_norm is not None and Fact.PULLS in setting.facts:
             raise UserError(
                 f"client.clip_norm={client.clip_norm}: clips the proximal term too, so that aggregator/combine=fednova "
                 "does not know the coefficients of the local gradients"

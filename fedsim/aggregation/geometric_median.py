@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from fedsim.aggregation.columns import weighted_sum
 from fedsim.aggregation.rules import BLOCK
 from fedsim.clients.report import Report
+from fedsim.core.facts import Fact, Facts
 from fedsim.errors import check_above, check_at_least
 
 
@@ -25,6 +27,8 @@ class GeometricMedian:
         nu: smallest distance that is divided by.
         iterations: Weiszfeld steps.
     """
+
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT, Fact.COMPARES})
 
     nu: float = 1e-6
     iterations: int = 3

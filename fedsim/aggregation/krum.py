@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fedsim.aggregation.distances import squared_distances
-from fedsim.aggregation.setting import Setting
 from fedsim.clients.report import Report
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.setting import Setting
 from fedsim.errors import UserError, check_at_least
 
 
@@ -28,6 +30,8 @@ class Krum:
     Attributes:
         f: how many clients of a cohort may be arbitrarily bad.
     """
+
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.COMPARES})
 
     f: int = 1
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fedsim.aggregation.rules import WeightedSum
 from fedsim.clients.report import Report
+from fedsim.core.facts import Facts
 
 
 @dataclass(frozen=True)
 class Mean:
     """``1/K * sum of deltas``: every client counts the same, whatever its amount of data."""
+
+    facts: ClassVar[Facts] = frozenset()
 
     def start(self, like: Tensor) -> WeightedSum:
         """Begin a round."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from fedsim.aggregation.columns import median_of_sorted, over_clients
 from fedsim.clients.report import Report
+from fedsim.core.facts import Fact, Facts
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,8 @@ class Median:
 
     Every client counts the same; for an even number of clients it is the mean of the middle two.
     """
+
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.COMPARES})
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
         """Return the median."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from fedsim.aggregation.columns import weighted_sum
 from fedsim.aggregation.distances import squared_distances
 from fedsim.aggregation.krum import Krum, scores
-from fedsim.aggregation.setting import Setting
 from fedsim.clients.report import Report
+from fedsim.core.setting import Setting
 from fedsim.errors import UserError, check_at_least
 
 

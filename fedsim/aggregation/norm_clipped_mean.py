@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fedsim.aggregation.rules import WeightedSum
 from fedsim.clients.report import Report
+from fedsim.core.facts import Fact, Facts
 from fedsim.errors import check_above
 
 
@@ -19,6 +21,8 @@ class NormClippedMean:
     Attributes:
         max_norm: M, the largest norm that a delta keeps.
     """
+
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT})
 
     max_norm: float = 3.0
 

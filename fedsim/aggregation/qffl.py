@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from fedsim.aggregation.rules import WeightedSum
-from fedsim.aggregation.setting import Setting
 from fedsim.clients.optimizers import SGD
 from fedsim.clients.report import Report
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.setting import Setting
 from fedsim.errors import Diverged, UserError, check_at_least
 
 
@@ -26,6 +27,8 @@ class QFFL:
     Attributes:
         q: how much a high loss counts.
     """
+
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT, Fact.COMPARES})
 
     needs: ClassVar[tuple[str, ...]] = ("start_loss", "lr")
 

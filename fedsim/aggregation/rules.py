@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from fedsim.clients.report import Report
+from fedsim.core.cohort import Update
+from fedsim.core.results import Metrics
 from fedsim.parallel.share import Share
 
 BLOCK = 64
@@ -61,8 +63,9 @@ class CohortRule(Protocol):
 
 
 Combine = StreamingRule | CohortRule
-"""Besides, a rule may have `needs`, names of report columns that are only made when asked for, and a method `check`
-(`fedsim.aggregation.setting.Particular`).
+"""Besides, a rule may have class variables `needs` (names of report columns that are made only when asked for) and
+`facts` (`fedsim.core.facts`; without them it is taken to read everything), and a method ``check(setting)``, which raises
+`UserError` where the rule cannot work or has an option without effect (`fedsim.core.setting.Setting`).
 """
 
 
@@ -93,24 +96,33 @@ class Spread:
         return mean_square**0.5 if mean_square > 1e-14 * mean_norm else 0.0
 
 
+class Combined(NamedTuple):
+    """What a rule makes of a cohort.
+
+    Attributes:
+        delta: the combined delta ``[n]``, in the dtype of the global row.
+        spread: of the deltas around it.
+    """
+
+    delta: Tensor
+    spread: Spread
+
+
 def combine_chunks(
-    rule: Combine, row: Tensor, chunks: Iterable[tuple[Tensor, Report]], share: Share | None = None
-) -> tuple[Tensor, Spread]:
+    rule: Combine, like: Tensor, chunks: Iterable[tuple[Tensor, Report]], share: Share | None = None
+) -> Combined:
     """Apply a rule to the chunks of a cohort.
 
     Args:
         rule: how to combine.
-        row: the global row ``[P]``, for shape, dtype and device.
-        chunks: ``(deltas [c, P], report)`` in cohort order.
+        like: ``[n]``, for shape, dtype and device.
+        chunks: ``(deltas [c, n], report)`` in cohort order.
         share: of the cohort, to which the chunks belong; None is all of it.
-
-    Returns:
-        the combined delta ``[P]`` in the dtype of `row`, and the spread of the deltas around it.
     """
-    zeros = torch.zeros_like(row, dtype=torch.float64)
+    zeros = torch.zeros_like(like, dtype=torch.float64)
     spread, share = Spread(zeros.clone()), share or Share()
     if isinstance(rule, StreamingRule):
-        state = rule.start(row)
+        state = rule.start(like)
         with share.together():
             for deltas, report in chunks:
                 for block, part in _blocks(deltas, report):
@@ -126,7 +138,30 @@ def combine_chunks(
             for block, _ in _blocks(deltas, report):
                 spread.add(block)
         combined = rule.combine(torch.cat([d for d, _ in held]), concatenate_reports([r for _, r in held]))
-    return combined.to(row.dtype), spread
+    return Combined(combined.to(like.dtype), spread)
+
+
+def combine(rule: Combine | None, like: Tensor, updates: Iterable[Update], share: Share) -> Combined | None:
+    """Apply a rule to what arrives at the server; without one clients train, and the server learns nothing."""
+    if rule is None:
+        share.exhaust(iter(updates))
+        return None
+    return combine_chunks(rule, like, ((update.rows, update.report) for update in updates), share)
+
+
+def mean_losses(reports: list[Report], share: Share) -> Metrics:
+    """Sample-weighted means of the clients' losses over the whole cohort, in float64; nothing where nobody came."""
+    reports = whole_reports(share, reports)
+    if not reports:
+        return {}
+    samples = torch.cat([report.num_samples for report in reports]).double()
+
+    def mean(values: list[Tensor]) -> float:
+        return float((torch.cat(values) * samples).sum() / samples.sum())
+
+    losses: Metrics = {"train_loss": mean([report.train_loss for report in reports])}
+    validation = [report.validation_loss for report in reports if report.validation_loss is not None]
+    return losses | ({"validation_loss": mean(validation)} if validation else {})
 
 
 def _blocks(deltas: Tensor, report: Report) -> Iterator[tuple[Tensor, Report]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from fedsim.aggregation.columns import over_clients
-from fedsim.aggregation.setting import Setting
 from fedsim.clients.report import Report
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.setting import Setting
 from fedsim.errors import FieldError, UserError, check_at_least
 
 
@@ -21,6 +23,8 @@ class TrimmedMean:
     Attributes:
         beta: share of the clients left out at each end, rounded down to whole clients; below one half.
     """
+
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.COMPARES})
 
     beta: float = 0.1
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fedsim.aggregation.rules import WeightedSum
 from fedsim.clients.report import Report
-from fedsim.errors import Diverged, FieldError, check_one_of
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.setting import Setting
+from fedsim.data.dataset import Task
+from fedsim.errors import Diverged, FieldError, UserError, check_one_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,28 @@ class Weighted:
 
     by: str = "samples"
     power: float = 1.0
+
+    facts: ClassVar[Facts] = frozenset({Fact.READS_REPORT})
+
+    def conditional_facts(self) -> Mapping[Fact, str]:
+        """Weights other than plain samples compare clients; those by performance have no known largest value."""
+        own: dict[Fact, str] = {}
+        if self != Weighted():
+            own[Fact.COMPARES] = ""
+        if self.by != "samples":
+            own[Fact.UNBOUNDED_WEIGHTS] = f"aggregator.combine.by={self.by}"
+        return own
+
+    def check(self, setting: Setting) -> None:
+        """Weights by performance need something to judge by."""
+        if self.by != "samples" and setting.client.validation_fraction == 0:
+            raise UserError(
+                f"aggregator.combine.by={self.by}: clients judge their models on a validation split of their own; "
+                "set client.validation_fraction, for instance to 0.2"
+            )
+        regression = setting.population is not None and setting.population.task is Task.REGRESSION
+        if self.by == "accuracy" and regression:
+            raise UserError("aggregator.combine.by=accuracy: a regression has no accuracy; use by=loss or by=samples")
 
     def __post_init__(self) -> None:
         check_one_of(self, "by", ("samples", "loss", "accuracy"))

@@ -7,9 +7,10 @@ from statistics import NormalDist
 
 from torch import Tensor
 
-from fedsim.attacks.attack import Attackers
+from fedsim.attacks.attack import CohortAttackers
 from fedsim.attacks.statistics import mean_and_std
-from fedsim.errors import check_above
+from fedsim.core.setting import Setting
+from fedsim.errors import UserError, check_above
 
 
 def largest_z(clients: int, malicious: int) -> float:
@@ -25,7 +26,7 @@ def largest_z(clients: int, malicious: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ALIE(Attackers):
+class ALIE(CohortAttackers):
     """``mean - z * std`` of the honest deltas, number by number (Baruch 2019, Algorithm 3).
 
     There the attackers estimate both from their own honest deltas; ours know those of the others, which is the
@@ -40,6 +41,18 @@ class ALIE(Attackers):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_above(self, 0, "z")
+
+    def check_clients(self, setting: Setting) -> None:
+        """The paper's z must be above zero in the largest cohort."""
+        if self.z is not None:
+            return
+        malicious = int(self.malicious(setting.num_clients, setting.seed).sum())
+        count = round(malicious * setting.largest / setting.num_clients)
+        if largest_z(setting.largest, count) == 0:
+            raise UserError(
+                f"attack.z=null: the paper's z_max is 0 where {count} of {setting.largest} clients attack, who would "
+                "send the mean of the others; set attack.z, for instance to 1"
+            )
 
     def forge(self, benign: Tensor, malicious: int) -> Tensor:
         """The row that all attackers send."""

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from fedsim import seeding
-from fedsim.attacks.attack import Attackers, owned_by
+from fedsim.attacks.attack import RowAttackers, owned_by
+from fedsim.core.facts import Fact, Facts
 from fedsim.data.dataset import Task
 from fedsim.data.population import Population, Samples
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between
+from fedsim.metrics import COLUMNS, Column
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backdoor(Attackers):
+class Backdoor(RowAttackers):
     """Sequences that end in a trigger are taught to be of one class (Gu 2017; in federations Bagdasaryan 2020).
 
     The trigger is a constant value of all features in the last steps. A share of each malicious client's training
@@ -39,7 +41,8 @@ class Backdoor(Attackers):
     poisoned: float = 0.5
     factor: float = 1.0
 
-    columns: ClassVar[tuple[str, ...]] = ("malicious", "attack_success")
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.JUDGES_MODEL})
+    columns: ClassVar[tuple[Column, ...]] = (COLUMNS["malicious"], COLUMNS["attack_success"])
 
     def __post_init__(self) -> None:
         super().__post_init__()

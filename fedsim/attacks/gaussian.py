@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from fedsim import seeding
-from fedsim.attacks.attack import Attackers
+from fedsim.attacks.attack import RowAttackers
 from fedsim.errors import check_above
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gaussian(Attackers):
+class Gaussian(RowAttackers):
     """Normal noise in the place of the delta (Blanchard 2017, section 6, with a standard deviation of 200).
 
     Attributes:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedsim.attacks.attack import Attackers
+from fedsim.attacks.attack import CohortAttackers
 from fedsim.attacks.statistics import mean_and_std
 from fedsim.errors import check_above
 
 
 @dataclass(frozen=True, kw_only=True)
-class IPM(Attackers):
+class IPM(CohortAttackers):
     """``-epsilon`` times the mean of the honest deltas (inner product manipulation, Xie 2020, section 4).
 
     A small epsilon is what deceives medians and Krum; a mean needs more than ``(n - m) / m``.

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from fedsim.aggregation.distances import squared_distances
 from fedsim.aggregation.rules import BLOCK
-from fedsim.attacks.attack import Attackers
+from fedsim.attacks.attack import CohortAttackers
 from fedsim.attacks.statistics import mean_and_std
 from fedsim.errors import check_one_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinMax(Attackers):
+class MinMax(CohortAttackers):
     """``mean + gamma * p``, with the largest gamma that keeps it unsuspicious (Shejwalkar 2021, equation 8).
 
     Its largest distance to an honest delta is at most the largest between two of them. The paper searches for gamma

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedsim.attacks.attack import Attackers
+from fedsim.attacks.attack import RowAttackers
 from fedsim.errors import FieldError, check_above
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale(Attackers):
+class Scale(RowAttackers):
     """``factor * delta`` (model replacement, Bagdasaryan 2020, equation 3).
 
     There the model of a single attacker replaces the global one with ``factor = n / eta``, the number of clients in

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedsim.attacks.attack import Attackers
+from fedsim.attacks.attack import RowAttackers
 from fedsim.errors import check_above
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignFlip(Attackers):
+class SignFlip(RowAttackers):
     """``-factor * delta`` (the bit-flipping of Xie 2018; "sign-flipping" of Li 2019, RSA).
 
     Attributes:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.audits.audit import OfUpdates
+from fedsim.audits.audit import UpdateAudit
 from fedsim.audits.scores import Floats
 from fedsim.clients.optimizers import SGD
 from fedsim.clients.sequential import batch_loss
 from fedsim.clients.task import LocalTask
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.setting import Setting
 from fedsim.data.batches import Batch, batch_indices, gather
-from fedsim.data.population import Population, Samples
+from fedsim.data.population import Samples
 from fedsim.errors import UserError, check_at_least
+from fedsim.metrics import COLUMNS, Column
 from fedsim.models.recurrent import Architecture
 from fedsim.models.reference import ReferenceModel, load_row
-
-if TYPE_CHECKING:
-    from fedsim.federation.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Known:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inversion(OfUpdates):
+class Inversion(UpdateAudit):
     """Search for the sequence whose gradient points where the client's update points (Zhu 2019; Geiping 2020, eq. 4).
 
     One step of SGD on one sequence sends its gradient times ``-lr``. The search minimises one minus the cosine between
@@ -56,42 +56,50 @@ class Inversion(OfUpdates):
     prior: float = 0.0
     iterations: int = 50
 
-    columns: ClassVar[tuple[str, ...]] = ("inversion_error", "inversion_correlation")
+    facts: ClassVar[Facts] = frozenset({Fact.READS_UPDATES, Fact.JUDGES_MODEL})
+    columns: ClassVar[tuple[Column, ...]] = (COLUMNS["inversion_error"], COLUMNS["inversion_correlation"])
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 0, "prior")
         check_at_least(self, 1, "iterations")
 
-    def check(self, experiment: Experiment, population: Population) -> None:
-        """An update must be the gradient of one sequence of numbers."""
-        e, name = experiment, "audit=inversion"
-        self._check_updates(name, e)
-        if population.vocabulary_size is not None:
-            raise UserError(f"{name}: these data are tokens, and it searches among numbers; take audit=tokens")
-        if e.client.steps != 1 or e.client.batch_size != 1:
+    def check(self, setting: Setting) -> None:
+        """An update must be the gradient of one sequence."""
+        super().check(setting)
+        client, name = setting.client, "audit=inversion"
+        if client.steps != 1 or client.batch_size != 1:
             settings = "client.epochs=null client.steps=1 client.batch_size=1"
             raise UserError(f"{name}: needs updates that are the gradient of one sequence; take {settings}")
-        if not isinstance(e.client.optimizer, SGD) or e.client.optimizer.weight_decay > 0:
+        if not isinstance(client.optimizer, SGD) or client.optimizer.weight_decay > 0:
             raise UserError(f"{name}: a gradient is a step of SGD alone; take client/optimizer=sgd, weight_decay=0")
-        if e.client.keep_optimizer_state and e.client.optimizer.momentum > 0:
+        if client.keep_optimizer_state and client.optimizer.momentum > 0:
             raise UserError(f"{name}: a kept momentum adds older gradients; set client.keep_optimizer_state=false")
-        if e.model.dropout > 0:
+        if setting.dropout > 0:
             raise UserError(f"{name}: does not know what dropout left out; set model.dropout=0")
-        if e.aggregator.blocks is not None:
-            raise UserError(f"{name}: the server must know the whole model; take aggregator.blocks=null")
 
-    def inspect(self, task: LocalTask, sent: Tensor, clients: Tensor, updates: Tensor, number: int) -> dict[str, float]:
+    def check_clients(self, setting: Setting) -> None:
+        """A sequence must be one of numbers."""
+        if setting.population is not None and setting.population.vocabulary_size is not None:
+            raise UserError("audit=inversion: these data are tokens, and it searches among numbers; take audit=tokens")
+
+    def inspect(
+        self, task: LocalTask, sent: Tensor, clients: Tensor, updates: Tensor, round_number: int
+    ) -> dict[str, float]:
         """The means over the clients."""
         known, row = what_is_known(task.population.train), sent.double().cpu()
         found = []
         for client, update in zip(clients, updates.double().cpu(), strict=True):
             if not (bool(torch.isfinite(update).all()) and bool(update.any())):
                 continue
-            batch = _trained(task, client, number)
+            batch = _trained(task, client, round_number)
             guess = reconstruct(task.arch, row, -update, batch, known, self.prior, self.iterations)
             found.append(_compare(guess - known.average, batch.inputs[0, 0] - known.average))
-        return dict(zip(self.columns, np.mean(found, 0).tolist(), strict=True)) if found else {}
+        return (
+            dict(zip((column.name for column in self.columns), np.mean(found, 0).tolist(), strict=True))
+            if found
+            else {}
+        )
 
 
 def reconstruct(
@@ -152,10 +160,10 @@ def _unit(vector: Tensor) -> tuple[Tensor, Tensor]:
     return vector / length, length
 
 
-def _trained(task: LocalTask, client: Tensor, number: int) -> Batch:
+def _trained(task: LocalTask, client: Tensor, round_number: int) -> Batch:
     """The one sequence that a client (a number, ``[]``) trains on in a round, float64 on the CPU."""
     one, train = client.reshape(1), task.population.train
-    plan = batch_indices(train, one, task.steps(one), task.config.batch_size, task.batch_key(number))
+    plan = batch_indices(train, one, task.steps(one), task.config.batch_size, task.batch_key(round_number))
     batch = gather(train, next(iter(plan))[0], None)
     targets = batch.targets.double() if batch.targets.is_floating_point() else batch.targets
     return Batch(batch.inputs.double().cpu(), batch.lengths.cpu(), targets.cpu(), None, False)

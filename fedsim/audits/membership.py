@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from fedsim.audits.scores import Floats, auc, true_positive_rate
-from fedsim.baselines.baseline import Local
 from fedsim.clients.trainer import Trainer
-from fedsim.data.population import Population, Samples
-from fedsim.errors import UserError
-
-if TYPE_CHECKING:
-    from fedsim.federation.experiment import Experiment
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.part import Audit, Federation
+from fedsim.core.results import Evaluation
+from fedsim.core.state import State
+from fedsim.data.population import Samples
+from fedsim.metrics import COLUMNS, Column
 
 RATE, FEWEST = 0.01, 100
 """The rate of false positives, and how many others it takes before it can be told from none."""
 
 
 @dataclass(frozen=True)
-class Membership:
+class Membership(Audit):
     """Guess that the samples of low loss are those trained on (Yeom 2018, section 3.2).
 
     At every evaluation, with whatever model the server has then: the last row is about the final model. Members are the
@@ -37,25 +37,17 @@ class Membership:
     clients poison their samples, members are the samples before that.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("membership_auc", "membership_tpr")
+    facts: ClassVar[Facts] = frozenset({Fact.JUDGES_MODEL})
+    columns: ClassVar[tuple[Column, ...]] = (COLUMNS["membership_auc"], COLUMNS["membership_tpr"])
 
-    def check(self, experiment: Experiment, population: Population) -> None:
-        """There must be one whole global model."""
-        if isinstance(experiment.baseline, Local):
-            raise UserError("audit=membership: baseline=local has no common model; take baseline=none or centralised")
-        if experiment.aggregator.blocks is not None:
-            raise UserError(
-                f"audit=membership: aggregator.blocks={experiment.aggregator.blocks} leaves no whole global model; "
-                "take aggregator.blocks=null"
-            )
-
-    def examine(self, trainer: Trainer, row: Tensor, population: Population) -> dict[str, float]:
-        """Score all training and test samples."""
-        members, others = (_scores(trainer, row, samples) for samples in (population.train, population.test))
+    def examine(self, federation: Federation, state: State) -> Evaluation:
+        """Score all training and test samples; what is not there is an empty cell."""
+        population = federation.population
+        members, others = (_scores(federation.trainer, state.row, s) for s in (population.train, population.test))
         found = {"membership_auc": auc(members, others)} if len(members) else {}
         if found and len(others) >= FEWEST:
             found["membership_tpr"] = true_positive_rate(members, others, RATE)
-        return found
+        return Evaluation(found)
 
 
 def _scores(trainer: Trainer, row: Tensor, samples: Samples) -> Floats:

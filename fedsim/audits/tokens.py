@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.audits.audit import OfUpdates
+from fedsim.audits.audit import UpdateAudit
 from fedsim.audits.scores import auc
 from fedsim.clients.task import LocalTask
+from fedsim.core.setting import Setting
 from fedsim.data.batches import batch_indices
-from fedsim.data.population import Population
 from fedsim.errors import UserError
-
-if TYPE_CHECKING:
-    from fedsim.federation.experiment import Experiment
+from fedsim.metrics import COLUMNS, Column
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokens(OfUpdates):
+class Tokens(UpdateAudit):
     """Guess that a client has the tokens whose embeddings its update moves most.
 
     Only tokens of the samples have gradients in the embedding (Melis 2019, section 4.1), however many local steps are
@@ -30,33 +28,33 @@ class Tokens(OfUpdates):
     client trained on every token of the vocabulary.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("tokens_auc",)
+    columns: ClassVar[tuple[Column, ...]] = (COLUMNS["tokens_auc"],)
 
-    def check(self, experiment: Experiment, population: Population) -> None:
+    def check_clients(self, setting: Setting) -> None:
         """There must be an embedding in the updates."""
-        self._check_updates("audit=tokens", experiment)
-        if population.vocabulary_size is None:
+        if setting.population is not None and setting.population.vocabulary_size is None:
             raise UserError("audit=tokens: these data are numbers, not tokens; take audit=inversion")
-        blocks = experiment.aggregator.blocks
-        if blocks is not None and "embedding" not in blocks:
-            raise UserError(f"audit=tokens: aggregator.blocks={blocks} keeps the embedding from the server")
+        if setting.blocks is not None and "embedding" not in setting.blocks:
+            raise UserError(f"audit=tokens: aggregator.blocks={setting.blocks} keeps the embedding from the server")
 
-    def inspect(self, task: LocalTask, sent: Tensor, clients: Tensor, updates: Tensor, number: int) -> dict[str, float]:
+    def inspect(
+        self, task: LocalTask, sent: Tensor, clients: Tensor, updates: Tensor, round_number: int
+    ) -> dict[str, float]:
         """The mean over the clients."""
         norms = task.arch.layout.views(updates)["embedding.weight"].double().norm(dim=2).cpu().numpy()
         found = []
         for client, scores in zip(clients, norms, strict=True):
             there = np.zeros(len(scores), bool)
-            there[trained_tokens(task, client, number)] = True
+            there[trained_tokens(task, client, round_number)] = True
             if not there.all() and np.isfinite(scores).all():
                 found.append(auc(scores[there], scores[~there]))
         return {"tokens_auc": float(np.mean(found))} if found else {}
 
 
-def trained_tokens(task: LocalTask, client: Tensor, number: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def trained_tokens(task: LocalTask, client: Tensor, round_number: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """The tokens of the samples that a client (a number, ``[]``) goes through in a round."""
     one, train = client.reshape(1), task.population.train
-    plan = batch_indices(train, one, task.steps(one), task.config.batch_size, task.batch_key(number))
+    plan = batch_indices(train, one, task.steps(one), task.config.batch_size, task.batch_key(round_number))
     used = torch.cat([index[0] for index, _ in plan]).unique()
     inputs, lengths = train.inputs[used.to(train.inputs.device)].cpu(), train.lengths[used]
     valid = torch.arange(inputs.shape[1]) < lengths[:, None]

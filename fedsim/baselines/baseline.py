@@ -1,33 +1,34 @@
 """What every federated result is read against: the same model on pooled data, and each client on its own.
 
-A baseline changes an experiment: whatever it replaces is written here, and the rest (model, data, local training)
-stays what it is.
+A baseline changes an experiment: what it replaces is written here, and the rest (model, data, local training) stays as
+it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from fedsim.aggregation.aggregator import Aggregator
 from fedsim.aggregation.mean import Mean
-from fedsim.corrections.correction import NoCorrection
+from fedsim.clients.settings import ClientConfig
+from fedsim.core.facts import Fact, Facts
+from fedsim.corrections.none import NoCorrection
 from fedsim.data.dataset import Assignment, Dataset
-from fedsim.samplers.sampler import Uniform
+from fedsim.partition.partition import Partition
+from fedsim.samplers.uniform import Uniform
 from fedsim.server.optimizers import SGD
-
-if TYPE_CHECKING:
-    from fedsim.federation.experiment import Experiment, Partition
 
 
 @runtime_checkable
 class Baseline(Protocol):
     """A change of an experiment."""
 
-    def apply(self, experiment: Experiment) -> Experiment:
-        """Return the experiment that is run in its place."""
+    def changes(self, partition: Partition, client: ClientConfig) -> Mapping[str, Any]:
+        """Return the settings of an experiment that are replaced, by name, for its partition and client settings."""
         ...
 
 
@@ -35,9 +36,11 @@ class Baseline(Protocol):
 class NoBaseline:
     """The federated run itself."""
 
-    def apply(self, experiment: Experiment) -> Experiment:
-        """Change nothing."""
-        return experiment
+    facts: ClassVar[Facts] = frozenset()
+
+    def changes(self, partition: Partition, client: ClientConfig) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,16 @@ class Centralised:
     test samples, whose delta is taken as it is.
     """
 
-    def apply(self, experiment: Experiment) -> Experiment:
+    facts: ClassVar[Facts] = frozenset({Fact.NO_FEDERATION})
+
+    def changes(self, partition: Partition, client: ClientConfig) -> Mapping[str, Any]:
         """Pool the clients."""
-        return replace(
-            experiment,
-            partition=Pooled(experiment.partition),
-            sampler=Uniform(),
-            aggregator=plain_aggregator(None),
-            client=replace(experiment.client, keep_optimizer_state=True),
-        )
+        return {
+            "partition": Pooled(partition),
+            "sampler": Uniform(),
+            "aggregator": plain_aggregator(None),
+            "client": replace(client, keep_optimizer_state=True),
+        }
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,15 @@ class Local:
     In place of `sampler` and `aggregator`; the clients' optimizers go on from round to round.
     """
 
-    def apply(self, experiment: Experiment) -> Experiment:
+    facts: ClassVar[Facts] = frozenset({Fact.NO_FEDERATION, Fact.NO_COMMON_MODEL})
+
+    def changes(self, partition: Partition, client: ClientConfig) -> Mapping[str, Any]:
         """Aggregate no block."""
-        return replace(
-            experiment,
-            sampler=Uniform(),
-            aggregator=plain_aggregator([]),
-            client=replace(experiment.client, keep_optimizer_state=True),
-        )
+        return {
+            "sampler": Uniform(),
+            "aggregator": plain_aggregator([]),
+            "client": replace(client, keep_optimizer_state=True),
+        }
 
 
 def plain_aggregator(blocks: list[str] | None) -> Aggregator:

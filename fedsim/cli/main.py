@@ -116,7 +116,7 @@ def run(
             refuse_torchrun("-m", "torchrun is for one run; a sweep has launchers, such as hydra/launcher=joblib")
         from fedsim.config import compose as config
         from fedsim.config import launch as launching
-        from fedsim.federation import simulation
+        from fedsim.federation.prepare import prepare
         from fedsim.runs import dry_run as plan
         from fedsim.runs import processes as following
         from fedsim.runs import run as runner
@@ -134,7 +134,7 @@ def run(
         jobs = config.check_request(request, loader)
         if dry_run:
             for job in jobs:
-                plan.show(simulation.prepare(job.experiment), job.overrides)
+                plan.show(prepare(job.experiment), job.overrides)
             return
         sweep.check(jobs)
         gc.freeze()  # see `main`

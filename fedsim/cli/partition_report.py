@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from fedsim.data.dataset import IGNORE, Assignment, Dataset, Split, Task
 from fedsim.data.population import observed, refuse_empty
+from fedsim.data.source import load_dataset
 from fedsim.errors import show as as_config
-from fedsim.federation.experiment import Experiment, load_dataset
+from fedsim.federation.experiment import Experiment
 from fedsim.files import write_file
 from fedsim.partition.common import quantile_bins, target_scores
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fedsim.clients.malloc import keep_freed_memory
+from fedsim.clients.scores import EVALUATION_BATCH
 from fedsim.clients.sequential import SequentialTrainer
-from fedsim.clients.stacked import EVALUATION_BATCH, StackedTrainer
+from fedsim.clients.stacked import StackedTrainer
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
 from fedsim.errors import FieldError, check_one_of
@@ -124,7 +125,7 @@ def sample_bytes(arch: Architecture, steps: int, dtype: torch.dtype) -> int:
 
 def training_bytes(task: LocalTask, dtype: torch.dtype) -> Tensor:
     """``[N]`` int64, memory that each client needs to train: rows, a batch's activations and its own places in it."""
-    count = 8 + 3 * task.correction.remembers  # anchor, row, gradient, two moments, temporaries; memory, old and new
+    count = 8 + task.correction.held_rows  # anchor, row, gradient, two moments, temporaries; what corrections hold
     rows = count * task.arch.layout.num_parameters * dtype.itemsize
     samples = task.population.train
     batch = samples.sizes if task.config.batch_size is None else samples.sizes.clamp(max=task.config.batch_size)

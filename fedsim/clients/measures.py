@@ -1,7 +1,8 @@
-"""Columns of a report that only some combine rules need, and that cost something to find out."""
+"""What is found out about clients that have trained: columns of a report that some rules need, and divergence."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -12,7 +13,8 @@ from fedsim.clients.optimizers import SGD
 from fedsim.clients.report import Report
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
-from fedsim.corrections.correction import Prox
+from fedsim.data.population import Population
+from fedsim.errors import Diverged
 
 
 def add_measures(
@@ -61,7 +63,7 @@ def coefficient_norms(task: LocalTask, steps: Tensor, round_number: int) -> Tens
     """
     optimizer = task.config.optimizer
     assert isinstance(optimizer, SGD), "checked before the run"
-    pull = task.lr(round_number) * (task.correction.mu if isinstance(task.correction, Prox) else 0.0)
+    pull = task.lr(round_number) * task.correction.pull
     norms, velocity, arrived, total = [0.0], 0.0, 0.0, 0.0
     for step in range(int(steps.max())):
         gradient = (1.0 if step == 0 else 0.0) - pull * arrived
@@ -70,3 +72,14 @@ def coefficient_norms(task: LocalTask, steps: Tensor, round_number: int) -> Tens
         total += abs(arrived)
         norms.append(total)
     return torch.tensor(norms, dtype=torch.float64)[steps]
+
+
+def refuse_diverged(population: Population, deltas: Tensor, report: Report, clients: Tensor, round_number: int) -> None:
+    """Raise `Diverged` naming the first of `clients` ``[c]`` whose loss or delta ``[c, P]`` is not finite."""
+    if math.isfinite(float(deltas.sum())) and math.isfinite(float(report.train_loss.sum())):
+        return  # a sum is not finite if any part is not; it is much cheaper than a look at every number
+    broken = ~(torch.isfinite(report.train_loss) & torch.isfinite(deltas).all(1).cpu())
+    if bool(broken.any()):
+        name = population.client_names[int(clients[broken][0])]
+        others = f" (and of {int(broken.sum()) - 1} more of {len(clients)})" if int(broken.sum()) > 1 else ""
+        raise Diverged(f"round {round_number}: the local model of client {name!r}{others} is no longer finite")

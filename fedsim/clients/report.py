@@ -1,7 +1,8 @@
-"""What clients tell the server beside their deltas, and what is remembered of them."""
+"""What clients report to the server along with their deltas, and what a correction recalls of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Report:
-    """What clients tell the server beside their deltas: one entry per client of the cohort, in cohort order.
+    """What clients report along with their deltas: one entry per client of the cohort, in cohort order.
 
     Attributes:
         num_samples: ``[C]`` int64 training samples.
@@ -21,7 +22,7 @@ class Report:
         start_loss: ``[C]`` float64 mean loss on the client's training samples of what it starts from, or None.
         lr: ``[C]`` float64 local learning rate of the round, or None.
         coefficient_norm: ``[C]`` float64, see `fedsim.clients.measures.coefficient_norms`, or None.
-        staleness: ``[C]`` int64, versions that were made while the client was at work; None under a schedule of rounds.
+        staleness: ``[C]`` int64, versions of the model made while the client trained; None where all is synchronous.
 
     The three before the last are there only if the combine rule asks for them (its ``needs``).
     """
@@ -38,12 +39,16 @@ class Report:
 
 
 class Memory(NamedTuple):
-    """What is remembered for a correction.
+    """What a correction recalls of clients while they train.
 
     Attributes:
-        own: ``[A, P]``, each client's row.
-        mean: ``[P]``, the server's: the mean of all clients' rows, of those that never took part (zeros) too.
+        own: tensors ``[C, ...]`` with one row per client, by name.
+        shared: tensors that are the same for all clients, by name.
     """
 
-    own: Tensor
-    mean: Tensor
+    own: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor]
+
+    def of(self, which: Tensor | slice) -> Memory:
+        """The memory of some of the clients, in that order."""
+        return Memory({name: rows[which] for name, rows in self.own.items()}, self.shared)

@@ -6,20 +6,23 @@ The reference that the stacked engine is checked against; slow on purpose, and s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.report import Memory, Report
-from fedsim.clients.stacked import EVALUATION_BATCH, concatenate, make_report
+from fedsim.clients.scores import EVALUATION_BATCH, make_report
+from fedsim.clients.step import Step
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import keep_state, starting_state
 from fedsim.data.batches import Batch, batch_indices, gather
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.population import Samples
+from fedsim.models.recurrent import DropoutMask
 from fedsim.models.reference import ReferenceModel, load_row, read_row
-from fedsim.models.stacked import DropoutMask, Sums, score_outputs
+from fedsim.models.scores import Judge, Sums, concatenate
 
 # Our names of optimizer state, and those of torch.optim.
 _TORCH_STATE = {"momentum": "momentum_buffer", "mean": "exp_avg", "square": "exp_avg_sq", "steps": "step"}
@@ -49,7 +52,7 @@ class SequentialTrainer:
             one = slice(place, place + 1)
             sent = anchor if anchor.dim() == 1 else anchor[place]
             begin = sent if start is None else start[place]
-            known = None if memory is None else Memory(memory.own[one], memory.mean)
+            known = None if memory is None else memory.of(one)
             client = clients[one]
             row, loss = self._train_one(sent, begin, client, steps[one], round_number, store, known)
             deltas.append(row - begin)
@@ -86,12 +89,13 @@ class SequentialTrainer:
             batch = gather(task.population.train, index, None)
             dropout = task.dropout(round_number, client, step, anchor)
             loss = self._backward(module, batch, dropout)
-            if (shift := task.correction.perturb(_gradients(module)[None])) is not None:
-                row = read_row(module)
-                load_row(module, task.arch, row + shift[0])
-                self._backward(module, batch, dropout)
-                load_row(module, task.arch, row)
-            self._correct(module, anchor, memory)
+            gradient, row = _gradients(module)[None], read_row(module)
+            at = partial(self._gradient, batch=batch, dropout=dropout)
+            task.correction.correct(
+                gradient, Step(row[None], anchor, memory, step, steps[None], task.arch.layout, task.blocks, at)
+            )
+            for parameter, view in zip(parameters, task.arch.layout.views(gradient[0]).values(), strict=True):
+                parameter.grad = view.clone()
             if task.config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, task.config.clip_norm)
             optimizer.step()
@@ -110,13 +114,31 @@ class SequentialTrainer:
     def _module(self, like: Tensor) -> ReferenceModel:
         return ReferenceModel(self.task.arch).to(device=like.device, dtype=like.dtype)
 
-    def _correct(self, module: ReferenceModel, anchor: Tensor, memory: Memory | None) -> None:
-        gradient = _gradients(module)[None]
-        self.task.correction.correct(gradient, read_row(module)[None], anchor, memory)
-        for parameter, view in zip(
-            module.parameters_in_order(), self.task.arch.layout.views(gradient[0]).values(), strict=True
-        ):
-            parameter.grad = view.clone()
+    def _gradient(self, rows: Tensor, batch: Batch, dropout: DropoutMask | None) -> Tensor:
+        """The gradient ``[1, P]`` of a batch at another row ``[1, P]``."""
+        module = self._module(rows)
+        load_row(module, self.task.arch, rows[0])
+        self._backward(module, batch, dropout)
+        return _gradients(module)[None]
+
+    def full_gradients(self, rows: Tensor, clients: Tensor) -> Tensor:
+        """Differentiate each client's summed loss, `EVALUATION_BATCH` samples at a time."""
+        train, gradients = self.task.population.train, []
+        for place, client in enumerate(clients.tolist()):
+            module = self._module(rows)
+            load_row(module, self.task.arch, rows if rows.dim() == 1 else rows[place])
+            count = 0
+            for index in torch.arange(int(train.offsets[client]), int(train.offsets[client + 1])).split(
+                EVALUATION_BATCH
+            ):
+                batch = gather(train, index[None], None)
+                targets = _count_targets(self.task.arch.task, batch)
+                if targets == 0:
+                    continue
+                (targets * batch_loss(self.task.arch.task, module(batch.inputs[0], batch.lengths[0]), batch)).backward()
+                count += targets
+            gradients.append(_gradients(module) / max(count, 1))
+        return torch.stack(gradients)
 
     def _load_state(
         self, optimizer: torch.optim.Optimizer, module: ReferenceModel, row: Tensor, client: Tensor, store: ClientStore
@@ -149,10 +171,7 @@ class SequentialTrainer:
             batch = gather(samples, index[None], None)
             with torch.no_grad():
                 outputs = module(batch.inputs[0], batch.lengths[0])
-            if self.task.arch.task is Task.SEQUENCE_LABELLING:
-                outputs = outputs.transpose(0, 1).flatten(0, 1)  # step-major, as `score_outputs` takes them
-            score = score_outputs(self.task.arch.task, outputs[None], batch, self.task.population.judge)
-            parts.append(Sums(*(part[0].cpu() for part in score.columns())))
+            parts.append(score_batch(self.task.arch.task, outputs, batch, self.task.population.judge))
         return concatenate(parts)
 
     def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
@@ -184,3 +203,24 @@ def batch_loss(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
     if task is Task.REGRESSION:
         return nn.functional.mse_loss(outputs, targets)
     return nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
+
+
+def _count_targets(task: Task, batch: Batch) -> int:
+    """How many targets the mean loss of one client's batch is over (samples, for regression)."""
+    return len(batch.targets[0]) if task is Task.REGRESSION else int((batch.targets[0] != IGNORE).sum())
+
+
+def score_batch(task: Task, outputs: Tensor, batch: Batch, judge: Judge) -> Sums:
+    """Score outputs ``[b, K]`` (``[b, T, K]`` for a target at every step) by `torch.nn.functional`; sums are ``[b]``."""
+    targets = batch.targets[0]
+    if task is Task.REGRESSION:
+        error = outputs.double() - targets.double()
+        counts = torch.full((len(error),), error.shape[1], dtype=torch.float64)
+        scores = torch.zeros_like(counts) if judge is None else judge(error.sum(1)[None])[0].cpu()
+        return Sums(error.square().sum(1).cpu(), error.abs().sum(1).cpu(), counts, scores)
+    losses = nn.functional.cross_entropy(
+        outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="none"
+    )
+    columns = losses.view(targets.shape), outputs.argmax(-1) == targets, targets != IGNORE
+    loss, hits, count = (c.double().view(len(targets), -1).T.contiguous().sum(0).cpu() for c in columns)
+    return Sums(loss, hits, count, torch.zeros_like(loss))

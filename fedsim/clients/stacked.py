@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -11,15 +12,15 @@ from torch import Tensor
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.report import Memory, Report
+from fedsim.clients.scores import EVALUATION_BATCH, make_report
+from fedsim.clients.step import Step
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import keep_state, starting_state
-from fedsim.data.batches import batch_indices, gather
+from fedsim.data.batches import Batch, batch_indices, gather
 from fedsim.data.population import Samples
 from fedsim.models import stacked
-from fedsim.models.stacked import Sums
-
-EVALUATION_BATCH = 128
-"""Samples per model and evaluation step: large enough for fast products, small enough to spread over threads."""
+from fedsim.models.recurrent import DropoutMask
+from fedsim.models.scores import Sums, concatenate
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class StackedTrainer:
         ranked = clients[order]
         anchors = anchor if anchor.dim() == 1 else anchor[order]
         rows = anchors.expand(len(clients), -1).clone() if start is None else start[order]
-        own = None if memory is None else memory.own[order]
+        recalled = None if memory is None else memory.of(order)
         gradient = torch.empty_like(rows)
         state = starting_state(task, rows, ranked, store)
         lr = task.lr(round_number)
@@ -70,19 +71,16 @@ class StackedTrainer:
                 views, slopes = task.arch.layout.views(now), task.arch.layout.views(slope)
                 moments = {name: value[:active] for name, value in state.items()}
                 pulled = anchors if anchors.dim() == 1 else anchors[:active]
-                known = None if own is None or memory is None else Memory(own[:active], memory.mean)
+                known = None if recalled is None else recalled.of(slice(active))
+                total = all_steps[order[:active]]
             batch = gather(task.population.train, index, real)
             dropout = task.dropout(round_number, ranked[:active], step, rows)
             loss = stacked.loss_and_gradient(task.arch, views, batch, self.kernels, dropout, slopes)
-            if (shift := task.correction.perturb(slope)) is not None:
-                kept = now.clone()
-                now.add_(shift)
-                stacked.loss_and_gradient(task.arch, views, batch, self.kernels, dropout, slopes)
-                now.copy_(kept)
             count = batch.num_samples
             loss_sum[:active] += loss * count
             seen[:active] += count
-            task.correction.correct(slope, now, pulled, known)
+            at = partial(self._gradient, batch=batch, dropout=dropout)
+            task.correction.correct(slope, Step(now, pulled, known, step, total, task.arch.layout, task.blocks, at))
             if task.config.clip_norm is not None:
                 norm = slope.norm(dim=1, keepdim=True)
                 slope.mul_((task.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))  # as clip_grad_norm_
@@ -94,6 +92,24 @@ class StackedTrainer:
             rows, train_loss = rows[back], train_loss[back]
         report = self._report(rows, clients, all_steps, train_loss)
         return rows.sub_(anchor if start is None else start), report
+
+    def _gradient(self, rows: Tensor, batch: Batch, dropout: DropoutMask | None) -> Tensor:
+        """The gradient ``[A, P]`` of a batch at `rows` ``[A, P]``."""
+        arch, gradient = self.task.arch, torch.empty_like(rows)
+        views, slopes = arch.layout.views(rows), arch.layout.views(gradient)
+        stacked.loss_and_gradient(arch, views, batch, self.kernels, dropout, slopes)
+        return gradient
+
+    def full_gradients(self, rows: Tensor, clients: Tensor) -> Tensor:
+        """Add up the gradients of `EVALUATION_BATCH` samples of every client at a time."""
+        rows = rows.expand(len(clients), -1)
+        total, counts = torch.zeros_like(rows), rows.new_zeros((len(clients), 1))
+        for which, index, real in _own_blocks(self.task.population.train, clients):
+            batch = gather(self.task.population.train, index, real)
+            count = stacked.count_targets(self.task.arch.task, batch).to(rows.dtype)[:, None]
+            total[which] += count * self._gradient(rows[which], batch, None)
+            counts[which] += count
+        return total / counts.clamp(min=1)
 
     def _report(self, rows: Tensor, clients: Tensor, steps: Tensor, train_loss: Tensor) -> Report:
         population = self.task.population
@@ -137,19 +153,3 @@ def _own_blocks(samples: Samples, clients: Tensor) -> Iterator[tuple[Tensor, Ten
         position = first + torch.arange(width)
         real = position[None] < sizes[which, None]
         yield which, starts[which, None] + torch.where(real, position[None], first), real
-
-
-def concatenate(parts: list[Sums]) -> Sums:
-    """Join sums of consecutive samples or clients."""
-    return Sums(*(torch.cat(column) for column in zip(*(part.columns() for part in parts), strict=True)))
-
-
-def make_report(task: LocalTask, clients: Tensor, steps: Tensor, train_loss: Tensor, validation: Sums | None) -> Report:
-    """Put a report together from losses and validation sums of `clients`."""
-    loss = accuracy = None
-    if validation is not None:
-        # A client whose validation targets are all ignored has nothing to say: its loss is not a number on purpose.
-        loss = validation.loss / validation.count
-        if task.population.task != "regression":
-            accuracy = validation.hits / validation.count
-    return Report(task.population.train.sizes[clients], steps, train_loss, loss, accuracy)

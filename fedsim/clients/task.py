@@ -9,11 +9,11 @@ from torch import Tensor
 
 from fedsim import seeding
 from fedsim.clients.settings import ClientConfig
-from fedsim.corrections.correction import Correction
+from fedsim.clients.step import Corrects
 from fedsim.data.batches import local_steps
 from fedsim.data.population import Population
-from fedsim.models.recurrent import Architecture
-from fedsim.models.stacked import DropoutMask
+from fedsim.models.blocks import Blocks
+from fedsim.models.recurrent import Architecture, DropoutMask
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class LocalTask:
         population: whose samples.
         config: the client settings.
         correction: of the local gradients.
+        blocks: which parameters are aggregated.
         seed: of the experiment.
         stream: purpose of the batch order's random stream; other training of the same clients has its own.
     """
@@ -32,7 +33,8 @@ class LocalTask:
     arch: Architecture
     population: Population
     config: ClientConfig
-    correction: Correction
+    correction: Corrects
+    blocks: Blocks
     seed: int
     stream: str = "batches"
 

@@ -11,7 +11,7 @@ from fedsim.clients.optimizers import State
 from fedsim.clients.report import Memory, Report
 from fedsim.clients.task import LocalTask
 from fedsim.data.population import Samples
-from fedsim.models.stacked import Sums
+from fedsim.models.scores import Sums
 
 
 class Trainer(Protocol):
@@ -34,12 +34,21 @@ class Trainer(Protocol):
             clients: ``[C]`` int64 client numbers.
             round_number: for the batch order and the learning rate.
             store: where clients keep optimizer state.
-            memory: what the correction remembers of these clients.
+            memory: what the correction recalls of these clients.
             start: ``[C, P]``, where local training begins if not at the anchor.
             steps: ``[C]`` int64, local steps of each client, at least 1; None takes those of the task.
 
         Returns:
             deltas ``[C, P]`` (local minus where it began) and their report.
+        """
+        ...
+
+    def full_gradients(self, rows: Tensor, clients: Tensor) -> Tensor:
+        """Return the gradients ``[C, P]`` of clients' mean losses over all of their training samples.
+
+        Args:
+            rows: ``[P]`` or ``[C, P]``, the models at which they are taken, without dropout.
+            clients: ``[C]`` int64 client numbers.
         """
         ...
 

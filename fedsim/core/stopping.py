@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fedsim.errors import FieldError, check_at_least, check_one_of
-from fedsim.metrics import better_is
+from fedsim.errors import FieldError, UserError, check_at_least, check_one_of
+from fedsim.metrics import Column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class Stop:
     Attributes:
         metric: column of ``metrics.csv`` that judges the run, also for its best round. None: accuracy, or RMSE for
             regression.
-        mode: ``min``, ``max``, or ``auto`` (by the metric's name: losses and errors are minimised).
+        mode: ``min``, ``max``, or ``auto`` (the better end of the column).
         target: stop as soon as the metric is at least as good as this.
         patience: stop after so many evaluations in a row without a new best.
     """
@@ -70,7 +71,15 @@ class Progress:
             self.reason = f"no better {self.metric} than {self.best:.4g} in {stop.patience} evaluations"
 
 
-def start(stop: Stop, default_metric: str) -> Progress:
-    """Progress before the first evaluation."""
+def start(stop: Stop, default_metric: str, columns: Sequence[Column]) -> Progress:
+    """Progress before the first evaluation.
+
+    Raises:
+        UserError: if neither end of the metric is the better one, and ``stop.mode`` does not say which is wanted.
+    """
     metric = stop.metric or default_metric
-    return Progress(metric, better_is(metric) if stop.mode == "auto" else stop.mode)
+    better = next(column.better for column in columns if column.name == metric)
+    mode = better if stop.mode == "auto" else stop.mode
+    if not mode:
+        raise UserError(f"stop.metric={metric}: neither end is the better one; set stop.mode to min or max")
+    return Progress(metric, mode)

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from fedsim import seeding
 from fedsim.clients.task import LocalTask
-from fedsim.devices.system import Fleet, Timed
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 
 BACKWARD = 2
 """Products of a backward pass for every one of the forward pass: one for the inputs, one for the weights."""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The devices of all clients.
+
+    Attributes:
+        gflops: ``[N]`` float64, speed in training: 10^9 floating-point operations per second.
+        down_mbps: ``[N]`` float64, 10^6 bits per second from the server.
+        up_mbps: ``[N]`` float64, the same to the server.
+        memory_mb: ``[N]`` float64, 10^6 bytes for training; infinite where nothing is known.
+        availability: ``[N]`` float64, probability of being online when asked.
+    """
+
+    gflops: Tensor
+    down_mbps: Tensor
+    up_mbps: Tensor
+    memory_mb: Tensor
+    availability: Tensor
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,20 @@ def sample_flops(task: LocalTask, trainings: int) -> Tensor:
     return 2.0 * (1 + BACKWARD) * trainings * macs
 
 
+class EndingRules(Protocol):
+    """When a server stops waiting."""
+
+    @property
+    def deadline(self) -> float | None:
+        """Virtual seconds from the beginning of a round, or None."""
+        ...
+
+    @property
+    def min_clients(self) -> int:
+        """Fewest arrivals that make a round."""
+        ...
+
+
 class Ending(NamedTuple):
     """How a round ends.
 
@@ -88,19 +120,19 @@ class Ending(NamedTuple):
     seconds: float
 
 
-def ending(system: Timed, seconds: Tensor, stays: Tensor, wanted: int) -> Ending:
+def ending(rules: EndingRules, seconds: Tensor, stays: Tensor, wanted: int) -> Ending:
     """When a round ends, and who has arrived by then.
 
     The server keeps the first `wanted` clients and closes. It notices at once when a client is gone, and closes too
     when all that are left have arrived or are gone, or at the deadline.
 
     Args:
-        system: its deadline and fewest clients.
+        rules: deadline and fewest clients.
         seconds: ``[k]`` float64, when each client that is online would have sent its last byte.
         stays: ``[k]`` float64, the share of this time after which it vanishes; 1 if it does not.
         wanted: arrivals that the server waits for.
     """
-    deadline = torch.inf if system.deadline is None else system.deadline
+    deadline = torch.inf if rules.deadline is None else rules.deadline
     arrives = (stays == 1) & (seconds <= deadline)
     order = torch.argsort(torch.where(arrives, seconds, torch.inf), stable=True)  # of equal times the first client's
     first = order[: min(wanted, int(arrives.sum()))]
@@ -112,23 +144,23 @@ def ending(system: Timed, seconds: Tensor, stays: Tensor, wanted: int) -> Ending
         end = float(seconds[first].max())
     else:
         end = min(float((seconds * stays).max()), deadline)
-    if len(first) < system.min_clients:
+    if len(first) < rules.min_clients:
         kept[:] = False
     return Ending(kept, end)
 
 
-def stay(system: Timed, clients: Tensor, seed: int, number: int) -> Tensor:
-    """The share ``[C]`` of its time for which each client stays in round `number`: 1, or less if it vanishes.
+def stay(dropout: float, clients: Tensor, seed: int, round_number: int) -> Tensor:
+    """The share ``[C]`` of its time for which each client stays in a round: 1, or less if it vanishes.
 
     A higher probability of dropping out only adds to those who do. The moment is uniform over the client's time.
     """
-    if system.dropout == 0:
+    if dropout == 0:
         return torch.ones(len(clients), dtype=torch.float64)
-    drawn = seeding.uniforms(seeding.stream_key(seed, "system.dropout", number), clients)
-    return (drawn / system.dropout).clamp(max=1.0)
+    drawn = seeding.uniforms(seeding.stream_key(seed, "system.dropout", round_number), clients)
+    return (drawn / dropout).clamp(max=1.0)
 
 
-def online(fleet: Fleet, clients: Tensor, seed: int, number: int) -> Tensor:
-    """Which clients ``[C]`` are there when they are asked in round `number`, bool."""
-    drawn = seeding.uniforms(seeding.stream_key(seed, "system.online", number), clients)
+def online(fleet: Fleet, clients: Tensor, seed: int, round_number: int) -> Tensor:
+    """Which clients ``[C]`` are there when they are asked in a round, bool."""
+    drawn = seeding.uniforms(seeding.stream_key(seed, "system.online", round_number), clients)
     return drawn < fleet.availability[clients]

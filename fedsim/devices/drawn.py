@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fedsim import seeding
-from fedsim.devices.system import Fleet, Timed
+from fedsim.devices.clock import Fleet
+from fedsim.devices.system import Timed
 from fedsim.errors import FieldError, check_above, check_between
 
 LARGEST = 1e9

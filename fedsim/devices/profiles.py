@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from fedsim import seeding
+from fedsim.devices.clock import Fleet
 from fedsim.devices.drawn import LARGEST
-from fedsim.devices.system import Fleet, Timed
+from fedsim.devices.system import Timed
 from fedsim.errors import FieldError, UserError, did_you_mean
 
 REQUIRED, OPTIONAL = ("gflops", "down_mbps", "up_mbps"), {"memory_mb": math.inf, "availability": 1.0}

@@ -2,49 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from fedsim.clients.engine import training_bytes
+from fedsim.core.cohort import Cohort
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.part import Bound, Federation, Round, System
+from fedsim.core.results import Metrics
+from fedsim.core.setting import Setting
+from fedsim.core.state import Drawer, State
+from fedsim.devices.clock import Clock, Fleet, ending, online, sample_flops, stay, transfer
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
-from fedsim.personalization.personalization import Ditto
-from fedsim.privacy.privacy import CentralPrivacy
-from fedsim.samplers.sampler import PowerOfChoice, Sized
+from fedsim.metrics import COLUMNS, Column
+from fedsim.samplers.choose import choose_cohort
+from fedsim.samplers.sampler import Sampler
 
-if TYPE_CHECKING:
-    from fedsim.federation.experiment import Experiment
+MOST_DROPOUT = 0.99
+"""With more, a server that waits for a number of arrivals would (almost) wait for ever."""
 
-
-@dataclass(frozen=True)
-class Fleet:
-    """The devices of all clients.
-
-    Attributes:
-        gflops: ``[N]`` float64, speed in training: 10^9 floating-point operations per second.
-        down_mbps: ``[N]`` float64, 10^6 bits per second from the server.
-        up_mbps: ``[N]`` float64, the same to the server.
-        memory_mb: ``[N]`` float64, 10^6 bytes for training; infinite where nothing is said.
-        availability: ``[N]`` float64, probability of being online when asked.
-    """
-
-    gflops: Tensor
-    down_mbps: Tensor
-    up_mbps: Tensor
-    memory_mb: Tensor
-    availability: Tensor
+SECONDS = "virtual_seconds"
+"""The entry of the drawer with the virtual seconds of all rounds so far."""
 
 
 @dataclass(frozen=True)
-class NoSystem:
-    """All devices are alike, everybody is there, and nobody counts the time."""
+class NoSystem(System):
+    """All devices are alike, everybody is there, and time is not counted."""
 
-    columns: ClassVar[tuple[str, ...]] = ()
+    def cohort(self, federation: Federation, state: State, round_number: int) -> Cohort:
+        """The sampler's cohort, all of whom arrive."""
+        clients, informed = choose_cohort(federation, state, round_number)
+        return Cohort(clients, federation.task.steps(clients), informed)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed:
+class Timed(System):
     """What all systems have in common: how long the server waits, and for whom.
 
     Attributes:
@@ -65,7 +62,8 @@ class Timed:
     deadline: float | None = None
     late: str = "drop"
 
-    columns: ClassVar[tuple[str, ...]] = ("dropped", "virtual_seconds")
+    facts: ClassVar[Facts] = frozenset({Fact.TIMED, Fact.EXCHANGES})
+    columns: ClassVar[tuple[Column, ...]] = (COLUMNS["dropped"], COLUMNS["virtual_seconds"])
     origin: ClassVar[str]
     """Where the devices come from, in a word or two."""
 
@@ -93,40 +91,21 @@ class Timed:
         """Whether every client is online whenever it is asked."""
         raise NotImplementedError
 
-    def check(self, experiment: Experiment) -> None:
-        """Raise `UserError` for settings that do not go with unequal devices."""
-        e = experiment
-        if e.aggregator.blocks == []:
-            raise UserError("aggregator.blocks=[]: nothing is sent, so that no server waits for anybody; system=none")
-        if isinstance(e.sampler, PowerOfChoice):
-            raise UserError(
-                "sampler=power_of_choice: asks clients for their losses before a round begins, which takes time that "
-                "the virtual clock does not know; take another sampler or system=none"
-            )
-        if self.over_selection > 1:
-            self._check_over_selection(e)
-        if self.late == "partial" and isinstance(e.personalize, Ditto):
-            raise UserError(
-                "system.late=partial: shortens the training of the global model, and personalize=ditto trains a second "
-                "model in the same round; take system.late=drop or personalize=none"
-            )
+    def conditional_facts(self) -> Mapping[Fact, str]:
+        """The rules about the end of a round."""
+        return {
+            **({Fact.DEADLINE: f"system.deadline={self.deadline:g}"} if self.deadline is not None else {}),
+            **(
+                {Fact.OVER_SELECTS: f"system.over_selection={self.over_selection:g}"} if self.over_selection > 1 else {}
+            ),
+            **({Fact.NEEDS_ARRIVALS: f"system.min_clients={self.min_clients}"} if self.min_clients > 1 else {}),
+            **({Fact.HARDLY_ARRIVES: f"system.dropout={self.dropout:g}"} if self.dropout > MOST_DROPOUT else {}),
+            **({Fact.SHORTENS: "system.late=partial"} if self.late == "partial" else {}),
+        }
 
-    def _check_over_selection(self, e: Experiment) -> None:
-        key = f"system.over_selection={self.over_selection:g}"
-        if not isinstance(e.sampler, Sized):
-            raise UserError(
-                f"{key}: sampler={type(e.sampler).__name__.lower()} has no cohort size to ask more clients than; "
-                "take system.over_selection=1"
-            )
-        if isinstance(e.privacy, CentralPrivacy):
-            raise UserError(
-                f"{key}: who is kept depends on how fast the others are, and so on their data, which the accountant of "
-                "privacy=central_dp does not know; take system.over_selection=1 (deadlines and dropouts go with it)"
-            )
-
-    def check_population(self, experiment: Experiment, num_clients: int) -> None:
-        """Raise `UserError` for options that have no effect, or leave no round, with so many clients."""
-        smallest, largest = experiment.sampler.limits(num_clients)
+    def check_clients(self, setting: Setting) -> None:
+        """Refuse options that have no effect with these cohorts, or leave no round."""
+        (smallest, largest), num_clients = setting.sampled, setting.num_clients
         if self.over_selection > 1 and largest == num_clients:
             raise UserError(
                 f"system.over_selection={self.over_selection:g}: has no effect where all {num_clients} client(s) are "
@@ -144,9 +123,195 @@ class Timed:
         """Whether clients that are asked may not arrive, those left over from over-selection apart."""
         return self.dropout > 0 or self.deadline is not None or not self.always_there()
 
-    def smallest(self, smallest: int) -> int:
-        """The fewest clients that are ever combined, if a sampler's smallest cohort is so large."""
-        return self.min_clients if self.loses() else max(smallest, self.min_clients)
+    def cohort_sizes(self, smallest: int, largest: int) -> tuple[int, int]:
+        """Clients that do not arrive make a cohort smaller, down to the fewest that make a round."""
+        return (self.min_clients if self.loses() else max(smallest, self.min_clients)), largest
+
+    def bind(self, bound: Bound) -> TimedInRun:
+        """Give the clients devices, and find out who has enough memory to train.
+
+        Raises:
+            UserError: if there are no devices for the clients, or none has enough memory.
+        """
+        population = bound.population
+        fleet = self.fleet(population.client_names, bound.seed)
+        needed = training_bytes(bound.task, bound.dtype)
+        fitting = (fleet.memory_mb * 1e6 >= needed).nonzero()[:, 0]
+        clock = Clock(fleet, self.latency, sample_flops(bound.task, bound.gradients), fitting)
+        short = population.num_clients - len(fitting)
+        if short > 0:
+            left = f"{short} of {population.num_clients} clients have"
+            told = f"{left} less memory than training takes ({int(needed.min()) / 1e6:,.1f} MB or more)"
+            if len(fitting) == 0:
+                raise UserError(f"system: {told}; take a smaller model or client.batch_size, or more memory")
+            if Fact.PRIVATE_MEAN in bound.facts:
+                raise UserError(
+                    f"system: {told}. That depends on their data, and who is left decides how likely the others are "
+                    "drawn, which the accountant of privacy=central_dp does not know; take a smaller model or more "
+                    "memory"
+                )
+        return TimedInRun(self, clock, bound.seed, bound.sampler, short)
 
 
-System = NoSystem | Timed
+@dataclass(frozen=True)
+class TimedInRun(System):
+    """A system with its devices and its virtual clock.
+
+    How long clients take follows from their devices, their data and the bytes on the way, and not from what they learn.
+    So it is known before anybody trains, and only those who arrive are trained: a client that does not is as if it had
+    never been asked, except that the model was sent to it.
+
+    Attributes:
+        settings: the rules by which the server waits.
+        clock: how long clients take.
+        seed: of the run.
+        sampler: whom to ask.
+        short: how many clients have too little memory to train.
+    """
+
+    settings: Timed
+    clock: Clock
+    seed: int
+    sampler: Any
+    short: int
+
+    def eligible(self, num_clients: int) -> int:
+        """Those with enough memory."""
+        return len(self.clock.fitting)
+
+    def start(self, row: Tensor) -> Drawer:
+        """Nothing has taken any time yet."""
+        return {SECONDS: torch.zeros((), dtype=torch.float64)}
+
+    def close(self, round: Round) -> None:
+        """Move the clock on."""
+        drawer = round.drawer(self)
+        drawer[SECONDS] = drawer[SECONDS] + round.cohort.seconds
+
+    def measure(self, round: Round) -> Metrics:
+        """Who was asked in vain, and the time."""
+        return {"dropped": round.cohort.dropped, "virtual_seconds": float(round.drawer(self)[SECONDS])}
+
+    def summary(self, state: State) -> dict[str, Any]:
+        """The time."""
+        return {"virtual_seconds": float(state.drawers[self.group][SECONDS])}
+
+    def fingerprint(self) -> list[Tensor]:
+        """The devices, which a file may hold."""
+        return [getattr(self.clock.fleet, column.name) for column in fields(Fleet)]
+
+    def introduce(self) -> list[str]:
+        """One line if some clients have too little memory."""
+        if self.short == 0:
+            return []
+        count = self.short + len(self.clock.fitting)
+        return [f"{self.short} of {count} clients have too little memory to train and are never asked"]
+
+    def plan(self, federation: Federation, state: State, cohort: Cohort) -> dict[str, str]:
+        """How long clients and round 1 take on the virtual clock."""
+        clients, fleet = self.clock.fitting, self.clock.fleet
+        speed, down, up = (float(column.median()) for column in (fleet.gflops, fleet.down_mbps, fleet.up_mbps))
+        seconds = self.client_seconds(federation, state, clients, federation.task.steps(clients), 1)
+        places = torch.tensor([0, 0.5, 0.9, 1], dtype=torch.float64)
+        low, median, high, top = torch.quantile(seconds, places).tolist()
+        arrive = f"; {len(cohort.clients)} of {len(cohort.clients) + cohort.dropped} asked arrive"
+        left_out = self.introduce()
+        return {
+            "devices": f"{self.settings.origin}; medians {speed:.3g} Gflop/s, {down:.3g} Mbit/s down, "
+            f"{up:.3g} Mbit/s up",
+            "seconds of a client": f"min {low:.4g}, median {median:.4g}, 90% within {high:.4g}, "
+            f"max {top:.4g} (virtual)",
+            "seconds of round 1": f"{cohort.seconds:.4g} (virtual)" + ("" if cohort.versions is not None else arrive),
+            **({"left out": left_out[0]} if left_out else {}),
+        }
+
+    def check_bound(self, federation: Federation, state: State) -> None:
+        """Refuse a deadline that nobody can ever make."""
+        deadline, clients = self.settings.deadline, self.clock.fitting
+        if deadline is None:
+            return
+        steps = federation.task.steps(clients)
+        least = torch.ones_like(steps) if self.settings.late == "partial" else steps
+        traffic = federation.traffic(state, clients[:1], 1)
+        # Where the link downstream loses something, later rounds send less.
+        down = torch.tensor(0) if Fact.LOSSY_DOWN in federation.bound.facts else traffic.down[0]
+        samples = federation.task.samples(clients, least)
+        fastest = float(self.clock.seconds(clients, samples, down, torch.tensor(traffic.up)).min())
+        if fastest > deadline:
+            what = "a single local step" if self.settings.late == "partial" else "its local steps"
+            raise UserError(
+                f"system.deadline={deadline:g}: no client makes it; with {what} the fastest takes {fastest:.4g} "
+                "virtual seconds"
+            )
+
+    def client_seconds(
+        self, federation: Federation, state: State, clients: Tensor, steps: Tensor, round_number: int
+    ) -> Tensor:
+        """Virtual seconds ``[k]`` that clients ``[k]`` need for `steps` ``[k]`` local steps and their messages."""
+        traffic = federation.traffic(state, clients, round_number)
+        samples = federation.task.samples(clients, steps)
+        return self.clock.seconds(clients, samples, traffic.down, torch.tensor(traffic.up))
+
+    def ask(self, federation: Federation, over_selection: float, round_number: int) -> tuple[Tensor, int]:
+        """The clients ``[A]`` that are asked, and how many of them are wanted."""
+        sizes = federation.population.train.sizes[self.clock.fitting]
+
+        def drawn(sampler: Sampler) -> Tensor:
+            return sampler.cohort(sizes, round_number, self.seed, _refuse_losses)
+
+        asked = drawn(self.sampler)
+        wanted = len(asked)
+        if over_selection > 1 and wanted > 0:
+            count = math.ceil(round(over_selection * wanted, 9))  # 1.1 * 10 is a little more than 11
+            asked = drawn(self.sampler.resized(min(count, len(sizes))))
+        return self.clock.fitting[asked], wanted
+
+    def cohort(self, federation: Federation, state: State, round_number: int) -> Cohort:
+        """Ask clients, and see who arrives before the round ends."""
+        rules, task, clock = self.settings, federation.task, self.clock
+        asked, wanted = self.ask(federation, rules.over_selection, round_number)
+        there = asked[online(clock.fleet, asked, self.seed, round_number)]
+        steps = task.steps(there)
+        seconds = self.client_seconds(federation, state, there, steps, round_number)
+        if rules.late == "partial":
+            steps, seconds = self._shortened(federation, state, there, steps, seconds, round_number)
+        stays = stay(rules.dropout, there, self.seed, round_number)
+        kept, end = ending(rules, seconds, stays, wanted)
+        late = (stays == 1) & ~kept
+        traffic = federation.traffic(state, there, round_number)
+        sending = transfer(torch.tensor(traffic.up), clock.fleet.up_mbps[there[late]])
+        share = (1 - (seconds[late] - end) / sending).clamp(0, 1)
+        sent = (traffic.up * share + 1e-6).floor().long()  # a product just below a whole number is that number
+        sent = (sent - traffic.before).clamp(min=0)  # which is counted of all whose rows do not arrive
+        return Cohort(
+            clients=there[kept],
+            steps=steps[kept],
+            informed=there,
+            dropped=len(asked) - int(kept.sum()),
+            seconds=end,
+            late=there[late][sent > 0],
+            late_bytes=int(sent.sum()),
+        )
+
+    def _shortened(
+        self,
+        federation: Federation,
+        state: State,
+        clients: Tensor,
+        steps: Tensor,
+        seconds: Tensor,
+        round_number: int,
+    ) -> tuple[Tensor, Tensor]:
+        """The steps ``[k]`` that clients have time for, and when they are done; who has no time for one stays late."""
+        deadline = self.settings.deadline
+        assert deadline is not None, "checked in __post_init__"
+        spare = deadline - self.client_seconds(federation, state, clients, torch.zeros_like(steps), round_number)
+        possible = federation.task.steps_within(clients, self.clock.samples_in(clients, spare.clamp(min=0)))
+        short = (seconds > deadline) & (possible > 0)
+        steps = torch.where(short, torch.minimum(possible, steps), steps)
+        done = self.client_seconds(federation, state, clients, steps, round_number)
+        return steps, torch.where(short, done.clamp(max=deadline), done)
+
+
+def _refuse_losses(clients: Tensor) -> Tensor:
+    raise UserError("sampler: asks clients for their losses, which takes time that the virtual clock does not know")

@@ -1,48 +1,38 @@
-"""Metrics of one global model on all clients' test samples."""
+"""Metrics of models on the clients' test samples: one model for all, or each client's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.clients.stacked import concatenate
 from fedsim.clients.trainer import Trainer
+from fedsim.core.results import Evaluation
 from fedsim.data.dataset import IGNORE, Score, Task
 from fedsim.data.population import Population, Samples
-from fedsim.models.stacked import Sums
+from fedsim.metrics import COLUMNS, Column
+from fedsim.models.scores import Sums, concatenate
 from fedsim.parallel.processes import ALONE, World
 from fedsim.parallel.share import add_up
 
 
-def metric_names(task: Task, score: Score | None = None, prefix: str = "test") -> tuple[str, ...]:
-    """The test columns of ``metrics.csv``, in order; the worst decile of clients is the tenth beside it."""
+def score_columns(task: Task, score: Score | None = None, prefix: str = "test") -> tuple[Column, ...]:
+    """The columns of ``metrics.csv`` that an evaluation of a task fills in, in order.
+
+    ``p10`` and ``p90`` are the worst decile over clients, ``std`` the standard deviation over them. `score` is a
+    sum of penalties of the data's own, of which less is better.
+    """
     names: tuple[str, ...] = ("loss", "accuracy", "accuracy_p10", "accuracy_std")
     if task is Task.REGRESSION:
         names = ("loss", "rmse", "mae", *([] if score is None else [score.name]), "rmse_p90", "rmse_std")
-    return tuple(f"{prefix}_{name}" for name in names)
+    return tuple(COLUMNS.get(f"{prefix}_{name}", Column(f"{prefix}_{name}", "min", evaluated=True)) for name in names)
 
 
 def default_metric(task: Task) -> str:
     """What a run is judged by unless ``stop.metric`` says otherwise."""
     return "test_rmse" if task is Task.REGRESSION else "test_accuracy"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics over all test samples, and per client.
-
-    Attributes:
-        metrics: by the names of `metric_names`.
-        clients: columns with one entry per client; not a number for clients without test samples.
-    """
-
-    metrics: dict[str, float]
-    clients: dict[str, NDArray[np.float64]]
 
 
 def check_testable(population: Population) -> None:

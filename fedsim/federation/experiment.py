@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from fedsim.aggregation.aggregator import Aggregator
-from fedsim.aggregation.setting import Particular, Setting
-from fedsim.aggregation.weighted import Weighted
-from fedsim.asynchrony.schedule import Asynchronous, Schedule, Synchronous
-from fedsim.attacks.alie import ALIE, largest_z
-from fedsim.attacks.attack import Attack, NoAttack
-from fedsim.attacks.backdoor import Backdoor
-from fedsim.audits.audit import Audit, NoAudit
+from fedsim.asynchrony.schedule import Synchronous
+from fedsim.attacks.attack import NoAttack
+from fedsim.audits.audit import NoAudit
 from fedsim.baselines.baseline import Baseline, NoBaseline
 from fedsim.clients.engine import Engine
 from fedsim.clients.settings import ClientConfig
+from fedsim.core.facts import Fact
+from fedsim.core.part import Attack, Audit, Link, Part, Personalization, Privacy, Schedule, System
+from fedsim.core.setting import Setting
 from fedsim.core.stopping import Stop
-from fedsim.corrections.correction import NoCorrection
-from fedsim.data.dataset import Assignment, Dataset, Task
-from fedsim.devices.system import NoSystem, System, Timed
+from fedsim.data.population import Population
+from fedsim.data.source import DataSource
+from fedsim.devices.system import NoSystem
 from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_one_of, did_you_mean
-from fedsim.links.link import Link
+from fedsim.federation.clashes import Claim, claims_of, refuse_clashes
+from fedsim.links.link import TwoWayLink
+from fedsim.metrics import Column
 from fedsim.models.recurrent import RecurrentModel
-from fedsim.personalization.personalization import Ditto, NoPersonalization, Personalization
-from fedsim.privacy.privacy import NoPrivacy, Privacy
+from fedsim.partition.partition import Partition
+from fedsim.personalization.personalization import NoPersonalization
+from fedsim.privacy.privacy import NoPrivacy
 from fedsim.recording.settings import Checkpoint, Console
 from fedsim.recording.trackers import NoTracker, Tracker
 from fedsim.samplers.sampler import Sampler
@@ -39,20 +40,11 @@ MAX_THREADS = 1024
 
 
 @runtime_checkable
-class DataSource(Hashable, Protocol):
-    """Where samples come from. A frozen dataclass, so that equal settings are loaded once."""
+class Checked(Protocol):
+    """A combine rule that does not go with every run."""
 
-    def load(self, seed: int) -> Dataset:
-        """Read or make the data."""
-        ...
-
-
-@runtime_checkable
-class Partition(Protocol):
-    """Who holds which sample."""
-
-    def assign(self, dataset: Dataset, num_clients: int | None, seed: int) -> Assignment:
-        """Give the samples to clients."""
+    def check(self, setting: Setting) -> None:
+        """Raise `UserError` where the rule cannot work or has an option without effect."""
         ...
 
 
@@ -114,7 +106,7 @@ class Experiment:
     sampler: Sampler
     aggregator: Aggregator
     engine: Engine
-    link: Link = field(default_factory=Link)
+    link: Link = field(default_factory=TwoWayLink)
     privacy: Privacy = field(default_factory=NoPrivacy)
     attack: Attack = field(default_factory=NoAttack)
     audit: Audit = field(default_factory=NoAudit)
@@ -144,51 +136,76 @@ class Experiment:
         check_one_of(self, "dtype", ("float32", "float64"))
         if not 0 <= self.seed <= MAX_SEED:
             raise FieldError("seed", self.seed, f"must be from 0 to {MAX_SEED}")
-        self.aggregator.correction.check(self.client)
-        self.schedule.check(self)
-        self._check_blocks()
-        self._check_baseline()
         schedule = self.aggregator.server_optimizer.schedule
         if schedule != CONSTANT and schedule.at(self.rounds, self.rounds) == 1:
             raise UserError(
                 f"aggregator/server_optimizer/schedule: {type(schedule).__name__} changes nothing in "
                 f"rounds={self.rounds}; take aggregator/server_optimizer/schedule=constant"
             )
-        combine = self.aggregator.combine
-        if isinstance(combine, Weighted) and combine.by != "samples" and self.client.validation_fraction == 0:
-            raise UserError(
-                f"aggregator.combine.by={combine.by}: clients judge their models on a validation split of their own; "
-                "set client.validation_fraction, for instance to 0.2"
-            )
+        claims = self.claims()
+        refuse_clashes(claims)
+        for part in self.parts():
+            part.check(self.setting())
 
-    def _check_baseline(self) -> None:
-        """A baseline has no exchange between clients and server, and no federated model to start from."""
-        off = {
-            "personalize": isinstance(self.personalize, NoPersonalization),
-            "link": self.link.lossless_up and self.link.lossless_down,
-            "attack": isinstance(self.attack, NoAttack),
-            "privacy": isinstance(self.privacy, NoPrivacy),
-            "system": isinstance(self.system, NoSystem),
-        }
-        for group, is_off in off.items():
-            if not isinstance(self.baseline, NoBaseline) and not is_off:
-                name = type(self.baseline).__name__.lower()
-                raise UserError(f"baseline={name}: is no federation, in which {group} would act; use {group}=none")
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of a round that config groups choose, in the order in which they are asked."""
+        return (
+            self.personalize,
+            self.link,
+            self.aggregator.correction,
+            self.attack,
+            self.privacy,
+            self.system,
+            self.schedule,
+            self.audit,
+        )
 
-    def _check_blocks(self) -> None:
+    def by_drawer(self) -> dict[str, tuple[str, Any]]:
+        """By the name of a part's drawer: the key and the component that chooses it."""
+        keys = {"correction": "aggregator.correction"}
+        chosen = {part.group: (keys.get(part.group, part.group), part) for part in self.parts()}
+        return chosen | {"server": ("aggregator.server_optimizer", self.aggregator.server_optimizer)}
+
+    def claims(self) -> list[Claim]:
+        """The facts of all components and of the settings that matter to others."""
+        claims = claims_of(
+            {
+                "aggregator/combine": self.aggregator.combine,
+                "aggregator/correction": self.aggregator.correction,
+                "aggregator/server_optimizer": self.aggregator.server_optimizer,
+                "sampler": self.sampler,
+                "link": self.link,
+                "privacy": self.privacy,
+                "attack": self.attack,
+                "audit": self.audit,
+                "system": self.system,
+                "schedule": self.schedule,
+                "personalize": self.personalize,
+                "baseline": self.baseline,
+            }
+        )
         blocks = self.aggregator.blocks
-        if blocks is None:
-            return
-        if not isinstance(self.aggregator.correction, NoCorrection):
-            raise UserError(
-                f"aggregator.blocks={blocks}: a correction compares a client's model with the server's, and the server "
-                "has no private blocks; use aggregator/correction=none"
-            )
-        if isinstance(self.personalize, Ditto):
-            raise UserError(
-                f"aggregator.blocks={blocks}: with private blocks there is no whole global model to which "
-                "personalize=ditto could pull; use personalize=none or personalize=finetune"
-            )
+        if self.client.keep_optimizer_state:
+            key = "client.keep_optimizer_state"
+            claims.append(Claim(Fact.KEEPS_OPTIMIZER_STATE, f"{key}=true", f"{key}=false"))
+        for fact in [
+            *([Fact.NOTHING_SHARED] if blocks == [] else []),
+            *([Fact.PRIVATE_BLOCKS] if blocks is not None else []),
+        ]:
+            claims.append(Claim(fact, f"aggregator.blocks={blocks}", "aggregator.blocks=null"))
+        return claims
+
+    def setting(self, population: Population | None = None) -> Setting:
+        """What surrounds the parts, with the population or without."""
+        setting = Setting(
+            rounds=self.rounds,
+            seed=self.seed,
+            client=self.client,
+            blocks=self.aggregator.blocks,
+            facts={claim.fact: claim.setting for claim in self.claims()},
+            dropout=self.model.dropout,
+        )
+        return setting if population is None else replace(setting, population=population)
 
     def torch_device(self) -> torch.device:
         """Return the device that ``device`` names, or raise `UserError` if there is none."""
@@ -216,65 +233,28 @@ class Experiment:
 
         return list(below(self, ""))
 
-    def check_population(self, num_clients: int) -> None:
-        """Raise `UserError` if so many clients give no cohorts, or parts do not go together."""
+    def check_clients(self, population: Population, num_clients: int) -> None:
+        """Raise `UserError` if so many of the clients give no cohorts, or parts do not go together with them."""
         self.sampler.check(num_clients)
-        self.schedule.check_population(self, num_clients)
-        self._check_exchange(num_clients)
-        smallest, largest = self._limits(num_clients)
-        if isinstance(self.system, Timed):
-            self.system.check(self)
-            self.system.check_population(self, num_clients)
-            smallest = smallest if isinstance(self.schedule, Asynchronous) else self.system.smallest(smallest)
-        combine = self.aggregator.combine
-        if isinstance(combine, Particular):
-            combine.check(Setting(max(1, smallest), largest, self.client, self.aggregator.correction))
+        sampled = self.sampler.limits(num_clients)
+        smallest, largest = self.schedule.cohort_sizes(*self.system.cohort_sizes(*sampled))
+        setting = replace(
+            self.setting(population),
+            num_clients=num_clients,
+            smallest=max(1, smallest),
+            largest=largest,
+            sampled=sampled,
+        )
+        for part in self.parts():
+            part.check_clients(setting)
+        if isinstance(self.aggregator.combine, Checked):
+            self.aggregator.combine.check(setting)
 
-    def _limits(self, num_clients: int) -> tuple[int, int]:
-        """How many clients at least and at most are combined, as the sampler or the schedule has it."""
-        smallest, largest = self.sampler.limits(num_clients)
-        if isinstance(self.schedule, Asynchronous):
-            return self.schedule.buffer(largest), self.schedule.buffer(largest)
-        return smallest, largest
-
-    def _check_exchange(self, num_clients: int) -> None:
-        """What is on between clients and server must have something to act on."""
-        off = self.link.lossless_up and self.link.lossless_down
-        if self.aggregator.blocks == [] and not (off and isinstance(self.privacy, NoPrivacy)):
-            raise UserError("aggregator.blocks=[]: nothing is sent that link or privacy could act on; take them off")
-        if self.aggregator.blocks == [] and not isinstance(self.attack, NoAttack):
-            raise UserError("aggregator.blocks=[]: nothing is sent, so that attacks reach nobody; take attack=none")
-        if self.aggregator.blocks is not None and isinstance(self.attack, Backdoor):
-            raise UserError(
-                f"aggregator.blocks={self.aggregator.blocks}: attack=backdoor is judged by the global model, of which "
-                "private blocks leave a part only; take aggregator.blocks=null"
-            )
-        if not isinstance(self.attack, NoAttack) and self.attack.start_round > self.rounds:
-            raise UserError(f"attack.start_round={self.attack.start_round}: is after the last of rounds={self.rounds}")
-        if isinstance(self.attack, ALIE) and self.attack.z is None:
-            largest = self._limits(num_clients)[1]
-            count = round(int(self.attack.malicious(num_clients, self.seed).sum()) * largest / num_clients)
-            if largest_z(largest, count) == 0:
-                raise UserError(
-                    f"attack.z=null: the paper's z_max is 0 where {count} of {largest} clients attack, who would send "
-                    "the mean of the others; set attack.z, for instance to 1"
-                )
-        self.privacy.check(self)
-
-    def check_task(self, task: Task, columns: list[str]) -> None:
-        """Raise `UserError` for settings that do not go with the data's task or with the columns recorded."""
-        combine = self.aggregator.combine
-        if isinstance(combine, Weighted) and combine.by == "accuracy" and task is Task.REGRESSION:
-            raise UserError("aggregator.combine.by=accuracy: a regression has no accuracy; use by=loss or by=samples")
-        judging = [c for c in columns if c not in ("round", "clients")]
+    def check_columns(self, columns: Sequence[Column]) -> None:
+        """Raise `UserError` if the run is to be judged by something that is not among its `columns`."""
+        judging = [column.name for column in columns if column.name not in ("round", "clients")]
         if self.stop.metric is not None and self.stop.metric not in judging:
             raise UserError(
                 f"stop.metric={self.stop.metric}: this run records {', '.join(judging)}"
                 + did_you_mean(self.stop.metric, judging)
             )
-
-
-@lru_cache(maxsize=2)
-def load_dataset(data: DataSource, seed: int) -> Dataset:
-    """Load a data source, once for equal settings in one process (a sweep checks first and runs later)."""
-    return data.load(seed)

@@ -1,15 +1,28 @@
-"""What a link is: an encoding for each direction, applied to rows, with or without error feedback."""
+"""The way between clients and server: an encoding for each direction, with or without error feedback."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from fedsim import seeding
 from fedsim.aggregation.rules import BLOCK
 from fedsim.client_store import ClientStore
+from fedsim.core.cohort import Traffic, Update
+from fedsim.core.facts import Fact
+from fedsim.core.names import option_name
+from fedsim.core.part import Bound, Link, Round
+from fedsim.core.state import Drawer, State
+from fedsim.models.blocks import Blocks
+
+SEEN, ERROR = "link.seen", "link.error"
+"""Blocks of the client store: the last round in which a client was sent the model, and what it has lost so far."""
+COPY, BEFORE = "copy", "before"
+"""Entries of the drawer: the model that all clients hold, and the server's model when it sent that."""
 
 
 @runtime_checkable
@@ -68,7 +81,7 @@ class NoCompression:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
+class TwoWayLink(Link):
     """The way between clients and server.
 
     Each direction has an encoding of its own, because the two are different problems: upstream every client encodes
@@ -88,15 +101,96 @@ class Link:
     up: Compressor = field(default_factory=NoCompression)
     down: Compressor = field(default_factory=NoCompression)
 
-    @property
-    def lossless_up(self) -> bool:
-        """Whether deltas arrive as they were sent."""
-        return isinstance(self.up, NoCompression)
+    def conditional_facts(self) -> Mapping[Fact, str]:
+        """Which direction loses something, and whether clients keep what was lost."""
+        own: dict[Fact, str] = {}
+        if not isinstance(self.up, NoCompression):
+            own |= dict.fromkeys((Fact.LOSSY_UP, Fact.EXCHANGES), f"link/up={option_name(self.up)}")
+        if not isinstance(self.down, NoCompression):
+            own |= dict.fromkeys((Fact.LOSSY_DOWN, Fact.EXCHANGES), f"link/down={option_name(self.down)}")
+        if self.up.error_feedback:
+            own[Fact.FEEDS_BACK] = "link.up.error_feedback=true"
+        return own
 
-    @property
-    def lossless_down(self) -> bool:
-        """Whether clients get the global model itself."""
-        return isinstance(self.down, NoCompression)
+    def bind(self, bound: Bound) -> LinkInRun:
+        """Know what is sent."""
+        lossy = Fact.LOSSY_DOWN in self.conditional_facts()
+        return LinkInRun(self.up, self.down, lossy, bound.blocks, bound.seed, bound.itemsize)
+
+
+@dataclass(frozen=True)
+class LinkInRun(Link):
+    """A link for rows of a known kind.
+
+    Attributes:
+        up: encoding of the clients' deltas.
+        down: encoding of the changes of the global model.
+        lossy_down: whether clients hold a copy of the model instead of the model itself.
+        blocks: which parameters are sent.
+        seed: of the run.
+        itemsize: bytes of a number.
+    """
+
+    up: Compressor
+    down: Compressor
+    lossy_down: bool
+    blocks: Blocks
+    seed: int
+    itemsize: int
+
+    def start(self, row: Tensor) -> Drawer:
+        """The first copy is the model itself: clients know nothing before, and get it whole."""
+        if not self.lossy_down:
+            return {}
+        return {COPY: row.clone()} | ({} if self.down.error_feedback else {BEFORE: row.clone()})
+
+    def broadcast(self, state: State, round_number: int) -> None:
+        """Encode by how much the global model changed; the copy of all clients follows.
+
+        With error feedback the server encodes by how much the model differs from the copy, which has in it all that
+        was lost.
+        """
+        if not self.lossy_down:
+            return
+        drawer = state.drawers[self.group]
+        copy = drawer[COPY].clone()
+        change = self.blocks.cut(state.row - (copy if self.down.error_feedback else drawer[BEFORE]))
+        no_client, key = torch.zeros(1, dtype=torch.int64), seeding.stream_key(self.seed, "link.down", round_number)
+        drawer[COPY] = copy + self.blocks.scatter(self.down.decoded(change[None], no_client, key)[0])
+        if not self.down.error_feedback:
+            drawer[BEFORE] = state.row.clone()
+
+    def received(self, state: State) -> Tensor:
+        """The copy, where there is one."""
+        return state.drawers[self.group][COPY] if self.lossy_down else state.row
+
+    def pass_on(self, updates: Iterator[Update], round: Round) -> Iterator[Update]:
+        """What arrives of what clients send."""
+        if isinstance(self.up, NoCompression):
+            return updates
+        key = seeding.stream_key(self.seed, "link.up", round.number)
+        return (
+            update._replace(rows=transmit(self.up, update.rows, update.clients, key, round.store)) for update in updates
+        )
+
+    def close(self, round: Round) -> None:
+        """Note who holds the copy of this round."""
+        informed = round.cohort.informed
+        if self.lossy_down and len(informed) > 0:
+            now = round.state.row.new_full((len(informed), 1), round.number, dtype=torch.float64)
+            round.store.write(SEEN, informed, now)
+
+    def add_bytes(self, traffic: Traffic, clients: Tensor, state: State, round_number: int) -> Traffic:
+        """A row up; down the model, or the messages that a client has missed if they are shorter."""
+        whole = self.blocks.size * self.itemsize
+        down = torch.full((len(clients),), whole, dtype=torch.int64)
+        if self.lossy_down and len(clients) > 0:
+            never = state.row.new_zeros((len(clients), 1), dtype=torch.float64)
+            seen = state.store.read(SEEN, clients, never)[:, 0].cpu()
+            messages = (round_number - seen) * self.down.size(self.blocks.size, self.itemsize)
+            down -= ((whole - messages).clamp(min=0) * (seen > 0)).long()
+        row = self.up.size(self.blocks.size, self.itemsize)
+        return traffic._replace(down=traffic.down + down, row=traffic.row + row)
 
 
 def transmit(compressor: Compressor, rows: Tensor, clients: Tensor, key: int, store: ClientStore) -> Tensor:
@@ -106,11 +200,11 @@ def transmit(compressor: Compressor, rows: Tensor, clients: Tensor, key: int, st
     client adds what was lost of its earlier deltas, and keeps what is lost now.
     """
     if compressor.error_feedback:
-        rows = rows + store.read("link.error", clients, torch.zeros_like(rows))
+        rows = rows + store.read(ERROR, clients, torch.zeros_like(rows))
     blocks = zip(rows.split(BLOCK), clients.split(BLOCK), strict=True)
     arrived = torch.cat([compressor.decoded(block, part, key) for block, part in blocks])
     if compressor.error_feedback:
-        store.write("link.error", clients, rows - arrived)
+        store.write(ERROR, clients, rows - arrived)
     return arrived
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class RandK:
         fraction: ``k / n``.
         error_feedback: whether what was lost is added to what is sent next.
     """
+
+    option: ClassVar[str] = "randk"
 
     fraction: float = 0.05
     error_feedback: bool = False

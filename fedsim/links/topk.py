@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class TopK:
         fraction: ``k / n``.
         error_feedback: whether what was lost is added to what is sent next; without it small entries never arrive.
     """
+
+    option: ClassVar[str] = "topk"
 
     fraction: float = 0.05
     error_feedback: bool = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -22,6 +23,9 @@ from fedsim.data.dataset import Task
 from fedsim.data.population import Population
 from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_exactly_one, check_one_of
 from fedsim.models.parameters import ParameterLayout
+
+DropoutMask = Callable[[int, int, int], Tensor]
+"""``mask(layer, T, b) -> [C, T, b, H]``, what to multiply that layer's outputs with."""
 
 DEFAULT_EMBEDDING_SIZE = 8
 """Embedding width where the inputs are tokens and none is given, as in McMahan 2017 and Reddi 2021 (Shakespeare)."""

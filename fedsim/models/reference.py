@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.data.dataset import Task
-from fedsim.models.recurrent import Architecture
-from fedsim.models.stacked import DropoutMask
+from fedsim.models.recurrent import Architecture, DropoutMask
 
 
 class ResetBeforeLayer(nn.Module):

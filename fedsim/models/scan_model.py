@@ -16,9 +16,8 @@ from torch.nn.functional import linear
 
 from fedsim.data.dataset import Task
 from fedsim.errors import UserError
-from fedsim.models.recurrent import Architecture
+from fedsim.models.recurrent import Architecture, DropoutMask
 from fedsim.models.reference import ReferenceModel, load_row
-from fedsim.models.stacked import DropoutMask
 
 State = tuple[Tensor, ...]
 

@@ -8,8 +8,6 @@ graph to build at every local step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
 
@@ -18,14 +16,9 @@ from torch import Tensor
 
 from fedsim.data.batches import Batch
 from fedsim.data.dataset import IGNORE, Task
-from fedsim.models.recurrent import Architecture
+from fedsim.models.recurrent import Architecture, DropoutMask
+from fedsim.models.scores import Judge, Sums
 from fedsim.models.torch_kernels import StateGradient, Weights
-
-Judge = Callable[[Tensor], Tensor] | None
-"""The data's own score of a regression's errors ``[C, b]``, or None (`Population.judge`)."""
-
-DropoutMask = Callable[[int, int, int], Tensor]
-"""``mask(layer, T, b) -> [C, T, b, H]``, what to multiply that layer's outputs with."""
 
 
 class _Tape(NamedTuple):
@@ -184,25 +177,9 @@ def _valid_targets(task: Task, batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.where(valid, targets, 0).reshape(c, -1), valid.reshape(c, -1)
 
 
-@dataclass(frozen=True)
-class Sums:
-    """Sums from which metrics are made, float64, per sample or per client.
-
-    Attributes:
-        loss: summed loss of the targets (cross-entropy, or squared error over the outputs).
-        hits: correct predictions; for regression the summed absolute error.
-        count: number of targets that count (outputs, for regression).
-        score: the summed score of the data's own, where they have one; else zero.
-    """
-
-    loss: Tensor
-    hits: Tensor
-    count: Tensor
-    score: Tensor
-
-    def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The four tensors, for code that treats them alike."""
-        return self.loss, self.hits, self.count, self.score
+def count_targets(task: Task, batch: Batch) -> Tensor:
+    """``[C]`` int64, how many targets each client's mean loss is over (samples, for regression)."""
+    return batch.num_samples if task is Task.REGRESSION else _valid_targets(task, batch)[1].sum(1)
 
 
 def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType, judge: Judge = None) -> Sums:

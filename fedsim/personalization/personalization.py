@@ -1,102 +1,88 @@
-"""Personal models: what each client uses for itself, evaluated beside the global model."""
+"""What personal models have in common: each client trains one for itself, and is evaluated with it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
-from fedsim.corrections.correction import NoCorrection, Prox
-from fedsim.errors import check_above, check_at_least
-
-
-@runtime_checkable
-class Personalization(Protocol):
-    """How a client comes to a model of its own. Inherit from this one: what is not written does nothing."""
-
-    def task(self, task: LocalTask) -> LocalTask | None:
-        """Return what clients train for themselves, or None if there are no personal models."""
-        return None
-
-    def train(self, trainer: Trainer, row: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> None:
-        """Train the personal models of clients ``[C]`` that take part in a round which starts from `row` ``[P]``."""
-        return None
-
-    def rows(self, trainer: Trainer, anchors: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> Tensor:
-        """Return the personal models ``[C, P]`` after a round.
-
-        Args:
-            trainer: bound to what `task` returned.
-            anchors: ``[C, P]``, the models that these clients have from the federation.
-            clients: ``[C]`` int64 client numbers.
-            round_number: rounds done.
-            store: what is kept per client.
-        """
-        return anchors
+from fedsim.core.facts import Facts
+from fedsim.core.part import Bound, Federation, Personalization, Round
+from fedsim.core.results import Evaluation
+from fedsim.core.state import State
+from fedsim.evaluation.evaluate import evaluate_own
 
 
 @dataclass(frozen=True)
 class NoPersonalization(Personalization):
     """Clients use the global model."""
 
+    facts: ClassVar[Facts] = frozenset()
 
-@dataclass(frozen=True, kw_only=True)
-class FineTune(Personalization):
-    """Every client takes a few local steps from the global model before it is evaluated (Wang 2019, section 3).
 
-    Nothing is kept: the next round starts from the global model, and fine-tuning from a fresh optimizer.
+@dataclass(frozen=True)
+class OwnModels(Personalization):
+    """Every client has a model of its own. Inherit from this one: what is not written does nothing.
 
-    Attributes:
-        steps: local steps, with the clients' own optimizer and batch size.
+    What is kept per client lies in blocks of the store named ``personalize.<what>``.
     """
 
-    steps: int = 5
+    def task(self, task: LocalTask) -> LocalTask:
+        """Return what clients train for themselves, given what they train for the federation."""
+        return task
 
-    def __post_init__(self) -> None:
-        check_at_least(self, 1, "steps")
+    def train_own(
+        self, trainer: Trainer, anchors: Tensor, clients: Tensor, round_number: int, store: ClientStore
+    ) -> None:
+        """Train the personal models of clients that take part in a round.
 
-    def task(self, task: LocalTask) -> LocalTask | None:
-        """Plain local steps, with batches in an order of their own."""
-        config = replace(task.config, epochs=None, steps=self.steps, keep_optimizer_state=False)
-        return replace(task, config=config, correction=NoCorrection(), stream="finetune")
-
-    def rows(self, trainer: Trainer, anchors: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> Tensor:
-        """The fine-tuned models; before the first round, too."""
-        deltas, _ = trainer.train(anchors, clients, max(round_number, 1), ClientStore(store.num_clients))
-        return anchors + deltas
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ditto(Personalization):
-    """Every client keeps a model of its own that is pulled to the global one (Ditto, Li 2021, Algorithm 1).
-
-    In the rounds in which it takes part, a client also minimises ``F_k(v) + mu / 2 * ||v - w||^2`` from its last v,
-    with the client settings, w being the global model that it was sent. Its first v is the w of its first round.
-
-    Attributes:
-        mu: strength of the pull (lambda in the paper).
-    """
-
-    mu: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_above(self, 0, "mu")
-
-    def task(self, task: LocalTask) -> LocalTask | None:
-        """The client settings with a proximal term; the optimizer starts afresh, so as not to mix the two states."""
-        config = replace(task.config, keep_optimizer_state=False)
-        return replace(task, config=config, correction=Prox(mu=self.mu), stream="ditto")
-
-    def train(self, trainer: Trainer, row: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> None:
-        """Lines 7 and 8, for the clients of a round."""
-        start = store.read("ditto", clients, row.expand(len(clients), -1))
-        deltas, _ = trainer.train(row, clients, round_number, store, start=start)
-        store.write("ditto", clients, start + deltas)
+        Args:
+            trainer: bound to what `task` returned.
+            anchors: ``[P]`` or ``[c, P]``, the models that these clients got from the server.
+            clients: ``[c]`` int64 client numbers.
+            round_number: 1, 2, ...
+            store: what is kept per client.
+        """
 
     def rows(self, trainer: Trainer, anchors: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> Tensor:
-        """The kept models; clients that never took part have the global one."""
-        return store.read("ditto", clients, anchors)
+        """Return the personal models ``[c, P]`` after a round.
+
+        Args:
+            trainer: bound to what `task` returned.
+            anchors: ``[c, P]``, the models that these clients have from the federation.
+            clients: ``[c]`` int64 client numbers.
+            round_number: rounds done.
+            store: what is kept per client.
+        """
+        return anchors
+
+    def bind(self, bound: Bound) -> OwnModelsInRun:
+        """Bind the engine to the clients' own training."""
+        return OwnModelsInRun(self, bound.make_trainer(self.task(bound.task)))
+
+
+@dataclass(frozen=True)
+class OwnModelsInRun(Personalization):
+    """Personal models with the engine that trains and scores them."""
+
+    settings: OwnModels
+    trainer: Trainer
+
+    def train(self, anchors: Tensor, clients: Tensor, round: Round) -> None:
+        """Train the personal models of clients of the cohort."""
+        self.settings.train_own(self.trainer, anchors, clients, round.number, round.store)
+
+    def examine(self, federation: Federation, state: State) -> Evaluation:
+        """The ``personal_*`` columns: each client's own model on its own test samples."""
+
+        def models(clients: Tensor) -> Tensor:
+            anchors = federation.blocks.models(state.store, clients, state.row).expand(len(clients), -1)
+            return self.settings.rows(self.trainer, anchors, clients, state.round, state.store)
+
+        return evaluate_own(
+            self.trainer, models, federation.population, federation.chunk_size, "personal", federation.world
+        )

@@ -8,45 +8,27 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from fedsim.core.names import option_name
 from fedsim.errors import UserError
-from fedsim.samplers.sampler import Poisson, Sampler, Uniform
+from fedsim.samplers.sampler import REPLACE, Sampler, Sampling
 
 LEAST_NOISE = 0.05
 """Smallest noise multiplier that a target may ask for: less hides nothing."""
-ADD_OR_REMOVE, REPLACE = "add or remove one client", "replace one client"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How clients come into a round, as the accountant sees it.
-
-    Attributes:
-        relation: which populations are neighbours, `ADD_OR_REMOVE` or `REPLACE`.
-        expected: the fixed denominator of the mean.
-        probability: of a client in a round, independently of the others; None for cohorts of a fixed size.
-        num_clients: of the population.
-    """
-
-    relation: str
-    expected: float
-    probability: float | None
-    num_clients: int
 
 
 def sampling(sampler: Sampler, num_clients: int) -> Sampling:
-    """The sampling of a run.
+    """The sampling of a run, as the accountant sees it.
 
     Raises:
         UserError: for a sampler that no accountant here knows.
     """
-    if isinstance(sampler, Poisson):
-        return Sampling(ADD_OR_REMOVE, sampler.probability * num_clients, sampler.probability, num_clients)
-    if isinstance(sampler, Uniform):
-        return Sampling(REPLACE, float(sampler.size(num_clients)), None, num_clients)
-    raise UserError(
-        f"sampler={type(sampler).__name__}: the accountant of privacy=central_dp knows clients that take part "
-        "independently of each other (sampler=poisson) and cohorts of one size drawn uniformly (sampler=uniform)"
-    )
+    found = sampler.accounting(num_clients)
+    if found is None:
+        raise UserError(
+            f"sampler={option_name(sampler)}: the accountant of privacy=central_dp knows clients that take part "
+            "independently of each other (sampler=poisson) and cohorts of one size drawn uniformly (sampler=uniform)"
+        )
+    return found
 
 
 @dataclass(frozen=True)

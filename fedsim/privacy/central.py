@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fedsim import seeding
-from fedsim.aggregation.mean import Mean
 from fedsim.aggregation.rules import WeightedSum
-from fedsim.attacks.attack import CohortAttack
 from fedsim.clients.report import Report
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.part import Bound, Round
+from fedsim.core.results import Metrics
+from fedsim.core.state import Drawer
 from fedsim.errors import UserError, check_above, check_between
+from fedsim.metrics import COLUMNS, Column
 from fedsim.privacy.budget import Budget, make_budget, sampling
-from fedsim.privacy.privacy import Clipped
+from fedsim.privacy.privacy import Accounted, Clipped
 
-if TYPE_CHECKING:
-    from fedsim.federation.experiment import Experiment
+BOUND = "clip_norm"
+"""The drawer's entry for the next round's S, where it adapts."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,18 @@ class NoisyMean:
         noise_std: standard deviation of each number of the noise.
         denominator: fixed, whoever takes part.
         seed: of the run.
-        number: of the round.
+        round_number: 1, 2, ...
         adaptive: the setting that moves S, or None if it is fixed.
-        parts: where the next S goes.
+        drawer: where the next S goes.
     """
 
     clip_norm: float
     noise_std: float
     denominator: float
     seed: int
-    number: int
+    round_number: int
     adaptive: AdaptiveCentralDP | None
-    parts: MutableMapping[str, Tensor]
+    drawer: Drawer
 
     def start(self, like: Tensor) -> WeightedSum:
         """Begin a round; `weight` counts clients within the bound, less a half each."""
@@ -57,10 +59,12 @@ class NoisyMean:
 
     def finish(self, state: WeightedSum) -> Tensor:
         """Add the noise; where S adapts, move it."""
-        noise = seeding.generator(self.seed, "central noise", self.number).standard_normal(len(state.total))
+        noise = seeding.generator(self.seed, "central noise", self.round_number).standard_normal(len(state.total))
         if self.adaptive is not None:
-            bound = self.adaptive.next_norm(self.clip_norm, state.weight, self.denominator, self.seed, self.number)
-            self.parts["privacy.clip_norm"] = torch.tensor(bound, dtype=torch.float64)
+            bound = self.adaptive.next_norm(
+                self.clip_norm, state.weight, self.denominator, self.seed, self.round_number
+            )
+            self.drawer[BOUND] = torch.tensor(bound, dtype=torch.float64)
         return (state.total + self.noise_std * torch.from_numpy(noise).to(state.total)) / self.denominator
 
 
@@ -70,49 +74,53 @@ class CentralDP(Clipped):
 
     The denominator is the expected size of a cohort, so that a round without clients is noise alone. With
     ``sampler=poisson`` neighbours differ by one client more or less, with ``sampler=uniform`` in one client that is
-    replaced by another. Accounting by Renyi differential privacy (Mironov 2019; Wang 2019).
+    replaced by another. Accounting by Renyi differential privacy (Mironov 2019; Wang 2019). Weights must be uniform,
+    and a delta may depend on the model that its client got and on nothing else.
     """
 
-    def check(self, experiment: Experiment) -> None:
-        """Weights must be uniform, and a delta may depend on the model that its client got and on nothing else."""
-        e = experiment
-        aggregator, name = e.aggregator, "privacy=central_dp"
-        if not isinstance(aggregator.combine, Mean):
-            raise UserError(
-                f"{name}: bounds each client's share of a plain mean over a fixed denominator; take "
-                f"aggregator/combine=mean, not {type(aggregator.combine).__name__.lower()}"
-            )
-        if aggregator.correction.remembers:
-            raise UserError(
-                f"{name}: aggregator/correction={type(aggregator.correction).__name__.lower()} tells the server more "
-                "than the clipped deltas; take aggregator/correction=none or prox"
-            )
-        reasons = {
-            "client.keep_optimizer_state=true": e.client.keep_optimizer_state,
-            "error_feedback upstream (link.up.error_feedback=true)": e.link.up.error_feedback,
-            f"aggregator.blocks={aggregator.blocks}": aggregator.blocks is not None,
-        }
-        for key, wrong in reasons.items():
-            if wrong:
-                raise UserError(
-                    f"{key}: lets a client's delta depend on rounds in which it was drawn before, which the accountant "
-                    f"of {name} does not know; switch one of them off"
-                )
-        if isinstance(e.attack, CohortAttack):
-            raise UserError(
-                f"{name}: with attack={type(e.attack).__name__.lower()} the attackers' rows are made of all others', "
-                "so that no client's influence is bounded; take another attack or privacy=local_dp"
-            )
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.PRIVATE_MEAN})
 
-    def budget(self, experiment: Experiment, num_clients: int) -> Budget:
-        """By the sampler's own assumption."""
-        where = sampling(experiment.sampler, num_clients)
-        return make_budget(self.noise_multiplier, self.target_epsilon, self.delta, experiment.rounds, where)
+    def budget(self, bound: Bound) -> Budget:
+        """What the run spends, by the sampler's own assumption.
 
-    def rule(self, parts: MutableMapping[str, Tensor], budget: Budget, seed: int, number: int) -> NoisyMean:
-        """The private mean of a round."""
+        Raises:
+            UserError: if no accountant knows the sampler, or no noise will do.
+        """
+        where = sampling(bound.sampler, bound.population.num_clients)
+        return make_budget(self.noise_multiplier, self.target_epsilon, self.delta, bound.rounds, where)
+
+    def bind(self, bound: Bound) -> CentralDPInRun:
+        """Find the noise."""
+        return CentralDPInRun(self.budget(bound), bound.seed, self)
+
+    def first_bound(self) -> Drawer:
+        """Nothing: S is fixed."""
+        return {}
+
+    def private_mean(self, drawer: Drawer, budget: Budget, seed: int, round_number: int) -> NoisyMean:
+        """The private mean of a round; `drawer` is what the mechanism keeps between rounds."""
         std = budget.noise_multiplier * self.clip_norm
-        return NoisyMean(self.clip_norm, std, budget.expected, seed, number, None, parts)
+        return NoisyMean(self.clip_norm, std, budget.expected, seed, round_number, None, drawer)
+
+
+@dataclass(frozen=True)
+class CentralDPInRun(Accounted):
+    """Central differential privacy with its noise."""
+
+    settings: CentralDP
+
+    def start(self, row: Tensor) -> Drawer:
+        """The first S, where it adapts."""
+        return self.settings.first_bound()
+
+    def rule(self, combine: Any, round: Round) -> NoisyMean:
+        """The private mean, whoever came: noise hides how many that were."""
+        return self.settings.private_mean(round.drawer(self), self.budget, self.seed, round.number)
+
+    def measure(self, round: Round) -> Metrics:
+        """What was spent, and where S adapts, the next round's."""
+        metrics, drawer = super().measure(round), round.drawer(self)
+        return metrics | ({BOUND: float(drawer[BOUND])} if round.number > 0 and BOUND in drawer else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,26 +137,25 @@ class AdaptiveCentralDP(CentralDP):
         count_noise: sigma_b, standard deviation of the noise on the count; None is a 20th of the cohort, as there.
     """
 
+    option: ClassVar[str] = "central_dp_adaptive"
+
     quantile: float = 0.5
     clip_lr: float = 0.2
     count_noise: float | None = None
+
+    columns: ClassVar[tuple[Column, ...]] = (*Clipped.columns, COLUMNS["clip_norm"])
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_above(self, 0, "clip_lr", "count_noise")
         check_between(self, 0, 1, "quantile")
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What was spent, and the bound for the next round."""
-        return (*super().columns, "clip_norm")
-
     def _count_noise(self, expected: float) -> float:
         return expected / 20 if self.count_noise is None else self.count_noise
 
-    def budget(self, experiment: Experiment, num_clients: int) -> Budget:
+    def budget(self, bound: Bound) -> Budget:
         """As `CentralDP`; the count's noise must leave something for the deltas."""
-        budget = super().budget(experiment, num_clients)
+        budget = super().budget(bound)
         noise = self._count_noise(budget.expected)
         if budget.noise_multiplier >= 2 * noise:
             raise UserError(
@@ -157,15 +164,21 @@ class AdaptiveCentralDP(CentralDP):
             )
         return budget
 
-    def rule(self, parts: MutableMapping[str, Tensor], budget: Budget, seed: int, number: int) -> NoisyMean:
+    def first_bound(self) -> Drawer:
+        """``clip_norm``."""
+        return {BOUND: torch.tensor(self.clip_norm, dtype=torch.float64)}
+
+    def private_mean(self, drawer: Drawer, budget: Budget, seed: int, round_number: int) -> NoisyMean:
         """The private mean of a round, with the bound that the last one left."""
-        bound = float(parts["privacy.clip_norm"]) if "privacy.clip_norm" in parts else self.clip_norm
+        bound = float(drawer[BOUND])
         z, count = budget.noise_multiplier, self._count_noise(budget.expected)
         std = bound / math.sqrt(z**-2 - (2 * count) ** -2)
-        return NoisyMean(bound, std, budget.expected, seed, number, self, parts)
+        return NoisyMean(bound, std, budget.expected, seed, round_number, self, drawer)
 
-    def next_norm(self, bound: float, count: float, expected: float, seed: int, number: int) -> float:
+    def next_norm(self, bound: float, count: float, expected: float, seed: int, round_number: int) -> float:
         """The next bound, from the sum of ``1[norm <= bound] - 1/2`` over a round's clients."""
-        noise = self._count_noise(expected) * float(seeding.generator(seed, "count noise", number).standard_normal())
+        noise = self._count_noise(expected) * float(
+            seeding.generator(seed, "count noise", round_number).standard_normal()
+        )
         share = (count + noise) / expected + 0.5
         return bound * math.exp(-self.clip_lr * (share - self.quantile))

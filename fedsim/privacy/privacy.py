@@ -1,78 +1,33 @@
-"""What a privacy mechanism is, and the settings that all have in common."""
+"""What differentially private mechanisms have in common, and what a run has without one."""
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
-from torch import Tensor
-
-from fedsim.aggregation.rules import StreamingRule
+from fedsim.core.facts import Facts
+from fedsim.core.part import Privacy, Round
+from fedsim.core.results import Metrics
+from fedsim.core.state import State
 from fedsim.errors import check_above, check_between, check_exactly_one
+from fedsim.metrics import COLUMNS, Column
 from fedsim.privacy.budget import Budget
-
-if TYPE_CHECKING:
-    from fedsim.federation.experiment import Experiment
-
-
-@runtime_checkable
-class Privacy(Protocol):
-    """A mechanism; `CentralPrivacy` and `LocalPrivacy` say what it does."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What it adds to ``metrics.csv``."""
-        ...
-
-    def check(self, experiment: Experiment) -> None:
-        """Raise `UserError` for settings with which the guarantee would not hold."""
-        ...
-
-    def budget(self, experiment: Experiment, num_clients: int) -> Budget | None:
-        """What the run spends, or None if nothing is private."""
-        ...
-
-
-@runtime_checkable
-class CentralPrivacy(Protocol):
-    """The server, which is trusted, clips deltas and adds noise to their sum."""
-
-    def rule(self, parts: MutableMapping[str, Tensor], budget: Budget, seed: int, number: int) -> StreamingRule:
-        """The private mean of round `number`; `parts` is what it keeps between rounds."""
-        ...
-
-
-@runtime_checkable
-class LocalPrivacy(Protocol):
-    """Each client clips its delta and adds noise to it; nobody has to be trusted."""
-
-    def privatise(self, deltas: Tensor, clients: Tensor, key: int, budget: Budget) -> Tensor:
-        """What clients ``[C]`` send for their deltas ``[C, n]``."""
-        ...
 
 
 @dataclass(frozen=True)
-class NoPrivacy:
+class NoPrivacy(Privacy):
     """Nothing is hidden."""
 
-    columns: ClassVar[tuple[str, ...]] = ()
-
-    def check(self, experiment: Experiment) -> None:
-        """Goes with everything."""
-
-    def budget(self, experiment: Experiment, num_clients: int) -> Budget | None:
-        """None."""
-        return None
+    facts: ClassVar[Facts] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clipped:
+class Clipped(Privacy):
     """What all mechanisms have in common. The unit of privacy is a client with all of its samples.
 
     The columns ``epsilon`` and ``delta`` say what the rounds so far have spent. The guarantee is about the global
     models, not about ``metrics.csv``, whose losses are found without noise. Noise from a keyed stream can be drawn
-    again by who knows the seed: this simulates a mechanism and its accuracy, and protects nobody's real data.
+    again by anyone who knows the seed: this simulates a mechanism and its accuracy, and protects nobody's real data.
 
     Attributes:
         clip_norm: S, largest norm of a delta.
@@ -86,10 +41,7 @@ class Clipped:
     target_epsilon: float | None = None
     delta: float = 1e-5
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What the rounds so far have spent."""
-        return ("epsilon", "delta")
+    columns: ClassVar[tuple[Column, ...]] = (COLUMNS["epsilon"], COLUMNS["delta"])
 
     @property
     def depends_on_rounds(self) -> bool:
@@ -100,3 +52,32 @@ class Clipped:
         check_exactly_one(self, "noise_multiplier", "target_epsilon")
         check_above(self, 0, "clip_norm", "noise_multiplier", "target_epsilon", "delta")
         check_between(self, 0, 1, "delta", open_high=True)
+
+
+@dataclass(frozen=True)
+class Accounted(Privacy):
+    """A mechanism with its noise, and the accountant's books.
+
+    Attributes:
+        budget: what the run spends.
+        seed: of the run.
+    """
+
+    budget: Budget
+    seed: int
+
+    def spent(self, round: Round) -> int:
+        """In how many rounds the client that took part in most has spent privacy."""
+        return round.state.round
+
+    def measure(self, round: Round) -> Metrics:
+        """What the rounds so far have spent."""
+        return {"epsilon": self.budget.epsilon(self.spent(round)), "delta": self.budget.delta}
+
+    def introduce(self) -> list[str]:
+        """The guarantee in one line."""
+        return [self.budget.describe()]
+
+    def summary(self, state: State) -> dict[str, Any]:
+        """The guarantee in numbers."""
+        return {"privacy": self.budget.facts()}

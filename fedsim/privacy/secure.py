@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from fedsim.aggregation.mean import Mean
-from fedsim.aggregation.weighted import Weighted
 from fedsim.clients.report import Report
+from fedsim.core.cohort import Traffic
+from fedsim.core.facts import Fact, Facts, facts_of
+from fedsim.core.names import option_name
+from fedsim.core.part import Bound, Privacy, Round
+from fedsim.core.results import Metrics
+from fedsim.core.state import State
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between
 from fedsim.links.packing import packed_size
-from fedsim.privacy.budget import Budget
+from fedsim.metrics import COLUMNS, Column
 from fedsim.privacy.masking import Masking, agree
-from fedsim.samplers.sampler import PowerOfChoice, WeightedBySize
 
-if TYPE_CHECKING:
-    from fedsim.federation.experiment import Experiment
+CLIPPED, ABORTED = "privacy.clipped", "privacy.aborted"
+"""What a round notes: numbers beyond the range, and whether it was aborted."""
 
 KEY, SHARE = 32, 32
 """Bytes of a public key and of an encrypted share of a seed (256 bits each, Bonawitz 2017, section 7)."""
@@ -64,34 +67,17 @@ class FixedPoint:
         return total[:-1].double() * (self.clip / float(total[-1]))
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """Bytes for one client beside model and row.
-
-    Attributes:
-        down: keys of its partners, and shares of their seeds.
-        before: that it sends before the row: its own keys, and shares of its own seeds.
-        after: that it sends after the row: the shares that take the masks off.
-    """
-
-    down: int
-    before: int
-    after: int
-
-
 @dataclass
 class MaskedSum:
     """What the server has of a round so far.
 
     Attributes:
         total: ``[n]`` int64, the sum of masked rows.
-        row: ``[P]`` zeros, into which the mean goes.
         count: of rows.
         clipped: numbers beyond the range; the simulator sees that, no server would.
     """
 
     total: Tensor
-    row: Tensor
     count: int = 0
     clipped: int = 0
 
@@ -105,45 +91,52 @@ class SecureMean:
         arriving: ``[C]`` positions among those asked, of the clients whose rows will come.
         own: ``[c]`` positions of those of them whose rows `add` gets, in that order.
         numbers: how clients write their rows.
-        weighted: gives the weights, or None where all weigh the same.
-        shared: ``[n]``, the parameters that are sent, or None for all.
-        parts: where the count of clipped numbers goes.
+        weigh: gives the weights ``[c]`` of clients, or None where all weigh the same.
+        notes: where the count of clipped numbers goes.
     """
 
     masking: Masking
     arriving: Tensor
     own: Tensor
     numbers: FixedPoint
-    weighted: Weighted | None
-    shared: Tensor | None
-    parts: MutableMapping[str, Tensor]
+    weigh: Callable[[Report], Tensor] | None
+    notes: dict[str, Any]
 
     def start(self, like: Tensor) -> MaskedSum:
-        """Begin a round."""
-        count = (len(like) if self.shared is None else len(self.shared)) + (self.weighted is not None)
-        return MaskedSum(like.new_zeros(count, dtype=torch.int64), torch.zeros_like(like, dtype=torch.float64))
+        """Zeros ``[n]``, and one more number for the sum of weights."""
+        return MaskedSum(like.new_zeros(len(like) + (self.weigh is not None), dtype=torch.int64))
 
     def add(self, state: MaskedSum, deltas: Tensor, report: Report) -> None:
-        """The next clients encode and mask their rows; the server adds them."""
-        rows = deltas if self.shared is None else deltas[:, self.shared]
-        weights = None if self.weighted is None else self.weighted.weights(report)
-        positions = self.own[state.count : state.count + len(rows)]
-        state.total += self.masking.masked(self.numbers.encode(rows, weights), positions).sum(0)
-        state.count += len(rows)
-        state.clipped += int((rows.abs() > self.numbers.clip).sum())
+        """The next clients encode and mask their rows ``[c, n]``; the server adds them."""
+        weights = None if self.weigh is None else self.weigh(report)
+        positions = self.own[state.count : state.count + len(deltas)]
+        state.total += self.masking.masked(self.numbers.encode(deltas, weights), positions).sum(0)
+        state.count += len(deltas)
+        state.clipped += int((deltas.abs() > self.numbers.clip).sum())
 
     def finish(self, state: MaskedSum) -> Tensor:
-        """Take the masks off the sum and read it."""
+        """Take the masks off the sum and read the mean ``[n]``."""
         arrived = torch.zeros(len(self.masking.asked), dtype=torch.bool)
         arrived[self.arriving] = True
-        mean = self.numbers.decode(self.masking.unmasked(state.total, arrived), state.count)
-        state.row[slice(None) if self.shared is None else self.shared] = mean
-        self.parts["privacy.clipped"] = torch.tensor(state.clipped)
-        return state.row
+        self.notes[CLIPPED] = state.clipped
+        return self.numbers.decode(self.masking.unmasked(state.total, arrived), state.count)
+
+
+def weights_of(combine: Any) -> Callable[[Report], Tensor] | None:
+    """How a weighted mean weighs clients ``[c]``, or None for a rule that needs nothing of them but their rows."""
+    if Fact.READS_REPORT not in facts_of("aggregator/combine", combine):
+        return None
+    weigh: Callable[[Report], Tensor] | None = getattr(combine, "weights", None)
+    if weigh is None:
+        raise UserError(
+            f"privacy=secure_aggregation: aggregator/combine={option_name(combine)} has no method weights(report), by "
+            "which clients would weigh their own rows; take aggregator/combine=mean or weighted"
+        )
+    return weigh
 
 
 @dataclass(frozen=True, kw_only=True)
-class SecureAggregation:
+class SecureAggregation(Privacy):
     """Clients mask their rows in pairs, so that the server sees their sum alone (Bonawitz 2017, Figure 4; simulated).
 
     A row is clipped number by number to ``[-clip, clip]`` and written in whole steps of
@@ -170,8 +163,8 @@ class SecureAggregation:
     neighbours: int | None = None
     threshold: float = 0.5
 
-    columns: ClassVar[tuple[str, ...]] = ("clipped_values", "aborted")
-    hides_rows: ClassVar[bool] = True
+    columns: ClassVar[tuple[Column, ...]] = (COLUMNS["clipped_values"], COLUMNS["aborted"])
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.HIDES_ROWS})
 
     def __post_init__(self) -> None:
         check_between(self, 2, 53, "bits")  # so that numbers are whole in float64 too
@@ -181,58 +174,27 @@ class SecureAggregation:
         if self.neighbours is not None and self.neighbours % 2:
             raise FieldError("neighbours", self.neighbours, "must be even: as many on one side of a ring as the other")
 
-    def check(self, experiment: Experiment) -> None:
-        """Nothing but the masked row may leave a client, and the server must need nothing but the sum."""
-        e, name = experiment, "privacy=secure_aggregation"
-        combine, correction = e.aggregator.combine, e.aggregator.correction
-        if not isinstance(combine, Mean | Weighted):
-            raise UserError(
-                f"{name}: the server sees a sum of the rows and no single one, from which the combine rule "
-                f"{type(combine).__name__} cannot be made; take aggregator/combine=mean or weighted"
-            )
-        if isinstance(combine, Weighted) and combine.by != "samples":
-            raise UserError(
-                f"{name}: weights must have a largest value that is known beforehand, so that they fit into whole "
-                f"numbers; aggregator.combine.by={combine.by} has none that is not far off; take "
-                "aggregator.combine.by=samples"
-            )
-        if correction.remembers:
-            raise UserError(
-                f"{name}: aggregator/correction={type(correction).__name__.lower()} needs more of the clients than a "
-                "mean of their deltas; take aggregator/correction=none, prox or sharpness_aware"
-            )
-        if not e.link.lossless_up:
-            raise UserError(
-                f"{name}: a masked number takes privacy.bits={self.bits} bits whatever it hides, so that "
-                f"link/up={type(e.link.up).__name__.lower()} would lose something and save nothing; take link/up=none"
-            )
-        if isinstance(e.sampler, PowerOfChoice | WeightedBySize):
-            raise UserError(
-                f"{name}: sampler={type(e.sampler).__name__} asks clients for losses or sizes, which no mask covers; "
-                "take sampler=uniform"
-            )
+    def numbers(self, combine: Any, sizes: Tensor, largest: int) -> FixedPoint:
+        """How clients write their rows.
 
-    def budget(self, experiment: Experiment, num_clients: int) -> Budget | None:
-        """None: there is no guarantee in terms of differential privacy."""
-        return None
-
-    def numbers(self, experiment: Experiment, sizes: Tensor) -> FixedPoint:
-        """How clients write their rows, if they have `sizes` ``[N]`` training samples.
+        Args:
+            combine: the aggregator's rule: a mean, or a weighted mean by samples.
+            sizes: ``[N]`` int64 training samples of each client.
+            largest: clients of the largest cohort.
 
         Raises:
             UserError: for cohorts of one client, or if the numbers have too few bits.
         """
-        largest = experiment.sampler.limits(len(sizes))[1]
         if largest < 2:
             raise UserError("privacy=secure_aggregation: the sum of one client's rows is that row; take larger cohorts")
         if self.neighbours is not None and self.neighbours >= largest - 1:
             raise UserError(
-                f"privacy.neighbours={self.neighbours}: in cohorts of {largest} each shares masks with all "
+                f"privacy.neighbours={self.neighbours}: in cohorts of {largest} each client shares masks with all "
                 "others; take fewer, or privacy.neighbours=null"
             )
-        combine, heaviest, ratio = experiment.aggregator.combine, None, 1.0
-        if isinstance(combine, Weighted):
-            weights = sizes.double() ** combine.power
+        heaviest, ratio = None, 1.0
+        if (weigh := weights_of(combine)) is not None:
+            weights = weigh(Report(sizes, torch.zeros_like(sizes), torch.zeros(len(sizes))))
             heaviest = float(weights.max())
             ratio = heaviest / float(weights.min())
         levels = ((1 << (self.bits - 1)) - 1) // largest
@@ -245,24 +207,72 @@ class SecureAggregation:
             )
         return FixedPoint(self.clip, levels, heaviest)
 
-    def describe(self, experiment: Experiment, sizes: Tensor) -> str:
-        """One line for the start of a run."""
-        step = self.clip / self.numbers(experiment, sizes).levels
-        return f"secure aggregation: sums modulo 2^{self.bits} of numbers in steps of {step:.2g}"
+    def bind(self, bound: Bound) -> SecureAggregationInRun:
+        """Choose the numbers."""
+        sizes = bound.population.train.sizes
+        numbers = self.numbers(bound.combine, sizes, bound.sampler.limits(len(sizes))[1])
+        weigh = weights_of(bound.combine)
+        row_bytes = packed_size(bound.blocks.size + (weigh is not None), self.bits)
+        return SecureAggregationInRun(self, bound.seed, numbers, weigh, row_bytes)
 
-    def masking(self, asked: Tensor, seed: int, number: int) -> Masking:
-        """What the clients `asked` ``[A]`` agree on in round `number`, before anything is sent."""
-        return agree(asked.cpu(), self.neighbours, self.bits, seed, number)
+    def masking(self, asked: Tensor, seed: int, round_number: int) -> Masking:
+        """What the clients `asked` ``[A]`` agree on in a round, before anything is sent."""
+        return agree(asked.cpu(), self.neighbours, self.bits, seed, round_number)
 
-    def traffic(self, asked: int) -> Traffic:
-        """What the protocol sends beside the rows in a round of `asked` clients, for each of them.
+    def partners(self, asked: int) -> int:
+        """With how many others each of `asked` clients shares masks."""
+        return max(0, asked - 1) if self.neighbours is None else min(self.neighbours, max(0, asked - 1))
+
+
+@dataclass(frozen=True)
+class SecureAggregationInRun(Privacy):
+    """Secure aggregation of rows whose numbers are chosen.
+
+    Attributes:
+        settings: of the protocol.
+        seed: of the run.
+        numbers: how clients write their rows.
+        weigh: gives the weights ``[c]`` of clients, or None where all weigh the same.
+        row_bytes: of a masked row, and of the weight that goes with it.
+    """
+
+    settings: SecureAggregation
+    seed: int
+    numbers: FixedPoint
+    weigh: Callable[[Report], Tensor] | None
+    row_bytes: int
+
+    def rule(self, combine: Any, round: Round) -> SecureMean | None:
+        """The mean from masked rows; None if the round is aborted, or if nobody was asked."""
+        asked, arriving = round.cohort.informed, round.cohort.clients
+        if len(asked) == 0:
+            return None
+        masking = self.settings.masking(asked, self.seed, round.number)
+        if not masking.recoverable(torch.isin(asked, arriving), self.settings.threshold):
+            round.notes[ABORTED] = 1
+            return None
+        places = {client: place for place, client in enumerate(asked.tolist())}
+        at_all, at_own = (torch.tensor([places[c] for c in each.tolist()]) for each in (arriving, round.own.clients))
+        return SecureMean(masking, at_all, at_own, self.numbers, self.weigh, round.notes)
+
+    def measure(self, round: Round) -> Metrics:
+        """Numbers beyond the range, and whether the round was aborted."""
+        return {"clipped_values": round.notes.get(CLIPPED, 0), "aborted": round.notes.get(ABORTED, 0)}
+
+    def add_bytes(self, traffic: Traffic, clients: Tensor, state: State, round_number: int) -> Traffic:
+        """Keys, shares, and a masked row in the place of the row as it is.
 
         Together ``2 n a_K + (5 n - 4) a_S`` as in Bonawitz 2017, section 7.1, with n - 1 partners each.
         """
-        partners = max(0, asked - 1) if self.neighbours is None else min(self.neighbours, max(0, asked - 1))
-        down = partners * 2 * KEY + partners * 2 * SHARE
-        return Traffic(down, 2 * KEY + partners * 2 * SHARE, (partners + 1) * SHARE)
+        partners = self.settings.partners(len(clients))
+        return traffic._replace(
+            down=traffic.down + partners * 2 * KEY + partners * 2 * SHARE,
+            before=traffic.before + 2 * KEY + partners * 2 * SHARE,
+            row=self.row_bytes,
+            after=traffic.after + (partners + 1) * SHARE,
+        )
 
-    def row_bytes(self, count: int, combine: object) -> int:
-        """Bytes of a masked row of `count` numbers, and of the weight that goes with it."""
-        return packed_size(count + isinstance(combine, Weighted), self.bits)
+    def introduce(self) -> list[str]:
+        """The numbers in one line."""
+        step = self.numbers.clip / self.numbers.levels
+        return [f"secure aggregation: sums modulo 2^{self.settings.bits} of numbers in steps of {step:.2g}"]

@@ -16,12 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from fedsim.client_store import ClientStore
+from fedsim.core.state import Drawer, State
 from fedsim.core.stopping import Progress
 from fedsim.errors import UserError
-from fedsim.federation.state import State
 from fedsim.recording.run_directory import write_atomically
+from fedsim.runs.format_1 import upgraded
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+ON_CPU = ("traffic", "system")
+"""Drawers of numbers that are counted on the CPU."""
 
 
 def checkpoint_path(directory: Path, round_number: int) -> Path:
@@ -53,17 +56,12 @@ def save_checkpoint(directory: Path, state: State, run: Mapping[str, Any] | None
 def encode_state(state: State, run: Mapping[str, Any] | None = None) -> bytes:
     """The content of a checkpoint."""
     tensors = {"row": state.row}
-    tensors |= {f"server/{name}": value for name, value in state.server.items()}
     tensors |= {f"store/{name}": value for name, value in state.store.state_dict().items()}
-    tensors |= {f"parts/{name}": value for name, value in state.parts.items()}
-    if state.memory is not None:
-        tensors["memory"] = state.memory
+    for group, drawer in state.drawers.items():
+        tensors |= {f"drawers/{group}/{name}": value for name, value in drawer.items()}
     facts = {
         "format_version": FORMAT_VERSION,
         "round": state.round,
-        "bytes_down": state.bytes_down,
-        "bytes_up": state.bytes_up,
-        "virtual_seconds": state.virtual_seconds,
         "num_clients": state.store.num_clients,
         "progress": dataclasses.asdict(state.progress),
         "run": dict(run or {}),
@@ -91,23 +89,22 @@ def decode_state(content: bytes, device: torch.device) -> State:
 
 
 def _state(facts: dict[str, Any], tensors: dict[str, torch.Tensor], device: torch.device) -> State:
-    def part(prefix: str) -> dict[str, torch.Tensor]:
-        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if facts["format_version"] == 1:
+        tensors = upgraded(facts, tensors)
+    store, drawers = ClientStore(facts["num_clients"]), dict[str, Drawer]()
+    store.load_state_dict({name: _place(name, value, device) for name, value in _below("store/", tensors).items()})
+    for path, value in _below("drawers/", tensors).items():
+        group, _, name = path.partition("/")
+        place = torch.device("cpu") if group in ON_CPU else device
+        drawers.setdefault(group, {})[name] = value.to(
+            place, copy=True
+        )  # where torch puts its own: bytes lie as they come
+    row = tensors["row"].to(device, copy=True)
+    return State(row, store, Progress(**facts["progress"]), facts["round"], drawers)
 
-    store = ClientStore(facts["num_clients"])
-    store.load_state_dict({name: _place(name, value, device) for name, value in part("store/").items()})
-    return State(
-        row=tensors["row"].to(device, copy=True),  # to where torch puts its own: the file's bytes lie as they come
-        server={name: value.to(device, copy=True) for name, value in part("server/").items()},
-        store=store,
-        progress=Progress(**facts["progress"]),
-        memory=tensors["memory"].to(device, copy=True) if "memory" in tensors else None,
-        round=facts["round"],
-        bytes_down=facts["bytes_down"],
-        bytes_up=facts["bytes_up"],
-        parts={name: value.to(device) for name, value in part("parts/").items()},
-        virtual_seconds=facts.get("virtual_seconds", 0.0),
-    )
+
+def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def read_run_facts(path: Path) -> dict[str, Any]:
@@ -128,8 +125,8 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[s
             tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a checkpoint ({error})") from None
-    if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{path}: is not a fedsim checkpoint of format {FORMAT_VERSION}")
+    if not isinstance(facts, dict) or facts.get("format_version") not in (1, FORMAT_VERSION):
+        raise UserError(f"{path}: is not a fedsim checkpoint of format 1 or {FORMAT_VERSION}")
     return facts, tensors
 
 

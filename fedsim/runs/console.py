@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fedsim.federation.state import Metrics
+from fedsim.core.results import Metrics
 
 # Shown beside every round; the CSV has all columns. Per-client spread and traffic stay in the file at 80 columns.
 SHOWN = (

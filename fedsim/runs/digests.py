@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import astuple
 
 import numpy as np
 
 from fedsim.data.population import Population
-from fedsim.federation.state import Simulation
+from fedsim.federation.prepare import Simulation
 
 
 def data_hash(population: Population) -> str:
@@ -22,10 +21,11 @@ def data_hash(population: Population) -> str:
 
 
 def devices_hash(simulation: Simulation) -> str | None:
-    """A digest of the clients' devices, which a file may hold; None without any."""
-    if simulation.clock is None:
+    """A digest of the clients' devices and of whatever else parts have read or drawn; None without any."""
+    found = [tensor for part in simulation.parts for tensor in part.fingerprint()]
+    if not found:
         return None
     digest = hashlib.blake2b(digest_size=16)
-    for column in astuple(simulation.clock.fleet):
-        digest.update(np.ascontiguousarray(column.numpy()).data)
+    for tensor in found:
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
     return digest.hexdigest()

@@ -11,15 +11,10 @@ from rich.table import Table
 from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
 from torch import Tensor
 
-from fedsim.asynchrony.queue import describe_schedule, scheduled
 from fedsim.clients.engine import client_bytes
 from fedsim.devices.clock import sample_flops
-from fedsim.devices.system import Timed
 from fedsim.errors import UserError
-from fedsim.federation.arrivals import Arrivals, client_seconds, describe_clock, trainings
-from fedsim.federation.exchange import bytes_per_client, download_sizes
-from fedsim.federation.simulation import initial_state
-from fedsim.federation.state import Simulation, State
+from fedsim.federation.prepare import Simulation, initial_state
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.parallel.processes import world
 
@@ -29,12 +24,12 @@ def plan(simulation: Simulation) -> dict[str, str]:
     e, population, arch = simulation.experiment, simulation.population, simulation.task.arch
     sizes = population.train.sizes
     state = initial_state(simulation)
-    coming = scheduled(simulation, state, 1)
+    coming = simulation.schedule.next_cohort(simulation, state, 1)
     cohort = coming.clients
-    steps = simulation.task.steps(cohort) if coming.steps is None else coming.steps
-    steps = steps if len(cohort) > 0 else torch.zeros(1, dtype=torch.int64)
-    down = int(download_sizes(simulation, state, coming.informed, 1).sum())
-    up = len(cohort) * bytes_per_client(simulation, len(coming.informed))[1] + coming.late_bytes
+    steps = coming.steps if len(cohort) > 0 else torch.zeros(1, dtype=torch.int64)
+    traffic = simulation.traffic(state, coming.informed, 1)
+    down = int(traffic.down.sum()) + traffic.relayed_down
+    up = len(cohort) * traffic.up + coming.late_bytes + traffic.relayed_up
     chunk = min(simulation.chunk_size, len(cohort))
     memory = chunk * client_bytes(simulation.task, e.torch_dtype())
     blocks = {
@@ -61,8 +56,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
         "local steps in round 1": f"min {int(steps.min())}, max {int(steps.max())}, all {int(steps.sum()):,}",
         **_work(simulation, cohort, steps),
         "bytes in round 1": f"{down:,} down, {up:,} up",
-        **_times(simulation, state, coming),
-        **describe_schedule(simulation),
+        **{label: text for part in simulation.parts for label, text in part.plan(simulation, state, coming).items()},
         "engine": e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell),
         "memory": f"about {memory / 2**20:,.1f} MiB for {chunk} clients at a time",
     }
@@ -76,30 +70,11 @@ def _work(simulation: Simulation, cohort: Tensor, steps: Tensor) -> dict[str, st
     forward = mean * macs_per_step(task.arch) + macs_per_sequence(task.arch)
     trained = 0.0
     if len(cohort) > 0:
-        per_sample = sample_flops(task, trainings(simulation.experiment))[cohort] / 2  # a multiplication, an addition
+        per_sample = sample_flops(task, simulation.bound.gradients)[cohort] / 2  # a multiplication, an addition
         trained = float((task.samples(cohort, steps) * per_sample).sum())
     return {
         "multiply-accumulates": f"{macs_per_step(task.arch):,} per time step, {forward:,.0f} per sequence of mean "
         f"length {mean:.4g}; {trained:,.0f} in round 1, forward and backward",
-    }
-
-
-def _times(simulation: Simulation, state: State, coming: Arrivals) -> dict[str, str]:
-    """How long clients and round 1 take on the virtual clock, if there is one."""
-    if (clock := simulation.clock) is None:
-        return {}
-    clients, fleet, system = clock.fitting, clock.fleet, simulation.experiment.system
-    speed, down, up = (float(column.median()) for column in (fleet.gflops, fleet.down_mbps, fleet.up_mbps))
-    origin = system.origin if isinstance(system, Timed) else ""
-    seconds = client_seconds(simulation, state, clients, simulation.task.steps(clients), 1)
-    low, median, high, top = torch.quantile(seconds, torch.tensor([0, 0.5, 0.9, 1], dtype=torch.float64)).tolist()
-    left = describe_clock(simulation)
-    arrive = f"; {len(coming.clients)} of {len(coming.clients) + coming.dropped} asked arrive"
-    return {
-        "devices": f"{origin}; medians {speed:.3g} Gflop/s, {down:.3g} Mbit/s down, {up:.3g} Mbit/s up",
-        "seconds of a client": f"min {low:.4g}, median {median:.4g}, 90% within {high:.4g}, max {top:.4g} (virtual)",
-        "seconds of round 1": f"{coming.seconds:.4g} (virtual)" + ("" if coming.versions is not None else arrive),
-        **({"left out": left[0]} if left else {}),
     }
 
 

@@ -10,18 +10,18 @@ import torch
 
 from fedsim.baselines.baseline import NoBaseline, plain_aggregator
 from fedsim.config import compose as config
+from fedsim.core.results import Evaluation
 from fedsim.core.stopping import Stop
 from fedsim.errors import Diverged, UserError, print_error
-from fedsim.evaluation.evaluate import Evaluation, evaluate
+from fedsim.evaluation.evaluate import evaluate
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.simulation import evaluate_again, prepare
-from fedsim.federation.state import Simulation
+from fedsim.federation.prepare import Simulation, prepare
 from fedsim.personalization.personalization import NoPersonalization
 from fedsim.runs.digests import data_hash
 from fedsim.runs.record import read_record
 from fedsim.runs.resume import changes, read_experiment
 from fedsim.runs.saved_model import SavedModel, read_model
-from fedsim.samplers.sampler import Uniform
+from fedsim.samplers.uniform import Uniform
 
 DATA = ("data", "partition", "num_clients", "seed", "dtype")
 """Keys that decide who holds which samples."""
@@ -58,7 +58,7 @@ def evaluate_run(directory: Path, request: config.Request, which: str = "last") 
     state = saved.state
     state.row = state.row.to(wanted.torch_device())
     try:
-        return saved, evaluate_again(sim, state)[1]
+        return saved, sim.examine(state)
     except Diverged as error:
         raise UserError(f"{saved.path}: {error}") from None
 

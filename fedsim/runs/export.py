@@ -18,22 +18,21 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 import fedsim
-from fedsim.clients.stacked import concatenate
 from fedsim.data.batches import gather
 from fedsim.data.dataset import Task
 from fedsim.data.population import Population, Samples, to_device
 from fedsim.errors import UserError, did_you_mean
 from fedsim.evaluation.evaluate import evaluate, evaluate_samples
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.simulation import prepare
-from fedsim.federation.state import Simulation
+from fedsim.federation.prepare import Simulation, prepare
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.models.onnx_graph import build_graph
 from fedsim.models.plain import PlainModel
 from fedsim.models.recurrent import Architecture
 from fedsim.models.reference import ReferenceModel, load_row
 from fedsim.models.scan_model import exported_program
-from fedsim.models.stacked import Sums, score_outputs
+from fedsim.models.scores import Sums, concatenate
+from fedsim.models.stacked import score_outputs
 from fedsim.recording.run_directory import write_atomically, write_json
 from fedsim.runs.evaluate import threads, warn_of_other_data
 from fedsim.runs.saved_model import SavedModel, read_model

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedsim.core import stopping
+from fedsim.core.results import Metrics
 from fedsim.errors import UserError
-from fedsim.federation.state import Metrics
 from fedsim.recording.run_directory import digest_of
 
 

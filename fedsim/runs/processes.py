@@ -16,10 +16,12 @@ from pathlib import Path
 import torch
 
 from fedsim import build
+from fedsim.core.results import RoundResult
+from fedsim.core.state import State
 from fedsim.errors import Diverged, ProcessLost, UserError, print_error
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.simulation import is_over, prepare, simulate
-from fedsim.federation.state import RoundResult, Simulation, State
+from fedsim.federation.prepare import Simulation, prepare
+from fedsim.federation.round import simulate
 from fedsim.interrupts import Asked, after_the_round
 from fedsim.parallel.processes import World, join, world
 from fedsim.runs.checkpoints import decode_state, encode_state
@@ -59,7 +61,7 @@ def in_step(simulation: Simulation, state: State, asked: Asked) -> Iterator[Roun
     try:
         for result in simulate(simulation, state):
             yield result
-            if (number := here.agree(state.row, asked.numbers)) and not is_over(simulation, state):
+            if (number := here.agree(state.row, asked.numbers)) and not simulation.is_over(state):
                 asked.numbers = asked.numbers or [number]
                 break
     except Diverged:  # which all processes find, or are told

@@ -20,13 +20,14 @@ import torch
 from fedsim import build
 from fedsim.config import compose as config
 from fedsim.core import stopping
+from fedsim.core.part import Part
+from fedsim.core.results import Metrics
+from fedsim.core.state import State
 from fedsim.errors import UserError, print_error, show
 from fedsim.evaluation.evaluate import default_metric
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.simulation import EVALUATED, evaluate_again, initial_state, is_evaluated, prepare
-from fedsim.federation.state import Metrics, Simulation, State
+from fedsim.federation.prepare import Simulation, initial_state, prepare
 from fedsim.parallel.processes import world
-from fedsim.privacy.privacy import NoPrivacy
 from fedsim.recording.lock import locked
 from fedsim.recording.run_directory import refuse_used, write_atomically, write_json
 from fedsim.runs import dry_run as plan
@@ -35,11 +36,14 @@ from fedsim.runs.digests import data_hash, devices_hash
 from fedsim.runs.history import marked_content, parse_rows, replay, timing_size
 from fedsim.runs.record import differences, in_place, is_finished, read_record, read_status
 from fedsim.runs.run import TIMING_COLUMNS, Start, guarded, record_run, versions
+from fedsim.runs.saved_model import first_state
 
 log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # what users are to see is printed as well
 
 POINTS = "resumed.json"
+SAME_KIND = ("schedule", "personalize")
+"""Parts that must stay of one kind even where they have kept nothing yet: the rows of the CSV are about them."""
 MORE = "rounds=N goes on, and so does another stop setting"
 
 
@@ -258,7 +262,7 @@ def _find_start(
         raise UserError(f"{directory}: has no usable checkpoint, and is a fork of {parents[-1]}: fork that again")
     if recorded is None:
         _warn(f"{directory}: there is no usable checkpoint; starting over from round 0")
-    return Start(initial_state(simulation), size=0, timing_size=0, points=points), unusable
+    return Start(first_state(simulation), size=0, timing_size=0, points=points), unusable
 
 
 def _content(directory: Path, path: Path, facts: Mapping[str, Any]) -> bytes:
@@ -277,19 +281,19 @@ def _start(
     changes.
     """
     e, number, size = simulation.experiment, state.round, len(content)
-    rows = parse_rows(content, simulation.columns)
+    rows = parse_rows(content, [column.name for column in simulation.columns])
     again: Metrics | None = None
     evaluation = None
     was_evaluated = rows[-1]["test_loss"] is not None
-    if is_evaluated(e, number):
-        tests, evaluation = evaluate_again(simulation, state)
-        again = None if was_evaluated else rows[-1] | tests
+    if simulation.evaluates(number):
+        evaluation = simulation.examine(state)
+        again = None if was_evaluated else {**rows[-1], **evaluation.metrics}
     elif was_evaluated:
-        again = {name: None if name.startswith(EVALUATED) else v for name, v in rows[-1].items()}
+        again = rows[-1] | {column.name: None for column in simulation.columns if column.evaluated}
     if again is not None:
         size = content.rstrip(b"\n").rfind(b"\n") + 1
         rows.pop()
-    progress = stopping.start(e.stop, default_metric(simulation.population.task))
+    progress = stopping.start(e.stop, default_metric(simulation.population.task), simulation.columns)
     state.progress = replay(progress, e.stop, [*rows, again] if again else rows)
     kept, seconds = timing_size(directory / "timing.csv", TIMING_COLUMNS, number)
     return Start(state, rows, size, kept, again, evaluation, seconds, points)
@@ -330,32 +334,38 @@ def _check_fit(state: State, simulation: Simulation, recorded: Experiment) -> No
     """Refuse settings under which what the checkpoint holds would mean something else, or nothing."""
     now = simulation.experiment
     _check_privacy(recorded, now)
-    fresh = initial_state(dataclasses.replace(simulation, experiment=dataclasses.replace(now, init_from=None)))
-    old, new = recorded.aggregator, now.aggregator
-    remembers = old.correction.remembers or new.correction.remembers
+    fresh = initial_state(simulation)
     keeps = recorded.client.keep_optimizer_state or now.client.keep_optimizer_state
     misfits = {
         "init_from": recorded.init_from != now.init_from,
-        "model": _shape(state.row) != _shape(fresh.row),
-        "aggregator.server_optimizer": {k: _shape(v) for k, v in state.server.items()}
-        != {k: _shape(v) for k, v in fresh.server.items()},
-        "aggregator.correction": (state.memory is None) != (fresh.memory is None)
-        or (remembers and type(old.correction) is not type(new.correction)),
-        "aggregator.blocks": old.blocks != new.blocks,
-        "personalize": type(recorded.personalize) is not type(now.personalize),
-        "client.optimizer": keeps and type(recorded.client.optimizer) is not type(now.client.optimizer),
-        "schedule": type(recorded.schedule) is not type(now.schedule),
+        "model": (state.row.shape, state.row.dtype) != (fresh.row.shape, fresh.row.dtype),
         "num_clients": state.store.num_clients != fresh.store.num_clients,
+        "aggregator.blocks": recorded.aggregator.blocks != now.aggregator.blocks,
+        "client.optimizer": keeps and type(recorded.client.optimizer) is not type(now.client.optimizer),
     }
+    before, after = recorded.by_drawer(), now.by_drawer()
+    for part in simulation.parts:
+        if part.group in after:
+            key, new = after[part.group]
+            misfits[key] = not _goes_on(part, before[part.group][1], new, state, fresh)
     if bad := [key for key, misfit in misfits.items() if misfit]:
         raise UserError(
             f"{', '.join(bad)}: what the run has learnt or remembers does not fit this; fedsim run starts a new run"
         )
 
 
+def _goes_on(part: Part, old: object, new: object, state: State, fresh: State) -> bool:
+    """Whether a part can go on with what the recorded one left: same kind, same shapes in its drawer."""
+    kept, empty = state.drawers.get(part.group, {}), fresh.drawers.get(part.group, {})
+    remembers = kept or empty or any(block.startswith(f"{part.group}.") for block in state.store.blocks)
+    if type(old) is not type(new) and (remembers or part.group in SAME_KIND):
+        return False
+    return part.accepts(kept, empty)
+
+
 def _check_privacy(recorded: Experiment, wanted: Experiment) -> None:
     """Epsilon is that of all rounds under one setting (Abadi et al. 2016, Section 3.2: equal steps compose)."""
-    if all(isinstance(e.privacy, NoPrivacy) for e in (recorded, wanted)):
+    if not any(e.privacy.facts for e in (recorded, wanted)):
         return
     changed = [key for key in changes(recorded, wanted) if key.split(".")[0] in ("privacy", "sampler")]
     if changed:
@@ -363,10 +373,6 @@ def _check_privacy(recorded: Experiment, wanted: Experiment) -> None:
             f"{', '.join(changed)}: epsilon is that of all rounds under one setting of privacy and of who takes part, "
             "and those before the fork had another; fedsim run starts a new run"
         )
-
-
-def _shape(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
-    return tensor.shape, tensor.dtype
 
 
 def _read_points(directory: Path) -> list[dict[str, Any]]:

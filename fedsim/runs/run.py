@@ -18,15 +18,13 @@ from typing import Any
 import torch
 
 import fedsim
+from fedsim.core.results import Evaluation, Metrics, RoundResult
+from fedsim.core.state import State
 from fedsim.errors import Diverged, ProcessLost, UserError, print_error
-from fedsim.evaluation.evaluate import Evaluation
-from fedsim.federation.arrivals import describe_clock
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.simulation import initial_state, is_over, prepare
-from fedsim.federation.state import Metrics, RoundResult, Simulation, State
+from fedsim.federation.prepare import Simulation, prepare
 from fedsim.interrupts import Interrupted, after_the_round
 from fedsim.parallel.processes import world
-from fedsim.privacy.secure import SecureAggregation
 from fedsim.recording.lock import locked
 from fedsim.recording.run_directory import (
     FORMAT_VERSION,
@@ -40,7 +38,7 @@ from fedsim.runs.checkpoints import prune_checkpoints, save_checkpoint
 from fedsim.runs.console import Display, display, format_value
 from fedsim.runs.digests import data_hash, devices_hash
 from fedsim.runs.processes import in_step, lead
-from fedsim.runs.saved_model import model_facts
+from fedsim.runs.saved_model import first_state, model_facts
 from fedsim.runs.tracking import Follower
 
 log = logging.getLogger(__name__)
@@ -89,7 +87,7 @@ class Recorder:
 
     def __post_init__(self) -> None:
         start, self.started = self.start, self.started - self.start.seconds
-        columns = self.simulation.columns
+        columns = [column.name for column in self.simulation.columns]
         self._evaluation, self._saved = start.evaluation, -1
         self._metrics = CsvWriter(self.directory / "metrics.csv", columns, start.size)
         try:
@@ -119,7 +117,7 @@ class Recorder:
         if result.evaluation is not None:
             self._evaluation = result.evaluation
         self._take(result.metrics, state.progress.metric)
-        if every is not None and (is_over(self.simulation, state) or number % every == 0):
+        if every is not None and (self.simulation.is_over(state) or number % every == 0):
             self.save(state)
 
     def save(self, state: State) -> None:
@@ -179,7 +177,7 @@ def run_experiment(experiment: Experiment, config_yaml: str, directory: Path) ->
         with locked(directory):
             refuse_used(directory, "hydra.run.dir")
             write_atomically(directory / "config.yaml", config_yaml.encode())
-            return record_run(simulation, directory, Start(initial_state(simulation)))
+            return record_run(simulation, directory, Start(first_state(simulation)))
 
     return guarded(experiment, run)
 
@@ -240,9 +238,8 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
     simulation = lead(simulation, state, directory)
     status, reason = "failed", "an unexpected error; see the traceback"
     progress = state.progress
-    shown = display(
-        experiment.console.mode, simulation.columns, experiment.rounds, metric=progress.metric, better=progress.mode
-    )
+    columns = [column.name for column in simulation.columns]
+    shown = display(experiment.console.mode, columns, experiment.rounds, metric=progress.metric, better=progress.mode)
     with shown as screen, after_the_round(screen.say) as asked:
         try:
             for line in _introduction(simulation, directory):
@@ -251,7 +248,7 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
                 recorder.record(result, state)
                 follower.log(result.metrics)
                 screen.show(result.metrics, result.samples, result.seconds.get("train", 0.0))
-            if not is_over(simulation, state):
+            if not simulation.is_over(state):
                 recorder.save(state)
                 screen.say(f"ended after round {state.round}; to go on: fedsim resume {directory}")
                 asked.end()
@@ -296,10 +293,8 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
         f"{population.num_clients} clients, {len(population.train):,} training and "
         f"{len(population.test):,} test samples",
         f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, {_together(simulation)}seed {e.seed}",
-        *([] if simulation.private is None else [own]),
-        *([] if simulation.budget is None else [simulation.budget.describe()]),
-        *([e.privacy.describe(e, population.train.sizes)] if isinstance(e.privacy, SecureAggregation) else []),
-        *describe_clock(simulation),
+        *([] if simulation.blocks.private is None else [own]),
+        *(line for part in simulation.parts for line in part.introduce()),
         f"writing to {directory}",
     ]
 
@@ -336,10 +331,8 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
             "value": progress.best,
             "round": progress.best_round,
         },
-        "bytes_down": state.bytes_down,
-        "bytes_up": state.bytes_up,
-        **({} if simulation.clock is None else {"virtual_seconds": state.virtual_seconds}),
-        **({} if simulation.budget is None else {"privacy": simulation.budget.facts()}),
+        "columns": {column.name: column.better for column in simulation.columns},
+        **{name: value for part in simulation.parts for name, value in part.summary(state).items()},
         "seconds": time.perf_counter() - recorder.started,
         "parameters": simulation.task.arch.layout.num_parameters,
         "hidden_size": simulation.task.arch.hidden_size,

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fedsim.core.state import State
 from fedsim.errors import UserError, print_error
-from fedsim.federation.state import Simulation, State
+from fedsim.federation.prepare import Simulation, initial_state
 from fedsim.models.recurrent import Architecture
 from fedsim.runs.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
 from fedsim.runs.history import marked_content, read_rows
@@ -45,11 +47,11 @@ class SavedModel:
             raise UserError(f"{self.path}: {difference}")
 
 
-def model_facts(sim: Simulation) -> dict[str, Any]:
+def model_facts(simulation: Simulation) -> dict[str, Any]:
     """What a checkpoint says of its model, plain data: enough to compare it with another without the data."""
-    arch = sim.task.arch
+    arch = simulation.task.arch
     shapes = {name: list(shape) for name, shape in zip(arch.layout.names, arch.layout.shapes, strict=True)}
-    return {"cell": arch.model.cell, "blocks": sim.experiment.aggregator.blocks, "parameters": shapes}
+    return {"cell": arch.model.cell, "blocks": simulation.experiment.aggregator.blocks, "parameters": shapes}
 
 
 def first_difference(facts: Mapping[str, Any], arch: Architecture) -> str | None:
@@ -121,21 +123,23 @@ def _read(path: Path) -> SavedModel:
     return SavedModel(path, state, facts, run_facts)
 
 
-def check_init_from(sim: Simulation) -> None:
-    """Raise `UserError` if ``init_from`` names a model that does not fit."""
-    if sim.experiment.init_from is not None:
-        initial_model(sim, sim.experiment.init_from)
-
-
-def initial_model(sim: Simulation, init_from: str) -> State:
-    """The state whose row a run with ``init_from`` begins with.
+def first_row(simulation: Simulation) -> Tensor | None:
+    """The model ``[P]`` that ``init_from`` names, or None where a run begins with an untrained one.
 
     Raises:
         UserError: naming the key, and the first difference where the models do not fit.
     """
+    init_from = simulation.experiment.init_from
+    if init_from is None:
+        return None
     try:
         saved = read_model(Path(init_from))
-        saved.check(sim.task.arch)
+        saved.check(simulation.task.arch)
     except UserError as error:
         raise UserError(f"init_from={init_from}: {error}") from None
-    return saved.state
+    return saved.state.row
+
+
+def first_state(simulation: Simulation) -> State:
+    """The state that a run begins with: untrained, or with the model that ``init_from`` names."""
+    return initial_state(simulation, first_row(simulation))

@@ -30,8 +30,7 @@ from fedsim.core.stopping import start
 from fedsim.errors import UserError, print_error
 from fedsim.evaluation.evaluate import default_metric
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.simulation import prepare
-from fedsim.federation.state import Simulation
+from fedsim.federation.prepare import Simulation, prepare
 from fedsim.recording.run_directory import FORMAT_VERSION, Cell, write_atomically, write_csv
 from fedsim.recording.settings import Console as ConsoleSetting
 from fedsim.runs import dry_run as plan
@@ -78,7 +77,7 @@ def check(jobs: Sequence[Job]) -> None:
             job.experiment.tracker.check()
             prepared = prepare(job.experiment)
             plan.refuse_impossible(prepared)
-            saved_model.check_init_from(prepared)
+            saved_model.first_row(prepared)
 
 
 def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
@@ -198,7 +197,7 @@ def _is_pending(job: Job, request: Request) -> bool:
 
 def check_direction(sweeper: Mapping[str, Any], simulation: Simulation) -> None:
     """Raise `UserError` if Optuna would look for the worst instead of the best."""
-    progress = start(simulation.experiment.stop, default_metric(simulation.population.task))
+    progress = start(simulation.stop, default_metric(simulation.population.task), simulation.columns)
     wanted = "minimize" if progress.mode == "min" else "maximize"
     given = str(getattr(sweeper["direction"], "name", sweeper["direction"]))
     if given != wanted:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from fedsim.build import record_of
 from fedsim.config.keys import flat
+from fedsim.core.results import Metrics
 from fedsim.errors import print_error
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.state import Metrics
 from fedsim.recording.trackers import Log, Setting, Tracked
 
 log = logging.getLogger(__name__)

@@ -6,12 +6,14 @@ deltas gives FedAvg. State goes in and comes out as a dictionary of tensors.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from fedsim.core.facts import Fact, Facts
 from fedsim.errors import check_above, check_between
 from fedsim.server.schedules import CONSTANT, Schedule
 
@@ -53,8 +55,14 @@ class SGD:
     lr: float = 1.0
     schedule: Schedule = CONSTANT
 
+    facts: ClassVar[Facts] = frozenset()
+
     def __post_init__(self) -> None:
         check_above(self, 0, "lr")
+
+    def conditional_facts(self) -> Mapping[Fact, str]:
+        """Whether it changes the length of the step."""
+        return {Fact.SCALES_STEP: f"aggregator.server_optimizer.lr={self.lr:g}"} if self.lr != 1 else {}
 
     def init(self, row: Tensor) -> State:
         """No state."""
@@ -72,6 +80,8 @@ class Momentum:
     lr: float = 1.0
     beta: float = 0.9
     schedule: Schedule = CONSTANT
+
+    facts: ClassVar[Facts] = frozenset({Fact.OWN_STEP})
 
     def __post_init__(self) -> None:
         check_above(self, 0, "lr")
@@ -105,6 +115,8 @@ class Adagrad:
     tau: float = 0.001
     schedule: Schedule = CONSTANT
 
+    facts: ClassVar[Facts] = frozenset({Fact.OWN_STEP})
+
     def __post_init__(self) -> None:
         check_above(self, 0, "lr", "tau")
         check_between(self, 0, 1, "beta1", open_high=True)
@@ -130,6 +142,8 @@ class Adam:
     tau: float = 0.001
     schedule: Schedule = CONSTANT
 
+    facts: ClassVar[Facts] = frozenset({Fact.OWN_STEP})
+
     def __post_init__(self) -> None:
         check_above(self, 0, "lr", "tau")
         check_between(self, 0, 1, "beta1", "beta2", open_high=True)
@@ -154,6 +168,8 @@ class Yogi:
     beta2: float = 0.99
     tau: float = 0.001
     schedule: Schedule = CONSTANT
+
+    facts: ClassVar[Facts] = frozenset({Fact.OWN_STEP})
 
     def __post_init__(self) -> None:
         check_above(self, 0, "lr", "tau")
@@ -184,6 +200,8 @@ class AdamCorrected:
     beta2: float = 0.99
     tau: float = 0.001
     schedule: Schedule = CONSTANT
+
+    facts: ClassVar[Facts] = frozenset({Fact.OWN_STEP})
 
     def __post_init__(self) -> None:
         check_above(self, 0, "lr", "tau")

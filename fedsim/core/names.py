@@ -1,0 +1,20 @@
+"""What the config calls a component."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+
+def option_name(component: Any) -> str:
+    """The option that chooses a component: its class variable ``option``, or else its class's name in snake case.
+
+    ``GeometricMedian`` is ``geometric_median``; ``NoPrivacy`` and other names that begin with ``No`` are ``none``.
+    """
+    cls = type(component)
+    declared: str | None = getattr(cls, "option", None)
+    if declared is not None:
+        return declared
+    if re.match(r"No[A-Z]", cls.__name__):
+        return "none"
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()

@@ -1,0 +1,417 @@
+"""The contract that every part of a round has, with no-ops to inherit, and the few verbs that only one kind has.
+
+A part is a frozen dataclass of settings, chosen by a config group. `bind` turns it into what runs (which may be the
+same object). It is asked in this order:
+
+    check, check_clients, bind, check_bound           before the run, by `fedsim.federation.prepare`
+    start                                             the part's drawer in the state
+    open; pass_on (stages); close; measure; examine   every round, by `fedsim.federation.round`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fedsim.client_store import ClientStore
+from fedsim.clients.report import Memory, Report
+from fedsim.clients.step import Step
+from fedsim.clients.task import LocalTask
+from fedsim.clients.trainer import Trainer
+from fedsim.core.cohort import Cohort, Traffic, Update
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.results import Evaluation, Metrics, merge
+from fedsim.core.setting import Setting
+from fedsim.core.state import Drawer, State
+from fedsim.core.stopping import Stop
+from fedsim.data.population import Population
+from fedsim.metrics import Column
+from fedsim.models.blocks import Blocks
+from fedsim.parallel.processes import ALONE, World
+from fedsim.parallel.share import Share, divide
+
+
+class Part:
+    """One part of a round. Inherit from a kind below; what is not written does nothing."""
+
+    group: ClassVar[str] = ""
+    """The config group, and the name of the part's drawer."""
+    facts: ClassVar[Facts] = frozenset()
+    """What other parts must know of this one. A kind assumes the most of a part that does not say."""
+    columns: ClassVar[tuple[Column, ...]] = ()
+    """What it adds to ``metrics.csv``, in order."""
+    gradients: ClassVar[int] = 0
+    """Gradients that a client computes of each of its samples per pass, besides those of plain local training."""
+    held_rows: ClassVar[int] = 0
+    """Rows that a client holds while it trains, besides those of plain local training."""
+
+    def conditional_facts(self) -> Mapping[Fact, str]:
+        """Facts that follow from settings, each with the setting as the user would type it."""
+        return {}
+
+    def check(self, setting: Setting) -> None:
+        """Raise `UserError` for values that do not go with the setting. Data are not known yet."""
+
+    def check_clients(self, setting: Setting) -> None:
+        """Raise `UserError` for values that do not go with the clients: all of the setting is known."""
+
+    def bind(self, bound: Bound) -> Any:
+        """Return what runs: a part of the same kind.
+
+        Raises:
+            UserError: where the data do not allow it.
+        """
+        return self
+
+    def check_bound(self, federation: Federation, state: State) -> None:
+        """Raise `UserError` for what only all bound parts together tell; `state` is that of a run without rounds."""
+
+    def start(self, row: Tensor) -> Drawer:
+        """Return what the part keeps from round to round, as it is before the first, for a model ``[P]``."""
+        return {}
+
+    def open(self, round: Round) -> None:
+        """Do what comes before anybody trains."""
+
+    def pass_on(self, updates: Iterator[Update], round: Round) -> Iterator[Update]:
+        """Hand on the updates, as a stage on their way to the server."""
+        return updates
+
+    def close(self, round: Round) -> None:
+        """Keep the books, after the server step."""
+
+    def measure(self, round: Round) -> Metrics:
+        """Return the part's columns of a round; of round 0, in which nobody has trained, too."""
+        return {}
+
+    def examine(self, federation: Federation, state: State) -> Evaluation:
+        """Return the part's columns of an evaluation of what a state holds."""
+        return Evaluation()
+
+    def add_bytes(self, traffic: Traffic, clients: Tensor, state: State, round_number: int) -> Traffic:
+        """Return the traffic with what this part adds to it or has in its place.
+
+        Args:
+            traffic: what the parts before this one make of it.
+            clients: ``[k]`` int64, the clients that are informed.
+            state: before the round.
+            round_number: 1, 2, ...
+        """
+        return traffic
+
+    def accepts(self, drawer: Drawer, fresh: Drawer) -> bool:
+        """Whether the part can go on with what another one like it has kept; `fresh` is what `start` gives."""
+        return {name: (kept.shape, kept.dtype) for name, kept in drawer.items()} == {
+            name: (kept.shape, kept.dtype) for name, kept in fresh.items()
+        }
+
+    def fingerprint(self) -> list[Tensor]:
+        """Return what the part has read or drawn, and must find again when the run is resumed."""
+        return []
+
+    def introduce(self) -> list[str]:
+        """Return lines for the start of a run."""
+        return []
+
+    def plan(self, federation: Federation, state: State, cohort: Cohort) -> dict[str, str]:
+        """Return what ``--dry-run`` shows, label and text, for a state without rounds and the cohort of round 1."""
+        return {}
+
+    def summary(self, state: State) -> dict[str, Any]:
+        """Return entries for ``summary.json``."""
+        return {}
+
+
+class Correction(Part):
+    """What a federated algorithm adds to the clients' gradients. Only `correct` has to be written."""
+
+    group: ClassVar[str] = "correction"
+    facts: ClassVar[Facts] = frozenset({Fact.BENDS, Fact.REMEMBERS})
+    gradients: ClassVar[int] = 1
+
+    @property
+    def pull(self) -> float:
+        """Strength of a pull towards the anchor: the factor on the distance (with the fact `PULLS`)."""
+        return 0.0
+
+    def correct(self, gradient: Tensor, step: Step) -> None:
+        """Change the minibatch gradients ``[A, P]`` of the clients that take a local step, in place."""
+        raise NotImplementedError
+
+    def recall(self, clients: Tensor, round: Round) -> Memory | None:
+        """Return what `correct` needs to know of clients ``[c]``, or None."""
+        return None
+
+    def keep(self, memory: Memory | None, rows: Tensor, report: Report, clients: Tensor, round: Round) -> None:
+        """Keep what clients ``[c]`` remember of their training, which gave deltas ``[c, n]``."""
+
+    def settle(self, delta: Tensor, round: Round) -> Tensor:
+        """Return what the server optimizer gets for the combined delta ``[P]``."""
+        return delta
+
+
+class Privacy(Part):
+    """How clients' deltas are hidden."""
+
+    group: ClassVar[str] = "privacy"
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES})
+
+    def rule(self, combine: Any, round: Round) -> Any:
+        """Return the combine rule of a round, the aggregator's or one in its place; None if nothing is combined."""
+        return combine if len(round.cohort.clients) > 0 else None
+
+
+class Attack(Part):
+    """What malicious clients do."""
+
+    group: ClassVar[str] = "attack"
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.COLLUDES})
+
+    def workers(self, task: LocalTask, trainer: Trainer, round_number: int) -> tuple[LocalTask, Trainer]:
+        """Return what clients train in a round, and the engine bound to it."""
+        return task, trainer
+
+
+class Link(Part):
+    """The way between clients and server."""
+
+    group: ClassVar[str] = "link"
+
+    def broadcast(self, state: State, round_number: int) -> None:
+        """Send the global model to the clients, before a round."""
+
+    def received(self, state: State) -> Tensor:
+        """Return the global model ``[P]`` as clients have it."""
+        return state.row
+
+
+class System(Part):
+    """The devices of the clients, and how long the server waits for them."""
+
+    group: ClassVar[str] = "system"
+
+    def cohort_sizes(self, smallest: int, largest: int) -> tuple[int, int]:
+        """How many clients are combined at least and at most, where a sampler draws so many."""
+        return smallest, largest
+
+    def eligible(self, num_clients: int) -> int:
+        """How many of all clients can be asked."""
+        return num_clients
+
+    def cohort(self, federation: Federation, state: State, round_number: int) -> Cohort:
+        """Return who is asked in a round, and who of them arrives; changes nothing."""
+        raise NotImplementedError
+
+
+class Schedule(Part):
+    """Whether the server waits for a cohort, and from which model its clients start."""
+
+    group: ClassVar[str] = "schedule"
+
+    def cohort_sizes(self, smallest: int, largest: int) -> tuple[int, int]:
+        """How many clients are combined at least and at most, where so many arrive of a cohort."""
+        return smallest, largest
+
+    def next_cohort(self, federation: Federation, state: State, round_number: int) -> Cohort:
+        """Return who takes part in a round; changes nothing."""
+        return federation.system.cohort(federation, state, round_number)
+
+    def anchors(self, part: Cohort, round: Round) -> Tensor:
+        """Return the models ``[c, P]`` that clients start from, or ``[P]`` if it is one for all."""
+        return round.federation.local_models(round.state, part.clients)
+
+    def dated(self, report: Report, part: Cohort, round: Round) -> Report:
+        """Return the report with how old the models were that the clients started from."""
+        return report
+
+
+class Audit(Part):
+    """What a curious server finds out from what it sees anyway; it changes nothing of the run."""
+
+    group: ClassVar[str] = "audit"
+
+
+class Personalization(Part):
+    """How clients come to models of their own."""
+
+    group: ClassVar[str] = "personalize"
+    facts: ClassVar[Facts] = frozenset({Fact.PERSONAL})
+
+    def train(self, anchors: Tensor, clients: Tensor, round: Round) -> None:
+        """Train the personal models of clients ``[c]``, who got `anchors` ``[P]`` or ``[c, P]`` from the server."""
+
+
+class Server(Part):
+    """The server's step."""
+
+    group: ClassVar[str] = "server"
+
+    def step(self, delta: Tensor, round: Round) -> None:
+        """Move the global model by the combined delta ``[P]``."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a part may hold on to when it is bound.
+
+    Attributes:
+        seed: of the run.
+        rounds: R.
+        population: all clients.
+        task: what they train.
+        blocks: which parameters are aggregated.
+        make_trainer: binds the engine to a task.
+        chunk_size: clients trained at a time.
+        sampler: who takes part.
+        combine: the aggregator's rule.
+        gradients: that a client computes of each sample and pass, over all parts.
+        dtype: of rows.
+        facts: of all parts, each with the setting that makes it so.
+    """
+
+    seed: int
+    rounds: int
+    population: Population
+    task: LocalTask
+    blocks: Blocks
+    make_trainer: Callable[[LocalTask], Trainer]
+    chunk_size: int
+    sampler: Any
+    combine: Any
+    gradients: int
+    dtype: torch.dtype
+    facts: Mapping[Fact, str]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return self.dtype.itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """Everything that stays the same during a run: the clients, the parts, and the order of the parts.
+
+    Attributes:
+        bound: what the parts were bound to.
+        trainer: the engine, bound to the clients' task.
+        columns: of ``metrics.csv``, in order.
+        needs: columns of the report that the combine rule asks for.
+        evaluate_every: rounds between evaluations.
+        stop: when to end early.
+        parts: all of them, in the order in which they are asked.
+        stages: those that updates pass, in that order.
+        world: the processes that share the work.
+    """
+
+    bound: Bound
+    trainer: Trainer
+    columns: tuple[Column, ...]
+    needs: tuple[str, ...]
+    evaluate_every: int
+    stop: Stop
+    correction: Correction
+    privacy: Privacy
+    attack: Attack
+    link: Link
+    system: System
+    schedule: Schedule
+    personal: Personalization
+    server: Server
+    parts: tuple[Part, ...]
+    stages: tuple[Part, ...]
+    world: World = ALONE
+
+    @property
+    def population(self) -> Population:
+        """All clients and their samples."""
+        return self.bound.population
+
+    @property
+    def task(self) -> LocalTask:
+        """What the clients train."""
+        return self.bound.task
+
+    @property
+    def blocks(self) -> Blocks:
+        """Which parameters are aggregated."""
+        return self.bound.blocks
+
+    @property
+    def chunk_size(self) -> int:
+        """Clients trained at a time."""
+        return self.bound.chunk_size
+
+    def is_over(self, state: State) -> bool:
+        """Whether a run has no more rounds to do."""
+        return state.round >= self.bound.rounds or bool(state.progress.reason)
+
+    def evaluates(self, round_number: int) -> bool:
+        """Whether a round ends with an evaluation."""
+        return round_number % self.evaluate_every == 0 or round_number == self.bound.rounds
+
+    def examine(self, state: State) -> Evaluation:
+        """Evaluate what a state holds: the columns of all parts."""
+        return merge(part.examine(self, state) for part in self.parts)
+
+    def local_models(self, state: State, clients: Tensor) -> Tensor:
+        """The global model as clients have it, ``[P]``, or ``[c, P]`` with their private parameters in it."""
+        return self.blocks.models(state.store, clients, self.link.received(state))
+
+    def traffic(self, state: State, clients: Tensor, round_number: int) -> Traffic:
+        """The bytes of a round that informs `clients` ``[k]``, as the parts have it."""
+        traffic = Traffic(torch.zeros(len(clients), dtype=torch.int64))
+        for part in self.parts:
+            traffic = part.add_bytes(traffic, clients, state, round_number)
+        return traffic
+
+    def begin(self, state: State, round_number: int, cohort: Cohort) -> Round:
+        """The round that a cohort makes; the work on its clients is divided among the processes."""
+        task, trainer = self.attack.workers(self.task, self.trainer, round_number)
+        share = divide(self.world, self.task.samples(cohort.clients, cohort.steps))
+        own, sent = cohort.cut(share), self.link.received(state)
+        return Round(self, round_number, state, cohort, own, share, task, trainer, sent)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What lasts for one round.
+
+    Attributes:
+        federation: whose.
+        number: 1, 2, ...
+        state: of the run; its `State.round` is still the one before, until the server has stepped.
+        cohort: who takes part.
+        own: the part of the cohort that this process works on.
+        share: how the cohort is divided among processes.
+        task: what the clients train.
+        trainer: the engine, bound to that task.
+        sent: ``[P]``, the global model as the clients have it.
+        reports: of the clients that have trained in this process, by chunk.
+        notes: what parts note for later in the same round, by names of the form ``<part>.<what>``.
+    """
+
+    federation: Federation
+    number: int
+    state: State
+    cohort: Cohort
+    own: Cohort
+    share: Share
+    task: LocalTask
+    trainer: Trainer
+    sent: Tensor
+    reports: list[Report] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def store(self) -> ClientStore:
+        """What is kept per client."""
+        return self.state.store
+
+    def drawer(self, part: Part) -> Drawer:
+        """What a part keeps from round to round."""
+        return self.state.drawers.setdefault(part.group, {})

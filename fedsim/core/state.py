@@ -1,0 +1,32 @@
+"""Everything that changes from round to round, and is therefore in a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from fedsim.client_store import ClientStore
+from fedsim.core.stopping import Progress
+
+Drawer = dict[str, Tensor]
+"""What one part keeps between rounds, by name."""
+
+
+@dataclass
+class State:
+    """Everything that changes from round to round; all of it is in a checkpoint.
+
+    Attributes:
+        row: the global model ``[P]``.
+        store: rows kept per client, in blocks named ``<part>.<what>``.
+        progress: best value so far and early stopping.
+        round: rounds done.
+        drawers: what each part keeps, by its group (`fedsim.core.part.Part.group`).
+    """
+
+    row: Tensor
+    store: ClientStore
+    progress: Progress
+    round: int = 0
+    drawers: dict[str, Drawer] = field(default_factory=dict)

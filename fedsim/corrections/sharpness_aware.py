@@ -1,0 +1,37 @@
+"""FedSAM: gradients taken at a worse place nearby."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedsim.clients.step import Step
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.part import Correction
+from fedsim.errors import check_above
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharpnessAware(Correction):
+    """FedSAM (Qu 2022, Algorithm 1; Caldarola 2022): each local step follows the gradient at a worse place nearby.
+
+    That place is ``row + rho * g / |g|`` for the minibatch gradient g (Foret 2021, eq. 2): every step computes two
+    gradients of the same minibatch. The loss that is recorded is the one at the row. With private blocks the place
+    differs in all parameters, those of the client alone included.
+    """
+
+    rho: float = 0.05
+
+    facts: ClassVar[Facts] = frozenset({Fact.BENDS})
+    gradients: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        check_above(self, 0, "rho")
+
+    def correct(self, gradient: Tensor, step: Step) -> None:
+        """Replace the gradient by the one at the worse place; a gradient of zero has none."""
+        norm = gradient.norm(dim=1, keepdim=True)
+        shift = gradient * (self.rho / norm.clamp(min=1e-12))
+        gradient.copy_(step.at(step.rows + shift))

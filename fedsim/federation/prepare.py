@@ -1,0 +1,160 @@
+"""From settings to a federation: data are loaded and given to clients, and every part is bound in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedsim.client_store import ClientStore
+from fedsim.clients.task import LocalTask
+from fedsim.core import stopping
+from fedsim.core.facts import Fact
+from fedsim.core.part import Bound, Federation, Part
+from fedsim.core.state import State
+from fedsim.data.dataset import Dataset
+from fedsim.data.population import build_population, to_device
+from fedsim.data.source import load_dataset
+from fedsim.errors import UserError
+from fedsim.evaluation.evaluate import check_testable, default_metric, score_columns
+from fedsim.evaluation.global_scores import GlobalScores
+from fedsim.federation.experiment import Experiment
+from fedsim.federation.traffic import Books
+from fedsim.metrics import COLUMNS, Column
+from fedsim.models.blocks import divide_parameters
+from fedsim.models.recurrent import architecture, initial_row
+from fedsim.server.step import OptimizerStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation(Federation):
+    """A federation with the settings that it was made of."""
+
+    experiment: Experiment
+
+
+def prepare(experiment: Experiment) -> Simulation:
+    """Load the data, give them to clients and bind all parts; nothing is trained.
+
+    Raises:
+        UserError: if data, partition and settings do not go together.
+    """
+    e = replace(experiment, **experiment.baseline.changes(experiment.partition, experiment.client))
+    device, dtype = e.torch_device(), e.torch_dtype()
+    dataset = load_dataset(e.data, e.seed)
+    columns = _columns(e, dataset)
+    e.check_columns(columns)
+    assignment = e.partition.assign(dataset, e.num_clients, e.seed)
+    population = build_population(
+        dataset, assignment, validation_fraction=e.client.validation_fraction, seed=e.seed, dtype=dtype
+    )
+    try:
+        check_testable(population)
+    except ValueError as error:
+        raise UserError(f"{dataset.name}: {error}") from None
+    e.check_clients(population, population.num_clients)
+    population = to_device(population, device)
+    arch = architecture(e.model, population)
+    blocks = divide_parameters(arch.layout, e.aggregator.blocks, device)
+    task = LocalTask(arch, population, e.client, e.aggregator.correction, blocks, e.seed)
+    facts = e.setting().facts
+    bound = Bound(
+        seed=e.seed,
+        rounds=e.rounds,
+        population=population,
+        task=task,
+        blocks=blocks,
+        make_trainer=lambda task: e.engine.trainer(task, device, dtype),
+        chunk_size=e.engine.chunk_size(task, dtype),
+        sampler=e.sampler,
+        combine=e.aggregator.combine,
+        gradients=sum(part.gradients for part in e.parts()),
+        dtype=dtype,
+        facts=facts,
+    )
+    scores, books = GlobalScores(), Books()
+    personal, link, correction, attack, privacy, system, schedule, audit = (part.bind(bound) for part in e.parts())
+    server = OptimizerStep(e.aggregator.server_optimizer, e.rounds)
+    # On the client: a correction whose clients tell the server about their memories knows the deltas as they were
+    # trained. From the client to the server: privatise, attack, encode. At the server: a correction that finds out from
+    # what arrives, whoever listens, and how old the updates are.
+    tells = Fact.TELLS in facts
+    stages = (
+        *((correction,) if tells else ()),
+        *(personal, privacy, attack, link),
+        *(() if tells else (correction,)),
+        *(audit, system, schedule, server),
+    )
+    simulation = Simulation(
+        experiment=e,
+        bound=bound,
+        trainer=bound.make_trainer(task),
+        columns=columns,
+        needs=getattr(e.aggregator.combine, "needs", ()),
+        evaluate_every=e.eval.every,
+        stop=e.stop,
+        correction=correction,
+        privacy=privacy,
+        attack=attack,
+        link=link,
+        system=system,
+        schedule=schedule,
+        personal=personal,
+        server=server,
+        parts=(scores, personal, books, link, correction, attack, privacy, system, schedule, audit, server),
+        stages=stages,
+    )
+    _check_bound(simulation)
+    return simulation
+
+
+def initial_state(simulation: Simulation, row: Tensor | None = None) -> State:
+    """The state before the first round, with empty memories.
+
+    Args:
+        simulation: of the run.
+        row: ``[P]``, a model to start from; None draws an untrained one.
+    """
+    e = simulation.experiment
+    device, dtype = e.torch_device(), e.torch_dtype()
+    drawn = initial_row(simulation.task.arch, e.seed, dtype) if row is None else row
+    return _state(simulation, drawn.to(device, dtype, copy=True))
+
+
+def _state(simulation: Simulation, row: Tensor) -> State:
+    metric = simulation.stop.metric or default_metric(simulation.population.task)
+    progress = stopping.start(simulation.stop, metric, simulation.columns)
+    drawers = {part.group: kept for part in simulation.parts if (kept := part.start(row))}
+    return State(row, ClientStore(simulation.population.num_clients), progress, drawers=drawers)
+
+
+def _check_bound(simulation: Simulation) -> None:
+    """Raise `UserError` for what only the bound parts together tell."""
+    e, population = simulation.experiment, simulation.population
+    eligible = simulation.system.eligible(population.num_clients)
+    if eligible < population.num_clients:
+        try:
+            e.check_clients(population, eligible)
+        except UserError as error:
+            raise UserError(f"{error} (system: {'; '.join(simulation.system.introduce())})") from None
+    blank = _state(simulation, torch.zeros(simulation.blocks.num_parameters, dtype=e.torch_dtype()))
+    for part in simulation.parts:
+        part.check_bound(simulation, blank)
+
+
+def _columns(e: Experiment, dataset: Dataset) -> tuple[Column, ...]:
+    """The columns of ``metrics.csv``: round, losses, scores, deltas, traffic, and what the other parts add."""
+
+    def of(*parts: Part) -> tuple[Column, ...]:
+        return tuple(column for part in parts for column in part.columns)
+
+    own = score_columns(dataset.task, dataset.score, "personal") if Fact.PERSONAL in e.setting().facts else ()
+    validation = ("validation_loss",) if e.client.validation_fraction > 0 else ()
+    return (
+        *(COLUMNS[name] for name in ("round", "clients", "train_loss", *validation)),
+        *score_columns(dataset.task, dataset.score, "test"),
+        *own,
+        *(COLUMNS[name] for name in ("delta_norm", "client_drift")),
+        *of(Books(), *e.parts()),
+    )

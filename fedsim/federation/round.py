@@ -1,0 +1,120 @@
+"""One round of a federation. Start reading here.
+
+    cohort   <- schedule                     who takes part, and from which model: before anybody trains
+    updates  <- train(cohort)                delta = local - anchor, in chunks [c, n] of the parameters that are shared
+    updates  <- stage.pass_on(updates)       every stage in its place: privatise, attack, encode, remember, listen, age
+    delta    <- rule(updates)                the aggregator's combine rule, or the private mean in its place
+    row      <- server(row, delta)           which adds it
+
+as in FedOpt (Reddi 2021, Algorithm 1), of which FedAvg (McMahan 2017, Algorithm 1) is the special case of a weighted
+mean and a server step of length 1. What a part may do in a round stands in `fedsim.core.part`; their order in
+`fedsim.federation.prepare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from fedsim.aggregation.rules import combine, mean_losses
+from fedsim.clients.measures import add_measures, refuse_diverged
+from fedsim.core.cohort import Cohort, Update
+from fedsim.core.part import Federation, Round
+from fedsim.core.results import Evaluation, Metrics, RoundResult, Stopwatch
+from fedsim.core.state import State
+
+
+def simulate(federation: Federation, state: State) -> Iterator[RoundResult]:
+    """Play rounds until the limit or early stopping, changing `state`; yield after each one.
+
+    Raises:
+        Diverged: when a loss or a parameter is no longer finite.
+    """
+    if state.round == 0:
+        yield untrained(federation, state)
+    while not federation.is_over(state):
+        yield play_round(federation, state)
+
+
+def play_round(federation: Federation, state: State) -> RoundResult:
+    """Play the next round: choose, learn, keep the books, and evaluate if it is time."""
+    watch, round_number = Stopwatch(), state.round + 1
+    federation.link.broadcast(state, round_number)
+    cohort = federation.schedule.next_cohort(federation, state, round_number)
+    round = federation.begin(state, round_number, cohort)
+    for part in federation.parts:
+        part.open(round)
+    learned = learn(federation, round)
+    state.round = round_number
+    for part in federation.parts:
+        part.close(round)
+    metrics = row_of(federation, round) | learned
+    watch.lap("train")
+    samples = int(round.task.samples(cohort.clients, cohort.steps).sum())
+    return evaluated(federation, state, metrics, watch, samples)
+
+
+def learn(federation: Federation, round: Round) -> Metrics:
+    """Clients train, their updates pass the stages, and the server steps if there is something to learn from."""
+    rule = federation.privacy.rule(federation.bound.combine, round)
+    with round.share.keeping(round.store):
+        updates = train(federation, round)
+        for stage in federation.stages:
+            updates = stage.pass_on(updates, round)
+        combined = combine(rule, federation.blocks.cut(round.state.row), updates, round.share)
+    metrics = mean_losses(round.reports, round.share)
+    if combined is None:
+        return metrics
+    delta = federation.blocks.scatter(combined.delta)
+    federation.server.step(federation.correction.settle(delta, round), round)
+    drift = {"client_drift": combined.spread.drift(combined.delta)} if metrics else {}
+    return metrics | {"delta_norm": float(delta.double().norm())} | drift
+
+
+def train(federation: Federation, round: Round) -> Iterator[Update]:
+    """Train this process's part of the cohort, in chunks of nearly equal size; the round keeps their reports."""
+    task, trainer, blocks = round.task, round.trainer, federation.blocks
+    for part in round.own.chunks(federation.chunk_size):
+        clients, anchors = part.clients, federation.schedule.anchors(part, round)
+        memory = federation.correction.recall(clients, round)
+        deltas, report = trainer.train(anchors, clients, round.number, round.store, memory, None, part.steps)
+        refuse_diverged(federation.population, deltas, report, clients, round.number)
+        rows = blocks.cut(deltas)
+        federation.correction.keep(memory, rows, report, clients, round)
+        blocks.keep(anchors, deltas, clients, round.store)
+        federation.personal.train(anchors, clients, round)
+        report = add_measures(report, federation.needs, task, trainer, anchors, clients, round.number)
+        report = federation.schedule.dated(report, part, round)
+        round.reports.append(report)
+        yield Update(clients, rows, report, memory)
+
+
+def row_of(federation: Federation, round: Round) -> Metrics:
+    """The row of a round in ``metrics.csv``, as far as the parts measure it."""
+    metrics: Metrics = dict.fromkeys(column.name for column in federation.columns)
+    metrics |= {"round": round.number, "clients": len(round.cohort.clients)}
+    for part in federation.parts:
+        metrics |= part.measure(round)
+    return metrics
+
+
+def untrained(federation: Federation, state: State) -> RoundResult:
+    """Round 0, in which nobody trains."""
+    watch, no_clients = Stopwatch(), torch.zeros(0, dtype=torch.int64)
+    round = federation.begin(state, 0, Cohort(no_clients, no_clients, no_clients))
+    return evaluated(federation, state, row_of(federation, round), watch)
+
+
+def evaluated(
+    federation: Federation, state: State, metrics: Metrics, watch: Stopwatch, samples: int = 0
+) -> RoundResult:
+    """Fill in what an evaluation finds, where it is time for one, and judge the round."""
+    evaluation: Evaluation | None = None
+    if federation.evaluates(state.round):
+        evaluation = federation.examine(state)
+        metrics |= evaluation.metrics
+    if (value := metrics[state.progress.metric]) is not None:
+        state.progress.update(federation.stop, state.round, float(value))
+    watch.lap("evaluate")
+    return RoundResult(metrics, evaluation, watch.laps, samples)

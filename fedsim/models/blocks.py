@@ -1,0 +1,90 @@
+"""Which parameters of a row are aggregated, and which stay with each client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim.client_store import ClientStore
+from fedsim.errors import UserError, did_you_mean
+from fedsim.models.parameters import ParameterLayout
+
+PRIVATE = "private"
+"""The block of the client store that holds private parameters."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A division of the P parameters of a row into n that are aggregated and Q that are private.
+
+    Attributes:
+        num_parameters: P.
+        shared: ``[n]`` int64, the parameters that are aggregated, or None for all.
+        private: ``[Q]`` int64, the parameters that stay with each client, or None for none.
+    """
+
+    num_parameters: int
+    shared: Tensor | None = None
+    private: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """n, how many parameters are aggregated."""
+        return self.num_parameters if self.shared is None else len(self.shared)
+
+    def cut(self, rows: Tensor) -> Tensor:
+        """The aggregated parameters ``[..., n]`` of rows ``[..., P]``."""
+        return rows if self.shared is None else rows[..., self.shared]
+
+    def scatter(self, rows: Tensor) -> Tensor:
+        """Rows ``[..., P]`` with the aggregated parameters ``[..., n]`` in their places, and zeros elsewhere."""
+        if self.shared is None:
+            return rows
+        whole = rows.new_zeros((*rows.shape[:-1], self.num_parameters))
+        whole[..., self.shared] = rows
+        return whole
+
+    def only_shared(self, rows: Tensor) -> Tensor:
+        """Rows ``[..., P]`` with zeros in the place of private parameters."""
+        return rows if self.shared is None else self.scatter(self.cut(rows))
+
+    def models(self, store: ClientStore, clients: Tensor, row: Tensor) -> Tensor:
+        """A global `row` ``[P]`` as clients ``[c]`` have it: itself, or ``[c, P]`` with their private parameters."""
+        if self.private is None:
+            return row
+        rows = row.repeat(len(clients), 1)
+        rows[:, self.private] = store.read(PRIVATE, clients, rows[:, self.private])
+        return rows
+
+    def keep(self, anchors: Tensor, deltas: Tensor, clients: Tensor, store: ClientStore) -> None:
+        """Store the private parameters of clients ``[c]`` after local training."""
+        if self.private is not None:
+            store.write(PRIVATE, clients, (anchors + deltas)[:, self.private])
+
+
+def divide_parameters(layout: ParameterLayout, names: list[str] | None, device: torch.device) -> Blocks:
+    """Divide a model's parameters.
+
+    Args:
+        layout: of the model.
+        names: the blocks to aggregate, or None for all.
+        device: where rows lie.
+
+    Raises:
+        UserError: if the model has no such block.
+    """
+    count = layout.num_parameters
+    for name in names or ():
+        if name not in layout.blocks:
+            raise UserError(
+                f"aggregator.blocks={names}: this model has {', '.join(layout.blocks)}, not {name!r}"
+                + did_you_mean(name, layout.blocks)
+            )
+    if names is None or set(layout.blocks) <= set(names):
+        return Blocks(count)
+    shared = torch.zeros(count, dtype=torch.bool)
+    for name, place in layout.slices.items():
+        shared[place] = name.split(".")[0] in names
+    return Blocks(count, shared.nonzero()[:, 0].to(device), (~shared).nonzero()[:, 0].to(device))

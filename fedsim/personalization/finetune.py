@@ -1,0 +1,43 @@
+"""Fine-tuning: a few local steps from the global model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedsim.client_store import ClientStore
+from fedsim.clients.task import LocalTask
+from fedsim.clients.trainer import Trainer
+from fedsim.corrections.none import NoCorrection
+from fedsim.errors import check_at_least
+from fedsim.personalization.personalization import OwnModels
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune(OwnModels):
+    """Every client takes a few local steps from the global model before it is evaluated (Wang 2019, section 3).
+
+    Nothing is kept: the next round starts from the global model, and fine-tuning from a fresh optimizer.
+
+    Attributes:
+        steps: local steps, with the clients' own optimizer and batch size.
+    """
+
+    steps: int = 5
+
+    option: ClassVar[str] = "finetune"
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "steps")
+
+    def task(self, task: LocalTask) -> LocalTask:
+        """Plain local steps, with batches in an order of their own."""
+        config = replace(task.config, epochs=None, steps=self.steps, keep_optimizer_state=False)
+        return replace(task, config=config, correction=NoCorrection(), stream="finetune")
+
+    def rows(self, trainer: Trainer, anchors: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> Tensor:
+        """The fine-tuned models; before the first round, too."""
+        deltas, _ = trainer.train(anchors, clients, max(round_number, 1), ClientStore(store.num_clients))
+        return anchors + deltas

@@ -1,0 +1,78 @@
+"""``sampler=availability``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedsim import seeding
+from fedsim.core.facts import Fact, Facts
+from fedsim.errors import check_above, check_between
+from fedsim.samplers.sampler import Losses, Sized
+
+
+@dataclass(frozen=True, kw_only=True)
+class Availability(Sized):
+    """Clients go on and off, and a round draws from those that are on; there may be none.
+
+    Each client is a Markov chain of its own (as in Rodio 2023, "Federated learning under heterogeneous and correlated
+    client availability"): off, it turns on with one probability per round; on, it turns off with another. Round 1 has
+    the chain's stationary distribution, so that a share of ``turn_on / (turn_on + turn_off)`` is on in any round.
+
+    Attributes:
+        fraction: share of the clients that are on, at least one of them; exclusive with `cohort_size`.
+        cohort_size: clients per round, or all that are on if they are fewer.
+        turn_on: probability of turning on from one round to the next.
+        turn_off: probability of turning off.
+    """
+
+    facts: ClassVar[Facts] = frozenset({Fact.GOES_BY_ROUNDS})
+
+    fraction: float | None = 1.0
+    turn_on: float = 0.1
+    turn_off: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above(self, 0, "turn_on", "turn_off")
+        check_between(self, 0, 1, "turn_on", "turn_off")
+
+    def limits(self, num_clients: int) -> tuple[int, int]:
+        """Nobody may be on."""
+        return 0, self.size(num_clients)
+
+    def on(self, num_clients: int, round_number: int, seed: int) -> Tensor:
+        """Which clients are on, ``[N]`` bool.
+
+        One uniform number u per client and round decides: off turns on if ``u < turn_on``, on stays on if
+        ``u < 1 - turn_off``. Unless u lies between the two, the state does not depend on the one before. So we look
+        back, round by round, for the last u that decides; a few rounds will do for most clients.
+        """
+        low, high = sorted((self.turn_on, 1 - self.turn_off))
+        swaps = self.turn_on > 1 - self.turn_off  # what a u between them does: turn, or stay
+        on = torch.zeros(num_clients, dtype=torch.bool)
+        turned = torch.zeros(num_clients, dtype=torch.bool)
+        open_clients = torch.arange(num_clients)
+        for number in range(round_number, 0, -1):
+            u = seeding.uniforms(seeding.stream_key(seed, "availability", number), open_clients)
+            if number == 1:
+                low = high = self.turn_on / (self.turn_on + self.turn_off)
+            decided = (u < low) | (u >= high)
+            on[open_clients[decided]] = (u < low)[decided]
+            open_clients = open_clients[~decided]
+            turned[open_clients] ^= swaps
+            if len(open_clients) == 0:
+                break
+        return on ^ turned
+
+    def cohort(self, samples: Tensor, round_number: int, seed: int, losses: Losses) -> Tensor:
+        """Draw from those that are on."""
+        on = self.on(len(samples), round_number, seed).nonzero()[:, 0]
+        size = min(self.size(len(on)), len(on))
+        if size == len(on):
+            return on
+        rng = seeding.generator(seed, "cohort", round_number)
+        return on[torch.from_numpy(rng.choice(len(on), size, replace=False)).sort().values]

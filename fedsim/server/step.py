@@ -1,0 +1,42 @@
+"""The server's step in a round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim.core.part import Round, Server
+from fedsim.core.state import Drawer
+from fedsim.errors import Diverged
+from fedsim.server.optimizers import ServerOptimizer, learning_rate
+
+
+@dataclass(frozen=True)
+class OptimizerStep(Server):
+    """The step of a server optimizer.
+
+    Attributes:
+        optimizer: how the combined delta moves the global model.
+        rounds: R, for its schedule.
+    """
+
+    optimizer: ServerOptimizer
+    rounds: int
+
+    def start(self, row: Tensor) -> Drawer:
+        """The optimizer's state."""
+        return self.optimizer.init(row)
+
+    def step(self, delta: Tensor, round: Round) -> None:
+        """Move the global model.
+
+        Raises:
+            Diverged: if it is no longer finite.
+        """
+        lr = learning_rate(self.optimizer, round.number, self.rounds)
+        row, drawer = self.optimizer.step(round.state.row, delta, round.drawer(self), lr)
+        if not bool(torch.isfinite(row).all()):
+            raise Diverged(f"round {round.number}: the global model is no longer finite after the server step")
+        round.state.row, round.state.drawers[self.group] = row, drawer
