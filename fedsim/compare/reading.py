@@ -28,6 +28,7 @@ T = TypeVar("T")
 METRICS, CONFIG, SUMMARY, CHOICES = "metrics.csv", "config.yaml", "summary.json", ".hydra/hydra.yaml"
 INCOMPLETE = "incomplete"  # no summary: still running, or killed
 NO_STATUS = "-"  # a CSV without its run directory
+WAYS = ("min", "max", "")  # which values of a column are better: lower ones, higher ones, neither
 
 # Config keys that say nothing about the experiment.
 _BOOKKEEPING = ("format_version", "console", "checkpoint", "tracker")
@@ -54,6 +55,8 @@ class Run:
         choices: config group to chosen option, such as ``client/optimizer`` to ``adam``; None if Hydra's record of
             them is not there.
         typed: the groups and keys that the command line set.
+        better: column to ``min`` or ``max``, the end that is better, or empty if neither is; only the columns that the
+            run's summary.json declares.
     """
 
     path: Path
@@ -64,6 +67,7 @@ class Run:
     columns: Mapping[str, pd.Series[float]]
     choices: Mapping[str, str] | None = None
     typed: frozenset[str] = field(default=frozenset())
+    better: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seed(self) -> object:
@@ -186,9 +190,9 @@ def _load(path: Path) -> Run:
             raise UserError(f"{path}: there are no rounds in this file")
         return Run(path, NO_STATUS, None, None, rounds, columns)
     config = _read_config(path / CONFIG) if (path / CONFIG).exists() else None
-    status, judge = _read_summary(path / SUMMARY) if (path / SUMMARY).exists() else (INCOMPLETE, None)
+    status, judge, better = _read_summary(path / SUMMARY) if (path / SUMMARY).exists() else (INCOMPLETE, None, {})
     choices, typed = _read_choices(path / CHOICES) if (path / CHOICES).exists() else (None, frozenset[str]())
-    return Run(path, status, judge, config, rounds, columns, choices, typed)
+    return Run(path, status, judge, config, rounds, columns, choices, typed, better)
 
 
 def _read_metrics(path: Path) -> tuple[int | None, dict[str, pd.Series[float]]]:
@@ -268,16 +272,19 @@ def _read_choices(path: Path) -> tuple[dict[str, str] | None, frozenset[str]]:
     return {group: option for group, option in choices.items() if not _bookkeeping(group)}, frozenset(typed)
 
 
-def _read_summary(path: Path) -> tuple[str, tuple[str, str] | None]:
+def _read_summary(path: Path) -> tuple[str, tuple[str, str] | None, dict[str, str]]:
+    """The status, what judged the run, and which way is better in the columns that it declares."""
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise _unusable(path, "malformed JSON", error) from error
     if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
         raise UserError(f"{path}: not the summary of a run (it has no 'status')")
+    declared = summary.get("columns")
+    better = {name: way for name, way in declared.items() if way in WAYS} if isinstance(declared, dict) else {}
     best = summary.get("best") or {"metric": None}  # nothing was evaluated
     if isinstance(best, dict) and best.get("metric", "") is None:
-        return summary["status"], None
+        return summary["status"], None, better
     if not isinstance(best, dict) or not isinstance(best.get("metric"), str) or best.get("mode") not in ("min", "max"):
         raise UserError(f"{path}: 'best' needs a 'metric' and a 'mode' that is 'min' or 'max'")
-    return summary["status"], (best["metric"], best["mode"])
+    return summary["status"], (best["metric"], best["mode"]), better

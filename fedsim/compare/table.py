@@ -13,7 +13,7 @@ from fedsim.compare.groups import FINISHED, Group, group_runs, only_keys
 from fedsim.compare.reading import NO_STATUS, Run
 from fedsim.compare.statistics import best_value, final_value, last_mean, paired_interval, round_reached, spread
 from fedsim.errors import UserError, did_you_mean
-from fedsim.metrics import better_is
+from fedsim.metrics import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +36,8 @@ class Question:
             None: ``last`` if there is one, else ``final``.
         keys: the settings to show, and to find a group's baseline by; None: all in which the runs differ. Where each
             algorithm has a learning rate of its own, say, groups are still like each other in the partition.
+        better: ``min`` or ``max``: which values of the metric are better, whatever the runs say of it; None: what they
+            say, or what `fedsim.metrics.COLUMNS` says.
     """
 
     metric: str | None = None
@@ -44,8 +46,11 @@ class Question:
     baseline: tuple[str, ...] = ()
     by: str | None = None
     keys: tuple[str, ...] | None = None
+    better: str | None = None
 
     def __post_init__(self) -> None:
+        if self.better not in (None, "min", "max"):
+            raise UserError(f"--better {self.better}: must be min (lower is better) or max (higher is better)")
         if self.last is not None and self.last < 1:
             raise UserError(f"--last {self.last}: must be at least 1")
         if self.by not in (None, *BY):
@@ -69,7 +74,7 @@ class Comparison:
             measured; a column ``X std`` is the spread of the column ``X``, which is then a mean over seeds.
         groups: the groups, in the order of the rows.
         metric: the column that they are judged by.
-        mode: ``min`` or ``max``, whichever of it is better.
+        mode: whether lower (``min``) or higher (``max``) values of it are better.
         sorted_by: the column that the rows are sorted by.
         notes: sentences that the table cannot be read without.
         warnings: what was left out or ended early, a sentence each.
@@ -95,8 +100,8 @@ def compare(runs: Sequence[Run], question: Question | None = None) -> Comparison
     question = question or Question()
     if not runs:
         raise UserError("no runs to compare")
-    metric, mode, notes = _choose_metric(runs, question.metric)
-    target = None if question.target is None else _read_target(runs, question.target)
+    metric, mode, notes = _choose_metric(runs, question)
+    target = None if question.target is None else _read_target(runs, question.target, metric, mode)
     groups, warnings = group_runs(runs)
     if question.keys is not None:
         groups, hidden = only_keys(groups, question.keys)
@@ -251,23 +256,29 @@ def _unfinished(group: Group) -> list[str]:
     ]
 
 
-def _choose_metric(runs: Sequence[Run], asked: str | None) -> tuple[str, str, list[str]]:
-    """The metric, ``min`` or ``max``, and what the reader should be told about the choice."""
-    if asked is not None:
-        _check_column(runs, asked, "metric")
-        return asked, _mode(runs, asked), []
+def _choose_metric(runs: Sequence[Run], question: Question) -> tuple[str, str, list[str]]:
+    """The metric, ``min`` or ``max``, and a note for the reader where the choice is not an obvious one."""
+    if question.metric is not None:
+        _check_column(runs, question.metric, "metric")
+        return question.metric, question.better or _mode(runs, question.metric, f"--metric {question.metric}"), []
     known = list(dict.fromkeys(name for run in runs for name in run.columns))
     wanted = [run.judge[0] for run in runs if run.judge and run.judge[0] in run.columns]
     if not wanted:
         wanted = [name for run in runs if (name := next(filter(run.columns.__contains__, _DEFAULT_METRICS), None))]
     wanted = list(dict.fromkeys(wanted))
-    shared = [name for name in known if name != "clients" and all(name in run.columns for run in runs)]
+    shared = [name for name in known if all(name in run.columns for run in runs)]
     if len(wanted) == 1 and wanted[0] in shared:
-        return wanted[0], _mode(runs, wanted[0]), []
+        return wanted[0], question.better or _mode(runs, wanted[0], wanted[0]), []
     if not shared:
         raise UserError("these runs share no column to compare them by")
-    metric = next((name for name in shared if name.startswith("test_")), shared[0])
-    mode = _mode(runs, metric)
+    ranked = [name for name in shared if _ways(runs, name) in ({"min"}, {"max"})]
+    if not ranked:
+        raise UserError(
+            f"none of the columns that these runs share ({', '.join(shared)}) is known to be better low or high; "
+            "choose one with --metric and --better min or --better max"
+        )
+    metric = next((name for name in ranked if name in COLUMNS and COLUMNS[name].evaluated), ranked[0])
+    mode = question.better or _mode(runs, metric, metric)
     note = f"compared by {metric} ({mode}), the first column that all runs share"
     judges = f"not all runs are judged by the same metric ({', '.join(wanted)}): " if wanted else ""
     return metric, mode, [judges + note]
@@ -279,14 +290,47 @@ def _check_column(runs: Sequence[Run], name: str, option: str) -> None:
         raise UserError(f"--{option} {name}: must be one of {', '.join(known)}{did_you_mean(name, known)}")
 
 
-def _mode(runs: Sequence[Run], metric: str) -> str:
-    """What the runs say of the metric, if they agree; else what its name says."""
-    said = {run.judge[1] for run in runs if run.judge and run.judge[0] == metric}
-    return said.pop() if len(said) == 1 else better_is(metric)
+def _ways(runs: Sequence[Run], metric: str) -> set[str]:
+    """Which values of a metric are better, by the first of three sources that gives a single answer.
+
+    The sources are what the runs were judged by, what they declare, and `COLUMNS`.
+
+    Returns:
+        One of ``min``, ``max`` and the empty text (neither end is better); several if the runs contradict each other
+        and `COLUMNS` does not have the metric; none if no source has it.
+    """
+    judged = {run.judge[1] for run in runs if run.judge and run.judge[0] == metric}
+    declared = {run.better[metric] for run in runs if metric in run.better}
+    own = {COLUMNS[metric].better} if metric in COLUMNS else set()
+    return next((ways for ways in (judged, declared, own) if len(ways) == 1), judged | declared)
 
 
-def _read_target(runs: Sequence[Run], text: str) -> tuple[str, float, str]:
-    """``METRIC=VALUE`` as the metric, the value, and ``min`` or ``max``."""
+def _mode(runs: Sequence[Run], metric: str, asked: str, way_out: str = "") -> str:
+    """Return ``min`` or ``max`` for a metric.
+
+    Args:
+        runs: the runs that are compared.
+        metric: a column.
+        asked: what an error message begins with; it names the metric.
+        way_out: how to give the direction; empty: with ``--better``.
+
+    Raises:
+        UserError: if neither direction is the better one, or it is not known which is.
+    """
+    ways = _ways(runs, metric)
+    if ways in ({"min"}, {"max"}):
+        return ways.pop()
+    if ways == {""}:
+        why = "neither lower nor higher values are better"
+    elif ways:
+        why = "these runs contradict each other on whether lower or higher values are better"
+    else:
+        why = "nothing says whether lower or higher values are better"
+    raise UserError(f"{asked}: {why}; {way_out or 'give the direction with --better min or --better max'}")
+
+
+def _read_target(runs: Sequence[Run], text: str, compared: str, mode: str) -> tuple[str, float, str]:
+    """``METRIC=VALUE`` as the metric, the value, and ``min`` or ``max``: `mode` if it is the metric `compared`."""
     metric, sign, value = text.partition("=")
     try:
         number = float(value)
@@ -295,4 +339,7 @@ def _read_target(runs: Sequence[Run], text: str) -> tuple[str, float, str]:
     if not sign or not math.isfinite(number):
         raise UserError(f"--target {text}: must be METRIC=NUMBER, such as test_accuracy=0.9")
     _check_column(runs, metric, "target")
-    return metric, number, _mode(runs, metric)
+    if metric == compared:
+        return metric, number, mode
+    way_out = f"give the direction with --metric {metric} and --better min or --better max"
+    return metric, number, _mode(runs, metric, f"--target {text}", way_out)

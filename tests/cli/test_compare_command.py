@@ -43,6 +43,13 @@ def test_everything_at_once(fedsim, sweep, elsewhere):
     assert r"\begin{tabular}" in (elsewhere / "t.tex").read_text()
 
 
+def test_the_direction_of_a_column(fedsim, sweep):
+    """`clients` has no better end of its own: both aggregators have the same, and the table is sorted as asked."""
+    answer = fedsim("compare", "sweep", "--metric", "clients", "--better", "min", "--csv", "-")
+    assert (answer.code, answer.err) == (0, "")
+    assert "best clients" in answer.out
+
+
 def test_what_is_not_right_is_told_beside_the_table(fedsim, sweep):
     (sweep / "3" / "metrics.csv").unlink()
     summary = sweep / "4" / "summary.json"
@@ -68,6 +75,8 @@ def test_what_is_not_right_is_told_beside_the_table(fedsim, sweep):
         ("--baseline agregator=fedavg", "did you mean 'aggregator'?"),
         ("--target 0.9", "--target 0.9: must be METRIC=NUMBER"),
         ("--last 0", "--last 0: must be at least 1"),
+        ("--metric clients", "--metric clients: neither lower nor higher values are better; give the direction with"),
+        ("--better low", "--better low: must be min (lower is better) or max (higher is better)"),
         ("--last x", "--last"),
         ("--by best_", "--by best_: must be one of final, best, last, target (did you mean 'best'?)"),
         ("--csv missing/t.csv", "cannot write missing/t.csv"),

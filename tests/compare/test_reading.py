@@ -110,6 +110,21 @@ def test_a_record_of_hydra_that_says_nothing(make_run, record):
     assert load_runs([run])[0][0].choices is None
 
 
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"a": "min", "b": "max", "c": ""}, {"a": "min", "b": "max", "c": ""}),
+        ({"a": "low", "b": None, "c": ["min"], "d": {"min": "max"}, "e": 0, "f": "max"}, {"f": "max"}),
+        (["a", "min"], {}),
+        ("min", {}),
+        (None, {}),
+    ],
+)
+def test_the_columns_that_a_run_declares(make_run, columns, expected):
+    run = make_run("a", summary={"status": "done", "columns": columns})
+    assert load_runs([run])[0][0].better == expected
+
+
 # What cannot be used is told, and the rest is read
 
 

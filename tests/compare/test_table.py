@@ -385,12 +385,106 @@ def test_runs_that_share_nothing(make_run, tmp_path):
         table_of(tmp_path)
 
 
+@pytest.mark.parametrize("metric", ["virtual_seconds", "bytes_up", "epsilon", "membership_auc", "staleness"])
+def test_costs_put_the_lowest_first(make_run, tmp_path, metric):
+    for name, rounds, value in (("high", 1, 9.0), ("low", 2, 3.0), ("middle", 3, 5.0)):
+        make_run(name, {"rounds": rounds}, metrics=f"round,test_accuracy,{metric}\n0,0.1,4\n1,0.2,{value}\n")
+    found = comparison_of(tmp_path, metric=metric)
+    assert found.mode == "min"
+    assert found.table["run"].tolist() == ["low", "middle", "high"]
+    assert found.table[f"best {metric}"].tolist() == [3, 4, 4]
+
+
+def own_column(make_run, summary=None, others=None):
+    """Two runs with a column that is none of fedsim's, the first with the lower values of it."""
+    for name, rounds, value, said in (("low", 1, 3, summary), ("high", 2, 9, others or summary)):
+        make_run(name, {"rounds": rounds}, metrics=f"round,test_accuracy,score\n0,0.1,4\n1,0.2,{value}\n", summary=said)
+
+
+def first_by_score(tmp_path, **question):
+    return table_of(tmp_path, metric="score", **question)["run"].tolist()[0]
+
+
+@pytest.mark.parametrize("way", ["min", "max"])
+def test_a_run_declares_which_way_is_better(make_run, judged, tmp_path, way):
+    expected = {"min": "low", "max": "high"}[way]
+    own_column(make_run, judged("test_accuracy", "max", {"score": way}), {"status": "done"})
+    assert first_by_score(tmp_path) == expected
+    sign = {"min": "<=", "max": ">="}[way]
+    assert f"rounds to score{sign}5" in table_of(tmp_path, target="score=5")
+
+
+def test_what_a_run_is_judged_by_goes_before_what_it_declares(make_run, judged, tmp_path):
+    own_column(make_run, judged("score", "max", {"score": "min"}))
+    assert first_by_score(tmp_path) == "high"
+
+
+def test_what_a_run_declares_goes_before_the_table_of_columns(make_run, judged, tmp_path):
+    make_run("a", summary=judged("test_accuracy", "max", {"test_loss": "max"}))
+    assert comparison_of(tmp_path, metric="test_loss").mode == "max"
+
+
+def test_runs_that_contradict_each_other_follow_the_table_of_columns(make_run, judged, tmp_path):
+    make_run("a", summary=judged("test_loss", "max"))
+    make_run("b", {"rounds": 9}, summary=judged("test_loss", "min"))
+    assert comparison_of(tmp_path).mode == "min"
+
+
+DIRECTION = "give the direction with --better min or --better max"
+
+
+@pytest.mark.parametrize(
+    ("ways", "why"),
+    [
+        ((None, None), "nothing says whether lower or higher values are better"),
+        (("", ""), "neither lower nor higher values are better"),
+        (("min", "max"), "these runs contradict each other on whether lower or higher values are better"),
+        (("", "max"), "these runs contradict each other on whether lower or higher values are better"),
+    ],
+)
+def test_a_column_without_one_better_end_is_refused_unless_the_direction_is_given(
+    make_run, judged, tmp_path, ways, why
+):
+    own_column(make_run, *(judged("test_accuracy", "max", {} if way is None else {"score": way}) for way in ways))
+    with pytest.raises(UserError, match=re.escape(f"--metric score: {why}; {DIRECTION}")):
+        first_by_score(tmp_path)
+    direction = "give the direction with --metric score and --better min or --better max"
+    with pytest.raises(UserError, match=re.escape(f"--target score=5: {why}; {direction}")):
+        table_of(tmp_path, target="score=5")
+    assert first_by_score(tmp_path, better="min") == "low"
+    assert first_by_score(tmp_path, better="max") == "high"
+    assert "rounds to score>=5" in table_of(tmp_path, metric="score", better="max", target="score=5")
+
+
+def test_neutral_columns_of_fedsim_are_refused(make_run, tmp_path):
+    make_run("a")
+    with pytest.raises(
+        UserError, match=re.escape(f"--metric clients: neither lower nor higher values are better; {DIRECTION}")
+    ):
+        table_of(tmp_path, metric="clients")
+
+
+def test_the_direction_that_is_given_goes_before_every_other(make_run, tmp_path):
+    make_run("a")  # judged by test_accuracy, max
+    found = comparison_of(tmp_path, better="min")
+    assert (found.metric, found.mode) == ("test_accuracy", "min")
+    # The target is a target of another column, which keeps its own direction.
+    assert "rounds to bytes_up<=5" in table_of(tmp_path, better="max", target="bytes_up=5")
+
+
+def test_no_shared_column_has_a_better_end(make_run, tmp_path):
+    make_run("a", metrics="round,clients,score\n0,0,1\n", summary=None)
+    with pytest.raises(
+        UserError, match=r"share \(clients, score\) is known .* choose one with --metric and --better min"
+    ):
+        table_of(tmp_path)
+
+
 def test_a_metric_by_name(make_run, tmp_path):
     make_run("a")
     make_run("b", {"rounds": 9}, metrics=REGRESSION)
     table = table_of(tmp_path, metric="train_loss")
     assert table.loc[0, ["final train_loss", "best train_loss", "best round"]].tolist() == [1.0, 1.0, 4]
-    assert table_of(tmp_path, metric="bytes_up")["best bytes_up"].tolist()[0] == 1600
     assert table_of(tmp_path, metric="test_rmse")["best round"].isna().tolist() == [False, True]
 
 
@@ -405,6 +499,7 @@ def test_a_metric_by_name(make_run, tmp_path):
         ({"last": 0}, "--last 0: must be at least 1"),
         ({"by": "finale"}, r"--by finale: must be one of final, best, last, target \(did you mean 'final'\?\)"),
         ({"by": "last"}, "--by last: needs --last"),
+        ({"better": "low"}, r"--better low: must be min \(lower is better\) or max"),
         ({"by": "target"}, "--by target: needs --target"),
     ],
 )
