@@ -65,7 +65,7 @@ class Population:
 
     @property
     def judge(self) -> Callable[[Tensor], Tensor] | None:
-        """The data's own score of errors as the model makes them, or None."""
+        """The data's own score as a function of errors in the model's unit, or None."""
         if (score := self.score) is None:
             return None
         return lambda error: score.of(error * self.target_unit)

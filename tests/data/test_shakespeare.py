@@ -136,7 +136,7 @@ def test_last_against_plain_python(tmp_path_factory, text, stride):
 def test_role_that_says_too_little_is_left_out(play, caplog):
     path = play({"Ann": ["a long speech, " * 5], "Bob": ["Ho."]})
     assert Shakespeare(path=path, form="last", sequence_length=5).load(0).client_names == ("Ann",)
-    assert "1 of 2 roles left out" in caplog.text
+    assert "left out 1 of 2 roles" in caplog.text
 
 
 def test_fetched_if_no_path_is_given(play, monkeypatch):

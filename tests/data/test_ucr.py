@@ -117,7 +117,7 @@ def test_second_load_does_not_convert(write, monkeypatch):
 
 
 def test_natural_is_refused(write):
-    with pytest.raises(UserError, match="does not say whose measurements those of Tiny are"):
+    with pytest.raises(UserError, match="does not say who was measured in Tiny"):
         Natural().assign(Ucr(name="Tiny", path=write()).load(0), None, 0)
 
 
@@ -190,7 +190,7 @@ def test_unknown_name():
         ({"train": ts()}, "Tiny_TRAIN.ts has no series"),
         ({"train": ts("1,x:3,4:9")}, "Tiny_TRAIN.ts cannot be read as a .ts file"),
         ({"train": ts("1,2:3:9")}, "Tiny_TRAIN.ts cannot be read as a .ts file"),
-        ({"test": ts("1,2:9")}, "Tiny_TEST.ts has series of 1 channels, and of 2"),
+        ({"test": ts("1,2:9")}, "Tiny_TEST.ts has series of 1 channels and of 2"),
         ({"test": ts("1,inf:3,4:9")}, "Tiny_TEST.ts has infinite values"),
         ({"test": TEST.replace("@classLabel true 9 10", "@targetlabel true")}, "Tiny_TEST.ts has no class labels"),
     ],
