@@ -1,4 +1,4 @@
-"""One row per group of runs: its settings, its results over seeds, and how it stands against a baseline."""
+"""One row per group of runs: its settings, its results over seeds, and how it differs from a baseline."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ COSTS = ("bytes_down", "bytes_up", "virtual_seconds")
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the runs.
+    """What to compare, and how.
 
     Attributes:
         metric: the column to judge by; None: the one by which the runs judged themselves, or one that they share.
-        last: also the mean over so many last evaluated rounds.
-        target: ``METRIC=VALUE``: also how many rounds and bytes it took to get there.
-        baseline: what to read each group against (see `fedsim.compare.differences.find_baselines`).
+        last: also show the mean over this many last evaluated rounds.
+        target: ``METRIC=VALUE``: also show how many rounds and bytes it took to get there.
+        baseline: what to compare each group with (see `fedsim.compare.differences.find_baselines`).
         by: what to sort by and to take differences of: ``final``, ``best``, ``last`` or ``target`` (its rounds).
             None: ``last`` if there is one, else ``final``.
-        keys: the settings to show, and to find a group's baseline by; None: all in which the runs differ. Where each
-            algorithm has a learning rate of its own, say, groups are still like each other in the partition.
+        keys: the settings to show, and to find a group's baseline by; None: all in which the runs differ. Leave out,
+            say, a learning rate that was tuned for each algorithm, and groups match by the partition alone.
         better: ``min`` or ``max``: which values of the metric are better, whatever the runs say of it; None: what they
             say, or what `fedsim.metrics.COLUMNS` says.
     """
@@ -61,13 +61,13 @@ class Question:
 
     @property
     def order(self) -> str:
-        """What is sorted by."""
+        """The measure to sort by, one of `BY`."""
         return self.by or ("last" if self.last else "final")
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The answer.
+    """The result of a comparison.
 
     Attributes:
         table: one row per group, best first, with every number in full: the groups' keys, then `n` and what was
@@ -76,7 +76,7 @@ class Comparison:
         metric: the column that they are judged by.
         mode: whether lower (``min``) or higher (``max``) values of it are better.
         sorted_by: the column that the rows are sorted by.
-        notes: sentences that the table cannot be read without.
+        notes: sentences that are needed to read the table.
         warnings: what was left out or ended early, a sentence each.
     """
 
@@ -124,7 +124,7 @@ def compare(runs: Sequence[Run], question: Question | None = None) -> Comparison
         warnings += _add_differences(rows, groups, baselines, by_run, question.order)
         notes.append(
             f"difference: mean over common seeds of {names[question.order]} minus the baseline's, with its 95% paired "
-            "t interval (each for itself, not corrected for how many there are)"
+            "t interval (not corrected for multiple comparisons)"
         )
     key, low = names[question.order], mode == "min" or question.order == "target"
     order = sorted(range(len(rows)), key=lambda at: _rank(rows[at][key], low))
@@ -136,21 +136,21 @@ def compare(runs: Sequence[Run], question: Question | None = None) -> Comparison
 
 
 def _names(metric: str, last: int | None, target: tuple[str, float, str] | None) -> dict[str, str]:
-    """What the measures of `_result` are called in the table."""
+    """The columns in which the table shows the measures of `_result`."""
     names = {"final": f"final {metric}", "best": f"best {metric}", "best round": "best round"}
     if last is not None:
         names["last"] = f"last {last} {metric}"
     if target is not None:
-        told = f"{target[0]}{'<=' if target[2] == 'min' else '>='}{target[1]:g}"
-        names |= {"target": f"rounds to {told}", "bytes": f"bytes to {told}"}
-        names |= {cost: f"{cost} to {told}" for cost in COSTS}
+        goal = f"{target[0]}{'<=' if target[2] == 'min' else '>='}{target[1]:g}"
+        names |= {"target": f"rounds to {goal}", "bytes": f"bytes to {goal}"}
+        names |= {cost: f"{cost} to {goal}" for cost in COSTS}
     return names
 
 
 def _result(
     run: Run, metric: str, mode: str, last: int | None, target: tuple[str, float, str] | None
 ) -> dict[str, float]:
-    """One run's measures; NaN where there is nothing."""
+    """One run's measures; NaN where nothing was measured."""
     values = run.columns.get(metric)
     best, at = best_value(values, mode)
     result = {"final": final_value(values), "best": best, "best round": at}
@@ -168,11 +168,11 @@ def _result(
 
 
 def _identity(group: Group, several: bool, groups: Sequence[Group]) -> dict[str, Any]:
-    """What the runs of a group are."""
+    """The cells that identify a group: its runs, settings, seeds, status and rounds."""
     shared = os.path.commonpath([run.path.parent for other in groups for run in other.runs])
     row: dict[str, Any] = {"run": "; ".join(run.path.relative_to(shared).as_posix() for run in group.runs)}
     taken = {"run", "n", "seeds", "status", "rounds", "reached", "difference", "low", "high", "pairs"}
-    # `rounds` is also a config key: what was asked for, beside what was done.
+    # `rounds` is also a config key: the rounds asked for, next to the rounds done.
     row |= {f"config {key}" if key in taken else key: value for key, value in group.keys.items()}
     if several:
         row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.by_seed))}
@@ -200,7 +200,7 @@ def _measures(
         if to_target:
             there = [value for value in there if not math.isnan(value)]
             if not any(measure in value for value in values) and measure != "target":
-                continue  # a column that these runs have not
+                continue  # a column that these runs do not have
         if measure == "target":
             row["reached"] = len(there)
         found = spread(there)
@@ -217,7 +217,7 @@ def _add_differences(
     results: dict[int, dict[str, float]],
     measure: str,
 ) -> list[str]:
-    """Add the difference to the baseline to the rows; returns what there is to say about missing ones."""
+    """Add the difference to the baseline to each row; return a sentence for every one that is missing."""
     said, alone = [], dict[str, list[str]]()
     for row, group, baseline in zip(rows, groups, baselines, strict=True):
         row |= dict.fromkeys(("difference", "low", "high"), math.nan) | {"pairs": None}
@@ -225,7 +225,7 @@ def _add_differences(
             row["difference"] = 0.0
             continue
         if baseline is None:
-            said.append(f"{group.label}: no baseline is like it in everything else")
+            said.append(f"{group.label}: no baseline equals it in all other settings")
             continue
         mine, theirs = group.by_seed, baseline.by_seed
         pairs = [
@@ -249,8 +249,8 @@ def _rank(value: float, low: bool) -> float:
 
 def _unfinished(group: Group) -> list[str]:
     return [
-        f"{run.path}: {run.status}, {'no rounds yet' if run.rounds is None else f'last round {run.rounds}'}; what it "
-        "measured last counts as final"
+        f"{run.path}: {run.status}, {'no rounds yet' if run.rounds is None else f'last round {run.rounds}'}; its last "
+        "measured value counts as final"
         for run in group.runs
         if run.status not in (*FINISHED, NO_STATUS)
     ]
