@@ -25,7 +25,7 @@ Judge = Callable[[Tensor], Tensor] | None
 """The data's own score of a regression's errors ``[C, b]``, or None (`Population.judge`)."""
 
 DropoutMask = Callable[[int, int, int], Tensor]
-"""``mask(layer, T, b) -> [C, T, b, H]``, what to multiply that layer's outputs with."""
+"""``mask(layer, T, b) -> [C, T, b, H]``, the factors on that layer's outputs."""
 
 
 class _Tape(NamedTuple):
@@ -100,7 +100,7 @@ def loss_and_gradient(
     Args:
         arch: the model.
         views: ``ParameterLayout.views`` of the rows ``[C, P]``.
-        batch: one minibatch per client; samples that are not real count for nothing.
+        batch: one minibatch per client; samples that are not real do not count.
         kernels: `torch_kernels` or `numba_kernels`.
         dropout: keyed masks, or None.
         grads: views of rows ``[C, P]``, overwritten with the gradient of each client's mean loss.
@@ -192,7 +192,7 @@ class Sums:
         loss: summed loss of the targets (cross-entropy, or squared error over the outputs).
         hits: correct predictions; for regression the summed absolute error.
         count: number of targets that count (outputs, for regression).
-        score: the summed score of the data's own, where they have one; else zero.
+        score: the data's own score, summed; zero if they have none.
     """
 
     loss: Tensor

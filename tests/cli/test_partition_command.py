@@ -70,7 +70,7 @@ def test_text_in_the_order_of_time(fedsim, elsewhere):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["num_clients=61"], "num_clients=61: that many clients need 61 training samples, but synthetic has 60"),
         (["partition=shards", "partition.shards_per_client=7"], "partition.shards_per_client=7: 10 clients"),
@@ -85,8 +85,8 @@ def test_text_in_the_order_of_time(fedsim, elsewhere):
         (["seed=1,2"], "seed=1,2: several values make a sweep"),
     ],
 )
-def test_mistakes(refused, arguments, told):
-    assert refused("partition", *SMALL, *arguments).startswith(told)
+def test_mistakes(refused, arguments, message):
+    assert refused("partition", *SMALL, *arguments).startswith(message)
 
 
 def test_a_plot_without_matplotlib(refused, monkeypatch):

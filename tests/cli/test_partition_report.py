@@ -71,7 +71,7 @@ def test_labels_by_hand(labelled):
     np.testing.assert_allclose(table["input_std"], [np.std(own) for own in steps])
 
 
-def test_what_nobody_holds_is_told(labelled):
+def test_unassigned_samples_are_reported(labelled):
     report = describe(labelled, assignment_of([[0], [3]], [[0], []]))
     assert report.left_over == (3, 2)
     lines = summary(report)

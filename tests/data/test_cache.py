@@ -46,7 +46,7 @@ def test_second_call_reads_what_the_first_one_kept(directory):
 
 
 @pytest.mark.parametrize("change", ["source", "identity", "format"])
-def test_key_tells_versions_apart(directory, monkeypatch, change):
+def test_key_depends_on_the_version(directory, monkeypatch, change):
     make = Maker()
     cached_arrays("source", "version 1", ARRAYS, make)
     if change == "format":

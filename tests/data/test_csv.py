@@ -198,7 +198,7 @@ def test_each_file_is_a_client(tmp_path, write):
         assert [data.train.inputs[data.train.clients == k][0, 0, 0] for k in range(3)] == [100, 200, 300]
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, write):
+def test_files_of_the_same_name_are_named_by_their_folders(tmp_path, write):
     for house in "12":
         write(counting(12), f"houses/{house}/load.csv")
     data = Csv(path=f"{tmp_path}/**/load.csv", target_column="y", window=1).load(0)
@@ -206,7 +206,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, write):
 
 
 def test_client_column_over_several_files(tmp_path, write):
-    """A month per file: the second goes on where the first ends."""
+    """A month per file: the second continues where the first ends."""
     for month in (0, 1):
         write("who,t,y\n" + "".join(f"{c},{10 * month + k},{k}\n" for c in "ab" for k in range(10)), f"{month}.csv")
     settings = {"client_column": "who", "time_column": "t", "target_column": "y", "window": 3, "scale": "none"}
@@ -626,7 +626,7 @@ def test_refused(field, values):
     assert error.value.field == field
 
 
-def test_time_format_that_is_none(write):
+def test_invalid_time_format(write):
     path = write("t,y\n2024,1\n2025,2\n")
     assert refusal(path=path, time_column="t", time_format="%Q").startswith("data.time_format=%Q: ")
     assert "'2024' is not a time of data.time_format=%d/%m" in refusal(path=path, time_column="t", time_format="%d/%m")

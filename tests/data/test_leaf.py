@@ -166,7 +166,7 @@ def test_half_a_character_is_unknown(write):
     assert data.train.inputs.tolist() == [[*leaf("ab"), 80]]
 
 
-def test_nobody_tests(write):
+def test_no_user_has_test_samples(write):
     with pytest.raises(UserError, match="no user with training samples has a test sample"):
         Leaf(path=write(WINDOWS[0], {})).load(0)
 

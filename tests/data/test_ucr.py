@@ -169,7 +169,7 @@ def test_record_without_the_files(zenodo):
 
 def test_no_network_is_one_line(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(ucr, "RECORDS", "http://127.0.0.1:9/api/records")  # the port of nobody
+    monkeypatch.setattr(ucr, "RECORDS", "http://127.0.0.1:9/api/records")  # a port without a server
     with pytest.raises(UserError) as error:
         Ucr(name="ECG5000").load(0)
     assert "cannot be reached; download ECG5000_TRAIN.ts and ECG5000_TEST.ts from https://zenodo.org/" in str(

@@ -44,12 +44,12 @@ def test_seed_decides_who_is_taken(make_dataset):
 
 
 @pytest.mark.parametrize("clients", [0, 4])
-def test_not_so_many(make_dataset, clients):
+def test_impossible_numbers_of_clients(make_dataset, clients):
     with pytest.raises(UserError, match=rf"^num_clients={clients}: must be 1 to 3, the natural clients of "):
         Natural().assign(make_dataset(clients=3), clients, 0)
 
 
-def test_none_there(make_dataset):
+def test_data_without_natural_clients(make_dataset):
     with pytest.raises(UserError, match=r"toys have no owners; .*iid or partition=dirichlet$"):
         Natural().assign(make_dataset(), None, 0)
     with pytest.raises(UserError, match=r"partition=iid$"):
@@ -77,7 +77,7 @@ def test_clients_with_few_samples_are_left_out(uneven, caplog, min_samples, kept
     )
 
 
-def test_nobody_is_left_out_in_silence_or_without_a_reason(make_dataset, caplog):
+def test_no_warning_if_no_client_is_left_out(make_dataset, caplog):
     Natural().assign(make_dataset(clients=5), None, 0)
     assert not caplog.records
 
