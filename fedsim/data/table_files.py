@@ -53,7 +53,7 @@ class File:
     hint: str = ""
 
     def place(self, row: int) -> str:
-        """Where a row stands, such as ``a.csv, line 7``."""
+        """Where a row is, such as ``a.csv, line 7``."""
         return f"{self.name}, {self.unit} {row + self.first if self.lines is None else self.lines[row]}"
 
 

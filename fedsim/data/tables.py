@@ -201,7 +201,7 @@ def _near(name: str, columns: Iterable[str]) -> str:
 
 
 def _place(parts: list[_Rows], row: int) -> str:
-    """Where a row of all files together stands."""
+    """Where a row of all files together is, for messages."""
     for part in parts:
         if row < len(part.values):
             return part.file.place(row)
