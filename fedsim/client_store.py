@@ -63,7 +63,7 @@ class ClientStore:
 
     @contextmanager
     def noting(self) -> Iterator[dict[str, list[Tensor]]]:
-        """Note in what this yields the clients ``[C]`` of every `write`, by block."""
+        """Record the clients ``[C]`` of every `write`, by block, in the yielded dictionary."""
         notes: dict[str, list[Tensor]] = {}
         self._notes = notes
         try:
@@ -82,7 +82,7 @@ class ClientStore:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         for name, clients in state.items():
             block, kind = name.rsplit("/", 1)
             if kind == "clients":

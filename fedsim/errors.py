@@ -44,7 +44,7 @@ def show(value: object) -> str:
 
 
 def print_error(text: str, word: str = "error") -> None:
-    """Print one line to stderr: what does not print is escaped, and the middle of an endless value left out."""
+    """Print one line to stderr: unprintable characters are escaped, and the middle of a very long line is left out."""
     line = " ".join(text.split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     if len(line) > 2000:

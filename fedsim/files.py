@@ -1,4 +1,4 @@
-"""Writing a result that somebody may be reading, or that replaces an older one."""
+"""Writing a result that may be read meanwhile, or that replaces an older one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the round that it is in; a second one ends it at once."""
+"""Ctrl-C and SIGTERM end a run after its current round; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal ended a run.
 
     Attributes:
-        number: of the signal; the exit code is 128 more.
+        number: of the signal; the exit code is 128 plus it.
     """
 
     def __init__(self, number: int) -> None:
@@ -24,28 +24,28 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def reason(self) -> str:
-        """For the summary of the run."""
+        """Why the run ended, in words for its summary."""
         return "stopped by the user" if self.number == signal.SIGINT else f"stopped by {self}"
 
 
 @dataclass
 class Asked:
-    """The signals that came."""
+    """The signals received so far."""
 
     numbers: list[int] = field(default_factory=list)
 
     def end(self) -> None:
-        """Raise `Interrupted` if there was one."""
+        """Raise `Interrupted` if there were any."""
         if self.numbers:
             raise Interrupted(self.numbers[0])
 
 
 @contextmanager
 def after_the_round(say: Callable[[str], None]) -> Iterator[Asked]:
-    """Keep signals in what this yields, for the end of the round; a second one raises `Interrupted` where it comes.
+    """Collect signals in the yielded `Asked` until the round ends; a second one raises `Interrupted` at once.
 
     Python loses an exception that a signal raises in a destructor or another callback; `Asked.end` raises it again.
-    Signals that somebody else handles, or ignores, are left alone.
+    Signals that are ignored, or have another handler already, are left alone.
     """
     asked = Asked()
 
@@ -53,8 +53,8 @@ def after_the_round(say: Callable[[str], None]) -> Iterator[Asked]:
         asked.numbers.append(number)
         if len(asked.numbers) > 1:
             raise Interrupted(number)
-        with suppress(OSError, RuntimeError):  # of a console that is in the middle of another line
-            say("ending after this round; once more ends it at once")
+        with suppress(OSError, RuntimeError):  # from a console that is in the middle of another line
+            say("ending after this round; interrupt again to end at once")
 
     usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     main = threading.current_thread() is threading.main_thread()

@@ -34,7 +34,7 @@ def stream_key(seed: int, purpose: str, *numbers: int) -> int:
 
 
 def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """Return a NumPy generator for one purpose. Costs tens of microseconds: not for one per client and round."""
+    """Return a NumPy generator for one purpose. Costs tens of microseconds: too slow for one per client and round."""
     entropy = int.from_bytes(_digest(seed, purpose, numbers), "little")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 

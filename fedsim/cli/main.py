@@ -229,6 +229,12 @@ def compare(
     metric: Annotated[
         str | None, typer.Option(help="Column to compare; by default what the runs are judged by.")
     ] = None,
+    better: Annotated[
+        str | None,
+        typer.Option(
+            metavar="min|max", help="Whether low or high values of it are better; by default as the runs say."
+        ),
+    ] = None,
     last: Annotated[
         int | None, typer.Option("--last", metavar="K", help="Also the mean of the last K evaluated rounds.")
     ] = None,
@@ -273,9 +279,8 @@ def compare(
 
         files = {"csv": csv, "markdown": markdown, "latex": latex}
         picture = command.picture(plot, x, heatmap)
-        question = Question(
-            metric, last, target, tuple(baseline or ()), by, None if keys is None else tuple(keys.split(","))
-        )
+        shown = None if keys is None else tuple(keys.split(","))
+        question = Question(metric, last, target, tuple(baseline or ()), by, shown, better)
         command.show(runs, question, {kind: file for kind, file in files.items() if file is not None}, picture)
 
 

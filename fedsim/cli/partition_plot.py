@@ -26,7 +26,7 @@ _NAMED_CLIENTS, _NAMED_CATEGORIES, _BARS = 30, 16, 20
 
 
 def check(file: Path) -> None:
-    """Raise `UserError` for a file name that is no picture, or if matplotlib is not installed."""
+    """Raise `UserError` for a file name that is not that of a picture, or if matplotlib is not installed."""
     if file.suffix[1:].lower() not in FORMATS:
         raise UserError(f"--plot {file}: must end in .png, .svg or .pdf")
     if importlib.util.find_spec("matplotlib") is None:

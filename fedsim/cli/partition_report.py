@@ -175,7 +175,7 @@ def summary(report: SplitReport) -> dict[str, str]:
         "sequence length": f"mean per client {_range(table['mean_length'])}",
     }
     if any(report.left_over):
-        lines["held by nobody"] = "{:,} training and {:,} test samples".format(*report.left_over)
+        lines["held by no client"] = "{:,} training and {:,} test samples".format(*report.left_over)
     if "input_std" in table:
         lines["inputs"] = f"mean per client {_range(table['input_mean'])}; deviation {_range(table['input_std'])}"
     return lines

@@ -21,7 +21,7 @@ class Picture:
     Attributes:
         file: ends in .png, .svg or .pdf.
         x: the column of the horizontal axis; None: ``round``.
-        heatmap: a heat map of two settings instead of curves; None: where exactly two numbers differ.
+        heatmap: a heat map of two settings instead of curves; None: if exactly two settings differ and are numbers.
     """
 
     file: Path
@@ -30,10 +30,10 @@ class Picture:
 
 
 def picture(file: Path | None, x: str | None, heatmap: bool | None) -> Picture | None:
-    """What the options ask to be drawn; checked before anything is read.
+    """Return the picture that the options ask for, checked before anything is read.
 
     Raises:
-        UserError: for what cannot be drawn, and for options that would do nothing.
+        UserError: for a picture that cannot be drawn, and for options that would do nothing.
     """
     if x is not None:
         x = {"rounds": "round"}.get(x, x)
@@ -51,11 +51,11 @@ def picture(file: Path | None, x: str | None, heatmap: bool | None) -> Picture |
 
 
 def show(paths: Sequence[str], question: Question, files: Mapping[str, Path], picture: Picture | None) -> None:
-    """Print the comparison of the runs that `paths` name, and write it down.
+    """Print the comparison of the runs that `paths` name, and write its files.
 
     Args:
         paths: see `fedsim.compare.reading.load_runs`.
-        question: what is asked.
+        question: what to compare.
         files: ``csv``, ``markdown`` or ``latex`` to the file to write; ``-`` is standard output, in place of the table.
         picture: what to draw.
 
@@ -66,7 +66,7 @@ def show(paths: Sequence[str], question: Question, files: Mapping[str, Path], pi
 
     piped = [kind for kind, file in files.items() if str(file) == "-"]
     if len(piped) > 1:
-        raise UserError(f"--{piped[1]} -: standard output is taken by --{piped[0]}")
+        raise UserError(f"--{piped[1]} -: standard output is already used by --{piped[0]}")
     runs, problems = load_runs(paths)
     comparison = compare(runs, question)
     texts = {kind: getattr(output, kind)(comparison) for kind in files}

@@ -1,4 +1,4 @@
-"""Which group each group is read against."""
+"""Which group each group is compared with: its baseline."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def find_baselines(groups: Sequence[Group], asked: Sequence[str]) -> list[Group 
     Args:
         groups: all of them.
         asked: what ``--baseline`` said: the path or name of one run, or settings such as ``aggregator=fedavg``. Where
-            several groups have these settings, a group's baseline is the one that is like it in everything else:
-            FedProx with three partitions is read against FedAvg with the same partition.
+            several groups have these settings, a group's baseline is the one that equals it in all other settings:
+            FedProx is compared with FedAvg on the same partition.
 
     Raises:
         UserError: if `asked` names nothing here, or the choice among several is not clear.
@@ -32,9 +32,9 @@ def find_baselines(groups: Sequence[Group], asked: Sequence[str]) -> list[Group 
     if not matching:
         values = [(key, dict.fromkeys(_value(group, key) for group in groups)) for key, _ in wanted]
         there = [", ".join(f"{key}={value}" for value in found if value != ABSENT) for key, found in values]
-        raise UserError(f"--baseline {words}: no run has this; there are {'; '.join(there)}")
+        raise UserError(f"--baseline {words}: no run has this setting; the runs have {'; '.join(there)}")
     if len(matching) == len(groups) > 1:
-        raise UserError(f"--baseline {words}: every run has this, so there is nothing to read against it")
+        raise UserError(f"--baseline {words}: every run has this setting, so there is nothing to compare with it")
     if len(matching) == 1:
         return [matching[0]] * len(groups)
     named_keys = [key.replace("/", ".") for key, _ in wanted]
@@ -46,7 +46,7 @@ def _counterpart(group: Group, matching: Sequence[Group], named: Sequence[str], 
     alike = [other for other in matching if all(_same(group, other, key) for key in rest)]
     if len(alike) > 1:
         others = " and ".join(other.label for other in alike[:2])
-        raise UserError(f"--baseline {words}: does not say which, {others} both fit; add another --baseline KEY=VALUE")
+        raise UserError(f"--baseline {words}: {others} both fit; add another --baseline KEY=VALUE")
     return alike[0] if alike else None
 
 
@@ -85,7 +85,7 @@ def _value(group: Group, key: str) -> object:
 
 
 def _is(value: object, text: str) -> bool:
-    if isinstance(value, Target):  # without a record of options a component is known by its class
+    if isinstance(value, Target):  # without a record of options, a component is known by its class
         return value.rpartition(".")[2].lower() == text.lower().replace("_", "")
     if isinstance(value, (int, float)):
         try:

@@ -1,4 +1,4 @@
-"""Runs that differ only in their seed belong together; what tells the groups apart gets names."""
+"""Groups of runs that differ only in their seed, and the settings in which the groups differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fedsim.compare.reading import Run, Target
 from fedsim.errors import UserError, did_you_mean
 
-ABSENT = ""  # the value of a key that a config has not
+ABSENT = ""  # the value of a key that a config does not have
 FINISHED = ("done", "stopped")
 
 
@@ -31,7 +31,7 @@ class Group:
 
     @property
     def label(self) -> str:
-        """What it is called, as on the command line; a run without a config goes by its file's name."""
+        """Its settings as on the command line; the file's name for a run without a config."""
         words = [f"{key}={value}" for key, value in self.keys.items() if value != ABSENT]
         return " ".join(words) if words else self.runs[0].path.name
 
@@ -41,8 +41,8 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
 
     Returns:
         The groups; and a sentence for every run that repeats another's config and seed: it is left out, because the
-        same numbers twice would make seeds look more alike than they are. A finished run is kept before an unfinished
-        one, and a longer before a shorter.
+        same numbers twice would make seeds look more alike than they are. A finished run is preferred to an unfinished
+        one, and a longer one to a shorter.
     """
     sets: dict[object, dict[object, Run]] = {}
     said = []
@@ -57,14 +57,14 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
         seeds[run.seed] = kept
         if other is not None:
             left = other if kept is run else run
-            said.append(f"{left.path}: has the config and seed of {kept.path}, and is left out")
+            said.append(f"{left.path}: left out, because it has the same config and seed as {kept.path}")
     members = [tuple(sorted(seeds.values(), key=_by_seed)) for seeds in sets.values()]
     shown = differing([group[0] for group in members])
     return [Group(group, {key: values[at] for key, values in shown.items()}) for at, group in enumerate(members)], said
 
 
 def only_keys(groups: Sequence[Group], asked: Sequence[str]) -> tuple[list[Group], list[str]]:
-    """The groups with the settings `asked` alone, and the others in which they differ.
+    """Return the groups with only the settings `asked`, and the other settings in which they differ.
 
     Raises:
         UserError: if a setting is not among those, or the ones asked for leave two groups alike.
@@ -73,16 +73,16 @@ def only_keys(groups: Sequence[Group], asked: Sequence[str]) -> tuple[list[Group
     words = ",".join(asked)
     for key in asked:
         if key not in there:
-            known = f"these runs differ in {', '.join(there)}" if there else "these runs differ in nothing but the seed"
+            known = f"these runs differ in {', '.join(there)}" if there else "these runs differ only in the seed"
             raise UserError(f"--keys {words}: {known}{did_you_mean(key, there)}")
     kept = [Group(group.runs, {key: group.keys[key] for key in asked}) for group in groups]
     rest = [key for key in there if key not in asked]
     seen: dict[tuple[object, ...], int] = {}
     for at, group in enumerate(kept):
         first = seen.setdefault(tuple(group.keys.values()), at)
-        if first != at and group.runs[0].config is not None:  # without one it goes by its file's name
+        if first != at and group.runs[0].config is not None:  # without one, the label is the file's name
             more = [key for key in rest if groups[first].keys[key] != groups[at].keys[key]]
-            raise UserError(f"--keys {words}: two groups are {group.label}; they differ in {', '.join(more)}")
+            raise UserError(f"--keys {words}: two groups have {group.label}; they differ in {', '.join(more)}")
     return kept, rest
 
 
@@ -95,13 +95,13 @@ def _by_seed(run: Run) -> tuple[float, str]:
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[object]]:
-    """The values of what the runs differ in, under as few names as say it.
+    """Return the settings in which the runs differ, as few as tell them apart, with each run's value.
 
-    Where all runs have Hydra's record, options stand for what they bring along: ``aggregator=fedprox``, not the keys
-    that FedProx has and FedAvg has not. What the command line of a run set is always named if it differs; anything
-    else only where it is no function of what is named already. Without that record, it is every key that differs, a
-    component going by its class and leaving out the keys that the others have not. A run without a config takes no part
-    and has empty values.
+    Where all runs have Hydra's record, an option stands for the settings that come with it: ``aggregator=fedprox``, not
+    the keys that only FedProx has. A setting from a run's command line is always listed if it differs, any other only
+    if its value does not follow from those listed already. Without that record, every key that differs is listed; a
+    component is shown by its class, and keys that only its class has are left out. A run without a config is not
+    considered and has empty values.
     """
     known = [run for run in runs if run.config is not None]
     names = [key for run in known for key in (run.config or {}) if key != "seed"]
@@ -134,7 +134,7 @@ def _follows(values: Sequence[object], given: Sequence[Sequence[object]]) -> boo
 
 
 def _comes_along(name: str, values: Sequence[object], shown: Mapping[str, object]) -> bool:
-    """Whether a component's key has one value wherever it is there at all: then the component says it."""
+    """Whether a component's key has the same value wherever it exists, so that naming the component is enough."""
     parents = (name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1))
     return len(set(values) - {ABSENT}) == 1 and any(parent in shown for parent in parents)
 

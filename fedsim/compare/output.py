@@ -28,7 +28,7 @@ class Column:
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """What is shown of a comparison: means with their spreads, intervals in one cell, and nothing that says nothing."""
+    """The columns to show: means with their spreads, intervals in one cell, and none that would be redundant."""
     table = comparison.table
     hidden = {"seeds", "low", "high", "pairs"} | {name for name in map(str, table) if name.endswith(" std")}
     hidden |= {
@@ -39,7 +39,7 @@ def columns(comparison: Comparison) -> list[Column]:
         if not any(key for group in comparison.groups for key in group.keys):
             hidden -= {"best round"}
         elif all(run.config is not None for group in comparison.groups for run in group.runs):
-            hidden.add("run")  # the settings say which it is
+            hidden.add("run")  # the settings identify it
     if _uniform(table) is not None:
         hidden |= {"status", "rounds"}
     shown = []
@@ -119,7 +119,7 @@ def render(comparison: Comparison, width: int) -> list[Table]:
 
 
 def _header(name: str, metric: str) -> str:
-    """A column's name in narrow lines; the metric that the note below names is left out."""
+    """A column's name in narrow lines, without the metric, which the note below names."""
     for word in ("final", "best", "last"):
         if name.startswith(f"{word} ") and name.endswith(f" {metric}"):
             return name.removesuffix(f" {metric}")

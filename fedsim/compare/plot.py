@@ -27,9 +27,9 @@ FORMATS = ("png", "svg", "pdf")
 X_AXES = ("round", "bytes_up", "bytes_down", "virtual_seconds")
 # No dates and no random ids in a file: the same runs give the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-# Okabe and Ito (2008), "Color Universal Design": told apart with any colour vision; yellow is too light for a line.
+# Okabe and Ito (2008), "Color Universal Design": distinct for any colour vision; yellow is too light for a line.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# Told apart without colour, too: five styles and seven colours give 35 pairs before one comes again.
+# Distinct without colour, too: five styles and seven colours give 35 pairs before one repeats.
 STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1.5, 1, 1.5, 1, 1.5)))
 _MANY, _PANELS, _BANDS = 6, 4, 7
 _SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
@@ -45,7 +45,7 @@ class Curve:
 
 
 def check(file: Path) -> None:
-    """Raise `UserError` for a file name that is no picture, or if matplotlib is not installed."""
+    """Raise `UserError` for a file name that is not that of a picture, or if matplotlib is not installed."""
     if file.suffix[1:].lower() not in FORMATS:
         raise UserError(f"--plot {file}: must end in .png, .svg or .pdf")
     if importlib.util.find_spec("matplotlib") is None:
@@ -58,20 +58,20 @@ def draw(comparison: Comparison, kind: str, x: str | None = None, heatmap: bool 
     Args:
         comparison: what to draw.
         kind: one of `FORMATS`.
-        x: what the curves are drawn against; None is ``round``, and leaves the choice of a heat map free.
-        heatmap: True: a heat map of the two keys that differ, whatever they are. None: one if exactly two keys differ,
-            both are numbers, and neither `x` nor a single value of a key speaks against it.
+        x: what the curves are drawn against; None is ``round``.
+        heatmap: True: a heat map of the two keys that differ, whatever they are. None: a heat map if exactly two keys
+            differ, both are numbers with several values, and `x` is None.
 
     Raises:
-        UserError: if what is asked for cannot be drawn of these runs.
+        UserError: if these runs do not have what the picture needs.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     keys = list(dict.fromkeys(key for group in comparison.groups for key in group.keys))
     if heatmap and len(keys) != 2:
-        told = f"{len(keys)} ({', '.join(keys)})" if keys else "none"
-        raise UserError(f"--heatmap: needs runs that differ in exactly two settings besides the seed, not in {told}")
+        found = f"{len(keys)} ({', '.join(keys)})" if keys else "none"
+        raise UserError(f"--heatmap: needs runs that differ in exactly two settings besides the seed, not in {found}")
     if heatmap is None:
         heatmap = x is None and _is_grid(comparison.groups, keys)
     content = io.BytesIO()
@@ -96,7 +96,7 @@ def _is_grid(groups: Sequence[Group], keys: Sequence[str]) -> bool:
 def curve(group: Group, metric: str, x: str) -> Curve | None:
     """A group's mean and spread, round by round; None if its seeds have measured no round in common.
 
-    Only rounds that all seeds have are in it: a mean over ever fewer seeds would jump where one ends. Where `x` differs
+    Only rounds that all seeds have count: a mean over ever fewer seeds would jump where one ends. Where `x` differs
     between seeds (bytes of cohorts of random size), the mean stands at the mean of x.
     """
     found = [(run.columns.get(metric), run.columns.get(x)) for run in group.runs]
@@ -188,7 +188,7 @@ def _legend(figure: Figure, handles: dict[str, Any], keys: Sequence[str]) -> Non
 
 
 def _panels(groups: Sequence[Group], keys: Sequence[str]) -> tuple[str | None, list[object]]:
-    """The key whose values get a panel each, and these values; one panel and no key where that would not help."""
+    """The key whose values get a panel each, and these values; no key and a single panel where that would not help."""
     if len(groups) <= _MANY or len(keys) != 2:
         return None, [None]
     values = {key: sorted({group.keys[key] for group in groups}, key=_natural) for key in keys}

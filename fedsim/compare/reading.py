@@ -1,7 +1,7 @@
 """Find runs and read what they left behind.
 
-Everything read here is data that somebody may have moved, cut off or edited: what cannot be used is named, with the
-reason, and the rest is read. Only where nothing can be used is that a `UserError`.
+The files may have been moved, cut off or edited: what cannot be used is reported with the reason, and the rest is
+read. It is a `UserError` only if nothing can be used.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ T = TypeVar("T")
 METRICS, CONFIG, SUMMARY, CHOICES = "metrics.csv", "config.yaml", "summary.json", ".hydra/hydra.yaml"
 INCOMPLETE = "incomplete"  # no summary: still running, or killed
 NO_STATUS = "-"  # a CSV without its run directory
+WAYS = ("min", "max", "")  # which values of a column are better: lower ones, higher ones, neither
 
 # Config keys that say nothing about the experiment.
 _BOOKKEEPING = ("format_version", "console", "checkpoint", "tracker")
@@ -47,13 +48,15 @@ class Run:
     Attributes:
         path: the run directory, or a bare CSV.
         status: summary.json's, ``incomplete`` without a summary, ``-`` for a bare CSV.
-        judge: the metric by which the run chose its best round, and ``min`` or ``max``; None if it has not said.
+        judge: the metric by which the run chose its best round, and ``min`` or ``max``; None if unknown.
         config: dotted key to value, a component's own key holding its class; None without a config.yaml.
         rounds: the last round in the CSV; None before the first.
         columns: each column's measured values, indexed by round; empty cells are left out, measured NaNs are not.
-        choices: config group to chosen option, such as ``client/optimizer`` to ``adam``; None if Hydra's record of
-            them is not there.
+        choices: config group to chosen option, such as ``client/optimizer`` to ``adam``; None without Hydra's record of
+            them.
         typed: the groups and keys that the command line set.
+        better: column to ``min`` or ``max``, the end that is better, or empty if neither is; only the columns that the
+            run's summary.json declares.
     """
 
     path: Path
@@ -64,6 +67,7 @@ class Run:
     columns: Mapping[str, pd.Series[float]]
     choices: Mapping[str, str] | None = None
     typed: frozenset[str] = field(default=frozenset())
+    better: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seed(self) -> object:
@@ -75,8 +79,8 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     """Read the runs that `paths` name: run directories, folders above them, glob patterns or bare CSVs.
 
     Returns:
-        The runs, in the order of `paths`, each once, and in natural order (job 10 after job 9) below each path; and
-        what was found there and could not be used, a sentence each.
+        The runs, in the order of `paths`, each once, and in natural order (job 10 after job 9) below each path; and a
+        sentence for everything found there that could not be used.
 
     Raises:
         UserError: if a path does not exist, or no run can be read.
@@ -89,13 +93,13 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
             once.setdefault(_csv(run).resolve(), run)
     runs = [_careful(partial(_load, run), problems) for run in once.values()]
     if not any(runs):
-        more = f" (and {len(problems) - 1} more of the kind: no run can be read)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1} more like it; no run can be read)" if len(problems) > 1 else ""
         raise UserError(problems[0] + more if problems else "no runs to compare")
     return [run for run in runs if run is not None], problems
 
 
 class _Missing(UserError):
-    """A path that does not exist: a mistake in the request, and no matter of what lies there."""
+    """A path that does not exist: a mistake in the request, not in the files."""
 
 
 def _careful(read: Callable[[], T], problems: list[str]) -> T | None:
@@ -129,13 +133,13 @@ def _find(path: Path, problems: list[str]) -> list[Path]:
                 others.append(match.name)
         elif match.name == METRICS or (match.suffix == ".csv" and not _within_run(match)):
             runs.append(_owner(match))
-        elif not _within_run(match):  # a run's timing.csv and the like, which `*` matches too, go with the run
+        elif not _within_run(match):  # a run's timing.csv and the like, which `*` matches too, belong to the run
             others.append(match.name)
     if not runs:
         raise _Missing(f"{path}: no runs match this pattern")
     if others:
         shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-        problems.append(f"{path}: matches what is no run and was passed over ({shown})")
+        problems.append(f"{path}: skipped what is not a run ({shown})")
     return runs
 
 
@@ -161,8 +165,8 @@ def _within_run(path: Path) -> bool:
 
 def _owner(file: Path) -> Path:
     """The run directory, if `file` is the metrics.csv of one."""
-    beside = (file.parent / CONFIG).exists() or (file.parent / SUMMARY).exists()
-    return file.parent if file.name == METRICS and beside else file
+    in_run = (file.parent / CONFIG).exists() or (file.parent / SUMMARY).exists()
+    return file.parent if file.name == METRICS and in_run else file
 
 
 def _csv(run: Path) -> Path:
@@ -183,12 +187,12 @@ def _load(path: Path) -> Run:
     rounds, columns = _read_metrics(_csv(path))
     if not path.is_dir():
         if rounds is None:
-            raise UserError(f"{path}: there are no rounds in this file")
+            raise UserError(f"{path}: this file has no rounds")
         return Run(path, NO_STATUS, None, None, rounds, columns)
     config = _read_config(path / CONFIG) if (path / CONFIG).exists() else None
-    status, judge = _read_summary(path / SUMMARY) if (path / SUMMARY).exists() else (INCOMPLETE, None)
+    status, judge, better = _read_summary(path / SUMMARY) if (path / SUMMARY).exists() else (INCOMPLETE, None, {})
     choices, typed = _read_choices(path / CHOICES) if (path / CHOICES).exists() else (None, frozenset[str]())
-    return Run(path, status, judge, config, rounds, columns, choices, typed)
+    return Run(path, status, judge, config, rounds, columns, choices, typed, better)
 
 
 def _read_metrics(path: Path) -> tuple[int | None, dict[str, pd.Series[float]]]:
@@ -214,7 +218,7 @@ def _read_metrics(path: Path) -> tuple[int | None, dict[str, pd.Series[float]]]:
             measured = {at: float(cell) for at, cell in zip(rounds, cells[name], strict=True) if cell != ""}
             columns[name] = pd.Series(list(measured.values()), index=list(measured), dtype=float)
     except ValueError as error:
-        raise _unusable(path, f"column {name!r} holds something else than numbers", error) from error
+        raise _unusable(path, f"column {name!r} holds something other than numbers", error) from error
     return max(rounds, default=None), columns
 
 
@@ -255,7 +259,7 @@ def _flatten(node: Mapping[object, object], prefix: str = "") -> Iterator[tuple[
 
 
 def _read_choices(path: Path) -> tuple[dict[str, str] | None, frozenset[str]]:
-    """The options chosen and what the command line set, from Hydra's own record; None if it does not say."""
+    """The options chosen and what the command line set, from Hydra's own record; None if they are not in it."""
     content = _read_yaml(path)
     try:
         hydra = content["hydra"]
@@ -268,16 +272,19 @@ def _read_choices(path: Path) -> tuple[dict[str, str] | None, frozenset[str]]:
     return {group: option for group, option in choices.items() if not _bookkeeping(group)}, frozenset(typed)
 
 
-def _read_summary(path: Path) -> tuple[str, tuple[str, str] | None]:
+def _read_summary(path: Path) -> tuple[str, tuple[str, str] | None, dict[str, str]]:
+    """The status, what judged the run, and which way is better in the columns that it declares."""
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise _unusable(path, "malformed JSON", error) from error
     if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
         raise UserError(f"{path}: not the summary of a run (it has no 'status')")
+    declared = summary.get("columns")
+    better = {name: way for name, way in declared.items() if way in WAYS} if isinstance(declared, dict) else {}
     best = summary.get("best") or {"metric": None}  # nothing was evaluated
     if isinstance(best, dict) and best.get("metric", "") is None:
-        return summary["status"], None
+        return summary["status"], None, better
     if not isinstance(best, dict) or not isinstance(best.get("metric"), str) or best.get("mode") not in ("min", "max"):
         raise UserError(f"{path}: 'best' needs a 'metric' and a 'mode' that is 'min' or 'max'")
-    return summary["status"], (best["metric"], best["mode"])
+    return summary["status"], (best["metric"], best["mode"]), better

@@ -1,4 +1,4 @@
-"""What runs say in numbers: one run's result, the mean and spread over seeds, and paired differences."""
+"""Statistics of runs: one run's results, the mean and spread over seeds, and paired differences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Spread:
     Attributes:
         mean: their mean; NaN if there are none, or one of them is NaN.
         std: their sample standard deviation (divisor n - 1); NaN for fewer than two.
-        n: how many there are.
+        n: their number.
     """
 
     mean: float

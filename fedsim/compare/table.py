@@ -1,4 +1,4 @@
-"""One row per group of runs: its settings, its results over seeds, and how it stands against a baseline."""
+"""One row per group of runs: its settings, its results over seeds, and how it differs from a baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedsim.compare.groups import FINISHED, Group, group_runs, only_keys
 from fedsim.compare.reading import NO_STATUS, Run
 from fedsim.compare.statistics import best_value, final_value, last_mean, paired_interval, round_reached, spread
 from fedsim.errors import UserError, did_you_mean
-from fedsim.metrics import better_is
+from fedsim.metrics import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,17 +25,19 @@ COSTS = ("bytes_down", "bytes_up", "virtual_seconds")
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the runs.
+    """What to compare, and how.
 
     Attributes:
         metric: the column to judge by; None: the one by which the runs judged themselves, or one that they share.
-        last: also the mean over so many last evaluated rounds.
-        target: ``METRIC=VALUE``: also how many rounds and bytes it took to get there.
-        baseline: what to read each group against (see `fedsim.compare.differences.find_baselines`).
+        last: also show the mean over this many last evaluated rounds.
+        target: ``METRIC=VALUE``: also show how many rounds and bytes it took to get there.
+        baseline: what to compare each group with (see `fedsim.compare.differences.find_baselines`).
         by: what to sort by and to take differences of: ``final``, ``best``, ``last`` or ``target`` (its rounds).
             None: ``last`` if there is one, else ``final``.
-        keys: the settings to show, and to find a group's baseline by; None: all in which the runs differ. Where each
-            algorithm has a learning rate of its own, say, groups are still like each other in the partition.
+        keys: the settings to show, and to find a group's baseline by; None: all in which the runs differ. Leave out,
+            say, a learning rate that was tuned for each algorithm, and groups match by the partition alone.
+        better: ``min`` or ``max``: which values of the metric are better, whatever the runs say of it; None: what they
+            say, or what `fedsim.metrics.COLUMNS` says.
     """
 
     metric: str | None = None
@@ -44,8 +46,11 @@ class Question:
     baseline: tuple[str, ...] = ()
     by: str | None = None
     keys: tuple[str, ...] | None = None
+    better: str | None = None
 
     def __post_init__(self) -> None:
+        if self.better not in (None, "min", "max"):
+            raise UserError(f"--better {self.better}: must be min (lower is better) or max (higher is better)")
         if self.last is not None and self.last < 1:
             raise UserError(f"--last {self.last}: must be at least 1")
         if self.by not in (None, *BY):
@@ -56,22 +61,22 @@ class Question:
 
     @property
     def order(self) -> str:
-        """What is sorted by."""
+        """The measure to sort by, one of `BY`."""
         return self.by or ("last" if self.last else "final")
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The answer.
+    """The result of a comparison.
 
     Attributes:
         table: one row per group, best first, with every number in full: the groups' keys, then `n` and what was
             measured; a column ``X std`` is the spread of the column ``X``, which is then a mean over seeds.
         groups: the groups, in the order of the rows.
         metric: the column that they are judged by.
-        mode: ``min`` or ``max``, whichever of it is better.
+        mode: whether lower (``min``) or higher (``max``) values of it are better.
         sorted_by: the column that the rows are sorted by.
-        notes: sentences that the table cannot be read without.
+        notes: sentences that are needed to read the table.
         warnings: what was left out or ended early, a sentence each.
     """
 
@@ -95,8 +100,8 @@ def compare(runs: Sequence[Run], question: Question | None = None) -> Comparison
     question = question or Question()
     if not runs:
         raise UserError("no runs to compare")
-    metric, mode, notes = _choose_metric(runs, question.metric)
-    target = None if question.target is None else _read_target(runs, question.target)
+    metric, mode, notes = _choose_metric(runs, question)
+    target = None if question.target is None else _read_target(runs, question.target, metric, mode)
     groups, warnings = group_runs(runs)
     if question.keys is not None:
         groups, hidden = only_keys(groups, question.keys)
@@ -119,7 +124,7 @@ def compare(runs: Sequence[Run], question: Question | None = None) -> Comparison
         warnings += _add_differences(rows, groups, baselines, by_run, question.order)
         notes.append(
             f"difference: mean over common seeds of {names[question.order]} minus the baseline's, with its 95% paired "
-            "t interval (each for itself, not corrected for how many there are)"
+            "t interval (not corrected for multiple comparisons)"
         )
     key, low = names[question.order], mode == "min" or question.order == "target"
     order = sorted(range(len(rows)), key=lambda at: _rank(rows[at][key], low))
@@ -131,21 +136,21 @@ def compare(runs: Sequence[Run], question: Question | None = None) -> Comparison
 
 
 def _names(metric: str, last: int | None, target: tuple[str, float, str] | None) -> dict[str, str]:
-    """What the measures of `_result` are called in the table."""
+    """The columns in which the table shows the measures of `_result`."""
     names = {"final": f"final {metric}", "best": f"best {metric}", "best round": "best round"}
     if last is not None:
         names["last"] = f"last {last} {metric}"
     if target is not None:
-        told = f"{target[0]}{'<=' if target[2] == 'min' else '>='}{target[1]:g}"
-        names |= {"target": f"rounds to {told}", "bytes": f"bytes to {told}"}
-        names |= {cost: f"{cost} to {told}" for cost in COSTS}
+        goal = f"{target[0]}{'<=' if target[2] == 'min' else '>='}{target[1]:g}"
+        names |= {"target": f"rounds to {goal}", "bytes": f"bytes to {goal}"}
+        names |= {cost: f"{cost} to {goal}" for cost in COSTS}
     return names
 
 
 def _result(
     run: Run, metric: str, mode: str, last: int | None, target: tuple[str, float, str] | None
 ) -> dict[str, float]:
-    """One run's measures; NaN where there is nothing."""
+    """One run's measures; NaN where nothing was measured."""
     values = run.columns.get(metric)
     best, at = best_value(values, mode)
     result = {"final": final_value(values), "best": best, "best round": at}
@@ -163,11 +168,11 @@ def _result(
 
 
 def _identity(group: Group, several: bool, groups: Sequence[Group]) -> dict[str, Any]:
-    """What the runs of a group are."""
+    """The cells that identify a group: its runs, settings, seeds, status and rounds."""
     shared = os.path.commonpath([run.path.parent for other in groups for run in other.runs])
     row: dict[str, Any] = {"run": "; ".join(run.path.relative_to(shared).as_posix() for run in group.runs)}
     taken = {"run", "n", "seeds", "status", "rounds", "reached", "difference", "low", "high", "pairs"}
-    # `rounds` is also a config key: what was asked for, beside what was done.
+    # `rounds` is also a config key: the rounds asked for, next to the rounds done.
     row |= {f"config {key}" if key in taken else key: value for key, value in group.keys.items()}
     if several:
         row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.by_seed))}
@@ -195,7 +200,7 @@ def _measures(
         if to_target:
             there = [value for value in there if not math.isnan(value)]
             if not any(measure in value for value in values) and measure != "target":
-                continue  # a column that these runs have not
+                continue  # a column that these runs do not have
         if measure == "target":
             row["reached"] = len(there)
         found = spread(there)
@@ -212,7 +217,7 @@ def _add_differences(
     results: dict[int, dict[str, float]],
     measure: str,
 ) -> list[str]:
-    """Add the difference to the baseline to the rows; returns what there is to say about missing ones."""
+    """Add the difference to the baseline to each row; return a sentence for every one that is missing."""
     said, alone = [], dict[str, list[str]]()
     for row, group, baseline in zip(rows, groups, baselines, strict=True):
         row |= dict.fromkeys(("difference", "low", "high"), math.nan) | {"pairs": None}
@@ -220,7 +225,7 @@ def _add_differences(
             row["difference"] = 0.0
             continue
         if baseline is None:
-            said.append(f"{group.label}: no baseline is like it in everything else")
+            said.append(f"{group.label}: no baseline equals it in all other settings")
             continue
         mine, theirs = group.by_seed, baseline.by_seed
         pairs = [
@@ -244,30 +249,36 @@ def _rank(value: float, low: bool) -> float:
 
 def _unfinished(group: Group) -> list[str]:
     return [
-        f"{run.path}: {run.status}, {'no rounds yet' if run.rounds is None else f'last round {run.rounds}'}; what it "
-        "measured last counts as final"
+        f"{run.path}: {run.status}, {'no rounds yet' if run.rounds is None else f'last round {run.rounds}'}; its last "
+        "measured value counts as final"
         for run in group.runs
         if run.status not in (*FINISHED, NO_STATUS)
     ]
 
 
-def _choose_metric(runs: Sequence[Run], asked: str | None) -> tuple[str, str, list[str]]:
-    """The metric, ``min`` or ``max``, and what the reader should be told about the choice."""
-    if asked is not None:
-        _check_column(runs, asked, "metric")
-        return asked, _mode(runs, asked), []
+def _choose_metric(runs: Sequence[Run], question: Question) -> tuple[str, str, list[str]]:
+    """The metric, ``min`` or ``max``, and a note for the reader where the choice is not an obvious one."""
+    if question.metric is not None:
+        _check_column(runs, question.metric, "metric")
+        return question.metric, question.better or _mode(runs, question.metric, f"--metric {question.metric}"), []
     known = list(dict.fromkeys(name for run in runs for name in run.columns))
     wanted = [run.judge[0] for run in runs if run.judge and run.judge[0] in run.columns]
     if not wanted:
         wanted = [name for run in runs if (name := next(filter(run.columns.__contains__, _DEFAULT_METRICS), None))]
     wanted = list(dict.fromkeys(wanted))
-    shared = [name for name in known if name != "clients" and all(name in run.columns for run in runs)]
+    shared = [name for name in known if all(name in run.columns for run in runs)]
     if len(wanted) == 1 and wanted[0] in shared:
-        return wanted[0], _mode(runs, wanted[0]), []
+        return wanted[0], question.better or _mode(runs, wanted[0], wanted[0]), []
     if not shared:
         raise UserError("these runs share no column to compare them by")
-    metric = next((name for name in shared if name.startswith("test_")), shared[0])
-    mode = _mode(runs, metric)
+    ranked = [name for name in shared if _ways(runs, name) in ({"min"}, {"max"})]
+    if not ranked:
+        raise UserError(
+            f"none of the columns that these runs share ({', '.join(shared)}) is known to be better low or high; "
+            "choose one with --metric and --better min or --better max"
+        )
+    metric = next((name for name in ranked if name in COLUMNS and COLUMNS[name].evaluated), ranked[0])
+    mode = question.better or _mode(runs, metric, metric)
     note = f"compared by {metric} ({mode}), the first column that all runs share"
     judges = f"not all runs are judged by the same metric ({', '.join(wanted)}): " if wanted else ""
     return metric, mode, [judges + note]
@@ -279,14 +290,47 @@ def _check_column(runs: Sequence[Run], name: str, option: str) -> None:
         raise UserError(f"--{option} {name}: must be one of {', '.join(known)}{did_you_mean(name, known)}")
 
 
-def _mode(runs: Sequence[Run], metric: str) -> str:
-    """What the runs say of the metric, if they agree; else what its name says."""
-    said = {run.judge[1] for run in runs if run.judge and run.judge[0] == metric}
-    return said.pop() if len(said) == 1 else better_is(metric)
+def _ways(runs: Sequence[Run], metric: str) -> set[str]:
+    """Which values of a metric are better, by the first of three sources that gives a single answer.
+
+    The sources are what the runs were judged by, what they declare, and `COLUMNS`.
+
+    Returns:
+        One of ``min``, ``max`` and the empty text (neither end is better); several if the runs contradict each other
+        and `COLUMNS` does not have the metric; none if no source has it.
+    """
+    judged = {run.judge[1] for run in runs if run.judge and run.judge[0] == metric}
+    declared = {run.better[metric] for run in runs if metric in run.better}
+    own = {COLUMNS[metric].better} if metric in COLUMNS else set()
+    return next((ways for ways in (judged, declared, own) if len(ways) == 1), judged | declared)
 
 
-def _read_target(runs: Sequence[Run], text: str) -> tuple[str, float, str]:
-    """``METRIC=VALUE`` as the metric, the value, and ``min`` or ``max``."""
+def _mode(runs: Sequence[Run], metric: str, asked: str, way_out: str = "") -> str:
+    """Return ``min`` or ``max`` for a metric.
+
+    Args:
+        runs: the runs that are compared.
+        metric: a column.
+        asked: what an error message begins with; it names the metric.
+        way_out: how to give the direction; empty: with ``--better``.
+
+    Raises:
+        UserError: if neither direction is the better one, or it is not known which is.
+    """
+    ways = _ways(runs, metric)
+    if ways in ({"min"}, {"max"}):
+        return ways.pop()
+    if ways == {""}:
+        why = "neither lower nor higher values are better"
+    elif ways:
+        why = "these runs contradict each other on whether lower or higher values are better"
+    else:
+        why = "nothing says whether lower or higher values are better"
+    raise UserError(f"{asked}: {why}; {way_out or 'give the direction with --better min or --better max'}")
+
+
+def _read_target(runs: Sequence[Run], text: str, compared: str, mode: str) -> tuple[str, float, str]:
+    """``METRIC=VALUE`` as the metric, the value, and ``min`` or ``max``: `mode` if it is the metric `compared`."""
     metric, sign, value = text.partition("=")
     try:
         number = float(value)
@@ -295,4 +339,7 @@ def _read_target(runs: Sequence[Run], text: str) -> tuple[str, float, str]:
     if not sign or not math.isfinite(number):
         raise UserError(f"--target {text}: must be METRIC=NUMBER, such as test_accuracy=0.9")
     _check_column(runs, metric, "target")
-    return metric, number, _mode(runs, metric)
+    if metric == compared:
+        return metric, number, mode
+    way_out = f"give the direction with --metric {metric} and --better min or --better max"
+    return metric, number, _mode(runs, metric, f"--target {text}", way_out)

@@ -83,7 +83,7 @@ def _batches_per_epoch(sizes: Tensor, batch_size: int | None) -> Tensor:
 def batch_indices(
     samples: Samples, clients: Tensor, steps: Tensor, batch_size: int | None, key: int
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Iterate, step by step, over which samples the clients that still train look at.
+    """Iterate over the local steps: which samples each client that is still training uses in each.
 
     Each client goes through its own samples in a fresh random order every local epoch; the last batch of an epoch
     holds what is left.
@@ -124,7 +124,7 @@ def _uneven_batch_indices(
     """`batch_indices` in general: every client is at its own place in its own epoch."""
     per_epoch = _batches_per_epoch(sizes, batch_size)
     order = torch.empty((len(clients), int(sizes.max())), dtype=torch.int64)
-    # still_training[s] = how many clients take step s: those with more than s steps, which lie in front.
+    # still_training[s] = how many clients take step s: those with more than s steps, which come first.
     still_training = (len(steps) - torch.bincount(steps).cumsum(0)).tolist()
     for step in range(int(steps[0])):
         active = still_training[step]

@@ -1,6 +1,6 @@
 """Converted arrays kept on disk, so that a second run need not import and convert the source again.
 
-A cache may help and never hurt: whatever is wrong with it is logged, and the arrays are made afresh.
+A cache may help but never hurt: any problem with it is logged, and the arrays are made again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 """Part of every key: raise it when a converter changes what it stores."""
 
 LARGE = 64 * 2**20
-"""Bytes from which on an array is mapped instead of read."""
+"""Arrays of at least this many bytes are memory-mapped instead of read."""
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -44,7 +44,7 @@ def cache_directory() -> Path | None:
     try:
         return Path.home() / ".cache" / "fedsim"
     except RuntimeError:
-        _log.debug("no home directory, so nothing is cached; FEDSIM_CACHE_DIR would name a place")
+        _log.debug("no home directory, so nothing is cached; set FEDSIM_CACHE_DIR to choose a place")
         return None
 
 
@@ -81,15 +81,15 @@ def _read(path: Path, names: Collection[str]) -> Arrays | None:
     except FileNotFoundError:
         return None
     except _UNREADABLE as error:
-        _log.warning("cannot use %s (%s: %s); it is made again", path, type(error).__name__, error)
+        _log.warning("cannot use %s (%s: %s); making it again", path, type(error).__name__, error)
         return None
 
 
 def _map(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:
     """Map an array of an archive, whose members `numpy.savez` stores as they are, one after another.
 
-    Pages are read when they are looked at, so that data may be larger than memory; what is changed in memory does not
-    reach the file. Other than arrays that are read whole, these are not checked against their checksum.
+    Pages are read on access, so the data may be larger than memory; changes in memory do not reach the file. Unlike
+    arrays that are read whole, mapped ones are not checked against their checksum.
     """
     member = archive.getinfo(f"{name}.npy")
     with archive.open(member) as stream:
@@ -107,12 +107,12 @@ def _map(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    """Write beside the target and rename, so that a reader sees the whole file or none."""
+    """Write to a temporary file in the same folder and rename it, so that a reader sees the whole file or none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".tmp", dir=path.parent)
     except OSError as error:
-        _log.warning("cannot cache in %s (%s); FEDSIM_CACHE_DIR names another place", path.parent, error)
+        _log.warning("cannot cache in %s (%s); set FEDSIM_CACHE_DIR to use another place", path.parent, error)
         return
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -121,6 +121,6 @@ def _write(path: Path, arrays: Arrays) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        _log.warning("cannot write %s (%s); FEDSIM_CACHE_DIR names another place", path, error)
+        _log.warning("cannot write %s (%s); set FEDSIM_CACHE_DIR to use another place", path, error)
     finally:
         Path(temporary).unlink(missing_ok=True)  # already gone if it was renamed

@@ -19,7 +19,7 @@ SUBSETS = ("FD001", "FD002", "FD003", "FD004")
 _COLUMNS = 26
 """Engine, cycle, three operational settings, sensors 1 to 21."""
 _USUAL = [sensor + 4 for sensor in (2, 3, 4, 7, 8, 9, 11, 12, 13, 14, 15, 17, 20, 21)]
-"""Columns of the fourteen sensors that do something in FD001 and FD003; the other seven hardly leave one value."""
+"""Columns of the fourteen sensors that vary in FD001 and FD003; the other seven are constant or nearly so."""
 
 Floats = NDArray[np.float64]
 
@@ -41,19 +41,20 @@ class Cmapss:
     """Remaining useful life of simulated turbofan engines (C-MAPSS; Saxena, Goebel, Simon, Eklund 2008).
 
     One engine is one client. Each training engine runs until it fails; its windows of `window` flights (cycles), each
-    with the number of flights that are left after it, train. Test engines stop earlier, and of each the last window is
-    the test sample. They are other engines than the training ones: test engine k is given to client k, which says
-    nothing about the two together; FD001 and FD003 have 100 and 100, FD002 260 and 259, FD004 249 and 248, so that
-    in these the last client has no test sample. An engine with fewer than `window` cycles is one shorter sequence.
+    with the number of flights left after it, are the training samples. Test engines stop earlier, and the last window
+    of each is its test sample. They are not the training engines: test engine k is given to client k, although the two
+    have nothing to do with each other. FD001 and FD003 have 100 and 100, FD002 260 and 259, FD004 249 and 248, so that
+    in the latter two the last client has no test sample. An engine with fewer than `window` cycles is one shorter
+    sequence.
 
     The preprocessing is the usual one (Heimes 2008; Zheng et al. 2017; Li et al. 2018): 14 sensors, each scaled over
     all training rows together; remaining life is taken to be at most `rul_cap`, because a healthy engine shows no wear.
-    What is scaled over all clients would have to be agreed on by them in a real federation. FD002 and FD004 fly under
+    In a real federation, the clients would have to agree on this scaling. FD002 and FD004 fly under
     six operating conditions, which move the sensors far more than wear does: nothing is scaled per condition here, but
     ``sensors=varying`` adds the operational settings, from which a model can tell the condition.
 
-    The model learns remaining life divided by the cap (the longest training life if there is none), which the losses
-    are about; ``test_rmse``, ``test_mae`` and ``test_nasa_score`` are in cycles.
+    The model learns remaining life divided by the cap (the longest training life if there is none), and losses are in
+    that unit; ``test_rmse``, ``test_mae`` and ``test_nasa_score`` are in cycles.
 
     Attributes:
         path: folder with ``train_FD001.txt``, ``test_FD001.txt`` and ``RUL_FD001.txt`` (or another subset's), as in
@@ -61,7 +62,7 @@ class Cmapss:
         subset: ``FD001`` to ``FD004``.
         window: cycles per sample.
         stride: cycles from one training window of an engine to the next.
-        rul_cap: largest remaining life that is told apart, in cycles; None for no limit.
+        rul_cap: upper limit of the remaining life to predict, in cycles; None for no limit.
         cap_test: whether the test engines' remaining life is limited too, as in most papers; the published RMSE of
             12 to 16 cycles on FD001 are of this kind. It has no effect without `rul_cap`.
         sensors: ``usual``: sensors 2, 3, 4, 7, 8, 9, 11, 12, 13, 14, 15, 17, 20 and 21; ``varying``: every setting and
@@ -100,7 +101,7 @@ class Cmapss:
             seed: not used, the data are always the same.
 
         Raises:
-            UserError: if a file is missing or not as it should be.
+            UserError: if a file is missing or malformed.
         """
         folder = Path(self.path or "").expanduser()
         files = existing(self.path, *(folder / f"{part}_{self.subset}.txt" for part in ("train", "test", "RUL")))
@@ -142,7 +143,7 @@ class Cmapss:
         )
 
     def _scaling(self, rows: Floats) -> tuple[Floats, Floats]:
-        """What to take off each column ``[F]`` and what to divide it by; a constant column becomes zero."""
+        """What to subtract from each column ``[F]`` and what to divide it by; a constant column becomes zero."""
         if self.scale == "standard":
             shift, width = rows.mean(0), rows.std(0)
         else:
@@ -177,7 +178,7 @@ def _table(path: str | None, file: Path, columns: int) -> Floats:
     except ValueError as error:
         raise UserError(f"data.path={path}: {file} is not a table of numbers ({error})") from error
     if table.shape[1] != columns:
-        raise UserError(f"data.path={path}: {file} has {table.shape[1]} columns and not {columns}")
+        raise UserError(f"data.path={path}: {file} has {table.shape[1]} columns and must have {columns}")
     bad = ~np.isfinite(table).all(1)
     if columns == _COLUMNS:
         # Engines are numbered 1, 2, ... in this order, and each one's cycles 1, 2, ...

@@ -1,4 +1,4 @@
-"""Time series of the user's own, from CSV or Parquet files: forecasting, regression or classification of windows."""
+"""The user's own time series, from CSV or Parquet files: forecasting, regression or classification of windows."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Csv:
     ``task=forecast`` predicts the targets in each of the next `horizon` rows, K = horizon x targets numbers, those of
     the first row first; ``regression`` the targets in the window's last row; ``classification`` the label there.
 
-    **Train and test.** The last ``floor(test_fraction x rows)`` rows of each client test, and its windows for training
-    lie before them: with a window's extent e = window + horizon (horizon 0 where nothing is forecast), every row that
-    a training window uses, its targets included, lies more than e rows before the first row of the test windows, so
-    the e rows between belong to neither. A client in which not one window fits on each side trains on all its rows,
-    with a warning; one with fewer than e rows is refused, or left out with ``short=drop``.
+    **Train and test.** The last ``floor(test_fraction x rows)`` rows of each client are for testing, and its training
+    windows lie before them: with a window's extent e = window + horizon (horizon 0 where nothing is forecast), every
+    row that a training window uses, its targets included, lies more than e rows before the first row of the test
+    windows, so the e rows between belong to neither. A client without room for a window on each side trains on all
+    its rows, with a warning; one with fewer than e rows is refused, or left out with ``short=drop``.
 
     **Scale.** Every feature, and every target that is a number, is brought to zero mean and unit variance over the
     training rows, of all clients together (``global``) or of each alone (``client``). Losses and errors of targets are
@@ -50,7 +50,8 @@ class Csv:
     in use are looked at, and clients and times may never be missing. True and false are 1 and 0.
 
     **Labels** are numbered in their order, by value if all are whole numbers and else as text, those of test samples
-    included: one that occurs only there has an output that is never trained, counts as an error, and is warned about.
+    included: one that occurs only there has an output that is never trained and always counts as an error, and a
+    warning names it.
 
     Windows overlap, and each is a copy: S samples take S x window x D x 4 bytes, so raise `stride` for long windows.
 
@@ -67,10 +68,10 @@ class Csv:
         window: rows of a sample.
         horizon: rows ahead, only for ``task=forecast``; None means 1.
         stride: rows from the start of one window to the next.
-        test_fraction: share of each client's rows that tests, above 0 and below 1.
+        test_fraction: share of each client's rows to test on, above 0 and below 1.
         scale: ``global``, ``client`` or ``none``.
         missing: ``error``, ``drop`` or ``ffill``.
-        short: ``error`` or ``drop``, what becomes of clients with fewer rows than a sample takes.
+        short: ``error`` or ``drop``, what to do with clients that have fewer rows than a sample takes.
         separator: ``comma``, ``semicolon``, ``tab`` or ``pipe``, between the fields of a text; None means comma.
         decimal: ``point`` or ``comma``, in the numbers of a text; None means point.
     """
@@ -143,7 +144,7 @@ class Csv:
 
     @property
     def _horizon(self) -> int:
-        """Rows behind a window's last one that its target uses."""
+        """Rows after a window's last one that its target uses."""
         return (self.horizon or 1) if self.task == "forecast" else 0
 
     @property
@@ -178,7 +179,7 @@ class Csv:
             )
         )
         shown = [name for name in self._targets if name in (features or ()) and self.task != "forecast"]
-        answer = [f"the features hold the answer, {shorten(shown)}, of the row that is predicted"] if shown else []
+        answer = [f"the features include what is to be predicted, {shorten(shown)}"] if shown else []
         for note in (*table.notes, *answer):
             _log.warning("csv: %s", note)
         return self._dataset(table)
@@ -188,7 +189,7 @@ class Csv:
         kept = self._long_enough(table)  # numbers of the clients that take part
         first, sizes = (np.cumsum(table.sizes) - table.sizes)[kept], table.sizes[kept]
         test_sizes = (sizes * self.test_fraction).astype(np.int64)
-        train_sizes = sizes - test_sizes - extent  # the rows of the gap are nobody's
+        train_sizes = sizes - test_sizes - extent  # the rows of the gap belong to neither
         tested = (test_sizes >= extent) & (train_sizes >= extent)
         self._report_untested([table.clients[k] for k in kept[~tested]], len(kept))
         train_sizes = np.where(tested, train_sizes, sizes)
@@ -216,7 +217,7 @@ class Csv:
         )
 
     def _long_enough(self, table: Table) -> Ints:
-        """The clients with rows for at least one sample."""
+        """Return the numbers of the clients with rows for at least one sample."""
         short = np.flatnonzero(table.sizes < self._extent)
         needs = f"the {self._extent} rows of a sample (data.window={self.window}"
         needs += f" and data.horizon={self._horizon})" if self._horizon else ")"
@@ -230,7 +231,7 @@ class Csv:
             )
         if len(short):
             _log.warning(
-                "csv: %d of %d clients left out, with fewer than %s: %s",
+                "csv: left out %d of %d clients, which have fewer than %s: %s",
                 len(short),
                 len(table.sizes),
                 needs,
@@ -239,29 +240,29 @@ class Csv:
         return np.flatnonzero(table.sizes >= self._extent)
 
     def _report_untested(self, names: list[str], clients: int) -> None:
-        """Say which clients have no test part, or raise `UserError` if none has one."""
+        """Warn about clients without a test part, or raise `UserError` if no client has one."""
         needs = f"a test part needs {self._extent} rows and training {2 * self._extent} before it"
         if len(names) == clients:
             raise UserError(
-                f"data.test_fraction={self.test_fraction:g}: no client has rows enough to test on ({needs}); take "
+                f"data.test_fraction={self.test_fraction:g}: no client has enough rows to test on ({needs}); take "
                 "another fraction or a smaller data.window"
             )
         if names:
-            text = "csv: %d of %d clients train on all their rows, with too few to test (%s): %s"
+            text = "csv: %d of %d clients have too few rows to test on (%s), and train on all of them: %s"
             _log.warning(text, len(names), clients, needs, shorten(names))
 
     def _check_memory(self, table: Table, samples: int) -> None:
-        """Refuse windows that the machine has no memory for: they are held twice while clients get theirs."""
+        """Refuse windows that do not fit in memory, which holds them twice while they are put in client order."""
         bytes_each = 4 * (self.window * table.num_features + self._horizon * len(self._targets))
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
         if 2 * samples * bytes_each > there:
             raise UserError(
-                f"data.stride={self.stride}: {samples:,} windows take {samples * bytes_each / 2**30:,.1f} GiB, twice "
-                f"that while they are given to clients, and there are {there / 2**30:,.1f} GiB; raise data.stride"
+                f"data.stride={self.stride}: {samples:,} windows take {samples * bytes_each / 2**30:,.1f} GiB, and "
+                f"twice that while they are loaded; this machine has {there / 2**30:,.1f} GiB; raise data.stride"
             )
 
     def _scaled(self, table: Table, kept: Ints, first: Ints, train_rows: Ints) -> NDArray[np.float32]:
-        """Return ``[R, M]``, scaled by what the first `train_rows` rows of each client in `kept` are like."""
+        """Return ``[R, M]``, scaled by the statistics of the first `train_rows` rows of each client in `kept`."""
         values = table.values
         if self.scale != "none":
             clients = np.repeat(np.arange(len(table.sizes)), table.sizes)
@@ -298,9 +299,9 @@ class Csv:
 
 
 def _cut(values: NDArray[np.float32], rows: Ints, length: int) -> NDArray[np.float32]:
-    """Copy ``[S, length, D]``, the `length` rows of ``[R, D]`` from each row in `rows` on."""
+    """Copy the windows ``[S, length, D]`` of ``[R, D]`` that start at each row in `rows`."""
     width = values.shape[1]
-    # Such rows lie next to each other, so a window is one piece of memory.
+    # Consecutive rows are contiguous, so a window is one piece of memory.
     pieces = np.lib.stride_tricks.sliding_window_view(np.ascontiguousarray(values).reshape(-1), length * width)
     windows: NDArray[np.float32] = pieces[rows * width].reshape(len(rows), length, width)
     return windows
@@ -334,7 +335,9 @@ def _number_labels(splits: list[Split], names: tuple[str, ...]) -> tuple[list[Sp
     train, test = (np.bincount(split.targets.astype(np.int64), minlength=len(names)) for split in splits)
     used = np.flatnonzero(train + test)
     if len(used) < 2:
-        raise UserError(f"data.target_column: all windows have the one label {names[used[0]]!r}, nothing to tell apart")
+        raise UserError(
+            f"data.target_column: all windows have the same label {names[used[0]]!r}, so there is nothing to learn"
+        )
     unseen = np.flatnonzero((train == 0) & (test > 0))
     if len(unseen):
         _log.warning(

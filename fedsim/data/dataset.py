@@ -1,4 +1,4 @@
-"""What a data source makes, and who is given which of its samples."""
+"""What a data source returns, and which client holds which of its samples."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Score:
-    """A metric that some data are judged by, beside those of their task.
+    """A metric of particular data, in addition to those of their task.
 
     Attributes:
         name: ends the name of its column, ``test_{name}``.
         of: gives each sample's score from its error, predicted minus true in the unit of ``Dataset.target_unit``,
-            ``[S] -> [S]`` float64. The scores are added up. Only for regressions with one output.
+            ``[S] -> [S]`` float64. Scores are summed. Only for regressions with one output.
     """
 
     name: str
@@ -71,11 +71,11 @@ class Dataset:
         num_outputs: classes, vocabulary entries or regression outputs.
         vocabulary_size: number of tokens where the inputs are tokens, else None.
         client_names: names of the data's own clients, or None.
-        why_not_natural: what to say when ``partition=natural`` is asked for and there are no such clients.
-        target_unit: what a regression target of 1 stands for; root mean square and mean absolute errors, not losses,
-            are told in these units.
+        why_not_natural: the reason to give when ``partition=natural`` is asked for and there are no such clients.
+        target_unit: what a regression target of 1 stands for; root mean square and mean absolute errors, but not
+            losses, are reported in the unit in which this is given.
         score: one more metric, or None.
-        ordered: whether the samples (of each client, where there are clients) stand in the order of time.
+        ordered: whether the samples (of each client, where there are clients) are in the order of time.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Files fetched once: whole and verified, or not there at all."""
+"""Files downloaded once: complete and verified, or not there at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedsim.data.cache import cache_directory
 from fedsim.errors import UserError
 
 TIMEOUT = 30
-"""Seconds without an answer after which a download is given up."""
+"""Seconds to wait for an answer before a download fails."""
 
 _log = logging.getLogger(__name__)
 
@@ -18,20 +18,20 @@ _log = logging.getLogger(__name__)
 def fetch(url: str, known_hash: str, folder: str, name: str, by_hand: str) -> Path:
     """Return a file from the cache directory, downloaded if it is not there yet.
 
-    The download goes to a temporary name beside its target, is compared with `known_hash` and only then renamed, and
-    a file that is there already is compared too: neither an interruption nor a damaged disk leaves a file that is
-    taken for whole.
+    The download goes to a temporary name in the same folder, is compared with `known_hash` and only then renamed. A
+    file that is already there is compared too, so neither an interruption nor a damaged disk leaves a file that
+    passes for complete.
 
     Args:
         url: where the file comes from.
-        known_hash: ``sha256:...`` or ``md5:...``, what its digest has to be.
+        known_hash: the digest that it must have, ``sha256:...`` or ``md5:...``.
         folder: folder in the cache directory.
         name: name in that folder.
-        by_hand: what to do without a download, the end of the message.
+        by_hand: what to do instead of downloading; the end of the error message.
 
     Raises:
-        UserError: if there is no network, no such file, another file, or no room for it; one line with the URL, the
-            digest and `by_hand`.
+        UserError: if there is no network or no room, or the server has no such file or a different one; one line with
+            the URL, the digest and `by_hand`.
     """
     directory = cache_directory()
     if directory is None:
@@ -55,13 +55,13 @@ def fetch(url: str, known_hash: str, folder: str, name: str, by_hand: str) -> Pa
         )
     except (OSError, ValueError) as error:  # requests' exceptions are OSErrors; a wrong digest is a ValueError
         raise UserError(
-            f"{url}: was not downloaded to {target}, because {_reason(error, title)}; {by_hand} ({title} {digest})"
+            f"{url}: could not be downloaded to {target}, because {_reason(error, title)}; {by_hand} ({title} {digest})"
         ) from error
     return target
 
 
 def fetch_json(url: str, by_hand: str) -> Any:
-    """Return what the server says, read as JSON.
+    """Return the JSON that a server sends.
 
     Raises:
         UserError: if there is no network or no such page; one line with the URL and `by_hand`.
@@ -73,7 +73,7 @@ def fetch_json(url: str, by_hand: str) -> Any:
         answer.raise_for_status()
         return answer.json()
     except requests.RequestException as error:
-        raise UserError(f"{url}: was not read, because {_reason(error)}; {by_hand}") from error
+        raise UserError(f"{url}: could not be read, because {_reason(error)}; {by_hand}") from error
 
 
 def _reason(error: Exception, title: str = "") -> str:
@@ -91,5 +91,5 @@ def _reason(error: Exception, title: str = "") -> str:
     if isinstance(error, requests.RequestException):
         return f"of {type(error).__name__}: {error}"
     if isinstance(error, OSError):
-        return f"the folder cannot be written to ({error.strerror}; FEDSIM_CACHE_DIR names another)"
-    return f"what came is damaged or another file: its {title} is not the known one"
+        return f"the folder cannot be written to ({error.strerror}; set FEDSIM_CACHE_DIR to use another)"
+    return f"the file received is damaged or not the expected one: its {title} does not match"

@@ -1,4 +1,4 @@
-"""The user's own files: what they hold, told apart by content, and one line for what is wrong with them."""
+"""The user's own files: identified by their content, with a one-line error for what is wrong with them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def existing(path: str | None, *files: Path) -> tuple[Path, ...]:
 
 
 def content_identity(path: str | None, files: Iterable[Path]) -> str:
-    """Return a digest of the files' names and contents: a cache made from other ones does not have it.
+    """Return a digest of the files' names and contents, which the cache of any other files does not have.
 
     Raises:
         UserError: if a file cannot be read.

@@ -1,4 +1,4 @@
-"""What people do, told from the motion of the smartphone at their waist."""
+"""What people are doing, recognised from the motion of the smartphone at their waist."""
 
 from __future__ import annotations
 
@@ -45,14 +45,15 @@ class Har:
 
     The archive's own split puts 21 subjects into training and 9 others into test, so that no client would both train
     and test. Here the two are pooled, and every stretch of consecutive windows in which a subject does one thing is cut
-    by time: its end, `test_fraction` of it, tests, and the window before that is left out, since windows overlap by a
-    half. Results cannot be compared with those on the archive's own split, which is harder: unseen people.
+    by time: its last `test_fraction` is for testing, and the window before that is left out, since windows overlap by
+    half. Results cannot be compared with those on the archive's own split, which is harder because it tests on people
+    that the model has never seen.
 
     Attributes:
         path: the archive as downloaded, the zip inside it, or the folder "UCI HAR Dataset" or one that holds it; None
             fetches the archive once (61 MB).
         standardise: whether each signal is brought to zero mean and unit variance over the training steps.
-        test_fraction: share of each stretch that tests, above 0 and below 1.
+        test_fraction: share of each stretch to test on, above 0 and below 1.
     """
 
     path: str | None = None
@@ -139,7 +140,7 @@ class Har:
                     return self._read(lambda name: inner.open(f"{_FOLDER}/{name}"))
         except _DAMAGED as error:
             raise UserError(
-                f"data.path={self.path}: {where} is damaged or no zip of the data ({type(error).__name__}: {error})"
+                f"data.path={self.path}: {where} is damaged or not the data's zip ({type(error).__name__}: {error})"
             ) from error
 
     def _read(self, opener: Opener) -> Arrays:

@@ -57,14 +57,14 @@ class Leaf:
     of the training tweets in lower case, the most frequent first, and the state after the last word is read.
 
     Users without training samples (all test users, after LEAF's split by user) are left out, with a warning; users
-    without test samples only train. ``num_samples`` must agree with the samples, but for Shakespeare's test files,
+    without test samples only train. ``num_samples`` must agree with the samples, except in Shakespeare's test files,
     where LEAF counts the 79 windows that it leaves out after the training ones.
 
     Attributes:
         path: folder with ``train`` and ``test``, each with JSON files of ``users``, ``num_samples``, ``user_data``.
         kind: ``shakespeare`` or ``sent140``.
         sequence_length: words of a tweet that are read, only for sent140; None means 25, as in LEAF.
-        vocabulary_size: words that are told apart, only for sent140; None means 10000.
+        vocabulary_size: words in the vocabulary, only for sent140; None means 10000.
     """
 
     path: str | None = None
@@ -135,7 +135,7 @@ class Leaf:
         number = {name: k for k, name in enumerate(names)}
         lost = sum(bool(len(labels)) for name, (_, labels, _) in samples["test"].items() if name not in number)
         if lost:
-            _log.warning("leaf: %d users left out, who have test samples and no training samples", lost)
+            _log.warning("leaf: left out %d user(s), who have test samples but no training samples", lost)
         arrays: Arrays = {"users": np.array(names), "tokens": np.array(tokens)}
         for part, users in samples.items():
             own = [(number[name], *sample) for name, sample in users.items() if name in number and len(sample[1])]
@@ -160,7 +160,7 @@ class Leaf:
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise UserError(
-                    f"{where} is not as LEAF writes it, with as many users, num_samples and user_data ({reason})"
+                    f"{where} is not a file of LEAF, with as many users as num_samples and user_data ({reason})"
                 ) from error
             for name, count, samples in listed:
                 user = f"{where}: user {name!r}"
@@ -168,13 +168,13 @@ class Leaf:
                 if not (isinstance(name, str) and isinstance(x, list) and isinstance(y, list) and len(x) == len(y)):
                     raise UserError(f"{user} must have a list x and a list y of the same length")
                 if count not in (len(y), len(y) + gap):
-                    raise UserError(f"{user} has {len(y)} samples, and num_samples says {count}")
+                    raise UserError(f"{user} has {len(y)} samples, but num_samples says {count}")
                 if name in users:
-                    raise UserError(f"{user} is in {users[name].file.name} too")
+                    raise UserError(f"{user} is also in {users[name].file.name}")
                 good = _is_window if self.kind == "shakespeare" else _is_tweet
                 for place, pair in enumerate(zip(x, y, strict=True)):
                     if not good(*pair):
-                        raise UserError(f"{user}, sample {place}: is not one of {self.kind}: {str(pair)[:80]}")
+                        raise UserError(f"{user}, sample {place}: is not a sample of {self.kind}: {str(pair)[:80]}")
                 users[name] = _User(file, x, y)
         return users
 
@@ -184,7 +184,7 @@ class Leaf:
 
         def encode_user(user: _User) -> _Encoded:
             if any(len(window) != width for window in user.x):
-                raise UserError(f"data.path={self.path}: {user.file} has windows of other lengths than {width}")
+                raise UserError(f"data.path={self.path}: {user.file} has windows of lengths other than {width}")
             labels = encode("".join(user.y), LEAF_CHARACTERS, 0, len(LEAF_CHARACTERS))
             known = labels < len(LEAF_CHARACTERS)
             inputs = encode("".join(user.x), LEAF_CHARACTERS, 0, len(LEAF_CHARACTERS)).reshape(-1, width)

@@ -65,7 +65,7 @@ class Population:
 
     @property
     def judge(self) -> Callable[[Tensor], Tensor] | None:
-        """The data's own score of errors as the model makes them, or None."""
+        """The data's own score as a function of errors in the model's unit, or None."""
         if (score := self.score) is None:
             return None
         return lambda error: score.of(error * self.target_unit)
@@ -77,7 +77,7 @@ class Population:
 
 
 def _gather_clients(split: Split, members: Sequence[NDArray[np.int64]], dtype: torch.dtype) -> Samples:
-    """Bring a split's samples into client order: a copy, unless they lie in that order already."""
+    """Bring a split's samples into client order: a copy, unless they are in that order already."""
     order = np.concatenate(members) if members else np.zeros(0, np.int64)
     sizes = np.array([len(m) for m in members], np.int64)
     in_order = np.array_equal(order, np.arange(len(split)))

@@ -40,23 +40,23 @@ class Shakespeare:
     The text is tiny Shakespeare (Karpathy 2015; 40,000 lines of several plays), fetched once, or the user's own in the
     same form. It does not say where a play ends, so roles of the same name, such as the First Citizens, are one
     client: there are 309, fewer than the 715 that TensorFlow Federated and the 1,129 that LEAF make of the whole
-    works. Accuracies of papers on those are not reached on this smaller text and cannot be compared with.
+    works. Accuracies that papers report on those are not reached on this smaller text and are not comparable.
 
     ``form=all_positions`` is that of TensorFlow Federated (``tff.simulation.baselines.shakespeare``; Reddi et al. 2021,
     section 4): every speech begins and ends with a token of its own and is cut into pieces of ``sequence_length + 1``
     tokens, the last one padded; from each position of a piece the next token is predicted. 90 tokens: padding, 86
     characters, unknown, begin and end, which count as targets like any character. As there, the first token of a piece
     is not predicted. Padding counts neither in the loss nor in the accuracy (there it is masked in the accuracy alone).
-    The last speeches of a role test: `test_fraction` of them, rounded up to at least one (McMahan 2017, with 0.2); a
-    role with a single speech only trains.
+    The last speeches of a role are for testing: `test_fraction` of them, rounded up to at least one (McMahan 2017, with
+    0.2); a role with a single speech only trains.
 
     ``form=last`` is that of LEAF (Caldas et al. 2018, ``data/shakespeare``): the speeches of a role one after another,
     line ends and runs of spaces made one space, and windows of `sequence_length` characters, each with the one
     character that follows as its label (80 labels). Of a role's n windows at stride 1 the first
     ``max(1, int((1 - test_fraction) n))`` train; the next ``sequence_length - 1`` are left out, because they share
-    characters with them; the others test (LEAF's ``split_data.py``). Its characters outside LEAF's 80 are one unknown
-    input; windows that such a character follows are left out. LEAF drops a role without test windows, which trains
-    here.
+    characters with them; the rest are for testing (LEAF's ``split_data.py``). Its characters outside LEAF's 80 are one
+    unknown input; windows that such a character follows are left out. LEAF drops a role without test windows; here it
+    trains.
 
     A role with nothing to predict is left out, with a warning.
 
@@ -66,7 +66,7 @@ class Shakespeare:
         sequence_length: characters (tokens) that go into a sample.
         stride: every how many characters a window begins, only for ``form=last``; None means 1, as in LEAF, which
             makes a sample of each character and takes 80 times the memory of the text, as 64-bit numbers: 0.7 GB.
-        test_fraction: share of each role that tests, above 0 and below 1.
+        test_fraction: share of each role to test on, above 0 and below 1.
     """
 
     path: str | None = None
@@ -118,7 +118,7 @@ class Shakespeare:
                 parts.append((train, test))
         if len(names) < len(roles):
             _log.warning(
-                "shakespeare: %d of %d roles left out, which say too little", len(roles) - len(names), len(roles)
+                "shakespeare: left out %d of %d roles, which say too little", len(roles) - len(names), len(roles)
             )
         train, test = ([split for part in parts for split in part[which]] for which in (0, 1))
         if not sum(map(len, test)):

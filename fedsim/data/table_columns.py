@@ -1,4 +1,4 @@
-"""Columns of a table as numbers, times and words, refused with the file, the line and the value that is not one."""
+"""Columns of a table as numbers, times or words; what is not one is refused with its file, line and text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Layout:
-    """What to read of the files, and how.
+    """What to read from the files, and how.
 
     Attributes:
         path: a file, a folder or a glob.
@@ -30,8 +30,8 @@ class Layout:
         targets: columns of what is predicted.
         labels: whether the target is a label, not a number.
         keep_targets: whether the targets are among "all numeric columns".
-        separator: word for what stands between CSV fields, None for the default.
-        decimal: word for the decimal mark in CSV numbers, None for the default.
+        separator: name of the character between CSV fields, None for the default.
+        decimal: name of the decimal mark in CSV numbers, None for the default.
         missing: ``error``, ``drop`` or ``ffill``.
     """
 
@@ -119,10 +119,10 @@ def as_times(file: File, name: str, layout: Layout) -> NDArray[np.generic]:
 
 
 def _parsed(file: File, name: str, layout: Layout, texts: pd.Series[str]) -> pd.Series[pd.Timestamp]:
-    """Texts as dates, or `UserError` for the first that is none."""
+    """Texts as dates, or `UserError` for the first that is not one."""
     import pandas as pd
 
-    what = "a number or an ISO 8601 date (else set data.time_format, such as '%d/%m/%Y %H:%M')"
+    what = "a number or an ISO 8601 date (for other formats set data.time_format, such as '%d/%m/%Y %H:%M')"
     if layout.time_format is not None:
         what = f"a time of data.time_format={layout.time_format}"
     try:
@@ -132,7 +132,7 @@ def _parsed(file: File, name: str, layout: Layout, texts: pd.Series[str]) -> pd.
     wrong = found.isna().to_numpy(bool)
     if wrong.any():
         numeric = pd.to_numeric(texts, errors="coerce").notna().to_numpy(bool)
-        if layout.time_format is None and numeric.sum() > (~wrong).sum():  # numbers, all but some
+        if layout.time_format is None and numeric.sum() > (~wrong).sum():  # mostly numbers
             wrong = ~numeric
         row = int(wrong.argmax())
         refuse(layout, f"{file.place(row)}, column {name!r}: {_quoted(texts.iloc[row])} is not {what}")

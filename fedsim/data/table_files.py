@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # importing pandas takes half a second, which a cached table 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 DECIMALS = {"point": ".", "comma": ","}
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
-"""Of the files that are taken from a folder."""
+"""Endings of the files that are read from a folder."""
 
 NO_VALUE = ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"]
 """What a missing number looks like. In a column of words, such as names of clients, only an empty cell is missing."""
@@ -41,8 +41,8 @@ class File:
         frame: its columns.
         first: number of the first row, in `unit`.
         unit: ``line`` of a text, ``row`` of a Parquet file.
-        lines: ``[rows]`` line of each row where quoted line breaks make that another than the row's number, or None.
-        hint: what may be wrong if a column is not there.
+        lines: ``[rows]`` line of each row, where quoted line breaks make it differ from the row's number, else None.
+        hint: the probable reason if a column is missing.
     """
 
     name: str
@@ -53,7 +53,7 @@ class File:
     hint: str = ""
 
     def place(self, row: int) -> str:
-        """Where a row stands, such as ``a.csv, line 7``."""
+        """Where a row is, such as ``a.csv, line 7``."""
         return f"{self.name}, {self.unit} {row + self.first if self.lines is None else self.lines[row]}"
 
 
@@ -101,8 +101,8 @@ def read_file(file: Path, path: str, separator: str | None, decimal: str | None,
     Args:
         file: ``.parquet`` is Parquet, anything else is text, unpacked first if it ends in ``.gz``.
         path: what the user wrote, for messages.
-        separator: word for what stands between the fields of a line, None for a comma.
-        decimal: word for the decimal mark, None for a point.
+        separator: name of the character between the fields of a line, None for a comma.
+        decimal: name of the decimal mark, None for a point.
         words: columns of a text that are words even where they look like numbers.
 
     Raises:
@@ -212,14 +212,14 @@ def _check_shape(data: bytes, separator: str) -> tuple[list[str], NDArray[np.int
         lines, fields = list(range(1, len(rows) + 1)), [row.count(mark) + 1 if row else 0 for row in rows]
     names = [name.strip() for name in first]
     if not any(names):
-        raise _BadFileError("has an empty first line, which has to name the columns")
+        raise _BadFileError("has an empty first line, which must name the columns")
     _check_names([name for name in names if name])
     if len(names) == 1:
         fields = [count or 1 for count in fields]  # an empty line is a missing value
     wrong = next((k for k, count in enumerate(fields) if count != len(names)), None)
     if wrong is not None:
         what = f"has {fields[wrong]} field(s)" if fields[wrong] else "is empty"
-        what += f" and the first line names {len(names)} column(s){_separator_hint(names)}"
+        what += f", but the first line names {len(names)} column(s){_separator_hint(names)}"
         raise _BadFileError(what, line=lines[wrong])
     return names, np.array(lines[1:], np.int64)
 

@@ -39,8 +39,8 @@ class Table:
         sizes: ``[N]`` rows of each client, perhaps none.
         clients: N names, in the order of their first appearance.
         label_names: the labels that occur, in order.
-        natural: whether the files tell clients apart.
-        notes: what the user should know of what was left out.
+        natural: whether the files say which rows are whose.
+        notes: what the user should know about what was left out or filled in.
     """
 
     values: Floats
@@ -201,7 +201,7 @@ def _near(name: str, columns: Iterable[str]) -> str:
 
 
 def _place(parts: list[_Rows], row: int) -> str:
-    """Where a row of all files together stands."""
+    """Where a row of all files together is, for messages."""
     for part in parts:
         if row < len(part.values):
             return part.file.place(row)
@@ -253,11 +253,11 @@ def _check_times(parts: list[_Rows], order: Ints, codes: Ints, clients: list[str
     here, before = _place(parts, int(order[at + 1])), _place(parts, int(order[at]))
     now = pd.Timestamp(time[at + 1]) if time.dtype.kind == "M" else time[at + 1]
     if time[at + 1] == time[at]:
-        said, hint = f"has the same {layout.time!r} as {before}", "each may stand once per client"
+        said, hint = f"has the same {layout.time!r} as {before}", "each may occur once per client"
     else:
         said, hint = f"has an earlier {layout.time!r} than {before}", "sort the rows of each client by it"
     hint += "" if layout.client is not None else "; if a file holds several clients, set data.client_column"
-    more = "" if wrong.sum() == 1 else f", and so it is with {int(wrong.sum()) - 1} more rows"
+    more = "" if wrong.sum() == 1 else f", and {int(wrong.sum()) - 1} more rows are out of order"
     refuse(layout, f"client {clients[owner[at]]!r}: {here} ({now}) {said}{more}; {hint}")
 
 
@@ -280,8 +280,8 @@ def _check_values(
         refuse(layout, f"{where}: {value:g} is larger than {LARGEST:g}")
     said = "the value is missing" if np.isnan(value) else f"{value} is not a finite number"
     count = int(wrong.any(1).sum())
-    more = "" if count == 1 else f" (and {count - 1} more rows have such)"
-    refuse(layout, f"{where}: {said}{more}; data.missing=drop or ffill says what to do about it")
+    more = "" if count == 1 else f" (and in {count - 1} more rows)"
+    refuse(layout, f"{where}: {said}{more}; set data.missing=drop or ffill to handle it")
 
 
 def _encode(labels: NDArray[np.object_]) -> tuple[Floats, list[str]]:
@@ -318,5 +318,5 @@ def _fill(values: Floats, codes: Ints, layout: Layout) -> tuple[Floats, Ints, li
             notes.append(f"{filled:,} missing values filled with the client's last one")
     keep = ~np.isnan(values).any(1)
     if not keep.all():
-        notes.append(f"{int((~keep).sum()):,} of {rows:,} rows dropped, with missing values")
+        notes.append(f"{int((~keep).sum()):,} of {rows:,} rows dropped, because they have missing values")
     return np.ascontiguousarray(values[keep]), codes[keep], notes

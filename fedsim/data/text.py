@@ -27,9 +27,9 @@ _log = logging.getLogger(__name__)
 class Text:
     """Characters in, the next character out, at every position (McMahan et al. 2017, section 3; LEAF, Caldas 2018).
 
-    Each client's text is cut by position: its first part trains, its last `test_fraction` tests, so the two never
-    overlap. Each part becomes consecutive windows of ``sequence_length + 1`` characters, whose last character is the
-    next window's first, so that every character but the first is predicted exactly once. A part's last window is
+    Each client's text is cut by position: its last `test_fraction` is for testing and the rest for training, so the two
+    never overlap. Each part becomes consecutive windows of ``sequence_length + 1`` characters, whose last character is
+    the next window's first, so that every character but the first is predicted exactly once. A part's last window is
     padded (input 0, target `IGNORE`).
 
     Ids: 0 is padding, 1 an unknown character, then the characters of the training text in code point order. A
@@ -45,7 +45,7 @@ class Text:
             after a blank line, the speeches of a role one after another; ``file``: one client per file; ``chunk``: one
             client per `chunk_size` characters of a file.
         chunk_size: characters per client, only for ``clients_by=chunk``; None means 10000.
-        test_fraction: share of each client's text that tests, above 0 and below 1.
+        test_fraction: share of each client's text to test on, above 0 and below 1.
     """
 
     path: str | None = None
@@ -83,7 +83,7 @@ class Text:
         usable = {name: code_points(text) for name, text in texts.items() if len(text) > 1}
         if len(usable) < len(texts):
             _log.warning(
-                "text: %d of %d clients left out, with fewer than 2 characters each",
+                "text: left out %d of %d clients, which have fewer than 2 characters each",
                 len(texts) - len(usable),
                 len(texts),
             )
@@ -102,7 +102,7 @@ class Text:
         if len(splits[1]) == 0:
             raise UserError(
                 f"data.test_fraction={self.test_fraction}: no client's text gives a test window: the test "
-                "parts are too short, or have no character of the training text; take more, or other data.clients_by"
+                "parts are too short, or have no character of the training text; raise it, or change data.clients_by"
             )
         return Dataset(
             name="text",

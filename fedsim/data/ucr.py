@@ -20,7 +20,7 @@ from fedsim.data.scaling import standardised
 from fedsim.errors import FieldError, UserError, check_one_of, did_you_mean
 
 RECORDS = "https://zenodo.org/api/records"
-"""Where the archives' files lie, with their MD5 digests; aeon knows each data set's record."""
+"""Where the archives' files are, with their MD5 digests; aeon knows each data set's record."""
 
 _SPLITS = ("TRAIN", "TEST")
 _PARTS = ("inputs", "lengths", "targets")
@@ -88,7 +88,7 @@ class Ucr:
             train=train,
             test=test,
             num_outputs=int(arrays["num_labels"]),
-            why_not_natural=f"the archive does not say whose measurements those of {self.name} are",
+            why_not_natural=f"the archive does not say who was measured in {self.name}",
         )
 
     def _files(self) -> tuple[Path, ...]:
@@ -142,7 +142,7 @@ def _convert(ucr: Ucr, files: tuple[Path, ...]) -> Arrays:
         inputs = np.zeros((len(cases), longest, channels), np.float32)
         for row, series in zip(inputs, cases, strict=True):  # a series is [channels, steps]
             if len(series) != channels:
-                raise UserError(f"data.name={ucr.name}: {file} has series of {len(series)} channels, and of {channels}")
+                raise UserError(f"data.name={ucr.name}: {file} has series of {len(series)} channels and of {channels}")
             row[: series.shape[1]] = series.T
         arrays[f"{split}_inputs"] = inputs
         arrays[f"{split}_lengths"] = np.array([series.shape[1] for series in cases], np.int64)

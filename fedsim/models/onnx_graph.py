@@ -16,12 +16,12 @@ from fedsim.data.dataset import Task
 from fedsim.models.recurrent import Architecture
 
 OPSET = 17
-"""Opset of ONNX 1.12 (2022): new enough for all that is used here, old enough for runtimes in use."""
+"""Opset of ONNX 1.12 (2022): new enough for everything used here, old enough for the runtimes in use."""
 IR_VERSION = 8
 OUTPUT = "outputs"
 
 _OPERATORS = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU", "gru_reset_before": "GRU"}
-# Which of our blocks of H rows stands in which place of ONNX: i f g o becomes i o f c, and r z n becomes z r h.
+# Which of our blocks of H rows goes where in ONNX: i f g o becomes i o f c, and r z n becomes z r h.
 _ORDER = {"RNN": (0,), "LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 
 Array = NDArray[np.float32]
@@ -109,7 +109,7 @@ def _layer(
     def arranged(kind: str) -> Array:
         blocks = np.split(parameters[f"recurrent.{kind}_l{layer}"], arch.model.gates)
         if cell == "gru_reset_before":
-            # Ours is h' = (1 - z) h + z n, that of ONNX h' = (1 - z) n + z h: its z is 1 - z, and 1 - sigmoid(a) is
+            # Ours is h' = (1 - z) h + z n, ONNX's is h' = (1 - z) n + z h: its z is 1 - z, and 1 - sigmoid(a) is
             # sigmoid(-a).
             blocks[1] = -blocks[1]
         return np.concatenate([blocks[place] for place in _ORDER[operator]])

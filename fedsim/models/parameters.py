@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """Names and shapes of a model's parameters, in the order in which they lie in a row."""
+    """Names and shapes of a model's parameters, in their order in a row."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -30,7 +30,7 @@ class ParameterLayout:
 
     @cached_property
     def slices(self) -> dict[str, slice]:
-        """Where each parameter lies in a row."""
+        """Where each parameter is in a row."""
         slices, offset = {}, 0
         for name, shape in zip(self.names, self.shapes, strict=True):
             slices[name] = slice(offset, offset + math.prod(shape))

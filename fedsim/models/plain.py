@@ -1,4 +1,4 @@
-"""The model as its users would write it: one embedding, one `torch.nn` recurrent module, one linear head.
+"""The model as a user would write it: one embedding, one `torch.nn` recurrent module, one linear head.
 
 Its ``state_dict`` has exactly the names of `fedsim.models.parameters.ParameterLayout`.
 """
@@ -17,7 +17,7 @@ class PlainModel(nn.Module):
     """Embedding where the inputs are tokens, ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` of all layers, and ``nn.Linear``.
 
     Raises:
-        UserError: for ``gru_reset_before``, of which PyTorch has no module.
+        UserError: for ``gru_reset_before``, for which PyTorch has no module.
     """
 
     def __init__(self, arch: Architecture) -> None:

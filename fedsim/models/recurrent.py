@@ -37,8 +37,8 @@ class RecurrentModel:
 
     Attributes:
         hidden_size: H, units of every recurrent layer; None leaves it to `parameters`.
-        parameters: P, for which H is chosen: that whose number of parameters on the data is nearest (of two, the
-            smaller). Exclusive with `hidden_size`; see `Architecture.hidden_size`.
+        parameters: number of parameters that the model should have on the data; H is chosen to come nearest to it.
+            Exclusive with `hidden_size`; see `Architecture.hidden_size`.
         num_layers: recurrent layers on top of each other.
         dropout: probability of zeroing an output between two layers while training, as in ``torch.nn.GRU(dropout=)``.
         bias: whether the recurrent layers and the head have biases.
@@ -145,13 +145,13 @@ class Architecture:
 
     @cached_property
     def hidden_size(self) -> int:
-        """H, units of every recurrent layer: as configured, or that which comes nearest to ``model.parameters``.
+        """H, units of every recurrent layer: as configured, or the size that comes nearest to ``model.parameters``.
 
-        Of two that are equally near it is the smaller. Embedding, biases and head count too, all layers have the same
-        H, and the width of the embedding does not change with it.
+        Of two sizes that are equally near it is the smaller. Embedding, biases and head count too, all layers have the
+        same H, and the width of the embedding does not change with it.
 
         Raises:
-            UserError: if one unit per layer is more than ``model.parameters`` already.
+            UserError: if even one unit per layer has more than ``model.parameters``.
         """
         if (wanted := self.model.parameters) is None:
             assert self.model.hidden_size is not None  # exactly one of them is set
@@ -159,7 +159,7 @@ class Architecture:
         if (least := self._count(1)) > wanted:
             raise UserError(
                 f"model.parameters={wanted}: {type(self.model).__name__} has at least {least:,} parameters on these "
-                "data, which is with one unit per layer; take that many or more"
+                "data (with one unit per layer); set at least that many"
             )
         sizes = range(1, wanted + 1)  # at least one parameter per unit
         above = sizes[bisect_left(sizes, wanted, key=self._count)]  # the first that does not fall short
@@ -201,13 +201,13 @@ def architecture(model: RecurrentModel, population: Population) -> Architecture:
     """
     if model.embedding_size is not None and population.vocabulary_size is None:
         raise UserError(
-            f"model.embedding_size={model.embedding_size}: has no effect, because these data are numbers, not tokens; "
+            f"model.embedding_size={model.embedding_size}: has no effect, because the inputs are numbers, not tokens; "
             "leave it null"
         )
     arch = Architecture(
         model, population.input_size, population.vocabulary_size, population.num_outputs, population.task
     )
-    _ = arch.hidden_size  # refused here, before anything is made of it
+    _ = arch.hidden_size  # raises here, before anything is built from it
     return arch
 
 

@@ -23,7 +23,7 @@ State = tuple[Tensor, ...]
 
 
 class ScanModel(ReferenceModel):
-    """The reference model, whose layers are run by `scan`; of the same parameters it gives the same outputs."""
+    """The reference model with its layers run by `scan`; with the same parameters it gives the same outputs."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__(arch)
@@ -34,14 +34,14 @@ class ScanModel(ReferenceModel):
         from torch._higher_order_ops.scan import scan  # a prototype in PyTorch: the only loop that export keeps
 
         x = inputs if self.embedding is None else self.embedding(inputs)
-        layer: Any  # mypy takes what a module holds for a tensor or a module
+        layer: Any  # to mypy, whatever a module holds is a tensor or a module
         for layer in self.layers:
             gates = linear(x, layer.weight_ih_l0, getattr(layer, "bias_ih_l0", None)).transpose(0, 1)
             zeros = x.new_zeros(x.shape[0], layer.weight_hh_l0.shape[1])
 
             def step(state: State, arriving: Tensor, layer: nn.Module = layer) -> tuple[State, Tensor]:
                 state = _step(self.cell, layer, state, arriving)
-                return state, state[0].clone()  # what is carried and what is put out must not share memory
+                return state, state[0].clone()  # the carried state and the output must not share memory
 
             _, outputs = scan(step, (zeros,) * self.states if self.states == 1 else (zeros, zeros.clone()), gates)
             x = outputs.transpose(0, 1)
@@ -52,7 +52,7 @@ class ScanModel(ReferenceModel):
 
 
 def _step(cell: str, layer: Any, state: State, x: Tensor) -> State:
-    """One time step: the next state, of the gates' inputs ``[b, G]``; equations and names as in ``torch.nn``."""
+    """One time step: the next state, given the gates' inputs ``[b, G]``; equations and names as in ``torch.nn``."""
     h, weight, bias = state[0], layer.weight_hh_l0, getattr(layer, "bias_hh_l0", None)
     if cell in ("rnn_tanh", "rnn_relu"):
         total = x + linear(h, weight, bias)
@@ -79,7 +79,7 @@ def exported_program(arch: Architecture, row: Tensor, facts: Mapping[str, str] |
     Args:
         arch: the model.
         row: ``[P]``, its parameters.
-        facts: texts to lay into the file by name, for the ``extra_files`` of `torch.export.load`.
+        facts: texts to store in the file by name, for the ``extra_files`` of `torch.export.load`.
 
     Raises:
         UserError: if this PyTorch has no loop that `torch.export` keeps.
@@ -87,7 +87,7 @@ def exported_program(arch: Architecture, row: Tensor, facts: Mapping[str, str] |
     try:
         from torch._higher_order_ops.scan import scan  # noqa: F401  # only whether it is there
     except ImportError:
-        raise UserError(f"--to exported: PyTorch {torch.__version__} has no scan; 2.13 has") from None
+        raise UserError(f"--to exported: PyTorch {torch.__version__} has no scan operator; install 2.13") from None
     module = ScanModel(arch).to(row.dtype).train(False).requires_grad_(False)
     load_row(module, arch, row)
     inputs = torch.zeros(2, 3, arch.input_size, dtype=row.dtype)

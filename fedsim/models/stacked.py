@@ -93,7 +93,7 @@ def loss_and_gradient(
     Args:
         arch: the model.
         views: ``ParameterLayout.views`` of the rows ``[C, P]``.
-        batch: one minibatch per client; samples that are not real count for nothing.
+        batch: one minibatch per client; samples that are not real do not count.
         kernels: `torch_kernels` or `numba_kernels`.
         dropout: keyed masks, or None.
         grads: views of rows ``[C, P]``, overwritten with the gradient of each client's mean loss.

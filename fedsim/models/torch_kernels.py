@@ -27,7 +27,7 @@ class Weights(NamedTuple):
 
 
 class StateGradient(NamedTuple):
-    """The loss gradient with respect to a layer's states, in the form in which it comes.
+    """The loss gradient with respect to a layer's states: of every step or of the last one.
 
     Attributes:
         every: ``[C, T, b, H]``, gradient of each step's state, or None.

@@ -1,4 +1,4 @@
-"""What the partitions share."""
+"""Helpers that several partitions use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def made_clients(dataset: Dataset, num_clients: int | None, min_samples: int = 1
     if clients * min_samples > samples:
         each = "" if min_samples == 1 else f" of at least partition.min_samples={min_samples}"
         raise UserError(
-            f"num_clients={clients}: that many clients{each} need {clients * min_samples} training samples and "
+            f"num_clients={clients}: that many clients{each} need {clients * min_samples} training samples, but "
             f"{dataset.name} has {samples}; take at most {samples // min_samples} clients"
         )
     return clients
@@ -43,7 +43,7 @@ def check_labels(dataset: Dataset, partition: str) -> None:
         instead = "dirichlet" if dataset.task is Task.REGRESSION else "iid"
         natural = "" if dataset.client_names is None else " or partition=natural"
         raise UserError(
-            f"partition={partition}: it shares out the samples of each label, and {dataset.name} "
+            f"partition={partition}: shares out the samples of each label, but {dataset.name} "
             f"({dataset.task.value}) has no label per sequence; use partition={instead}{natural}"
         )
 

@@ -14,7 +14,7 @@ from fedsim.seeding import generator
 
 _MAX_DRAWS = 10_000
 _MAX_NUMBERS = 10_000_000
-"""Bounds on redrawing: so many draws, and fewer where a draw has many labels and clients (at least 100)."""
+"""Bounds on redrawing: `_MAX_DRAWS` draws, or fewer (at least 100) where a draw has many labels and clients."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Dirichlet:
             check_labels(dataset, "dirichlet")
             if self.quantiles is not None:
                 raise UserError(
-                    f"partition.quantiles={self.quantiles}: is for the targets of a regression and has no effect with "
+                    f"partition.quantiles={self.quantiles}: is for the targets of a regression; it has no effect with "
                     f"{dataset.name}, which has labels"
                 )
             labels = dataset.num_outputs

@@ -20,7 +20,7 @@ _MOST = 100.0
 
 @dataclass(frozen=True)
 class FeatureShift:
-    """Deal samples at random, and let every client see its own through sensors of its own.
+    """Deal samples at random, and let every client see its share through its own sensors.
 
     Client n of N (counted from 1) sees feature d of a sample as
 
@@ -32,7 +32,7 @@ class FeatureShift:
 
     Noise that grows with the client's number is the "noise-based feature imbalance" of Li et al. 2022, "Federated
     Learning on Non-IID Data Silos" (NIID-Bench), section 4.2; their text makes ``sigma * n / N`` the variance, and
-    here, as in their code, it is the standard deviation. Gain and offset errors are what real sensors have besides.
+    here, as in their code, it is the standard deviation. Real sensors have gain and offset errors as well.
 
     If the data have clients of their own, their samples are pooled first.
 
@@ -70,7 +70,7 @@ class FeatureShift:
         """
         if dataset.vocabulary_size is not None:
             raise UserError(
-                f"partition=feature_shift: it changes what sensors measure, and the inputs of {dataset.name} are tokens"
+                f"partition=feature_shift: changes what sensors measure, but the inputs of {dataset.name} are tokens"
             )
         clients, features = made_clients(dataset, num_clients), dataset.train.inputs.shape[2]
         inputs = np.asarray(dataset.train.inputs)

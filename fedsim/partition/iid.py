@@ -20,8 +20,8 @@ class Iid:
 
     If the data have clients of their own, their samples are pooled first (McMahan et al. 2017, section 3, "IID").
 
-    With a `spread`, the clients differ in size alone: it is ``partition=quantity partition.law=lognormal`` with
-    ``partition.sigma`` equal to the spread, which documents the sizes and has more to set.
+    With a `spread`, the clients differ in size alone, as with ``partition=quantity partition.law=lognormal`` and
+    ``partition.sigma`` equal to the spread; see there for the sizes and for more settings.
 
     Attributes:
         spread: standard deviation of the logarithm of the clients' sizes; 0 makes them equal.

@@ -69,7 +69,7 @@ class LabelsPerClient:
         if len(short):
             raise UserError(
                 f"partition.labels={self.labels}: label {short[0]} went to {owns[short[0]].sum()} of {clients} clients "
-                f"and has {totals[short[0]]} training samples; take fewer labels or clients"
+                f"but has {totals[short[0]]} training samples; take fewer labels or clients"
             )
         shares = owns / np.maximum(owns.sum(1, keepdims=True), 1)
         train = deal_labels(targets, share_out(shares, totals), generator(seed, "partition", 0))

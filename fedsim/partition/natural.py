@@ -24,8 +24,8 @@ class Natural:
 
     Attributes:
         min_samples: training samples that a client needs to take part, at least 1.
-        max_clients: take at most that many, chosen like ``num_clients``, which is an error where there are fewer; None
-            means no limit.
+        max_clients: take at most this many, chosen as for ``num_clients``, but without an error if there are fewer;
+            None means no limit.
     """
 
     min_samples: int = 1
@@ -52,8 +52,8 @@ class Natural:
             raise UserError(f"partition=natural: {dataset.why_not_natural}; else use partition=iid{made}")
         if num_clients is not None and self.max_clients is not None:
             raise UserError(
-                f"partition.max_clients={self.max_clients}: num_clients={num_clients} says already how many to take; "
-                "set one of them"
+                f"partition.max_clients={self.max_clients}: num_clients={num_clients} already says how many to take; "
+                "set only one of them"
             )
         train = members(dataset.train.clients, len(names))
         test = members(dataset.test.clients, len(names))
@@ -69,11 +69,11 @@ class Natural:
             )
         if num_clients is not None and not 1 <= num_clients <= large:
             raise UserError(
-                f"num_clients={num_clients}: {dataset.name} has 1 to {large} natural clients{enough} to take"
+                f"num_clients={num_clients}: must be 1 to {large}, the natural clients of {dataset.name}{enough}"
             )
         if large < len(names):
             _log.warning(
-                "natural: %d of %d clients left out, which have fewer than partition.min_samples=%d training samples",
+                "natural: left out %d of %d clients, which have fewer than partition.min_samples=%d training samples",
                 len(names) - large,
                 len(names),
                 self.min_samples,

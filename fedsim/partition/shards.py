@@ -58,7 +58,7 @@ class Shards:
         if shards > samples:
             raise UserError(
                 f"partition.shards_per_client={self.shards_per_client}: {clients} clients with that many need {shards} "
-                f"shards and {dataset.name} has {samples} training samples; take at most {samples // clients} shards "
+                f"shards, but {dataset.name} has {samples} training samples; take at most {samples // clients} shards "
                 f"per client or {samples // self.shards_per_client} clients"
             )
         rng = generator(seed, "partition", 0)

@@ -19,11 +19,11 @@ class TimeBlocks:
 
     Why: consecutive samples are alike and change slowly, so a client that recorded in January differs from one that
     recorded in July; dealing such samples at random would give all clients nearly the same ones. Neighbouring windows
-    overlap or adjoin, hence the gap: `gap` training samples are given to nobody between two clients of one series.
+    overlap or adjoin, hence the gap: `gap` training samples between two clients of one series are dropped.
     For windows of L steps taken every h steps, ``gap = ceil(L / h) - 1`` leaves no step in two clients.
 
-    Data with clients of their own are one series per client, others are a single series. No stretch spans two series:
-    each series gets one client, and the remaining ones go by turns to the series whose stretches are longest
+    Data with clients of their own are one series per client, other data a single series. No stretch spans two series:
+    each series gets one client, and the remaining ones go in turn to the series whose stretches are longest
     (D'Hondt). The stretches of a series differ by at most one sample. Each series' test samples are cut into as many
     stretches, without gaps, since they are not trained on: the k-th client of a series gets the k-th.
 

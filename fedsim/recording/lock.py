@@ -1,4 +1,4 @@
-"""One process per run directory: a lock that the kernel drops with its process, so that a killed run leaves none."""
+"""One process per run directory: a lock that the kernel releases when its process ends, even if it was killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # s
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a run directory.
+    """Hold the lock of a run directory while the context lasts.
 
     Raises:
         UserError: if a living process holds it.
@@ -37,7 +37,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def holder(directory: Path) -> str | None:
-    """Who holds a run directory, in words; None if nobody does."""
+    """Describe the process that holds a run directory; None if none does."""
     path = directory / NAME
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -69,7 +69,7 @@ def _acquire(path: Path) -> int:
 
 
 def _is_held(descriptor: int, path: Path, kind: int) -> bool:
-    """Try to take the lock; where the file system has none, the process that wrote the file decides."""
+    """Try to take the lock; without locks in the file system, see whether the process that wrote the file is alive."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is_alive(owner: dict[str, Any]) -> bool:
-    """Whether the process still runs, as far as can be told; of another host it cannot."""
+    """Whether the process still runs; one on another host cannot be checked and is taken to."""
     if not owner:
         return False
     if owner.get("host") != platform.node():
@@ -99,7 +99,7 @@ def _is_alive(owner: dict[str, Any]) -> bool:
 
 
 def _process_started(pid: Any) -> str | None:
-    """When a process began, in the kernel's own count, so that another one with its number is not taken for it."""
+    """When a process started, in the kernel's clock ticks, so that a later process with its id is not taken for it."""
     try:
         return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError, TypeError, ValueError):
@@ -117,4 +117,4 @@ def _describe(owner: dict[str, Any]) -> str:
     where = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
     if owner.get("host") == platform.node():
         return where
-    return f"{where}; if that no longer runs, delete {NAME} in it"
+    return f"{where}; if that process no longer runs, delete {NAME} in the directory"

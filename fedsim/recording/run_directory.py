@@ -49,7 +49,7 @@ def _lines(rows: Iterable[Sequence[Cell]]) -> bytes:
 
 
 def digest_of(content: bytes) -> hashlib.blake2b:
-    """A digest that can take in more."""
+    """Return a digest of `content` that can be updated with more."""
     return hashlib.blake2b(content, digest_size=16)
 
 
@@ -57,9 +57,9 @@ class CsvWriter:
     """Appends rows to a CSV; each row reaches the operating system, whole, before the next is made.
 
     Args:
-        path: of the file.
+        path: the file.
         columns: its header.
-        keep: bytes of the file that is there which stay; the rest, such as half a row, goes. None: there is no file.
+        keep: bytes of an existing file to keep; the rest, such as half a row, is cut off. None: the file must be new.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], keep: int | None = None) -> None:
@@ -89,11 +89,11 @@ class CsvWriter:
         self._append(_lines([[row[name] for name in self._columns]]))
 
     def _append(self, content: bytes) -> None:
-        """Write in one call; where the disk takes only a part of a row, take that back and raise `OSError`."""
+        """Write in one call; if only a part of a row can be written, remove that part and raise `OSError`."""
         end = self._file.tell()
         try:
             written = self._file.write(content)
-            while written < len(content):  # the next call says what is wrong
+            while written < len(content):  # the next call raises the reason
                 written += self._file.write(content[written:])
         except OSError as error:
             self._file.truncate(end)
@@ -107,7 +107,7 @@ class CsvWriter:
         return {"size": self._file.tell(), "digest": self._digest.hexdigest()}
 
     def sync(self) -> None:
-        """Wait until the disk has all rows, so that nothing that counts on them can survive them."""
+        """Wait until all rows are on disk, so that nothing that relies on them can outlive them."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Trackers: where the rounds of a run are logged beside ``metrics.csv``.
+"""Trackers: where the rounds of a run are logged in addition to ``metrics.csv``.
 
 A tracker only observes. Its library is imported when a run begins, nothing is sent anywhere unless its settings name a
-server, and `fedsim.runs.tracking` sees to it that none of its failures ends a run.
+server, and `fedsim.runs.tracking` makes sure that its failures never stop a run.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from urllib.parse import urlsplit
 from fedsim.errors import FieldError, UserError, check_one_of
 
 FACTS = "tracker.json"
-"""The file in a run's directory that names the tracker's own runs, so that a resumed run goes on with them."""
+"""The file in a run's directory that names the tracker's own runs, so that a resumed run continues them."""
 
 Setting = str | int | float | bool
 
 
 @dataclass(frozen=True)
 class Tracked:
-    """What a tracker is told of a run.
+    """What a tracker knows about a run.
 
     Attributes:
-        directory: of the run.
-        name: under which it is listed.
+        directory: the run's directory.
+        name: the name under which the tracker lists it.
         config: every setting by its dotted key; a component is the name of its class.
-        next: the first round that is to come, or whose row is another one now.
+        next: the first round that is still to come, or whose row has changed since it was logged.
     """
 
     directory: Path
@@ -46,39 +46,39 @@ class Log(Protocol):
     """A tracker's own run."""
 
     first: int
-    """The first round that it does not have yet."""
+    """The first round that has not been logged yet."""
 
-    def log(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of a round."""
+    def log(self, round_number: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of a round."""
         ...
 
     def end(self, status: str) -> None:
-        """Take the run's status and close."""
+        """Log the run's final status and close."""
         ...
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """To what else the rounds are logged."""
+    """A place to log rounds to, in addition to ``metrics.csv``."""
 
     def check(self) -> None:
         """Raise `UserError` if its library is not installed."""
         ...
 
     def begin(self, run: Tracked) -> Log | None:
-        """Begin, or go on with, the tracker's own run; None where there is none."""
+        """Start or continue the tracker's own run; None if nothing is to be logged."""
         ...
 
 
 @dataclass(frozen=True)
 class NoTracker:
-    """No tracker: the CSV says it all."""
+    """No tracker: rounds are in ``metrics.csv`` alone."""
 
     def check(self) -> None:
-        """Nothing to check."""
+        """Do nothing: no library is needed."""
 
     def begin(self, run: Tracked) -> Log | None:
-        """There is none."""
+        """Return None: nothing is logged."""
         return None
 
 
@@ -90,8 +90,8 @@ class NoTracker:
 class TensorBoard:
     """TensorBoard event files in the folder ``tensorboard`` of the run's directory.
 
-    ``tensorboard --logdir outputs`` shows them. A run that is taken up again goes on in a new file, which makes
-    TensorBoard forget the rounds that are done anew.
+    ``tensorboard --logdir outputs`` shows them. A resumed run continues in a new file, which makes TensorBoard discard
+    the rounds that are run again.
     """
 
     def check(self) -> None:
@@ -111,16 +111,16 @@ class _TensorBoardLog:
         again = any(folder.glob("events.out.tfevents.*"))
         self.first = run.next if again else 0
         self._last = run.next
-        # The rounds themselves flush, where an error can be caught, and not the writer's thread.
+        # Every round flushes, where an error can be caught, instead of the writer's thread.
         self._writer = SummaryWriter(str(folder), purge_step=run.next if again else None, flush_secs=10**6)
         rows = "".join(f"| `{key}` | {value} |\n" for key, value in run.config.items())
         self._writer.add_text("config", f"| key | value |\n|---|---|\n{rows}", run.next)
         self._writer.flush()
 
-    def log(self, number: int, metrics: Mapping[str, float]) -> None:
+    def log(self, round_number: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, number)
-        self._last = number
+            self._writer.add_scalar(name, value, round_number)
+        self._last = round_number
         self._writer.flush()
 
     def end(self, status: str) -> None:
@@ -137,9 +137,9 @@ class MLflow:
     """A run in an MLflow store.
 
     Attributes:
-        tracking_uri: ``sqlite:///FILE``, a database that is made if it is not there, or ``http(s)://HOST``, a tracking
-            server. Passwords belong into MLflow's environment variables, for this is recorded.
-        experiment_name: under which MLflow lists the run.
+        tracking_uri: ``sqlite:///FILE``, a database that is created if it does not exist, or ``http(s)://HOST``, a
+            tracking server. Passwords belong in MLflow's environment variables, because this setting is recorded.
+        experiment_name: name of the experiment under which MLflow lists the run.
     """
 
     tracking_uri: str = "sqlite:///outputs/mlflow.db"
@@ -153,7 +153,7 @@ class MLflow:
             raise FieldError(
                 "tracking_uri",
                 f"{scheme}://...",
-                "must name a host, and no password, which would be recorded; set MLFLOW_TRACKING_USERNAME and "
+                "must name a host and hold no password, which would be recorded; set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD in the environment",
             )
         if not self.experiment_name.strip():
@@ -165,24 +165,24 @@ class MLflow:
         _require("mlflow", modules, ("mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"))
 
     def begin(self, run: Tracked) -> Log:
-        """Create a run in the store, or go on with the one that `FACTS` names."""
+        """Create a run in the store, or continue the one that `FACTS` names."""
         return _MLflowLog(self, run)
 
 
 class _MLflowLog:
     STATUS: ClassVar = {"done": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED"}
     BATCH = 100
-    """As many parameters as MLflow takes at a time."""
+    """The most parameters that MLflow accepts at once."""
 
     def __init__(self, settings: MLflow, run: Tracked) -> None:
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # it tells its makers how it is used
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a run is not to wait minutes for a server
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # which reports usage to MLflow's makers
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a run should not wait minutes for a server
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
         for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # on the making of a database: the console is the run's
+            logging.getLogger(name).setLevel(logging.ERROR)  # no lines about a new database on the run's console
         self._metric = Metric
         facts = _read_facts(run.directory, "mlflow", tracking_uri=str, run_id=str)
         known = facts.get("settings") == [settings.tracking_uri, settings.experiment_name]
@@ -205,9 +205,9 @@ class _MLflowLog:
         chosen = [settings.tracking_uri, settings.experiment_name]
         _write_facts(run.directory, "mlflow", {"settings": chosen, "tracking_uri": uri, "run_id": self._run})
 
-    def log(self, number: int, metrics: Mapping[str, float]) -> None:
+    def log(self, round_number: int, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        self._client.log_batch(self._run, metrics=[self._metric(k, v, now, number) for k, v in metrics.items()])
+        self._client.log_batch(self._run, metrics=[self._metric(k, v, now, round_number) for k, v in metrics.items()])
 
     def end(self, status: str) -> None:
         self._client.set_tag(self._run, "status", status)
@@ -215,7 +215,7 @@ class _MLflowLog:
 
 
 def _absolute(uri: str) -> str:
-    """A database's URI, wherever the run is taken up again."""
+    """Make the path of a database absolute, so that the run can be resumed from any folder."""
     scheme = "sqlite:///"
     if not uri.startswith(scheme):
         return uri
@@ -239,11 +239,11 @@ def _host(uri: str) -> str | None:
 class Wandb:
     """A run of Weights & Biases, in the folder ``wandb`` of the run's directory.
 
-    Neither code nor git state, console output or facts about the machine go into it.
+    It does not include code, git state, console output or facts about the machine.
 
     Attributes:
-        project: under which W&B lists the run.
-        mode: ``offline``, for ``wandb sync`` whenever you like, or ``online``, which needs ``wandb login`` before.
+        project: name of the project under which W&B lists the run.
+        mode: ``offline``, to be uploaded with ``wandb sync`` at any time, or ``online``, which needs ``wandb login``.
     """
 
     project: str = "fedsim"
@@ -252,14 +252,14 @@ class Wandb:
     def __post_init__(self) -> None:
         check_one_of(self, "mode", ("offline", "online"))
         if not self.project.strip() or any(letter in self.project for letter in "/\\#?%:"):
-            raise FieldError("project", self.project, "must not be empty, nor hold any of / \\ # ? % :")
+            raise FieldError("project", self.project, "must not be empty or contain any of / \\ # ? % :")
 
     def check(self) -> None:
         """Raise `UserError` if wandb is not installed."""
         _require("wandb", ("wandb",), ("wandb>=0.20",))
 
     def begin(self, run: Tracked) -> Log:
-        """Begin a run, or go on with the one that `FACTS` names."""
+        """Start a run, or continue the one that `FACTS` names."""
         return _WandbLog(self, run)
 
 
@@ -272,7 +272,7 @@ class _WandbLog:
 
     def __init__(self, settings: Wandb, run: Tracked) -> None:
         if settings.mode == "offline":
-            os.environ["WANDB_ERROR_REPORTING"] = "false"  # it goes to its makers, in this mode too
+            os.environ["WANDB_ERROR_REPORTING"] = "false"  # which goes to W&B's makers even offline
         import wandb
 
         facts = _read_facts(run.directory, "wandb", id=str, logged=int)
@@ -287,18 +287,18 @@ class _WandbLog:
             mode=settings.mode,
             id=facts["id"] if known else None,
             resume="allow" if known and self._online else None,
-            reinit="create_new",  # another run that this process has open is not ours
+            reinit="create_new",  # not another run that this process has open
             settings=wandb.Settings(**kept),
         )
-        there = known and facts.get("mode") == settings.mode  # what is offline, the server has not
+        there = known and facts.get("mode") == settings.mode  # the server does not have offline rounds
         self.first = facts["logged"] + 1 if there else 0
         self._directory = run.directory
         self._facts = {"project": settings.project, "mode": settings.mode, "id": self._run.id, "logged": self.first - 1}
         _write_facts(run.directory, "wandb", self._facts)
 
-    def log(self, number: int, metrics: Mapping[str, float]) -> None:
-        self._run.log(dict(metrics), step=number)
-        self._facts["logged"] = number
+    def log(self, round_number: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=round_number)
+        self._facts["logged"] = round_number
         _write_facts(self._directory, "wandb", self._facts)
 
     def end(self, status: str) -> None:
@@ -310,7 +310,7 @@ class _WandbLog:
 
 
 def _require(option: str, modules: tuple[str, ...], requirements: tuple[str, ...]) -> None:
-    """Raise `UserError` if a module cannot be imported; a folder of that name, as W&B makes them, is none."""
+    """Raise `UserError` if a module cannot be imported; a mere folder of that name, such as W&B makes, is none."""
     found = [importlib.util.find_spec(module) for module in modules]
     missing = [module for module, spec in zip(modules, found, strict=True) if spec is None or spec.origin is None]
     if missing:
@@ -322,7 +322,7 @@ def _require(option: str, modules: tuple[str, ...], requirements: tuple[str, ...
 
 
 def _read_facts(directory: Path, name: str, **kinds: type) -> dict[str, Any]:
-    """What `_write_facts` wrote; nothing where it is not all there, so that the tracker begins anew."""
+    """What `_write_facts` wrote; empty if it is incomplete, so that the tracker starts a new run."""
     facts = _all_facts(directory).get(name)
     whole = isinstance(facts, dict) and all(isinstance(facts.get(key), kind) for key, kind in kinds.items())
     return facts if isinstance(facts, dict) and whole else {}
@@ -337,7 +337,7 @@ def _all_facts(directory: Path) -> dict[str, Any]:
 
 
 def _write_facts(directory: Path, name: str, facts: Mapping[str, Any]) -> None:
-    """Put them into `FACTS`, whole; without a sync, because a tracker may do so in every round."""
+    """Write them to `FACTS` atomically, but without a sync, because a tracker may do this in every round."""
     temporary = directory / f".{FACTS}.partial"
     temporary.write_text(json.dumps({**_all_facts(directory), name: facts}, indent=2) + "\n", encoding="utf-8")
     temporary.replace(directory / FACTS)

@@ -22,7 +22,7 @@ State = dict[str, Tensor]
 
 @runtime_checkable
 class ServerOptimizer(Protocol):
-    """What a server optimizer offers."""
+    """The interface of a server optimizer."""
 
     @property
     def lr(self) -> float:
@@ -44,7 +44,7 @@ class ServerOptimizer(Protocol):
 
 
 def learning_rate(optimizer: ServerOptimizer, round_number: int, rounds: int) -> float:
-    """The server learning rate in a round (1, 2, ...) of a run that is limited to so many."""
+    """The server learning rate in round `round_number` (1, 2, ...) of a run of at most `rounds` rounds."""
     return optimizer.lr * optimizer.schedule.at(round_number, rounds)
 
 
@@ -65,7 +65,7 @@ class SGD:
         return {Fact.SCALES_STEP: f"aggregator.server_optimizer.lr={self.lr:g}"} if self.lr != 1 else {}
 
     def init(self, row: Tensor) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
@@ -88,11 +88,11 @@ class Momentum:
         check_between(self, 0, 1, "beta", open_high=True)
 
     def init(self, row: Tensor) -> State:
-        """A velocity of zeros."""
+        """Return a ``velocity`` ``[P]`` of zeros."""
         return {"velocity": torch.zeros_like(row)}
 
     def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
-        """Accumulate, then add."""
+        """Update the velocity, then add it."""
         velocity = self.beta * state["velocity"] + delta
         return row + lr * velocity, {"velocity": velocity}
 
@@ -122,11 +122,11 @@ class Adagrad:
         check_between(self, 0, 1, "beta1", open_high=True)
 
     def init(self, row: Tensor) -> State:
-        """Both moments."""
+        """Return ``mean`` ``[P]`` of zeros and ``square`` ``[P]`` of ``tau^2``."""
         return _moments(row, self.tau)
 
     def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
-        """Algorithm 2 with line 12 for FedAdagrad."""
+        """Take a step of Algorithm 2, with line 12 for FedAdagrad."""
         mean = self.beta1 * state["mean"] + (1 - self.beta1) * delta
         square = state["square"] + delta**2
         return row + lr * mean / (square.sqrt() + self.tau), {"mean": mean, "square": square}
@@ -149,11 +149,11 @@ class Adam:
         check_between(self, 0, 1, "beta1", "beta2", open_high=True)
 
     def init(self, row: Tensor) -> State:
-        """Both moments."""
+        """Return ``mean`` ``[P]`` of zeros and ``square`` ``[P]`` of ``tau^2``."""
         return _moments(row, self.tau)
 
     def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
-        """Algorithm 2 with line 12 for FedAdam."""
+        """Take a step of Algorithm 2, with line 12 for FedAdam."""
         mean = self.beta1 * state["mean"] + (1 - self.beta1) * delta
         square = self.beta2 * state["square"] + (1 - self.beta2) * delta**2
         return row + lr * mean / (square.sqrt() + self.tau), {"mean": mean, "square": square}
@@ -176,11 +176,11 @@ class Yogi:
         check_between(self, 0, 1, "beta1", "beta2", open_high=True)
 
     def init(self, row: Tensor) -> State:
-        """Both moments."""
+        """Return ``mean`` ``[P]`` of zeros and ``square`` ``[P]`` of ``tau^2``."""
         return _moments(row, self.tau)
 
     def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
-        """Algorithm 2 with line 12 for FedYogi."""
+        """Take a step of Algorithm 2, with line 12 for FedYogi."""
         mean = self.beta1 * state["mean"] + (1 - self.beta1) * delta
         new = delta**2
         square = state["square"] - (1 - self.beta2) * new * torch.sign(state["square"] - new)
@@ -189,10 +189,10 @@ class Yogi:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamCorrected:
-    """Adam as Kingma and Ba 2015, Algorithm 1, have it: with bias correction, and from ``v = 0``.
+    """Adam as in Kingma and Ba 2015, Algorithm 1: with bias correction, and from ``v = 0``.
 
-    The same numbers as `torch.optim.Adam` on the gradient ``-delta`` with ``eps = tau``. Not FedAdam (`Adam`), but what
-    some code bases call so.
+    The same numbers as `torch.optim.Adam` on the gradient ``-delta`` with ``eps = tau``. This is not FedAdam (`Adam`),
+    although some code bases call it that.
     """
 
     lr: float = 0.01
@@ -208,12 +208,12 @@ class AdamCorrected:
         check_between(self, 0, 1, "beta1", "beta2", open_high=True)
 
     def init(self, row: Tensor) -> State:
-        """Both moments and the number of steps taken."""
+        """Return both moments, ``mean`` and ``square`` ``[P]``, and the number of ``steps`` taken, all zero."""
         steps = torch.zeros((), dtype=torch.float64, device=row.device)
         return {"mean": torch.zeros_like(row), "square": torch.zeros_like(row), "steps": steps}
 
     def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
-        """Algorithm 1."""
+        """Take a step of Algorithm 1."""
         steps = state["steps"] + 1
         mean = self.beta1 * state["mean"] + (1 - self.beta1) * delta
         square = self.beta2 * state["square"] + (1 - self.beta2) * delta**2

@@ -11,10 +11,10 @@ from fedsim.errors import check_above, check_at_least, check_between
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What a schedule offers."""
+    """The interface of a schedule."""
 
     def at(self, round_number: int, rounds: int) -> float:
-        """The factor in a round (1, 2, ...) of a run that is limited to so many."""
+        """The factor in round `round_number` (1, 2, ...) of a run of at most `rounds` rounds."""
         ...
 
 
@@ -23,7 +23,7 @@ class Constant:
     """Always 1."""
 
     def at(self, round_number: int, rounds: int) -> float:
-        """1."""
+        """Return 1 in every round."""
         return 1.0
 
 
@@ -40,7 +40,7 @@ class Step:
         check_between(self, 0, 1, "decay", open_high=True)
 
     def at(self, round_number: int, rounds: int) -> float:
-        """Down at rounds ``every + 1``, ``2 * every + 1``, ..."""
+        """Return the factor, which drops at rounds ``every + 1``, ``2 * every + 1``, ..."""
         return self.decay ** ((round_number - 1) // self.every)
 
 
@@ -55,7 +55,7 @@ class Exponential:
         check_between(self, 0, 1, "decay", open_high=True)
 
     def at(self, round_number: int, rounds: int) -> float:
-        """Down every round."""
+        """Return the factor, which drops in every round."""
         return self.decay ** (round_number - 1)
 
 
@@ -64,13 +64,13 @@ class InverseSqrt:
     """``1 / sqrt(round)``."""
 
     def at(self, round_number: int, rounds: int) -> float:
-        """1, 0.71, 0.58, 0.5, ..."""
+        """Return the factor: 1, 0.71, 0.58, 0.5, ..."""
         return 1 / math.sqrt(round_number)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine:
-    """Half a cosine from 1 towards `final`, which the round after the last would have (Loshchilov 2017, eq. 5)."""
+    """Half a cosine from 1 towards `final`, which the round after the last would reach (Loshchilov 2017, eq. 5)."""
 
     final: float = 0.0
 
@@ -80,7 +80,7 @@ class Cosine:
         check_between(self, 0, 1, "final", open_high=True)
 
     def at(self, round_number: int, rounds: int) -> float:
-        """Depends on the round limit."""
+        """Return the factor, which depends on the round limit `rounds`."""
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * (round_number - 1) / rounds)) / 2
 
 

@@ -43,7 +43,14 @@ def test_everything_at_once(fedsim, sweep, elsewhere):
     assert r"\begin{tabular}" in (elsewhere / "t.tex").read_text()
 
 
-def test_what_is_not_right_is_told_beside_the_table(fedsim, sweep):
+def test_the_direction_of_a_column(fedsim, sweep):
+    """`clients` has no better end of its own: both aggregators have the same, and the table is sorted as asked."""
+    answer = fedsim("compare", "sweep", "--metric", "clients", "--better", "min", "--csv", "-")
+    assert (answer.code, answer.err) == (0, "")
+    assert "best clients" in answer.out
+
+
+def test_problems_are_reported_below_the_table(fedsim, sweep):
     (sweep / "3" / "metrics.csv").unlink()
     summary = sweep / "4" / "summary.json"
     summary.write_text(json.dumps(json.loads(summary.read_text()) | {"status": "diverged"}))
@@ -58,16 +65,21 @@ def test_what_is_not_right_is_told_beside_the_table(fedsim, sweep):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("--csv - --latex -", "--latex -: standard output is taken by --csv"),
+        ("--csv - --latex -", "--latex -: standard output is already used by --csv"),
         ("--plot curves.jpg", "--plot curves.jpg: must end in .png, .svg or .pdf"),
         ("--x bytes_up", "--x bytes_up: needs --plot FILE"),
         ("--plot a.png --x byte", "--x byte: must be one of round, bytes_up"),
         ("--plot a.png --heatmap", "--heatmap: needs runs that differ in exactly two settings"),
         ("--plot a.png --x virtual_seconds", "no run has both test_accuracy and virtual_seconds"),
-        ("--baseline aggregator=median", "--baseline aggregator=median: no run has this; there are aggregator=fedavg"),
+        (
+            "--baseline aggregator=median",
+            "--baseline aggregator=median: no run has this setting; the runs have aggregator=fedavg",
+        ),
         ("--baseline agregator=fedavg", "did you mean 'aggregator'?"),
         ("--target 0.9", "--target 0.9: must be METRIC=NUMBER"),
         ("--last 0", "--last 0: must be at least 1"),
+        ("--metric clients", "--metric clients: neither lower nor higher values are better; give the direction with"),
+        ("--better low", "--better low: must be min (lower is better) or max (higher is better)"),
         ("--last x", "--last"),
         ("--by best_", "--by best_: must be one of final, best, last, target (did you mean 'best'?)"),
         ("--csv missing/t.csv", "cannot write missing/t.csv"),
@@ -79,7 +91,7 @@ def test_mistakes(refused, sweep, arguments, expected):
 
 
 def test_simulated_time_to_a_target(fedsim, elsewhere, tiny):
-    """The second round of a run that waits for nobody but the first: what `metrics.csv` says of it."""
+    """The second round of a run that waits only for the first client: what `metrics.csv` says of it."""
     pytest.importorskip("matplotlib")
     options = ("system=devices", "sampler.cohort_size=1", "system.over_selection=1.0,3.0", "seed=0,1", "rounds=3")
     assert fedsim("run", "-m", *tiny, *options, "hydra.sweep.dir=sweep").code == 0

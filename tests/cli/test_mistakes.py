@@ -64,7 +64,7 @@ PAIRS = {
     "data=synthetic stop.metric=test_acuracy": "(did you mean 'test_accuracy'?)",
     "data=synthetic stop.metric=round": "stop.metric=round: this run records",
     "data=synthetic num_clients=1001": "num_clients=1001: that many clients need 1001 training samples",
-    "data=synthetic partition=natural num_clients=11": "num_clients=11: synthetic",
+    "data=synthetic partition=natural num_clients=11": "num_clients=11: must be 1 to 10, the natural clients of",
     "client.epochs=1 client.steps=2": "epochs=1 and steps=2 are both set",
     "client.epochs=null": "client.epochs=null: set exactly one of epochs and steps (neither is set)",
     "sampler.fraction=0.5 sampler.cohort_size=2": "fraction=0.5 and cohort_size=2 are both set",

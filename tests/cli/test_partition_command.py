@@ -66,13 +66,13 @@ def test_text_in_the_order_of_time(fedsim, elsewhere):
     text = ("data=text", "data.path=play.txt", "data.clients_by=file", "data.sequence_length=20")
     answer = fedsim("partition", *text, "partition=time_blocks", "num_clients=5", "partition.gap=2")
     assert (answer.code, answer.err) == (0, "")
-    assert re.search(r"^held by nobody +8 training and 0 test samples", answer.out, re.MULTILINE)
+    assert re.search(r"^held by no client +8 training and 0 test samples", answer.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (["num_clients=61"], "num_clients=61: that many clients need 61 training samples and synthetic has 60"),
+        (["num_clients=61"], "num_clients=61: that many clients need 61 training samples, but synthetic has 60"),
         (["partition=shards", "partition.shards_per_client=7"], "partition.shards_per_client=7: 10 clients"),
         (["partition=dirichlet", "partition.alpa=1"], "partition.alpa=1: no such key"),
         (["partition=dirichlet", "partition.quantiles=5"], "partition.quantiles=5: is for the targets of a regression"),
@@ -85,8 +85,8 @@ def test_text_in_the_order_of_time(fedsim, elsewhere):
         (["seed=1,2"], "seed=1,2: several values make a sweep"),
     ],
 )
-def test_mistakes(refused, arguments, told):
-    assert refused("partition", *SMALL, *arguments).startswith(told)
+def test_mistakes(refused, arguments, message):
+    assert refused("partition", *SMALL, *arguments).startswith(message)
 
 
 def test_a_plot_without_matplotlib(refused, monkeypatch):

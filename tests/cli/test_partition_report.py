@@ -71,16 +71,16 @@ def test_labels_by_hand(labelled):
     np.testing.assert_allclose(table["input_std"], [np.std(own) for own in steps])
 
 
-def test_what_nobody_holds_is_told(labelled):
+def test_unassigned_samples_are_reported(labelled):
     report = describe(labelled, assignment_of([[0], [3]], [[0], []]))
     assert report.left_over == (3, 2)
     lines = summary(report)
-    assert lines["held by nobody"] == "3 training and 2 test samples"
+    assert lines["held by no client"] == "3 training and 2 test samples"
     assert lines["clients"] == "2, of which 1 without test samples"
     assert lines["training samples"] == "2, per client min 1, median 1, max 1"
     # Both together are (1 1 0)/2, so each is half away.
     assert "mean total variation 0.500 (max 0.500)" in lines["heterogeneity"]
-    assert "held by nobody" not in summary(describe(labelled, assignment_of([[0, 1, 2, 3, 4]], [[0, 1, 2]])))
+    assert "held by no client" not in summary(describe(labelled, assignment_of([[0, 1, 2, 3, 4]], [[0, 1, 2]])))
 
 
 def test_what_the_clients_see_is_measured(labelled):

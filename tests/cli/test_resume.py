@@ -160,7 +160,7 @@ def test_a_second_signal_ends_it_at_once(fedsim, tiny, monkeypatch):
         interrupting(patch, 3, 2)
         answer = fedsim("run", *tiny, "rounds=9", "checkpoint.every=2", "hydra.run.dir=run")
     assert (answer.code, answer.err) == (130, "error: interrupted\n")
-    assert "ending after this round; once more ends it at once" in answer.out
+    assert "ending after this round; interrupt again to end at once" in answer.out
     assert [path.stem for path in Path("run/checkpoints").iterdir()] == ["round_000002"]
     assert summary("run")["status"] == "interrupted"
     assert fedsim("run", *tiny, "rounds=9", "hydra.run.dir=whole").code == 0

@@ -73,5 +73,9 @@ def make_run(tmp_path):
 
 @pytest.fixture
 def judged():
-    """Return a summary of a run that was judged by this metric."""
-    return lambda metric, mode: {"status": "done", "best": {"metric": metric, "mode": mode}}
+    """Return ``judged(metric, mode, columns={})``: a summary that is judged by a metric and declares these columns."""
+    return lambda metric, mode, columns=(): {
+        "status": "done",
+        "best": {"metric": metric, "mode": mode},
+        "columns": dict(columns),
+    }

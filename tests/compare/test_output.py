@@ -111,7 +111,7 @@ def test_latex(comparison):
         ("x<=1", r"x$\leq$1"),
     ],
 )
-def test_what_latex_would_read_as_its_own(text, expected):
+def test_characters_that_are_special_in_latex(text, expected):
     assert output._latex(text) == expected
 
 

@@ -74,7 +74,7 @@ def test_lines_differ_in_style_too_and_the_legend_names_them(compare_sizes, figu
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("round", "test accuracy (share)\nmean ± std over seeds")
 
 
-def test_every_look_comes_once(compare_sizes, figure):
+def test_no_two_lines_look_alike(compare_sizes, figure):
     plot.curves(figure, compare_sizes(sizes=range(1, 31)), ["model.hidden_size"], "round")
     looks = {(line.get_color(), str(line._dash_pattern)) for line in figure.axes[0].lines}
     assert len(looks) == 30
@@ -124,7 +124,7 @@ def test_a_hole_in_the_grid_is_hatched(compare_sizes, make_run, tmp_path, figure
 @pytest.mark.parametrize(
     ("sizes", "lrs", "grid"), [((8, 16), (0.1, 0.2), True), ((8, 16), (0.1,), False), ((8,), (0.1,), False)]
 )
-def test_two_numbers_make_a_heat_map_of_their_own_accord(compare_sizes, sizes, lrs, grid):
+def test_two_numeric_settings_make_a_heat_map_by_default(compare_sizes, sizes, lrs, grid):
     comparison = compare_sizes(sizes, lrs)
     keys = list(comparison.groups[0].keys)
     assert plot._is_grid(comparison.groups, keys) == grid
@@ -136,7 +136,7 @@ def test_a_heat_map_of_something_else(compare_sizes):
         plot.draw(compare_sizes(), "png", heatmap=True)
 
 
-def test_an_axis_that_the_runs_have_not(compare_sizes):
+def test_an_axis_that_the_runs_do_not_have(compare_sizes):
     with pytest.raises(UserError, match=r"no run has both test_accuracy and virtual_seconds \(--x may be round, bytes"):
         plot.draw(compare_sizes(), "png", x="virtual_seconds")
 
@@ -150,7 +150,7 @@ def test_runs_without_a_config(tmp_path, figure):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ((Path("split.jpg"), None, None), r"must end in \.png, \.svg or \.pdf"),
         ((None, "rounds", None), "--x round: needs --plot FILE"),
@@ -159,8 +159,8 @@ def test_runs_without_a_config(tmp_path, figure):
         ((Path("a.png"), "bytes_up", True), "--x bytes_up: a heat map has no such axis"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_before_anything_is_read(options, told):
-    with pytest.raises(UserError, match=told):
+def test_what_cannot_be_drawn_is_refused_before_anything_is_read(options, message):
+    with pytest.raises(UserError, match=message):
         command.picture(*options)
 
 
@@ -170,7 +170,7 @@ def test_without_matplotlib(monkeypatch):
         plot.check(Path("curves.PNG"))
 
 
-def test_long_names_stand_below_the_picture(make_run, tmp_path, figure):
+def test_long_names_are_listed_below_the_picture(make_run, tmp_path, figure):
     for number in range(3):
         make_run(str(number), {"tags": [f"a rather long description {number}"]}, accuracy=[0.1, 0.2])
     plot.curves(figure, compare(load_runs([tmp_path])[0]), ["tags"], "round")

@@ -1,4 +1,4 @@
-"""How runs are found and read, and what is told of those that cannot be."""
+"""How runs are found and read, and what is reported about those that cannot be."""
 
 import re
 
@@ -38,7 +38,7 @@ def test_the_order_of_the_paths_is_kept_and_duplicates_are_taken_once(make_run, 
     assert names(load_runs(paths)[0]) == ["c", "a", "b"]
 
 
-def test_a_glob_pattern_passes_over_what_is_not_a_run(make_run, tmp_path, monkeypatch):
+def test_a_glob_pattern_skips_what_is_not_a_run(make_run, tmp_path, monkeypatch):
     for job in (2, 10, 1):
         run = make_run(f"job{job}")
         (run / "timing.csv").write_text("round,seconds\n1,0.5\n")
@@ -78,7 +78,7 @@ def test_a_killed_run_is_incomplete_and_its_torn_line_ignored(make_run, metrics,
     assert (run.status, run.rounds, final_value(run.columns["test_accuracy"])) == ("incomplete", 4, 0.6)
 
 
-def test_a_run_that_has_only_begun(make_run, metrics, tmp_path):
+def test_a_run_that_has_only_started(make_run, metrics, tmp_path):
     make_run("b", metrics=metrics.splitlines(keepends=True)[0], summary=None)
     [run] = load_runs([tmp_path])[0]
     assert (run.status, run.rounds) == ("incomplete", None)
@@ -104,16 +104,31 @@ def test_what_hydra_recorded(make_run):
 
 
 @pytest.mark.parametrize("record", ["", "hydra: null", "hydra: {runtime: {}}", "[]"])
-def test_a_record_of_hydra_that_says_nothing(make_run, record):
+def test_a_hydra_record_without_choices(make_run, record):
     run = make_run("a", choices={})
     (run / ".hydra" / "hydra.yaml").write_text(record)
     assert load_runs([run])[0][0].choices is None
 
 
-# What cannot be used is told, and the rest is read
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"a": "min", "b": "max", "c": ""}, {"a": "min", "b": "max", "c": ""}),
+        ({"a": "low", "b": None, "c": ["min"], "d": {"min": "max"}, "e": 0, "f": "max"}, {"f": "max"}),
+        (["a", "min"], {}),
+        ("min", {}),
+        (None, {}),
+    ],
+)
+def test_the_columns_that_a_run_declares(make_run, columns, expected):
+    run = make_run("a", summary={"status": "done", "columns": columns})
+    assert load_runs([run])[0][0].better == expected
 
 
-def test_a_damaged_run_among_others_is_told(make_run, tmp_path):
+# What cannot be used is reported, and the rest is read
+
+
+def test_a_damaged_run_among_others_is_reported(make_run, tmp_path):
     make_run("a")
     (make_run("b") / "summary.json").write_text("{")
     runs, problems = load_runs([tmp_path])
@@ -122,7 +137,7 @@ def test_a_damaged_run_among_others_is_told(make_run, tmp_path):
     assert re.search(r"b/summary\.json: malformed JSON", problems[0])
 
 
-def test_a_run_without_metrics_is_told(make_run, tmp_path):
+def test_a_run_without_metrics_is_reported(make_run, tmp_path):
     make_run("sweep/0")
     (make_run("sweep/1") / "metrics.csv").unlink()
     runs, problems = load_runs([tmp_path / "sweep"])
@@ -130,7 +145,7 @@ def test_a_run_without_metrics_is_told(make_run, tmp_path):
     assert problems == [f"{tmp_path}/sweep/1: a run without metrics.csv (it ended before its first round)"]
 
 
-def test_foreign_files_among_the_paths_are_told(make_run, tmp_path):
+def test_foreign_files_among_the_paths_are_reported(make_run, tmp_path):
     make_run("0")
     (tmp_path / "multirun.yaml").write_text("a: 1\n")
     (tmp_path / "empty").mkdir()
@@ -139,39 +154,39 @@ def test_foreign_files_among_the_paths_are_told(make_run, tmp_path):
     assert [problem.split(":")[0].rpartition("/")[2] for problem in problems] == ["empty", "multirun.yaml"]
     runs, problems = load_runs([str(tmp_path / "*")])
     assert names(runs) == ["0"]
-    assert problems == [f"{tmp_path}/*: matches what is no run and was passed over (empty, multirun.yaml)"]
+    assert problems == [f"{tmp_path}/*: skipped what is not a run (empty, multirun.yaml)"]
 
 
-def test_nothing_at_all_can_be_read(make_run, tmp_path):
+def test_no_run_can_be_read(make_run, tmp_path):
     for name in "ab":
         (make_run(name) / "metrics.csv").write_text("")
-    refused(tmp_path, r"a/metrics\.csv: the file is empty \(and 1 more of the kind: no run can be read\)")
+    refused(tmp_path, r"a/metrics\.csv: the file is empty \(and 1 more like it; no run can be read\)")
 
 
 # Mistakes
 
 
 @pytest.mark.parametrize(
-    ("metrics", "told"),
+    ("metrics", "message"),
     [
         ("", "the file is empty"),
         ("round,test_l", "the file is empty"),  # torn in the header
         ("name,age\nx,3\n", "no column 'round'"),
-        ("round,test_loss\n0,1\n1,abc\n", "'test_loss' holds something else than numbers .*abc"),
-        ("round,test_loss\n0.5,1\n", "'round' holds something else than numbers"),
+        ("round,test_loss\n0,1\n1,abc\n", "'test_loss' holds something other than numbers .*abc"),
+        ("round,test_loss\n0.5,1\n", "'round' holds something other than numbers"),
         ("round,test_loss\n0,1,2\n", "more cells than its header"),
         ("round,test_loss\n0,1\n1,2,3\n", "not a readable CSV"),
         (b"round,test_loss\n0,\xff\n", "not a readable CSV"),
     ],
 )
-def test_csvs_that_are_refused(make_run, tmp_path, metrics, told):
+def test_csvs_that_are_refused(make_run, tmp_path, metrics, message):
     run = make_run("a")
     (run / "metrics.csv").write_bytes(metrics if isinstance(metrics, bytes) else metrics.encode())
-    refused(tmp_path, rf"a/metrics\.csv: .*{told}")
+    refused(tmp_path, rf"a/metrics\.csv: .*{message}")
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "message"),
     [
         ("config.yaml", "model: [unclosed\nseed: 0\n", "malformed YAML"),
         ("config.yaml", "model: !!python/object/apply:os.getcwd []\n", "malformed YAML"),
@@ -183,9 +198,9 @@ def test_csvs_that_are_refused(make_run, tmp_path, metrics, told):
         ("summary.json", '{"status": "done", "best": {"metric": "test_loss"}}', "needs a 'metric' and a 'mode'"),
     ],
 )
-def test_damaged_records_are_refused(make_run, tmp_path, file, content, told):
+def test_damaged_records_are_refused(make_run, tmp_path, file, content, message):
     (make_run("a") / file).write_text(content)
-    refused(tmp_path, rf"a/{file}: .*{told}")
+    refused(tmp_path, rf"a/{file}: .*{message}")
 
 
 def test_paths_that_are_refused(tmp_path):
@@ -194,5 +209,5 @@ def test_paths_that_are_refused(tmp_path):
     refused(tmp_path / "nowhere", "nowhere: no such file or folder")
     refused(tmp_path / "empty", "empty: no runs here")
     refused(tmp_path / "emp*", r"emp\*: no runs match")
-    refused(tmp_path / "begun.csv", r"begun\.csv: there are no rounds")
+    refused(tmp_path / "begun.csv", r"begun\.csv: this file has no rounds")
     refused(tmp_path / ("long" * 100), "File name too long")

@@ -1,4 +1,4 @@
-"""One row per group: what its settings are called, what it measured, and how it stands against a baseline."""
+"""One row per group: what its settings are called, what it measured, and how it differs from a baseline."""
 
 import math
 import re
@@ -32,7 +32,7 @@ def test_only_the_settings_asked_for(make_run, tmp_path):
     assert not [note for note in both.notes if note.startswith("not shown")]
 
 
-def test_files_without_settings_need_none_to_be_told_apart(make_run, metrics, tmp_path):
+def test_files_without_settings_need_no_distinguishing_setting(make_run, metrics, tmp_path):
     make_run("a", {"model.hidden_size": 8})
     make_run("b")
     for name in ("c.csv", "d.csv"):
@@ -42,18 +42,18 @@ def test_files_without_settings_need_none_to_be_told_apart(make_run, metrics, tm
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         (("lr",), "--keys lr: these runs differ in rounds, model.hidden_size"),
         (("round",), "did you mean 'rounds'"),
-        (("rounds",), "--keys rounds: two groups are rounds=4; they differ in model.hidden_size"),
+        (("rounds",), "--keys rounds: two groups have rounds=4; they differ in model.hidden_size"),
     ],
 )
-def test_settings_that_do_not_tell_the_runs_apart_are_refused(make_run, tmp_path, keys, told):
+def test_settings_that_do_not_distinguish_the_runs_are_refused(make_run, tmp_path, keys, message):
     make_run("a")
     make_run("b", {"model.hidden_size": 8})
     make_run("c", {"rounds": 5})
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(message)):
         comparison_of(tmp_path, keys=keys)
 
 
@@ -81,7 +81,7 @@ def test_only_the_keys_that_differ(make_run, tmp_path):
     assert table["tags"].tolist() == ["[]", '["slow", "gru"]', "[]"]
 
 
-def test_a_component_is_shown_by_its_class_and_what_others_have_not_is_left_to_it(make_run, metrics, tmp_path):
+def test_a_component_is_shown_by_its_class_and_not_by_the_keys_that_only_it_has(make_run, metrics, tmp_path):
     lstm = {"_target_": "fedsim.models.recurrent.LSTM", "hidden_size": 64, "forget_bias": 1.0}
     make_run("a")
     make_run("b", {"model": lstm})
@@ -95,7 +95,7 @@ def test_a_component_is_shown_by_its_class_and_what_others_have_not_is_left_to_i
     assert sorted(map(str, table_of(tmp_path)["model.hidden_size"])) == ["", "64", "64", "8"]
 
 
-def test_two_classes_of_one_name_are_told_apart(make_run, tmp_path):
+def test_two_classes_of_the_same_name_are_shown_in_full(make_run, tmp_path):
     make_run("a")
     make_run("b", {"model._target_": "mine.GRU"})
     assert table_of(tmp_path)["model"].tolist() == ["fedsim.models.recurrent.GRU", "mine.GRU"]
@@ -119,7 +119,7 @@ def choices_of(aggregator, correction, **others):
     return {"aggregator": aggregator, "aggregator/correction": correction, "model": "gru", **others}
 
 
-def test_options_stand_for_what_they_bring_along(make_run, tmp_path):
+def test_options_stand_for_the_settings_that_come_with_them(make_run, tmp_path):
     prox = {"aggregator.correction": {"_target_": "fedsim.corrections.correction.Prox", "mu": 0.1}}
     make_run("a", choices=choices_of("fedavg", "none"))
     make_run("b", prox, choices=choices_of("fedprox", "prox"), typed=["aggregator=fedprox"])
@@ -128,7 +128,7 @@ def test_options_stand_for_what_they_bring_along(make_run, tmp_path):
     assert table["aggregator"].tolist() == ["fedavg", "fedprox"]
 
 
-def test_what_was_typed_and_what_options_do_not_explain_is_named(make_run, tmp_path):
+def test_settings_that_were_typed_or_do_not_follow_from_options_are_listed(make_run, tmp_path):
     mu = {"aggregator.correction": {"_target_": "fedsim.corrections.correction.Prox", "mu": 0.1}}
     more = {"aggregator.correction": {"_target_": "fedsim.corrections.correction.Prox", "mu": 1.0}, "rounds": 9}
     make_run("a", choices=choices_of("fedavg", "none"), typed=["rounds=4"])
@@ -159,19 +159,19 @@ def test_runs_that_differ_in_their_seed_alone_are_one_row(make_run, tmp_path):
     assert table["best test_accuracy"].tolist() == pytest.approx([0.95, 0.3])
 
 
-def test_a_run_that_repeats_another_is_left_out_and_told(make_run, tmp_path):
+def test_a_run_that_repeats_another_is_left_out_with_a_warning(make_run, tmp_path):
     make_run("a", accuracy=[0.1, 0.2], summary=None)
     make_run("b", accuracy=[0.1, 0.2, 0.3])
     make_run("c", accuracy=[0.1, 0.2, 0.3])
     found = comparison_of(tmp_path)
     assert found.table["run"].tolist() == ["b"]
     assert found.warnings == [
-        f"{tmp_path}/a: has the config and seed of {tmp_path}/b, and is left out",
-        f"{tmp_path}/c: has the config and seed of {tmp_path}/b, and is left out",
+        f"{tmp_path}/a: left out, because it has the same config and seed as {tmp_path}/b",
+        f"{tmp_path}/c: left out, because it has the same config and seed as {tmp_path}/b",
     ]
 
 
-def test_one_run_each_with_seeds_of_their_own(make_run, tmp_path):
+def test_one_run_each_with_different_seeds(make_run, tmp_path):
     make_run("a", {"seed": 1})
     make_run("b", {"seed": 2, "rounds": 9})
     table = table_of(tmp_path)
@@ -179,12 +179,12 @@ def test_one_run_each_with_seeds_of_their_own(make_run, tmp_path):
     assert "n" not in table
 
 
-def test_runs_that_did_not_finish_are_told(make_run, tmp_path):
+def test_runs_that_did_not_finish_are_reported(make_run, tmp_path):
     make_run("a", accuracy=[0.1, 0.9], summary={"status": "diverged"})
     make_run("b", {"seed": 1}, accuracy=[0.1, 0.5])
     found = comparison_of(tmp_path)
     assert found.table["status"].tolist() == ["1 diverged, 1 done"]
-    assert found.warnings == [f"{tmp_path}/a: diverged, last round 1; what it measured last counts as final"]
+    assert found.warnings == [f"{tmp_path}/a: diverged, last round 1; its last measured value counts as final"]
 
 
 def test_the_best_comes_first(make_run, tmp_path):
@@ -203,14 +203,14 @@ def test_rounds_and_bytes_to_a_target(make_run, tmp_path):
     make_run("a1", {"seed": 1}, accuracy=[0.1, 0.2, 0.3, 0.5])  # in round 3
     make_run("a2", {"seed": 2}, accuracy=[0.1, 0.2, 0.3, 0.4])  # never
     table = table_of(tmp_path, target="test_accuracy=0.5", by="target")
-    told = "test_accuracy>=0.5"
+    goal = "test_accuracy>=0.5"
     assert table["reached"].tolist() == [2]
-    assert table[f"rounds to {told}"].tolist() == [2.0]  # (1 + 3) / 2
+    assert table[f"rounds to {goal}"].tolist() == [2.0]  # (1 + 3) / 2
     # Rounds 1 and 3 at 110 bytes a round, 100 of them down: 110 and 330; spread sqrt(2 * 110^2 / 1).
-    assert table[f"bytes to {told}"].tolist() == [220.0]
-    assert table[f"bytes to {told} std"].tolist() == pytest.approx([110 * math.sqrt(2)])
-    assert table[f"bytes_down to {told}"].tolist() == [200.0]
-    assert table[f"bytes_up to {told}"].tolist() == [20.0]
+    assert table[f"bytes to {goal}"].tolist() == [220.0]
+    assert table[f"bytes to {goal} std"].tolist() == pytest.approx([110 * math.sqrt(2)])
+    assert table[f"bytes_down to {goal}"].tolist() == [200.0]
+    assert table[f"bytes_up to {goal}"].tolist() == [20.0]
     assert not any("virtual_seconds" in name for name in table)
 
 
@@ -234,14 +234,14 @@ def test_the_last_rounds(make_run, tmp_path):
 # Against a baseline
 
 
-def test_a_baseline_is_like_it_in_the_settings_asked_for(make_run, tmp_path):
+def test_a_baseline_equals_its_group_in_the_settings_asked_for(make_run, tmp_path):
     # Each of two algorithms has a learning rate of its own; both were run with 4 and 5 rounds.
     lr = "aggregator.server_optimizer.lr"
     for rounds in (4, 5):
         make_run(f"a{rounds}", {"rounds": rounds, lr: 0.1, "model.hidden_size": 8}, accuracy=(0.1, 0.2))
         make_run(f"b{rounds}", {"rounds": rounds, lr: 0.2}, accuracy=(0.1, 0.1 * rounds))
     question = {"baseline": ("model.hidden_size=8",)}
-    assert len(comparison_of(tmp_path, **question).warnings) >= 2  # nothing like it in everything else
+    assert len(comparison_of(tmp_path, **question).warnings) >= 2  # no baseline equals them in all other settings
     found = comparison_of(tmp_path, keys=("rounds", "model.hidden_size"), **question).table
     assert dict(zip(found["run"], found["difference"], strict=True)) == pytest.approx(
         {"b5": 0.5 - 0.2, "b4": 0.4 - 0.2, "a4": 0, "a5": 0}
@@ -260,7 +260,7 @@ def study(make_run, tmp_path):
     return tmp_path
 
 
-def test_paired_differences_to_a_baseline_that_is_like_it_in_all_else(study):
+def test_paired_differences_to_the_baseline_with_equal_other_settings(study):
     found = comparison_of(study, baseline=("model.hidden_size=8",))
     table = found.table
     assert table["model.hidden_size"].tolist() == [64, 8, 64, 8]
@@ -300,12 +300,12 @@ def test_seeds_that_the_baseline_has_not_are_left_out(make_run, tmp_path):
     ]
 
 
-def test_what_has_no_interval_is_told_in_one_sentence(make_run, tmp_path):
+def test_what_has_no_interval_is_reported_in_one_sentence(make_run, tmp_path):
     for rounds in range(4, 10):
         make_run(str(rounds), {"rounds": rounds, "seed": rounds})
     (warning,) = comparison_of(tmp_path, baseline=("rounds=9",)).warnings
-    told = "no interval for rounds=4, rounds=5, rounds=6 and 2 more: no seed in common with the baseline rounds=9"
-    assert warning == told
+    message = "no interval for rounds=4, rounds=5, rounds=6 and 2 more: no seed in common with the baseline rounds=9"
+    assert warning == message
 
 
 def test_a_name_that_several_runs_have(make_run, tmp_path):
@@ -320,22 +320,22 @@ def test_a_group_without_its_like_has_no_baseline(make_run, tmp_path):
     make_run("b", {"model.hidden_size": 8, "rounds": 5})
     make_run("c", {"model.hidden_size": 64, "rounds": 6})
     found = comparison_of(tmp_path, baseline=("model.hidden_size=8",))
-    assert found.warnings == ["rounds=6 model.hidden_size=64: no baseline is like it in everything else"]
+    assert found.warnings == ["rounds=6 model.hidden_size=64: no baseline equals it in all other settings"]
 
 
 @pytest.mark.parametrize(
-    ("baseline", "told"),
+    ("baseline", "message"),
     [
         (("modle.hidden_size=8",), r"no run has the key 'modle.hidden_size' \(did you mean 'model.hidden_size'\?\)"),
-        (("model.hidden_size=9",), "no run has this; there are model.hidden_size=8, model.hidden_size=64$"),
+        (("model.hidden_size=9",), "no run has this setting; the runs have model.hidden_size=8, model.hidden_size=64$"),
         (("8-0.1",), r"must be the path of one of the runs, or KEY=VALUE \(did you mean '8-0."),
-        (("seed=0",), "every run has this, so there is nothing to read against it"),
-        (("model=GRU",), "does not say which, .* both fit; add another --baseline"),
+        (("seed=0",), "every run has this setting, so there is nothing to compare with it"),
+        (("model=GRU",), "--baseline model=GRU: .* both fit; add another --baseline"),
     ],
 )
-def test_baselines_that_are_refused(study, make_run, baseline, told):
+def test_baselines_that_are_refused(study, make_run, baseline, message):
     make_run("lstm", {"model": {"_target_": "fedsim.models.recurrent.LSTM"}, "aggregator.server_optimizer.lr": 0.1})
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         comparison_of(study, baseline=baseline)
 
 
@@ -347,7 +347,7 @@ REGRESSION = "round,clients,train_loss,test_loss,test_rmse\n0,0,,4.0,2.0\n1,4,2.
 
 def test_the_judge_of_the_summary_decides(make_run, judged, tmp_path):
     make_run("a", summary=judged("test_loss", "min"))
-    make_run("b", {"rounds": 9}, summary=None)  # has not said, and follows
+    make_run("b", {"rounds": 9}, summary=None)  # no judge of its own: follows a
     found = comparison_of(tmp_path)
     assert found.table.loc[0, ["final test_loss", "best test_loss", "best round"]].tolist() == [0.9, 0.9, 3]
     assert (found.mode, found.notes) == ("min", [])
@@ -385,17 +385,111 @@ def test_runs_that_share_nothing(make_run, tmp_path):
         table_of(tmp_path)
 
 
+@pytest.mark.parametrize("metric", ["virtual_seconds", "bytes_up", "epsilon", "membership_auc", "staleness"])
+def test_costs_put_the_lowest_first(make_run, tmp_path, metric):
+    for name, rounds, value in (("high", 1, 9.0), ("low", 2, 3.0), ("middle", 3, 5.0)):
+        make_run(name, {"rounds": rounds}, metrics=f"round,test_accuracy,{metric}\n0,0.1,4\n1,0.2,{value}\n")
+    found = comparison_of(tmp_path, metric=metric)
+    assert found.mode == "min"
+    assert found.table["run"].tolist() == ["low", "middle", "high"]
+    assert found.table[f"best {metric}"].tolist() == [3, 4, 4]
+
+
+def own_column(make_run, summary=None, others=None):
+    """Two runs with a column that is none of fedsim's, the first with the lower values of it."""
+    for name, rounds, value, said in (("low", 1, 3, summary), ("high", 2, 9, others or summary)):
+        make_run(name, {"rounds": rounds}, metrics=f"round,test_accuracy,score\n0,0.1,4\n1,0.2,{value}\n", summary=said)
+
+
+def first_by_score(tmp_path, **question):
+    return table_of(tmp_path, metric="score", **question)["run"].tolist()[0]
+
+
+@pytest.mark.parametrize("way", ["min", "max"])
+def test_a_run_declares_which_way_is_better(make_run, judged, tmp_path, way):
+    expected = {"min": "low", "max": "high"}[way]
+    own_column(make_run, judged("test_accuracy", "max", {"score": way}), {"status": "done"})
+    assert first_by_score(tmp_path) == expected
+    sign = {"min": "<=", "max": ">="}[way]
+    assert f"rounds to score{sign}5" in table_of(tmp_path, target="score=5")
+
+
+def test_what_a_run_is_judged_by_goes_before_what_it_declares(make_run, judged, tmp_path):
+    own_column(make_run, judged("score", "max", {"score": "min"}))
+    assert first_by_score(tmp_path) == "high"
+
+
+def test_what_a_run_declares_goes_before_the_table_of_columns(make_run, judged, tmp_path):
+    make_run("a", summary=judged("test_accuracy", "max", {"test_loss": "max"}))
+    assert comparison_of(tmp_path, metric="test_loss").mode == "max"
+
+
+def test_runs_that_contradict_each_other_follow_the_table_of_columns(make_run, judged, tmp_path):
+    make_run("a", summary=judged("test_loss", "max"))
+    make_run("b", {"rounds": 9}, summary=judged("test_loss", "min"))
+    assert comparison_of(tmp_path).mode == "min"
+
+
+DIRECTION = "give the direction with --better min or --better max"
+
+
+@pytest.mark.parametrize(
+    ("ways", "why"),
+    [
+        ((None, None), "nothing says whether lower or higher values are better"),
+        (("", ""), "neither lower nor higher values are better"),
+        (("min", "max"), "these runs contradict each other on whether lower or higher values are better"),
+        (("", "max"), "these runs contradict each other on whether lower or higher values are better"),
+    ],
+)
+def test_a_column_without_one_better_end_is_refused_unless_the_direction_is_given(
+    make_run, judged, tmp_path, ways, why
+):
+    own_column(make_run, *(judged("test_accuracy", "max", {} if way is None else {"score": way}) for way in ways))
+    with pytest.raises(UserError, match=re.escape(f"--metric score: {why}; {DIRECTION}")):
+        first_by_score(tmp_path)
+    direction = "give the direction with --metric score and --better min or --better max"
+    with pytest.raises(UserError, match=re.escape(f"--target score=5: {why}; {direction}")):
+        table_of(tmp_path, target="score=5")
+    assert first_by_score(tmp_path, better="min") == "low"
+    assert first_by_score(tmp_path, better="max") == "high"
+    assert "rounds to score>=5" in table_of(tmp_path, metric="score", better="max", target="score=5")
+
+
+def test_neutral_columns_of_fedsim_are_refused(make_run, tmp_path):
+    make_run("a")
+    with pytest.raises(
+        UserError, match=re.escape(f"--metric clients: neither lower nor higher values are better; {DIRECTION}")
+    ):
+        table_of(tmp_path, metric="clients")
+
+
+def test_the_direction_that_is_given_goes_before_every_other(make_run, tmp_path):
+    make_run("a")  # judged by test_accuracy, max
+    found = comparison_of(tmp_path, better="min")
+    assert (found.metric, found.mode) == ("test_accuracy", "min")
+    # The target is a target of another column, which keeps its own direction.
+    assert "rounds to bytes_up<=5" in table_of(tmp_path, better="max", target="bytes_up=5")
+
+
+def test_no_shared_column_has_a_better_end(make_run, tmp_path):
+    make_run("a", metrics="round,clients,score\n0,0,1\n", summary=None)
+    with pytest.raises(
+        UserError, match=r"share \(clients, score\) is known .* choose one with --metric and --better min"
+    ):
+        table_of(tmp_path)
+
+
 def test_a_metric_by_name(make_run, tmp_path):
     make_run("a")
     make_run("b", {"rounds": 9}, metrics=REGRESSION)
     table = table_of(tmp_path, metric="train_loss")
     assert table.loc[0, ["final train_loss", "best train_loss", "best round"]].tolist() == [1.0, 1.0, 4]
-    assert table_of(tmp_path, metric="bytes_up")["best bytes_up"].tolist()[0] == 1600
     assert table_of(tmp_path, metric="test_rmse")["best round"].isna().tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
-    ("question", "told"),
+    ("question", "message"),
     [
         ({"metric": "test_acuracy"}, "--metric test_acuracy: must be one of .*did you mean 'test_accuracy'"),
         ({"target": "test_accuracy"}, "--target test_accuracy: must be METRIC=NUMBER"),
@@ -405,12 +499,13 @@ def test_a_metric_by_name(make_run, tmp_path):
         ({"last": 0}, "--last 0: must be at least 1"),
         ({"by": "finale"}, r"--by finale: must be one of final, best, last, target \(did you mean 'final'\?\)"),
         ({"by": "last"}, "--by last: needs --last"),
+        ({"better": "low"}, r"--better low: must be min \(lower is better\) or max"),
         ({"by": "target"}, "--by target: needs --target"),
     ],
 )
-def test_questions_that_are_refused(make_run, tmp_path, question, told):
+def test_questions_that_are_refused(make_run, tmp_path, question, message):
     make_run("a")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         comparison_of(tmp_path, **question)
 
 

@@ -46,7 +46,7 @@ def test_second_call_reads_what_the_first_one_kept(directory):
 
 
 @pytest.mark.parametrize("change", ["source", "identity", "format"])
-def test_key_tells_versions_apart(directory, monkeypatch, change):
+def test_key_depends_on_the_version(directory, monkeypatch, change):
     make = Maker()
     cached_arrays("source", "version 1", ARRAYS, make)
     if change == "format":
@@ -62,7 +62,7 @@ def test_damaged_file_is_reported_and_made_again(directory, caplog):
     (file,) = directory.iterdir()
     file.write_bytes(file.read_bytes()[:200])
     check(cached_arrays("source", "1", ARRAYS, make))
-    assert "made again" in caplog.text
+    assert "making it again" in caplog.text
     check(cached_arrays("source", "1", ARRAYS, make))
     assert make.calls == 2  # the damaged file was replaced
 
@@ -108,7 +108,7 @@ def test_a_truncated_large_array_is_made_again(directory, monkeypatch, caplog):
     (file,) = directory.iterdir()
     file.write_bytes(file.read_bytes()[:-30])
     check(cached_arrays("source", "1", ARRAYS, Maker()))
-    assert "made again" in caplog.text
+    assert "making it again" in caplog.text
 
 
 def test_large_objects_are_not_unpickled(directory, monkeypatch):

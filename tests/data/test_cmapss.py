@@ -151,7 +151,7 @@ def shuffled():
     [
         ({"train": ""}, "train_FD001.txt is empty"),
         ({"train": "1 2 x\n"}, "train_FD001.txt is not a table of numbers"),
-        ({"train": "1 1 3\n"}, "train_FD001.txt has 3 columns and not 26"),
+        ({"train": "1 1 3\n"}, "train_FD001.txt has 3 columns and must have 26"),
         ({"train": text(engines(3))[:-60]}, "train_FD001.txt is not a table of numbers"),
         ({"train": shuffled()}, "train_FD001.txt row 2 (1 3 7 ...): must be finite numbers, with engines"),
         ({"train": text(engines(3)).replace("7", "nan")}, "train_FD001.txt row 1 (1 1 nan ...): must be finite"),

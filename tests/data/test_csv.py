@@ -92,7 +92,7 @@ def test_target_among_the_features_is_allowed_and_warned_about(write, caplog):
     settings = {"target_column": "y", "feature_columns": ["y", "x"], "task": "regression", "scale": "none"}
     data = Csv(path=write(text), window=1, **settings).load(0)
     assert data.train.inputs[2].tolist() == [[-2, 2]]
-    assert "the features hold the answer, 'y'" in caplog.text
+    assert "the features include what is to be predicted, 'y'" in caplog.text
 
 
 def test_labels_in_order(write):
@@ -198,7 +198,7 @@ def test_each_file_is_a_client(tmp_path, write):
         assert [data.train.inputs[data.train.clients == k][0, 0, 0] for k in range(3)] == [100, 200, 300]
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, write):
+def test_files_of_the_same_name_are_named_by_their_folders(tmp_path, write):
     for house in "12":
         write(counting(12), f"houses/{house}/load.csv")
     data = Csv(path=f"{tmp_path}/**/load.csv", target_column="y", window=1).load(0)
@@ -206,7 +206,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, write):
 
 
 def test_client_column_over_several_files(tmp_path, write):
-    """A month per file: the second goes on where the first ends."""
+    """A month per file: the second continues where the first ends."""
     for month in (0, 1):
         write("who,t,y\n" + "".join(f"{c},{10 * month + k},{k}\n" for c in "ab" for k in range(10)), f"{month}.csv")
     settings = {"client_column": "who", "time_column": "t", "target_column": "y", "window": 3, "scale": "none"}
@@ -229,7 +229,8 @@ def test_client_too_short_to_test_trains_on_all_its_rows(tmp_path, write, caplog
     data = Csv(path=str(tmp_path), target_column="y", window=1).load(0)
     assert np.bincount(data.train.clients).tolist() == [7, 5]
     assert np.bincount(data.test.clients, minlength=2).tolist() == [1, 0]
-    assert "1 of 2 clients train on all their rows" in caplog.text
+    assert "1 of 2 clients have too few rows to test on (a test part needs 2 rows" in caplog.text
+    assert "and train on all of them: 'short'" in caplog.text
     assert "'short'" in caplog.text
 
 
@@ -243,9 +244,9 @@ def test_client_shorter_than_a_sample(tmp_path, write, caplog):
     assert "data.short=drop" in said
     data = Csv(path=str(tmp_path), target_column="y", window=2, short="drop").load(0)
     assert data.client_names == ("long",)
-    assert "2 of 3 clients left out" in caplog.text
+    assert "left out 2 of 3 clients" in caplog.text
     assert "'short', 'shorter'" in caplog.text
-    assert "no client has rows enough" not in caplog.text
+    assert "no client has enough rows" not in caplog.text
     assert "has 20 rows, fewer than the 101" in refusal(path=str(tmp_path), window=100, short="drop")
 
 
@@ -258,7 +259,7 @@ def test_client_whose_rows_are_all_dropped(write):
 
 
 def test_nothing_to_test_on(write):
-    assert refusal(path=write(counting(8))).startswith("data.test_fraction=0.2: no client has rows enough to test on")
+    assert refusal(path=write(counting(8))).startswith("data.test_fraction=0.2: no client has enough rows to test on")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -376,7 +377,7 @@ def test_missing_values(tmp_path, write, caplog):
     text += "".join(f"b,{k},0\n" for k in range(20, 32))
     settings = {"client_column": "who", "target_column": "y", "task": "regression", "window": 1, "scale": "none"}
     said = refusal(path=write(text), **settings)
-    assert "a.csv, line 16, column 'x': the value is missing (and 1 more rows have such); data.missing=drop" in said
+    assert "a.csv, line 16, column 'x': the value is missing (and in 1 more rows); set data.missing=drop" in said
     dropped = Csv(path=write(text), missing="drop", **settings).load(0)
     assert dropped.train.inputs[dropped.train.clients == 1][:2, 0, 0].tolist() == [5, 20]
     assert "2 of 29 rows dropped" in caplog.text
@@ -416,7 +417,7 @@ def test_times(write, kind):
         text = "t,y\n" + "".join(f"{t},0\n" for t in times)
         return {"path": write(text), "time_column": "t", "window": 1, "target_column": "y"}
 
-    with pytest.raises(UserError, match="no client has rows enough"):  # in order: only too few
+    with pytest.raises(UserError, match="no client has enough rows"):  # in order: only too few
         Csv(**settings(first, second, third)).load(0)
     said = refusal(**settings(first, third, second))
     assert said.split(": ", 1)[1].startswith("client 'a': a.csv, line 4 (")
@@ -448,7 +449,7 @@ BAD = {
     "empty": ("", "a.csv is empty"),
     "blank": ("\n\n \n", "a.csv is empty"),
     "no rows": ("x,y\n", "a.csv has no rows"),
-    "long row": ("x,y\n1,2\n1,2,3\n", "a.csv, line 3 has 3 field(s) and the first line names 2"),
+    "long row": ("x,y\n1,2\n1,2,3\n", "a.csv, line 3 has 3 field(s), but the first line names 2"),
     "all rows long": ("x,y\n1,2,3\n1,2,3\n", "a.csv, line 2 has 3 field(s)"),
     "short row": ("x,y\n1,2\n1\n", "a.csv, line 3 has 1 field(s)"),
     "blank line": ("x,y\n1,2\n\n3,4\n", "a.csv, line 3 is empty"),
@@ -509,7 +510,7 @@ def test_missing_client(write):
 
 def test_one_label(write):
     text = "x,y\n" + "1,a\n" * 20
-    assert "all windows have the one label 'a'" in refusal(path=write(text), task="classification")
+    assert "all windows have the same label 'a'" in refusal(path=write(text), task="classification")
 
 
 def test_paths(tmp_path, write):
@@ -625,7 +626,7 @@ def test_refused(field, values):
     assert error.value.field == field
 
 
-def test_time_format_that_is_none(write):
+def test_invalid_time_format(write):
     path = write("t,y\n2024,1\n2025,2\n")
     assert refusal(path=path, time_column="t", time_format="%Q").startswith("data.time_format=%Q: ")
     assert "'2024' is not a time of data.time_format=%d/%m" in refusal(path=path, time_column="t", time_format="%d/%m")

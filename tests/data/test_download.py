@@ -91,7 +91,7 @@ def test_fetched_once(server, cache, capsys):
 def test_other_digests(server, cache):
     digest = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
     assert fetch(f"{server.url}/whole", f"md5:{digest}").read_bytes() == CONTENT
-    with pytest.raises(UserError, match=r"its MD5 is not the known one.*\(MD5 00\)"):
+    with pytest.raises(UserError, match=r"its MD5 does not match.*\(MD5 00\)"):
         fetch(f"{server.url}/whole", "md5:00")
 
 
@@ -99,7 +99,7 @@ def test_other_digests(server, cache):
     ("name", "reason"),
     [
         ("missing", "the server answered 404 Not Found"),
-        ("other", "its SHA-256 is not the known one"),
+        ("other", "its SHA-256 does not match"),
         ("truncated", "the connection broke off before the end"),
     ],
 )
@@ -108,7 +108,7 @@ def test_failure_is_one_line_and_leaves_nothing(server, cache, name, reason, cap
     with pytest.raises(UserError) as error:
         fetch(url)
     message = str(error.value)
-    assert message.startswith(f"{url}: was not downloaded to {cache / 'plays' / 'hamlet.txt'}, because ")
+    assert message.startswith(f"{url}: could not be downloaded to {cache / 'plays' / 'hamlet.txt'}, because ")
     assert reason in message
     assert message.endswith(f"; {BY_HAND} (SHA-256 {DIGEST})")
     assert "\n" not in message
@@ -135,7 +135,7 @@ def test_damaged_file_in_the_cache_is_fetched_again(server, cache):
 
 def test_cache_that_cannot_be_written_to(server, cache):
     cache.touch()  # a file where the folder should be
-    with pytest.raises(UserError, match=r"cannot be written to \(.*FEDSIM_CACHE_DIR names another\); download it"):
+    with pytest.raises(UserError, match=r"cannot be written to \(.*set FEDSIM_CACHE_DIR to use another\); download it"):
         fetch(f"{server.url}/whole")
 
 
@@ -152,7 +152,7 @@ def test_full_disk(server, cache, monkeypatch):
 def test_json(server):
     assert download.fetch_json(f"{server.url}/json", BY_HAND) == {"files": []}
     for name, reason in (("missing", "the server answered 404 Not Found"), ("whole", "of JSONDecodeError")):
-        with pytest.raises(UserError, match=f"/{name}: was not read, because {reason}.*; {BY_HAND}"):
+        with pytest.raises(UserError, match=f"/{name}: could not be read, because {reason}.*; {BY_HAND}"):
             download.fetch_json(f"{server.url}/{name}", BY_HAND)
 
 

@@ -1,4 +1,4 @@
-"""Contents told apart, and one line for what cannot be read."""
+"""Files identified by content, and a one-line error for those that cannot be read."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_identity_is_that_of_names_and_contents(tmp_path):
     assert content_identity("x", [moved, b]) == first
 
 
-def test_what_is_not_there(tmp_path):
+def test_missing_and_unreadable_files(tmp_path):
     there = tmp_path / "there"
     there.touch()
     assert existing("x", there) == (there,)

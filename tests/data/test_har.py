@@ -128,7 +128,7 @@ def test_damaged_zip(archive):
     whole = (archive / "outer.zip").read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"<html>404</html>"):
         (archive / "bad.zip").write_bytes(content)
-        with pytest.raises(UserError, match=r"data\.path=.*bad\.zip is damaged or no zip of the data") as error:
+        with pytest.raises(UserError, match=r"data\.path=.*bad\.zip is damaged or not the data's zip") as error:
             load(archive / "bad.zip")
         assert "\n" not in str(error.value)
 

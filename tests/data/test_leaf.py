@@ -68,7 +68,7 @@ def test_shakespeare_by_hand(write):
 def test_windows_that_leaf_counts_and_leaves_out(write):
     """LEAF's split_data.py writes num_samples before it drops 79 windows of each role's test part."""
     assert len(Leaf(path=write(*WINDOWS, extra=79)).load(0).test) == 1
-    with pytest.raises(UserError, match="user 'ANN' has 1 samples, and num_samples says 79"):
+    with pytest.raises(UserError, match="user 'ANN' has 1 samples, but num_samples says 79"):
         Leaf(path=write(*WINDOWS, extra=78)).load(0)
     with pytest.raises(UserError, match="num_samples says 80"):
         Leaf(path=write(*TWEETS, extra=79), kind="sent140").load(0)
@@ -88,7 +88,7 @@ def test_sent140_by_hand(write, caplog):
     assert data.train.clients.tolist() == [0, 0, 1]
     assert data.test.inputs.tolist() == [[1, good, 1, 0]]
     assert data.test.clients.tolist() == [1]
-    assert "1 users left out" in caplog.text  # eve
+    assert "left out 1 user(s)" in caplog.text  # eve
 
 
 def test_vocabulary_size(write):
@@ -104,7 +104,7 @@ def test_users_in_several_files(write, tmp_path):
     (tmp_path / "data" / "train" / "b.json").write_text(json.dumps(more))
     assert Leaf(path=path).load(0).client_names == ("ANN", "BOB", "CID")
     (tmp_path / "data" / "train" / "c.json").write_text(json.dumps(more))
-    with pytest.raises(UserError, match=r"c\.json: user 'CID' is in b\.json too"):
+    with pytest.raises(UserError, match=r"c\.json: user 'CID' is also in b\.json"):
         Leaf(path=path).load(0)
 
 
@@ -129,18 +129,18 @@ GOOD = json.dumps(content(WINDOWS[0]))
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ("", "is not as LEAF writes it"),
-        (GOOD[: len(GOOD) // 2], "is not as LEAF writes it"),
-        ("[]", "is not as LEAF writes it"),
-        ("[" * 100_000, "is not as LEAF writes it"),
-        ('{"users": ["ANN"], "num_samples": [1], "user_data": {}}', "is not as LEAF writes it"),
-        ('{"users": ["ANN"], "num_samples": [], "user_data": {"ANN": {}}}', "is not as LEAF writes it"),
+        ("", "is not a file of LEAF"),
+        (GOOD[: len(GOOD) // 2], "is not a file of LEAF"),
+        ("[]", "is not a file of LEAF"),
+        ("[" * 100_000, "is not a file of LEAF"),
+        ('{"users": ["ANN"], "num_samples": [1], "user_data": {}}', "is not a file of LEAF"),
+        ('{"users": ["ANN"], "num_samples": [], "user_data": {"ANN": {}}}', "is not a file of LEAF"),
         ('{"users": ["ANN"], "num_samples": [1], "user_data": {"ANN": 3}}', "user 'ANN' must have a list x"),
         ('{"users": ["ANN"], "num_samples": [1], "user_data": {"ANN": {"x": ["a"], "y": []}}}', "of the same length"),
-        ('{"users": [3], "num_samples": [1], "user_data": {"3": {"x": ["a"], "y": ["a"]}}}', "is not as LEAF writes"),
-        ({"ANN": [("abc", "de")]}, "user 'ANN', sample 0: is not one of shakespeare: ('abc', 'de')"),
-        ({"ANN": [("abc", 3)]}, "user 'ANN', sample 0: is not one of shakespeare"),
-        ({"ANN": [("abc", "d"), ("ab", "d")]}, "has windows of other lengths than 3"),
+        ('{"users": [3], "num_samples": [1], "user_data": {"3": {"x": ["a"], "y": ["a"]}}}', "is not a file of LEAF"),
+        ({"ANN": [("abc", "de")]}, "user 'ANN', sample 0: is not a sample of shakespeare: ('abc', 'de')"),
+        ({"ANN": [("abc", 3)]}, "user 'ANN', sample 0: is not a sample of shakespeare"),
+        ({"ANN": [("abc", "d"), ("ab", "d")]}, "has windows of lengths other than 3"),
         ({"ANN": [("abc", "é")]}, "no user with training samples has a train sample"),
         ({}, "no user with training samples has a train sample"),
     ],
@@ -156,7 +156,7 @@ def test_bad_shakespeare(write, train, message):
 
 @pytest.mark.parametrize("pair", [("a text", 1), (tweet("a text"), 4), (tweet("a text"), "1"), (["1", "text"], 0)])
 def test_bad_sent140(write, pair):
-    with pytest.raises(UserError, match="user 'ann', sample 0: is not one of sent140"):
+    with pytest.raises(UserError, match="user 'ann', sample 0: is not a sample of sent140"):
         Leaf(path=write({"ann": [pair]}, {}), kind="sent140").load(0)
 
 
@@ -166,7 +166,7 @@ def test_half_a_character_is_unknown(write):
     assert data.train.inputs.tolist() == [[*leaf("ab"), 80]]
 
 
-def test_nobody_tests(write):
+def test_no_user_has_test_samples(write):
     with pytest.raises(UserError, match="no user with training samples has a test sample"):
         Leaf(path=write(WINDOWS[0], {})).load(0)
 

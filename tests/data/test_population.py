@@ -16,7 +16,7 @@ from fedsim.errors import UserError
 
 
 def samples_of(sizes):
-    """Clients with so many samples; sample s holds the number s."""
+    """Clients with the given numbers of samples; sample s holds the number s."""
     offsets = torch.tensor([0, *np.cumsum(sizes)])
     total = int(offsets[-1])
     numbers = torch.arange(total)

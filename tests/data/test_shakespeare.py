@@ -114,7 +114,7 @@ def test_last_by_hand(play):
 
 @given(text=st.text(st.sampled_from("abcé \n."), min_size=1, max_size=60), stride=st.integers(1, 5))
 def test_last_against_plain_python(tmp_path_factory, text, stride):
-    """LEAF's split at stride 1, of which every so many windows are taken."""
+    """LEAF's split at stride 1, of which every stride-th window is used."""
     path = tmp_path_factory.getbasetemp() / "last.txt"
     path.write_text(f"Ann:\n{text}\n\nBob:\n{'a long text, long enough. ' * 3}", encoding="utf-8")
     data = Shakespeare(path=str(path), form="last", sequence_length=4, stride=stride, test_fraction=0.25).load(0)
@@ -136,7 +136,7 @@ def test_last_against_plain_python(tmp_path_factory, text, stride):
 def test_role_that_says_too_little_is_left_out(play, caplog):
     path = play({"Ann": ["a long speech, " * 5], "Bob": ["Ho."]})
     assert Shakespeare(path=path, form="last", sequence_length=5).load(0).client_names == ("Ann",)
-    assert "1 of 2 roles left out" in caplog.text
+    assert "left out 1 of 2 roles" in caplog.text
 
 
 def test_fetched_if_no_path_is_given(play, monkeypatch):
@@ -153,7 +153,7 @@ def test_fetched_if_no_path_is_given(play, monkeypatch):
 
 def test_no_network_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(shakespeare, "URL", "http://127.0.0.1:9/input.txt")  # the port of nobody
+    monkeypatch.setattr(shakespeare, "URL", "http://127.0.0.1:9/input.txt")  # a port without a server
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with pytest.raises(UserError, match=r"cannot be reached.*set data\.path=FILE \(SHA-256 86c4e6aa") as error:
         Shakespeare().load(0)

@@ -120,7 +120,7 @@ def test_text_before_the_first_role_is_reported(write, caplog):
 def test_silent_role_is_left_out_with_a_warning(write, caplog):
     data = Text(path=write(PLAY + "\nGhost:\n")).load(0)
     assert data.client_names == ("ANN", "Bob Smith")
-    assert "1 of 3 clients left out" in caplog.text
+    assert "left out 1 of 3 clients" in caplog.text
 
 
 def test_short_client_trains_and_does_not_test(write):

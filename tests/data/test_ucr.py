@@ -117,7 +117,7 @@ def test_second_load_does_not_convert(write, monkeypatch):
 
 
 def test_natural_is_refused(write):
-    with pytest.raises(UserError, match="does not say whose measurements those of Tiny are"):
+    with pytest.raises(UserError, match="does not say who was measured in Tiny"):
         Natural().assign(Ucr(name="Tiny", path=write()).load(0), None, 0)
 
 
@@ -169,7 +169,7 @@ def test_record_without_the_files(zenodo):
 
 def test_no_network_is_one_line(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(ucr, "RECORDS", "http://127.0.0.1:9/api/records")  # the port of nobody
+    monkeypatch.setattr(ucr, "RECORDS", "http://127.0.0.1:9/api/records")  # a port without a server
     with pytest.raises(UserError) as error:
         Ucr(name="ECG5000").load(0)
     assert "cannot be reached; download ECG5000_TRAIN.ts and ECG5000_TEST.ts from https://zenodo.org/" in str(
@@ -190,7 +190,7 @@ def test_unknown_name():
         ({"train": ts()}, "Tiny_TRAIN.ts has no series"),
         ({"train": ts("1,x:3,4:9")}, "Tiny_TRAIN.ts cannot be read as a .ts file"),
         ({"train": ts("1,2:3:9")}, "Tiny_TRAIN.ts cannot be read as a .ts file"),
-        ({"test": ts("1,2:9")}, "Tiny_TEST.ts has series of 1 channels, and of 2"),
+        ({"test": ts("1,2:9")}, "Tiny_TEST.ts has series of 1 channels and of 2"),
         ({"test": ts("1,inf:3,4:9")}, "Tiny_TEST.ts has infinite values"),
         ({"test": TEST.replace("@classLabel true 9 10", "@targetlabel true")}, "Tiny_TEST.ts has no class labels"),
     ],

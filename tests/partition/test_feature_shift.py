@@ -117,7 +117,7 @@ def test_tokens_have_no_sensors(dataset):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"noise": 0.0}, "noise=0.0: noise, scale and bias are all 0"),
         ({"noise": -1.0}, "noise="),
@@ -125,6 +125,6 @@ def test_tokens_have_no_sensors(dataset):
         ({"bias": float("nan")}, "bias="),
     ],
 )
-def test_refused(values, told):
-    with pytest.raises(FieldError, match=f"^{told}"):
+def test_refused(values, message):
+    with pytest.raises(FieldError, match=f"^{message}"):
         FeatureShift(**values)

@@ -71,7 +71,7 @@ def test_too_few_clients_or_samples(make_dataset):
         LabelsPerClient(2).assign(make_dataset(train=90, labels=9), 3, 0)
     dataset = make_dataset(train=100, labels=2)
     dataset.train.targets[:] = [0] * 5 + [1] * 95
-    with pytest.raises(UserError, match=r"label 0 went to 10 of 10 clients and has 5 training samples"):
+    with pytest.raises(UserError, match=r"label 0 went to 10 of 10 clients but has 5 training samples"):
         LabelsPerClient(2).assign(dataset, 10, 0)
 
 

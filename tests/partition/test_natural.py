@@ -44,12 +44,12 @@ def test_seed_decides_who_is_taken(make_dataset):
 
 
 @pytest.mark.parametrize("clients", [0, 4])
-def test_not_so_many(make_dataset, clients):
-    with pytest.raises(UserError, match=rf"^num_clients={clients}: .*3 natural clients"):
+def test_impossible_numbers_of_clients(make_dataset, clients):
+    with pytest.raises(UserError, match=rf"^num_clients={clients}: must be 1 to 3, the natural clients of "):
         Natural().assign(make_dataset(clients=3), clients, 0)
 
 
-def test_none_there(make_dataset):
+def test_data_without_natural_clients(make_dataset):
     with pytest.raises(UserError, match=r"toys have no owners; .*iid or partition=dirichlet$"):
         Natural().assign(make_dataset(), None, 0)
     with pytest.raises(UserError, match=r"partition=iid$"):
@@ -72,12 +72,12 @@ def test_clients_with_few_samples_are_left_out(uneven, caplog, min_samples, kept
     assert [set(uneven.test.clients[own]) for own in assignment.test] == [{k} for k in kept]
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"natural: {5 - len(kept)} of 5 clients left out, which have fewer than partition.min_samples={min_samples} "
+        f"natural: left out {5 - len(kept)} of 5 clients, which have fewer than partition.min_samples={min_samples} "
         "training samples"
     )
 
 
-def test_nobody_is_left_out_in_silence_or_without_a_reason(make_dataset, caplog):
+def test_no_warning_if_no_client_is_left_out(make_dataset, caplog):
     Natural().assign(make_dataset(clients=5), None, 0)
     assert not caplog.records
 
@@ -94,7 +94,9 @@ def test_those_who_stay_do_not_depend_on_those_left_out(make_dataset):
 
 
 def test_too_few_are_large_enough(uneven):
-    with pytest.raises(UserError, match=r"num_clients=3: toy has 1 to 2 natural clients .*min_samples=3 training"):
+    with pytest.raises(
+        UserError, match=r"num_clients=3: must be 1 to 2, the natural clients of toy .*min_samples=3 training"
+    ):
         Natural(min_samples=3).assign(uneven, 3, 0)
     with pytest.raises(UserError, match=r"min_samples=5: no natural client .* the largest of 5 has 4"):
         Natural(min_samples=5).assign(uneven, None, 0)
@@ -104,7 +106,7 @@ def test_at_most(make_dataset, same):
     dataset = make_dataset(clients=5)
     assert len(Natural(max_clients=9).assign(dataset, None, 0).train) == 5
     assert same(Natural(max_clients=3).assign(dataset, None, 0), Natural().assign(dataset, 3, 0))
-    with pytest.raises(UserError, match=r"max_clients=3: num_clients=2 says already how many"):
+    with pytest.raises(UserError, match=r"max_clients=3: num_clients=2 already says how many"):
         Natural(max_clients=3).assign(dataset, 2, 0)
 
 

@@ -25,7 +25,7 @@ FILES = {
     path.stem: path for path in sorted(Path(str(importlib.resources.files("fedsim.configs"))).glob("partition/*.yaml"))
 }
 
-# Values to try besides the defaults; a partition without an entry is tried with its defaults only.
+# Values to try in addition to the defaults; a partition without an entry is tried with its defaults only.
 OTHERS = {
     "iid": {"spread": [0.0, 0.5, 3.0]},
     "dirichlet": {"alpha": [0.1, 1.0, 100.0], "min_samples": [1, 3]},
@@ -39,7 +39,7 @@ OTHERS = {
 }
 
 LEAVES_OUT = {"natural": ("min_samples", "max_clients"), "time_blocks": ("gap",)}
-"""Partitions that may give some samples to nobody, and the fields that decide about it."""
+"""Partitions that may leave samples unassigned, and the fields that decide it."""
 
 
 def make_partition(name, **values):
@@ -128,7 +128,7 @@ def test_a_reasonable_request_is_met_and_the_seed_decides(name, data, seed):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("clients", [0, -1, 101, 2**31 - 1])
-def test_so_many_clients_cannot_be(name, clients):
+def test_impossible_numbers_of_clients_are_refused(name, clients):
     with pytest.raises(UserError, match=rf"^num_clients={clients}: .*\d"):
         make_partition(name).assign(make_dataset(100, 50, labels=4, clients=3), clients, 0)
 

@@ -47,7 +47,7 @@ def test_seed_decides(make_dataset, same):
 
 
 def test_more_shards_than_samples(make_dataset):
-    with pytest.raises(UserError, match=r"shards_per_client=11: 10 clients .* need 110 shards .* at most 10 shards"):
+    with pytest.raises(UserError, match=r"shards_per_client=11: 10 clients .* need 110 shards, .* at most 10 shards"):
         Shards(11).assign(make_dataset(train=100), 10, 0)
     with pytest.raises(UserError, match=r"^num_clients=101: "):
         Shards().assign(make_dataset(train=100), 101, 0)

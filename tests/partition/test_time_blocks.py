@@ -14,7 +14,7 @@ from fedsim.partition.time_blocks import TimeBlocks
 
 @pytest.fixture(scope="module")
 def make(make_dataset):
-    """Samples in the order of time; with `series`, of clients of so many training samples and half the tests."""
+    """Samples in the order of time; with `series`, of clients of these sizes, which also get half the tests."""
 
     def make(train=100, test=40, series=None):
         if series is None:

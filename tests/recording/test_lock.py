@@ -1,4 +1,4 @@
-"""One process per directory, and what is told of it."""
+"""One process per directory, and the message that says so."""
 
 import errno
 import fcntl
@@ -13,7 +13,7 @@ from fedsim.recording import lock
 from fedsim.recording.lock import holder, locked
 
 
-def test_it_is_held_once(tmp_path):
+def test_only_one_process_holds_it(tmp_path):
     with locked(tmp_path):
         assert holder(tmp_path).startswith(f"process {os.getpid()} on {platform.node()} since ")
         with pytest.raises(UserError, match=rf"^{tmp_path}: in use by process {os.getpid()} on "), locked(tmp_path):
@@ -25,7 +25,7 @@ def test_it_is_held_once(tmp_path):
         pass
 
 
-def test_an_error_lets_it_go(tmp_path):
+def test_an_error_releases_it(tmp_path):
     with pytest.raises(KeyError), locked(tmp_path):
         raise KeyError
     assert holder(tmp_path) is None
@@ -68,7 +68,7 @@ def _without_locks(monkeypatch):
     ("change", "held"),
     [
         ({}, True),
-        ({"host": "elsewhere"}, True),  # nobody here can tell
+        ({"host": "elsewhere"}, True),  # cannot be checked here
         ({"process": "12"}, False),  # another process got its number
         ({"pid": 2**22 + 1}, False),
         ({"pid": "x"}, False),
@@ -82,14 +82,14 @@ def test_where_the_file_system_has_no_locks(tmp_path, change, held):
     if held:
         with pytest.raises(UserError, match="in use by"), locked(tmp_path):
             pass
-        hint = "if that no longer runs, delete .lock in it"
+        hint = "if that process no longer runs, delete .lock in the directory"
         assert (hint in holder(tmp_path)) == ("host" in change)
     else:
         with locked(tmp_path):
             pass
 
 
-def test_errors_are_not_taken_for_freedom(tmp_path, monkeypatch):
+def test_other_errors_do_not_mean_that_it_is_free(tmp_path, monkeypatch):
     def broken(descriptor, kind):
         raise OSError(errno.EIO, "Input/output error")
 

@@ -55,7 +55,7 @@ def test_a_file_is_never_overwritten(tmp_path):
     assert (tmp_path / "a.csv").read_text() == "old"
 
 
-def test_a_row_that_the_disk_takes_only_in_part_is_taken_back(tmp_path):
+def test_a_row_that_is_only_partly_written_is_removed(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     writer = CsvWriter(tmp_path / "a.csv", ("round", "text"))
     try:

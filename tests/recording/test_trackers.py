@@ -1,4 +1,4 @@
-"""Trackers: with small fakes of their libraries every call, and with the libraries what they read back."""
+"""Trackers: every call, with small fakes of their libraries, and what the libraries themselves read back."""
 
 import importlib
 import importlib.machinery
@@ -42,7 +42,7 @@ def start(experiment, directory="run"):
 
 @pytest.fixture
 def killed(monkeypatch):
-    """Return ``killed(experiment, kept, logged)``: a run that dies with so many rounds kept and so many logged."""
+    """Return ``killed(experiment, kept, logged)``: a run that dies with these rounds kept and logged."""
 
     def killed(experiment, kept, logged, directory="run"):
         save = runner.Recorder.save
@@ -241,25 +241,25 @@ def test_wandb(make, calls, fake_wandb):
 
 
 @pytest.mark.parametrize(
-    ("status", "told"), [("interrupted", "KILLED"), ("diverged", "FAILED"), ("stopped", "FINISHED")]
+    ("status", "logged"), [("interrupted", "KILLED"), ("diverged", "FAILED"), ("stopped", "FINISHED")]
 )
-def test_how_a_run_ended(make, calls, fake_mlflow, fake_wandb, status, told):
+def test_how_a_run_ended(make, calls, fake_mlflow, fake_wandb, status, logged):
     Path("run").mkdir()
     for tracker in ("mlflow", "wandb"):
         Follower(make(f"tracker={tracker}"), Path("run")).end(status)
-    assert calls.named("set_terminated") == [(("abc", told), {})]
+    assert calls.named("set_terminated") == [(("abc", logged), {})]
     assert calls.named("finish") == [((), {"exit_code": 0 if status == "stopped" else 1})]
 
 
-def test_a_run_that_diverges_is_told(make, calls, fake_mlflow):
+def test_a_run_that_diverges_is_marked_as_failed(make, calls, fake_mlflow):
     assert start(make("tracker=mlflow", "client.optimizer.lr=1e30", "data.task=regression")) == "diverged"
     assert calls[-1] == ("set_terminated", ("abc", "FAILED"), {})
 
 
-# Going on
+# Resuming
 
 
-def test_tensorboard_goes_on(make, calls, fake_tensorboard, killed):
+def test_tensorboard_resumes(make, calls, fake_tensorboard, killed):
     killed(make("tracker=tensorboard"), kept=1, logged=3)
     calls.clear()
     assert resume_run(Path("run")) == "done"
@@ -267,7 +267,7 @@ def test_tensorboard_goes_on(make, calls, fake_tensorboard, killed):
     assert sorted({step for (_, _, step), _ in calls.named("add_scalar")}) == [2, 3, 4]
 
 
-def test_mlflow_goes_on(make, calls, fake_mlflow, killed, tmp_path, monkeypatch):
+def test_mlflow_resumes(make, calls, fake_mlflow, killed, tmp_path, monkeypatch):
     killed(make("tracker=mlflow"), kept=1, logged=3)
     begun = len(calls)
     monkeypatch.chdir(tmp_path.parent)  # another folder, the same store
@@ -280,14 +280,14 @@ def test_mlflow_goes_on(make, calls, fake_mlflow, killed, tmp_path, monkeypatch)
     assert len(calls.named("create_run")) == 1
 
 
-def test_wandb_goes_on(make, calls, fake_wandb, killed):
+def test_wandb_resumes(make, calls, fake_wandb, killed):
     killed(make("tracker=wandb"), kept=1, logged=3)
     assert resume_run(Path("run")) == "done"
     assert [keywords["step"] for _, keywords in calls.named("log")] == [0, 1, 2, 3, 4]
     assert [(given["id"], given["resume"]) for _, given in calls.named("init")] == [(None, None), ("xyz", None)]
 
 
-def test_what_was_offline_is_sent_whole_once_it_is_online(make, calls, fake_wandb, killed):
+def test_offline_rounds_are_sent_once_it_is_online(make, calls, fake_wandb, killed):
     killed(make("tracker=wandb"), kept=1, logged=3)
     calls.clear()
     assert resume_run(Path("run"), make("tracker=wandb", "tracker.mode=online")) == "done"
@@ -296,13 +296,13 @@ def test_what_was_offline_is_sent_whole_once_it_is_online(make, calls, fake_wand
     assert (given["mode"], given["id"], given["resume"]) == ("online", "xyz", "allow")
 
 
-def test_a_tracker_that_comes_later_is_told_what_was(make, calls, fake_wandb, killed):
+def test_a_tracker_that_is_added_later_gets_the_earlier_rounds(make, calls, fake_wandb, killed):
     killed(make(), kept=2, logged=3)
     assert resume_run(Path("run"), make("tracker=wandb")) == "done"  # in place: it changes no round
     assert {keywords["step"]: arguments[0] for arguments, keywords in calls.named("log")} == rows()
 
 
-def test_a_fork_is_a_run_of_its_own(make, calls, fake_wandb):
+def test_a_fork_is_a_new_run(make, calls, fake_wandb):
     assert start(make("tracker=wandb")) == "done"
     calls.clear()
     assert fork_run(Path("run"), make("tracker=wandb", "client.optimizer.lr=0.01", "rounds=5"), Path("fork")) == "done"
@@ -310,7 +310,7 @@ def test_a_fork_is_a_run_of_its_own(make, calls, fake_wandb):
     assert {keywords["step"]: arguments[0] for arguments, keywords in calls.named("log")} == rows("fork")
 
 
-def test_a_last_round_that_is_evaluated_late_is_told_anew(make, calls, fake_wandb, killed):
+def test_a_last_round_that_is_evaluated_late_is_logged_again(make, calls, fake_wandb, killed):
     killed(make("tracker=wandb", "eval.every=3"), kept=2, logged=2)
     assert "test_loss" not in rows()[2]
     assert resume_run(Path("run"), make("tracker=wandb", "eval.every=3", "rounds=2")) == "done"
@@ -321,7 +321,7 @@ def test_a_last_round_that_is_evaluated_late_is_told_anew(make, calls, fake_wand
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '{"wandb": 3}', '{"mlflow": {}}', '{"wandb": {"project": "fedsim"}}']
 )
-def test_facts_that_say_nothing_make_a_new_run(make, calls, fake_wandb, killed, content):
+def test_unusable_facts_make_a_new_run(make, calls, fake_wandb, killed, content):
     killed(make("tracker=wandb"), kept=1, logged=3)
     Path("run/tracker.json").write_text(content)
     calls.clear()
@@ -334,7 +334,7 @@ def test_facts_that_say_nothing_make_a_new_run(make, calls, fake_wandb, killed, 
 
 
 @pytest.mark.parametrize("broken", ["init", "log", "finish"])
-def test_a_tracker_that_fails_is_told_once_and_ends_nothing(make, fake_wandb, capsys, monkeypatch, broken):
+def test_a_failing_tracker_is_reported_once_and_does_not_stop_the_run(make, fake_wandb, capsys, monkeypatch, broken):
     assert start(make(), "plain") == "done"
 
     def fail(*_, **__):
@@ -364,7 +364,7 @@ def test_a_tracker_that_fails_is_told_once_and_ends_nothing(make, fake_wandb, ca
         ("wandb", "wandb", "needs wandb; install it with: python -m pip install 'wandb>="),
     ],
 )
-def test_a_library_that_is_not_there(make, fake_mlflow, monkeypatch, tracker, missing, words):
+def test_a_missing_library(make, fake_mlflow, monkeypatch, tracker, missing, words):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
     with pytest.raises(UserError, match=f"tracker={tracker}: needs {missing}; ") as refused:
@@ -373,7 +373,7 @@ def test_a_library_that_is_not_there(make, fake_mlflow, monkeypatch, tracker, mi
     assert f"(the extra '{tracker}')" in str(refused.value)
 
 
-def test_a_folder_of_the_same_name_is_no_library(monkeypatch):
+def test_a_folder_of_the_same_name_is_not_a_library(monkeypatch):
     Path("not_installed").mkdir()
     monkeypatch.syspath_prepend(Path.cwd())
     assert importlib.util.find_spec("not_installed") is not None
@@ -396,13 +396,17 @@ def test_a_server_needs_no_database(make, fake_mlflow, monkeypatch):
         (MLflow, {"tracking_uri": "sqlite:///"}, "must be sqlite:///FILE"),
         (MLflow, {"tracking_uri": "file:mlruns"}, "must be sqlite:///FILE"),
         (MLflow, {"tracking_uri": "http://"}, "must name a host"),
-        (MLflow, {"tracking_uri": "https://me:secret@host"}, "tracking_uri=https://...: must name a host, and no pass"),
+        (
+            MLflow,
+            {"tracking_uri": "https://me:secret@host"},
+            "tracking_uri=https://...: must name a host and hold no pass",
+        ),
         (MLflow, {"experiment_name": " "}, "experiment_name= : must not be empty"),
         (Wandb, {"mode": "on"}, "mode=on: must be one of offline, online"),
-        (Wandb, {"project": "a/b"}, "project=a/b: must not be empty, nor hold"),
+        (Wandb, {"project": "a/b"}, "project=a/b: must not be empty or contain"),
     ],
 )
-def test_settings_that_are_none(cls, settings, words):
+def test_refused_settings(cls, settings, words):
     with pytest.raises(UserError) as refused:
         cls(**settings)
     assert words in str(refused.value)

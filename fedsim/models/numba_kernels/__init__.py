@@ -1,6 +1,6 @@
 """Fused recurrent layers for CPUs: the functions of `torch_kernels`, a client at a time in the core's cache.
 
-Every thread takes a client, packs its weights once, and runs all steps, gates and gradients while they lie in its
+Every thread takes a client, packs its weights once, and runs all steps, gates and gradients while they are in its
 cache: `walk_forward` and `walk_backward`. They call the cell's step (`rnn`, `lstm`, `gru`) and the matrix product
 (`product`) through addresses, so that each is compiled once for a dtype: a few seconds for the first cell, a fraction
 of one for each further cell. The result is kept on disk.
@@ -31,7 +31,7 @@ from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
 
 
 class _Cell(NamedTuple):
-    """A cell's two steps, and where its columns lie (see `walk_forward`)."""
+    """A cell's two steps, and where its columns are (see `walk_forward`)."""
 
     step: Callable[..., None]
     step_back: Callable[..., None]
@@ -50,9 +50,9 @@ _CELLS = {
     "gru_reset_before": _Cell(gru.reset_before_step, gru.reset_before_step_back, 3, 3, rest=1),
 }
 _FORWARD_ROWS, _BACKWARD_ROWS = 128, 128
-"""Rows (steps times samples) of a block of steps, so many that the weights are worth fetching again."""
+"""Rows (steps times samples) of a block of steps: enough to be worth fetching the weights again."""
 _MOST_SAMPLES = 64
-"""Samples of an item: with more, what a step touches leaves the cache."""
+"""Most samples of an item: with more, what a step touches does not stay in the cache."""
 _SMALL = 2_000_000
 """Multiply-adds below which waking other threads costs more than it saves."""
 
@@ -121,7 +121,7 @@ def _kernels(cell: str, dtype: torch.dtype) -> list[Any]:
 
 
 class _Plan:
-    """What a call's shapes alone decide: the table without addresses, and where a worker's scratch memory has what."""
+    """What depends on a call's shapes alone: the table without addresses, and the layout of the scratch memory."""
 
     def __init__(self, cell: str, shape: tuple[int, ...], hidden: int, dtype: torch.dtype, most: int) -> None:
         self.c, self.steps, self.b, self.d = shape
@@ -234,7 +234,7 @@ class _Call:
         return tensor
 
     def check(self, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
-        """The kernels see addresses only: a wrong shape would read or write elsewhere."""
+        """Refuse a wrong shape: the kernels see addresses only and would read or write elsewhere."""
         expected = dtype or self.plan.dtype
         if tensor.shape != shape or tensor.dtype != expected or tensor.device.type != "cpu":
             raise ValueError(
@@ -265,7 +265,7 @@ def _scratch(size: int) -> int:
 
 
 def _shares(c: int, b: int, count: int) -> int:
-    """Cut each client's samples into so many items that no thread idles for long, but not below four samples."""
+    """Items to cut each client's samples into so that no thread idles for long; none has fewer than four samples."""
     shares = -(-b // _MOST_SAMPLES)
     while b // (shares + 1) >= 4:
         items = c * shares
@@ -354,7 +354,7 @@ def _per_item(weights: Weights, items: int) -> Weights:
 
 
 def _sum_shares(d_weights: Weights, c: int, into: Weights | None) -> Weights:
-    """Add up what the items of each client found, ``[C * shares, ...] -> [C, ...]``, in their order."""
+    """Add up the gradients of each client's items in their order, ``[C * shares, ...] -> [C, ...]``."""
     sums = [None if value is None else value.view(c, -1, *value.shape[1:]).sum(1) for value in d_weights]
     for target, value in zip(into or (), sums, strict=False):
         if target is not None and value is not None:

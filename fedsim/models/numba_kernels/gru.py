@@ -85,7 +85,7 @@ def step_back(
     w_rest: Any,
     multiply: int,
 ) -> None:
-    """The step backwards."""
+    """One backward step; arguments as in `walk_forward`."""
     for i in range(m):
         q = advance(saved, i * ld)
         r = advance(q, hidden)
@@ -185,7 +185,7 @@ def reset_before_step_back(
     w_rest: Any,
     multiply: int,
 ) -> None:
-    """The step backwards."""
+    """One backward step; arguments as in `walk_forward`."""
     for i in range(m):
         z = advance(saved, i * ld + hidden)
         to_z = advance(d_gates, i * ldg + hidden)

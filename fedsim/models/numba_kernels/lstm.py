@@ -92,7 +92,7 @@ def step_back(
     w_rest: Any,
     multiply: int,
 ) -> None:
-    """The step backwards."""
+    """One backward step; arguments as in `walk_forward`."""
     for row in range(m):
         i = advance(saved, row * ld)
         f = advance(i, hidden)

@@ -35,7 +35,7 @@ def lanes_of(dtype: types.Type) -> int:
 
 
 def float_of(dtype: types.Type) -> ir.Type:
-    """LLVM's name for it."""
+    """LLVM's type for a Numba float."""
     return ir.FloatType() if dtype.bitwidth == 32 else ir.DoubleType()
 
 

@@ -18,7 +18,7 @@ _tiles_1, _tiles_2, _tiles_3 = tiles(1), tiles(2), tiles(3)
 
 @njit
 def _panel_width(left: int) -> int:
-    """Vectors of the next panel when `left` are still to do: twos, and a three instead of a last one."""
+    """Vectors of the next panel when `left` remain: two, or the last three at once."""
     return 3 if left == 3 else min(left, 2)
 
 

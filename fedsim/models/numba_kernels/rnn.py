@@ -102,7 +102,7 @@ def tanh_step_back(
     w_rest: Any,
     multiply: int,
 ) -> None:
-    """The step backwards."""
+    """One backward step; arguments as in `walk_forward`."""
     for i in range(m):
         _tanh_gradient_row((advance(saved, i * ld), advance(d_h, i * ldh), advance(d_gates, i * ldg)), hidden)
     product(multiply, (d_h, ldh, d_h, ldh, d_gates, ldg, 1, w, 0, m, hidden, hidden))
@@ -127,7 +127,7 @@ def relu_step_back(
     w_rest: Any,
     multiply: int,
 ) -> None:
-    """The step backwards."""
+    """One backward step; arguments as in `walk_forward`."""
     for i in range(m):
         _relu_gradient_row((advance(saved, i * ld), advance(d_h, i * ldh), advance(d_gates, i * ldg)), hidden)
     product(multiply, (d_h, ldh, d_h, ldh, d_gates, ldg, 1, w, 0, m, hidden, hidden))

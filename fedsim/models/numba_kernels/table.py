@@ -83,7 +83,7 @@ add = elementwise(lambda a, b: (a + b, None))
 
 @njit
 def plan(table: Any, client: int, share: int, order: Any, active: Any) -> Any:
-    """Order the item's samples by falling length; return their number.
+    """Order the item's samples by descending length; return their number.
 
     Writes the samples' numbers to `order` and to ``active[t]`` how many of them have a step t.
     """

@@ -3,7 +3,7 @@
 torch's OpenMP threads keep spinning for milliseconds after each parallel operation. A second pool (Numba's or Python's)
 would share the cores with them just then, so the kernels run on torch's own: through the same library and the same call
 that a compiler makes for ``#pragma omp parallel``. Where torch brings no GNU OpenMP (macOS, Windows), Python threads do
-it, for the kernels run without the interpreter's lock.
+it, because the kernels run without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 
 
 def run(kernel: Any, data: int, threads: int) -> None:
-    """Call a kernel on each of so many threads at once and wait for all of them.
+    """Call a kernel on `threads` threads at once and wait for all of them.
 
     Args:
         kernel: a `numba.core.ccallback.CFunc` of one pointer.

@@ -71,7 +71,7 @@ from fedsim.models.numba_kernels.table import (
 
 
 def run_backward(data: Any) -> None:
-    """Do items until none is left; `data` as in `run_forward`."""
+    """Process items until none is left; `data` as in `run_forward`."""
     table = as_table(data)
     worker = take_ticket(advance(table, WORKER))
     scratch = advance(at_address(data, table[SCRATCH]), worker * table[SCRATCH_STRIDE])

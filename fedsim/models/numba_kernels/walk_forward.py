@@ -1,7 +1,7 @@
 """The walk over a client's steps that all cells share, around the cell's own step.
 
-A *work item* is one client, or a share of one client's samples. Its samples are ordered by falling length, so those
-still running at a step are the first ``active[t]`` of them, and their rows of all steps lie behind one another:
+A *work item* is one client, or a share of one client's samples. Its samples are ordered by descending length, so
+those still running at a step are the first ``active[t]`` of them, and their rows of all steps are contiguous:
 padded steps cost nothing. The weights are packed once per item, and what the steps touch again and again stays in the
 core's cache: the products with the input are made for a block of steps at a time, and so are the weight gradients,
 while the block's gate gradients are still there.
@@ -82,7 +82,7 @@ from fedsim.models.numba_kernels.table import (
 
 
 def run_forward(data: Any) -> None:
-    """Do items until none is left; `data` is the table, typed as a pointer to the numbers' type."""
+    """Process items until none is left; `data` is the table, typed as a pointer to the numbers' type."""
     table = as_table(data)
     worker = take_ticket(advance(table, WORKER))
     scratch = advance(at_address(data, table[SCRATCH]), worker * table[SCRATCH_STRIDE])
