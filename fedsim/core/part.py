@@ -68,7 +68,7 @@ class Part:
         return self
 
     def check_bound(self, federation: Federation, state: State) -> None:
-        """Raise `UserError` for what only all bound parts together tell; `state` is that of a run without rounds."""
+        """Raise `UserError` for what only all bound parts together tell; `state` has no rounds and empty drawers."""
 
     def start(self, row: Tensor) -> Drawer:
         """Return what the part keeps from round to round, as it is before the first, for a model ``[P]``."""

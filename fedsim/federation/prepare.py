@@ -118,11 +118,8 @@ def initial_state(simulation: Simulation, row: Tensor | None = None) -> State:
     """
     e = simulation.experiment
     device, dtype = e.torch_device(), e.torch_dtype()
-    drawn = initial_row(simulation.task.arch, e.seed, dtype) if row is None else row
-    return _state(simulation, drawn.to(device, dtype, copy=True))
-
-
-def _state(simulation: Simulation, row: Tensor) -> State:
+    row = initial_row(simulation.task.arch, e.seed, dtype) if row is None else row
+    row = row.to(device, dtype, copy=True)
     metric = simulation.stop.metric or default_metric(simulation.population.task)
     progress = stopping.start(simulation.stop, metric, simulation.columns)
     drawers = {part.group: kept for part in simulation.parts if (kept := part.start(row))}
@@ -138,7 +135,8 @@ def _check_bound(simulation: Simulation) -> None:
             e.check_clients(population, eligible)
         except UserError as error:
             raise UserError(f"{error} (system: {'; '.join(simulation.system.introduce())})") from None
-    blank = _state(simulation, torch.zeros(simulation.blocks.num_parameters, dtype=e.torch_dtype()))
+    nothing = torch.zeros((), dtype=e.torch_dtype()).expand(simulation.blocks.num_parameters)  # takes no memory
+    blank = State(nothing, ClientStore(population.num_clients), stopping.Progress("", ""))
     for part in simulation.parts:
         part.check_bound(simulation, blank)
 
