@@ -14,7 +14,7 @@ from fedsim.runs.checkpoints import encode_state
 
 
 def canonical(state):
-    """A state whose stores hold their clients in order: the order in which they came is not told."""
+    """A state whose stores hold their clients in order, because the order in which they came is not recorded."""
     rows = state.store.state_dict()
     for name in [name for name in rows if name.endswith("/clients")]:
         order = rows[name].argsort()
@@ -26,12 +26,12 @@ def canonical(state):
 
 
 def run(world, record):
-    sim = prepare(build.build(record, Experiment))
-    state = initial_state(sim)
+    simulation = prepare(build.build(record, Experiment))
+    state = initial_state(simulation)
     world.added_up = world.gathered = 0
     metrics, evaluation, reason = [], None, ""
     try:
-        for result in simulate(replace(sim, world=world), state):
+        for result in simulate(replace(simulation, world=world), state):
             metrics.append(result.metrics)
             evaluation = result.evaluation or evaluation
     except Diverged as error:
@@ -40,7 +40,7 @@ def run(world, record):
     content = canonical(state).hex()
     assert evaluation is not None
     clients = [value for column in evaluation.clients.values() for value in column.tolist()]
-    same = len(set(world.tell(content))) == 1
+    same = len(set(world.exchange(content))) == 1
     return {
         "metrics": metrics,
         "clients": clients,
