@@ -1,4 +1,4 @@
-"""The study of audits: every defence goes with both audits."""
+"""`scripts/audit.py`: every defence works with both audits."""
 
 import importlib.util
 from pathlib import Path
@@ -10,7 +10,7 @@ from fedsim.federation.simulation import prepare
 SCRIPT = Path(fedsim.__file__).parents[1] / "scripts" / "audit.py"
 
 
-def test_every_defence_goes():
+def test_every_defence_is_accepted():
     spec = importlib.util.spec_from_file_location("audit", SCRIPT)
     study = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(study)
