@@ -55,7 +55,7 @@ def top_level():
         k: v for entry in yaml.safe_load(file.read_text())["defaults"] if entry != "_self_" for k, v in entry.items()
     }
     lines = ["# Top level", "", comment(file), "", prose, "", *keys_table(file, "", explained, skip=("hydra",))]
-    lines += ["", "## Groups", "", "| group | default | what it is |", "|---|---|---|"]
+    lines += ["", "## Groups", "", "| group | default | meaning |", "|---|---|---|"]
     for group, option in defaults.items():
         if group in list_options():
             chosen = f"`{option}`" if option else ""

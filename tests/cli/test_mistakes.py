@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong: one line that names the key, the value and what is allowed, and nothing is written."""
+"""Every mistake of a user gives one line that names the key, the value and what is allowed, and writes nothing."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""One of the processes that `test_distributed.py` starts: runs experiments from their records."""
+"""Run experiments from their records, in one of the processes that `test_distributed.py` starts."""
 
 import json
 import warnings
