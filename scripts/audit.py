@@ -1,11 +1,11 @@
 """What a curious server learns under each defence, as a table in Markdown.
 
-    python scripts/audit.py                             # small noisy data that a model learns by heart
-    python scripts/audit.py --rounds 5 --clients 1      # a first look
-    python scripts/audit.py data=japanese_vowels        # arguments that are no options are overrides of every run
+    python scripts/audit.py                             # small noisy data that a model memorises
+    python scripts/audit.py --rounds 5 --clients 1      # a quick look
+    python scripts/audit.py data=japanese_vowels        # other arguments are overrides for every run
 
-Membership is about the model after the last round, inversion about the updates of the first clients of round 1, each
-found with the prior that did best: an attacker with the luck to know it.
+Membership is tested on the model after the last round, inversion on the updates of the first clients of round 1, with
+the prior that works best: this attacker is lucky enough to know it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DEFENCES: dict[str, tuple[str, ...]] = {
 
 
 def last_row(overrides: tuple[str, ...]) -> dict[str, float]:
-    """The numbers of the last round; none if it diverges."""
+    """The metrics of the last round; none if the run diverges."""
     simulation = prepare(check_request(normalise(Request(overrides)))[0].experiment)
     torch.set_num_threads(1)
     metrics: dict[str, int | float | None] = {}
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--clients", type=int, default=3)
-    parser.add_argument("overrides", nargs="*", help="of every run, such as model=lstm")
+    parser.add_argument("overrides", nargs="*", help="overrides for every run, such as model=lstm")
     options = parser.parse_args()
     print("| defence | test accuracy | epsilon | membership AUC | TPR at 1 % FPR | inversion error | correlation |")
     print("|---|" + "---:|" * 6)

@@ -1,20 +1,20 @@
-"""How fast fedsim simulates, next to a plain PyTorch loop and to other simulators, in the same run.
+"""How fast fedsim simulates, compared with a plain PyTorch loop and other simulators in the same run.
 
     python scripts/benchmark.py                                    # the four workloads, fedsim against the loop
     python scripts/benchmark.py --workload W1 W4 --repeats 9
-    python scripts/benchmark.py --workload W1:cohort=100,hidden=128    # W1 with other numbers
+    python scripts/benchmark.py --workload W1:cohort=100,hidden=128    # W1 with other values
     python scripts/benchmark.py --peer flower=~/venvs/flower/bin/python --csv results.csv --plot results.png
     python scripts/benchmark.py --check                            # do all of them reach the same loss?
-    python scripts/benchmark.py --profile --workload W2            # what does a round spend its time on?
+    python scripts/benchmark.py --profile --workload W2            # where does the time of a round go?
 
 Workloads (random data, weighted FedAvg, no evaluation; `bench/workloads.py` has the numbers): W1 and W2 are many
 small GRUs, W3 is next-character prediction by a large LSTM, W4 is a regression by a few 2-layer GRUs with Adam.
 
-Each contender is a process of its own that stays alive; they take turns of half a second, at least one round, while
-the others sleep, so that a change of the machine's mood meets all of them. The loop (and peers like it) runs with one
-thread and with all, and the better counts. GFLOP/s are those of the model's matrix products, forward and backward, per
-second of the whole round. Times are noisy where a machine is shared: the table has medians, and ratios within one run
-say more than its seconds.
+Each contender is a separate process that stays alive. They take turns of half a second, at least one round, while the
+rest sleep, so that a slow phase of the machine affects all of them. The loop (and peers like it) runs with one thread
+and with all of them, and the faster counts. GFLOP/s are those of the model's matrix products, forward and backward, per
+second of the whole round. Times are noisy on a shared machine: the table shows medians, and ratios within one run say
+more than its seconds.
 
 A peer is a script `peers/NAME.py`, which `--peer NAME=PYTHON` runs with the Python of the peer's own environment.
 """
@@ -43,7 +43,7 @@ MATMUL = Contender("matrix product", "bench.matmul")
 MATMUL_FLOPS = 2 * 2048**3
 CHECK_ROUNDS = 2
 THREADED = (LOOP.name, "fluke", "pfl")
-"""Those who train client after client with PyTorch's threads, of which one may be better than many."""
+"""The contenders that train one client after another with PyTorch's threads, where one may be faster than many."""
 
 
 def peer(text: str) -> Contender:
@@ -59,7 +59,7 @@ def peer(text: str) -> Contender:
 
 
 def named_workload(text: str) -> tuple[str, Workload]:
-    """Read a workload; keep what it was called."""
+    """Read a workload; keep the text that names it."""
     try:
         return text, parse(text)
     except ValueError as error:
@@ -67,7 +67,7 @@ def named_workload(text: str) -> tuple[str, Workload]:
 
 
 def spec_of(w: Workload, rounds: int, options: argparse.Namespace) -> Spec:
-    """What fedsim is asked for."""
+    """The spec of fedsim's run."""
     return Spec(w, rounds, options.threads, options.device, options.kernels)
 
 
@@ -93,13 +93,13 @@ def measure(
     if len(matmul) > 1:
         low, _, high = quantiles(matmul, n=4)
         noise = (high - low) / median(matmul)
-        spread = f" (middle half of its times within {noise:.0%}; over 10%: not a quiet machine)"
+        spread = f" (middle half of its times within {noise:.0%}; more than 10% means a busy machine)"
     print(f"{name}: matrix product {speed:.0f} GFLOP/s{spread}", flush=True)
 
     best: dict[str, tuple[float, Contender, Spec]] = {}
     for (contender, spec), own in zip(lanes[1:], times, strict=True):
         if not own:
-            print(f"{name}: {contender.name} with {spec.threads} thread(s) is hopeless", flush=True)
+            print(f"{name}: {contender.name} with {spec.threads} thread(s) is too slow to time", flush=True)
             continue
         who, taken = contender.name, median(own)
         if who in THREADED:
@@ -118,7 +118,7 @@ def measure(
 
 
 def command_line_start(w: Workload, repeats: int) -> str | None:
-    """Time ``fedsim run``, launch to exit after one round, both evaluations and the record; None for tokens."""
+    """Time ``fedsim run`` from launch to exit: one round, two evaluations and the record; None for tokens."""
     if w.vocabulary or w.task == "sequence_labelling":
         return None
     outputs = f"data.outputs={w.outputs}" if w.task == "regression" else f"data.classes={w.outputs}"
@@ -145,10 +145,10 @@ def command_line_start(w: Workload, repeats: int) -> str | None:
 
 
 def check(name: str, w: Workload, peers: Sequence[Contender], options: argparse.Namespace) -> bool:
-    """Print whether fedsim, the loop and peers compute the same; return whether they do, to rounding.
+    """Print whether fedsim, the loop and the peers compute the same; return whether they do, to rounding.
 
-    The loop is given fedsim's cohorts and batch orders. Peers have their own, so that they are compared on full batches
-    of all clients, where neither matters.
+    The loop is given fedsim's cohorts and batch orders. Peers have their own, so they are compared on full batches of
+    all clients, where neither matters.
     """
     from bench.ours import compare_with_loop
     from bench.plain import Model, mean_loss, tensors
@@ -191,15 +191,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workload", nargs="+", type=named_workload, default=every, metavar="NAME[:KEY=VALUE,...]")
     parser.add_argument("--peer", action="append", type=peer, default=[], metavar="NAME=PYTHON")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns of each contender (default 5)")
-    parser.add_argument("--warm-up", type=int, default=2, help="rounds before those, at least 1 (default 2)")
+    parser.add_argument("--warm-up", type=int, default=2, help="untimed rounds first, at least 1 (default 2)")
     parser.add_argument("--starts", type=int, default=3, help="fresh processes for memory and first round (default 3)")
-    parser.add_argument("--threads", type=int, help="of fedsim, and most of the loop (default: all)")
+    parser.add_argument("--threads", type=int, help="of fedsim, and at most of the loop (default: all)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of fedsim and the loop (default cpu)")
     parser.add_argument("--kernels", default="auto", choices=("auto", "numba", "torch"), help="of fedsim")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a bar chart (needs matplotlib)")
     parser.add_argument("--check", action="store_true", help="compare losses instead of times")
-    parser.add_argument("--profile", action="store_true", help="show where fedsim's time goes instead")
+    parser.add_argument("--profile", action="store_true", help="show where fedsim's time goes, instead of times")
     options = parser.parse_args(argv)
     if min(options.repeats, options.warm_up) < 1 or options.starts < 0:
         parser.error("--repeats and --warm-up must be at least 1, --starts at least 0")
@@ -207,10 +207,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit code."""
+    """Run the benchmark; return the exit code."""
     options = arguments(argv)
     if options.plot:
-        report.pyplot()  # say now, not after an hour, if there is no matplotlib
+        report.pyplot()  # fail now, not after an hour, if matplotlib is missing
     print(report.machine(), flush=True)
     if options.check:
         verdicts = [check(name, w, options.peer, options) for name, w in options.workload]

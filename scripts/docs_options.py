@@ -1,7 +1,7 @@
-"""The documentation's pages on config groups, made from the YAML files and the dataclasses' docstrings at every build.
+"""The documentation's pages on config groups, generated from the YAML files and the dataclasses' docstrings.
 
-MkDocs calls the two ``on_...`` functions (`hooks` in mkdocs.yml). Nothing is written to the source tree, so the pages
-cannot go stale.
+MkDocs calls the two ``on_...`` functions at every build (`hooks` in mkdocs.yml). Nothing is written to the source tree,
+so the pages cannot go stale.
 """
 
 import dataclasses
@@ -48,14 +48,14 @@ def pages():
 
 
 def top_level():
-    """Keys that are in no group."""
+    """The page on the keys outside all groups."""
     prose, explained = documented(Experiment)
     file = FOLDER / "config.yaml"
     defaults = {
         k: v for entry in yaml.safe_load(file.read_text())["defaults"] if entry != "_self_" for k, v in entry.items()
     }
     lines = ["# Top level", "", comment(file), "", prose, "", *keys_table(file, "", explained, skip=("hydra",))]
-    lines += ["", "## Groups", "", "| group | default | what it is |", "|---|---|---|"]
+    lines += ["", "## Groups", "", "| group | default | meaning |", "|---|---|---|"]
     for group, option in defaults.items():
         if group in list_options():
             chosen = f"`{option}`" if option else ""
@@ -78,7 +78,7 @@ def group_page(group, options):
 
 
 def option_lines(group, option):
-    """What there is to say about one option."""
+    """The section on one option."""
     file = FOLDER / group / f"{option}.yaml"
     content = yaml.safe_load(file.read_text()) or {}
     lines = [cell(comment(file)) + ".", ""]
@@ -96,7 +96,7 @@ def option_lines(group, option):
 
 
 def keys_table(file, prefix, explained, skip=()):
-    """Every key with its default and its comment in the YAML, or else its line in the docstring."""
+    """A table of every key, with its default and its comment in the YAML or, without one, its line in the docstring."""
     rows = []
     text, content = file.read_text(), yaml.safe_load(file.read_text())
 
@@ -142,5 +142,5 @@ def show(value):
 
 
 def cell(text):
-    """Text as it is, in a table of Markdown."""
+    """Text escaped for a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("*", "\\*")

@@ -1,14 +1,14 @@
-"""How a round's time and memory grow with clients, samples and local steps: linearly, or not?
+"""How a round's time and memory grow with clients, samples and local steps.
 
     python scripts/growth.py --csv growth.csv --plot growth.png
-    python scripts/growth.py --clients 10 100 1000 --samples 20 --epochs 1 --repeats 3      # a short look
+    python scripts/growth.py --clients 10 100 1000 --samples 20 --epochs 1 --repeats 3      # a quick look
 
-Everything starts from W2 of `benchmark.py` (20 samples of 29 steps per client, a GRU with 32 units), with every client
-in every round. 100 clients are varied in their samples and in their local steps (by more epochs). Each point is a
-process of its own, so that its peak memory is its own, too. ``us_per_sample`` is a round's time divided by clients,
-samples and epochs: it stays the same where growth is linear. Memory contains the data (``data_mb``, of which there is a
-second copy as long as they are being made); training itself stays within ``engine.memory_budget``. Times are medians,
-and noisy on shared machines.
+The base is W2 of `benchmark.py` (20 samples of 29 steps per client, a GRU with 32 units), with every client in every
+round. With 100 clients, the number of samples or of local steps (through epochs) is varied too. Each point is measured
+in a separate process, so that its peak memory is its own. ``us_per_sample`` is a round's time divided by clients,
+samples and epochs: it is constant where growth is linear. Memory includes the data (``data_mb``, with a second copy
+while they are being made); training itself stays within ``engine.memory_budget``. Times are medians, and noisy on
+shared machines.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ AXES = ("clients", "samples", "local_steps")
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement; `varied` says which of the next three was changed."""
+    """One measurement; `varied` names the one of the next three fields that was varied."""
 
     varied: str
     clients: int
@@ -47,7 +47,7 @@ class Point:
 
 
 def workloads(clients: Sequence[int], samples: Sequence[int], epochs: Sequence[int]) -> list[tuple[str, Workload]]:
-    """Every point to be measured, by what it varies."""
+    """Every point to measure, with the name of what it varies."""
     return [
         *(("clients", replace(BASE, clients=n, cohort=n)) for n in clients),
         *(("samples", replace(BASE, samples=n)) for n in samples),
@@ -56,7 +56,7 @@ def workloads(clients: Sequence[int], samples: Sequence[int], epochs: Sequence[i
 
 
 def measure(varied: str, w: Workload, options: argparse.Namespace) -> Point:
-    """Run one workload in a fresh process: a warm-up and up to so many rounds, fewer if they take long."""
+    """Run one workload in a fresh process: a warm-up round, then `repeats` rounds, or fewer if they take long."""
     seconds: list[float] = []
     with Worker(FEDSIM, Spec(w, options.repeats + 1, options.threads)) as worker:
         worker.turn()
@@ -79,7 +79,7 @@ def measure(varied: str, w: Workload, options: argparse.Namespace) -> Point:
 
 
 def exponent(points: Sequence[Point]) -> float:
-    """The slope of log time over the logarithm of what is varied, over the larger half of it; 1 is linear."""
+    """The slope of log time against the log of the varied quantity, over its larger half; 1 is linear."""
     upper = points[(len(points) - 1) // 2 :]
     first, last = upper[0], upper[-1]
     ratio = getattr(last, last.varied) / getattr(first, first.varied)
@@ -87,13 +87,13 @@ def exponent(points: Sequence[Point]) -> float:
 
 
 def show(point: Point) -> str:
-    """A line of the table."""
+    """One line of the table."""
     formats = ("11", "8", "8", "12", "18.4f", "14.1f", "7.1f", "8.0f", "12.0f")
     return " ".join(format(getattr(point, f.name), spec) for f, spec in zip(fields(Point), formats, strict=True))
 
 
 def plot(file: Path, points: Sequence[Point]) -> None:
-    """Time over each of the three, with a line of slope 1, and memory over clients."""
+    """Plot time against each of the three, with a line of slope 1, and memory against clients."""
     plt = report.pyplot()
     figure, panels = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
     for panel, varied in zip(panels.flat, AXES, strict=False):
@@ -124,19 +124,19 @@ def plot(file: Path, points: Sequence[Point]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit code."""
+    """Measure and print all points; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", nargs="*", type=int, default=[10, 100, 1000, 10_000, 100_000])
     parser.add_argument("--samples", nargs="*", type=int, default=[10, 20, 40, 80, 160, 320, 640])
     parser.add_argument("--epochs", nargs="*", type=int, default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds of each point (default 7)")
-    parser.add_argument("--seconds", type=float, default=60, help="begin no more rounds of a point after (default 60)")
-    parser.add_argument("--threads", type=int, help="of fedsim (default: all)")
+    parser.add_argument("--seconds", type=float, default=60, help="start no more rounds of a point after (default 60)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="plot the results (needs matplotlib)")
     options = parser.parse_args(argv)
     if options.plot:
-        report.pyplot()  # say now if there is no matplotlib
+        report.pyplot()  # fail now if matplotlib is missing
     print(report.machine())
     print(" ".join(f.name for f in fields(Point)), flush=True)
     points: list[Point] = []

@@ -1,16 +1,16 @@
-"""Two published results, reproduced with fedsim's own parts.
+"""Two published results, reproduced with fedsim's components.
 
     python scripts/reproduce.py quadratics      # seconds
     python scripts/reproduce.py fedprox         # a minute or two
 
 ``quadratics``: Karimireddy et al. 2020 ("SCAFFOLD"), figure 3. Two clients with one parameter, ``f_1(x) = x^2 + G x``
 and ``f_2(x) = -G x``, exact gradients, full participation: their mean ``x^2 / 2`` has its minimum 0 at 0, whatever the
-gradient dissimilarity G. FedAvg's clients drift apart, so that it stalls further away the larger G and the number K of
-local steps are; SCAFFOLD converges for every G, the sooner the more local steps it takes. (FedAvg and SCAFFOLD run with
-the same step sizes, global 1; SGD is K = 1.)
+gradient dissimilarity G. FedAvg's clients drift apart, so that it stalls further from the minimum the larger G and the
+number K of local steps are; SCAFFOLD converges for every G, and faster with more local steps. (FedAvg and SCAFFOLD run
+with the same step sizes, the global one 1; SGD is K = 1.)
 
 ``fedprox``: Li et al. 2020 ("FedProx"), section 5.2. On the heterogeneous data set synthetic(1,1) with 20 local epochs
-FedAvg (mu = 0) is unstable, and a proximal term steadies it. Theirs is a logistic regression; here it is a GRU on
+FedAvg (mu = 0) is unstable, and a proximal term stabilises it. Theirs is a logistic regression; here it is a GRU on
 `data=synthetic data.alpha=1 data.beta=1`, sequences labelled by a teacher that differs from client to client.
 """
 
@@ -32,7 +32,7 @@ CURVATURE = torch.tensor([[2.0], [0.0]], dtype=torch.float64)
 
 
 def quadratic(correction: Correction, dissimilarity: float, steps: int, lr: float, rounds: int) -> list[float]:
-    """Run fedsim's correction on the two quadratics; return the distance to the minimum, ``|x|``, after each round."""
+    """Run a correction on the two quadratics; return the distance to the minimum, ``|x|``, after each round."""
     slope = dissimilarity * torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     x, distances = torch.ones(1, dtype=torch.float64), []
     memory = Memory(torch.zeros(2, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
@@ -64,7 +64,7 @@ def quadratics() -> None:
 
 
 def fedprox() -> None:
-    """Print how loss moves with and without the proximal term, over three seeds."""
+    """Print how the loss develops with and without the proximal term, over three seeds."""
     base = (
         *("data=synthetic", "data.alpha=1", "data.beta=1", "data.clients=30", "partition=natural", "rounds=40"),
         *("sampler.fraction=null", "sampler.cohort_size=10", "client.epochs=20", "client.batch_size=10"),

@@ -1,11 +1,11 @@
 """Each attack against each robust rule, as a table in Markdown: test accuracy after the last round.
 
     python scripts/robustness.py                       # twenty clients of japanese_vowels, four of them malicious
-    python scripts/robustness.py --rounds 5 --seeds 1  # a first look
+    python scripts/robustness.py --rounds 5 --seeds 1  # a quick look
     python scripts/robustness.py data=text data.path=play.txt partition=natural num_clients=20
 
-Arguments that are no options are overrides of every run. The column after ``backdoor`` is its attack success rate.
-Every rule knows how many attack: ``f`` and ``beta`` are set to it.
+Other arguments are overrides for every run. The column after ``backdoor`` is its attack success rate. Rules with a
+parameter for the number of malicious clients, ``f`` or ``beta``, are given the true number.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RULES: dict[str, tuple[str, ...]] = {
 
 
 def result(overrides: tuple[str, ...]) -> dict[str, float]:
-    """The last round's numbers; what diverges predicts nothing."""
+    """The metrics of the last round; a run that diverges counts as accuracy 0."""
     simulation = prepare(check_request(normalise(Request(overrides)))[0].experiment)
     torch.set_num_threads(1)
     metrics: dict[str, int | float | None] = {}
@@ -61,7 +61,7 @@ def result(overrides: tuple[str, ...]) -> dict[str, float]:
 
 
 def cell(attack: str, rule: str, seeds: int, overrides: tuple[str, ...]) -> str:
-    """Means over the seeds."""
+    """One cell of the table: the mean over the seeds."""
     try:
         runs = [result((*overrides, *ATTACKS[attack], *RULES[rule], f"seed={seed}")) for seed in range(seeds)]
     except UserError as error:
@@ -76,9 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--attacks", default=",".join(ATTACKS), help="which, with commas")
-    parser.add_argument("--rules", default=",".join(RULES), help="which, with commas")
-    parser.add_argument("overrides", nargs="*", help="of every run, such as partition=dirichlet")
+    parser.add_argument("--attacks", default=",".join(ATTACKS), help="comma-separated list")
+    parser.add_argument("--rules", default=",".join(RULES), help="comma-separated list")
+    parser.add_argument("overrides", nargs="*", help="overrides for every run, such as partition=dirichlet")
     options = parser.parse_args()
     overrides = (*BASE, f"rounds={options.rounds}", *options.overrides)
     attacks, rules = options.attacks.split(","), options.rules.split(",")

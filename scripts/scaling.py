@@ -1,10 +1,10 @@
-"""How a round's time, traffic and memory change with the number of processes, and what the cost model says of it.
+"""How a round's time, traffic and memory change with the number of processes, next to what the cost model predicts.
 
     python scripts/scaling.py --processes 1 2 --turns 5 --csv scaling.csv
-    python scripts/scaling.py --processes 1 2 --turns 1 --rounds 2 --only W2      # a short look
+    python scripts/scaling.py --processes 1 2 --turns 1 --rounds 2 --only W2      # a quick look
 
-Every process has one thread. The numbers of processes take turns, so that a busy machine is busy for all of them; the
-first round (compilation, first allocations) is not counted. `docs/scaling.md` has the model:
+Every process has one thread. Runs with different numbers of processes take turns, so that a busy machine affects all of
+them alike; the first round (compilation, first allocations) is not counted. `docs/scaling.md` explains the model:
 
     seconds(N) = seconds(1) * (largest share of the work) + exchanges * latency + bytes / bandwidth
 
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def compare(name: str, arguments: argparse.Namespace) -> list[tuple[object, ...]]:
-    """One row per number of processes."""
+    """Measure a workload; return one row per number of processes."""
     found: dict[int, list[dict[str, float]]] = {size: [] for size in arguments.processes}
     for _ in range(arguments.turns):
         for size in arguments.processes:
@@ -84,7 +84,7 @@ def compare(name: str, arguments: argparse.Namespace) -> list[tuple[object, ...]
 
 
 def measure(overrides: list[str], size: int) -> dict[str, float]:
-    """Run a workload on so many processes and return what the first one says."""
+    """Run a workload on `size` processes and return the figures that rank 0 prints."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
     command = [*launch, __file__, "--worker", json.dumps(overrides)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -94,7 +94,7 @@ def measure(overrides: list[str], size: int) -> dict[str, float]:
 
 
 def work(overrides: list[str]) -> None:
-    """What each process does."""
+    """Run the workload in one of the processes; rank 0 prints the largest figures of all."""
     import torch
 
     from fedsim.config import compose as config
@@ -105,19 +105,19 @@ def work(overrides: list[str]) -> None:
     here = distributed.join()
     torch.set_num_threads(1)
     request = config.normalise(config.Request(tuple(overrides)))
-    sim = prepare(config.check_request(request)[0].experiment)
+    simulation = prepare(config.check_request(request)[0].experiment)
     from dataclasses import replace
 
-    sim = replace(sim, world=here)
+    simulation = replace(simulation, world=here)
     seconds, shares = [], []
-    rounds = simulate(sim, initial_state(sim))
+    rounds = simulate(simulation, initial_state(simulation))
     next(rounds)
-    next(rounds)  # the first that trains, not counted
+    next(rounds)  # the first round that trains is not counted
     before = here.added_up, here.gathered
     for result in rounds:
         seconds.append(sum(result.seconds.values()))
         size = int(result.metrics["clients"] or 0)
-        own = sharing.divide(here, torch.ones(size, dtype=torch.int64)).own  # clients are alike here
+        own = sharing.divide(here, torch.ones(size, dtype=torch.int64)).own  # all clients are equal here
         shares.append(1.0 if own is None else len(own) / size)
     added, gathered = (
         (now - then) / len(seconds) for now, then in zip((here.added_up, here.gathered), before, strict=True)
@@ -135,14 +135,14 @@ def work(overrides: list[str]) -> None:
         "bandwidth": bandwidth,
         "memory_mb": memory,
     }
-    every = here.tell(facts)
+    every = here.exchange(facts)
     if here.rank == 0:
         print(json.dumps({key: max(one[key] for one in every) for key in facts}))
     distributed.leave(0)
 
 
 def exchange_speed(here: object) -> tuple[float, float]:
-    """Seconds of an exchange of next to nothing, and bytes per second of a large one."""
+    """Seconds of a tiny exchange, and bytes per second of a large one."""
     import torch
 
     from fedsim.parallel.processes import World

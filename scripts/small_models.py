@@ -1,12 +1,12 @@
-"""RNN, GRU and LSTM of as many parameters as each other, and what of each is left as int8 or pruned: a table per task.
+"""RNN, GRU and LSTM with equal numbers of parameters, and how each fares as int8 or pruned: one table per task.
 
     python scripts/small_models.py                                       # three tasks, three sizes, three seeds
-    python scripts/small_models.py --tasks vowels --sizes 1000 --seeds 1 # a first look
-    python scripts/small_models.py --out runs                            # keeps the runs, and goes on where it stopped
+    python scripts/small_models.py --tasks vowels --sizes 1000 --seeds 1 # a quick look
+    python scripts/small_models.py --out runs                            # keep the runs, and continue where it stopped
 
-Arguments that are no options are overrides of every run. Every number is that of `fedsim run` (with
-`model.parameters`) or of `fedsim export`, which writes the files and scores what it reads back from them. The columns
-with int8 need the extra `onnx`.
+Other arguments are overrides for every run. Every number comes from `fedsim run` (with `model.parameters`) or from
+`fedsim export`, which writes the files and scores the models that it reads back from them. The int8 columns need the
+extra `onnx`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BASE = ("device=cpu", "threads=1", "console=none", "client/optimizer=adam", "cli
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned, and by which number it is judged."""
+    """A learning task and the metric that judges it."""
 
     title: str
     metric: str
@@ -58,7 +58,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Export:
-    """One way to take a model home: a file of `fedsim export`."""
+    """One way to export a model with `fedsim export`."""
 
     title: str
     format: str
@@ -75,8 +75,8 @@ EXPORTS = (
 
 
 def write_play(path: Path, roles: int = 10, sentences: int = 60) -> None:
-    """A play without an author: sentences whose verb agrees with a noun some words before it, ten roles."""
-    draw = random.Random(0)  # noqa: S311  # no secret
+    """Write a made-up play for ten roles, in whose sentences the verb agrees with a noun some words before it."""
+    draw = random.Random(0)  # noqa: S311  # not a secret
     nouns, verbs = ("sailor", "king", "river", "ghost", "horse", "miller"), ("sing", "sleep", "run", "wait", "fall")
     words, places = ("old", "silent", "happy", "northern"), ("by the sea", "in the dark", "under a tree", "at the gate")
 
@@ -93,7 +93,7 @@ def write_play(path: Path, roles: int = 10, sentences: int = 60) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run, and the files made of its model."""
+    """A finished run and the exports of its model."""
 
     hidden_size: int
     parameters: int
@@ -104,7 +104,7 @@ class Trained:
 
 
 def trained(overrides: Sequence[str], directory: Path, exports: Sequence[Export]) -> Trained:
-    """Run, unless this very run is there already, and export."""
+    """Run, unless the same run is already there and done, and export."""
     experiment = check_request(normalise(Request(tuple(overrides))))[0].experiment
     if run_state(directory, experiment) != DONE:
         directory.mkdir(parents=True)
@@ -133,7 +133,7 @@ def trained(overrides: Sequence[str], directory: Path, exports: Sequence[Export]
 def table(
     task: Task, sizes: Sequence[int], seeds: int, overrides: Sequence[str], folder: Path, exports: Sequence[Export]
 ) -> Iterator[str]:
-    """The lines of a task's table, each as soon as its runs are done."""
+    """Yield the lines of a task's table, each as soon as its runs are done."""
     head = ("cell", "units", "parameters", "MACs per step", "per sequence", "bytes down, up")
     yield "| " + " | ".join((*head, *(export.title for export in exports))) + " |"
     yield "|---|" + "---:|" * (len(head) - 1 + len(exports))
@@ -147,7 +147,7 @@ def table(
 
 
 def cells(task: Task, cell: str, runs: Sequence[Trained]) -> Iterator[str]:
-    """One line: means over the seeds, and the standard deviation of the score of the model as it was trained."""
+    """One line: means over the seeds, and the standard deviation of the trained model's score."""
     first = runs[0]
     yield from (cell, f"{first.hidden_size}", f"{first.parameters:,}", *(f"{count:,}" for count in first.macs))
     yield f"{first.bytes_down:,.0f}, {first.bytes_up:,.0f}"
@@ -164,20 +164,20 @@ def listed(text: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=listed, default=list(TASKS), help=f"which of {', '.join(TASKS)}, with commas")
-    parser.add_argument("--sizes", type=listed, default=["1000", "4000", "16000"], help="parameters, with commas")
+    parser.add_argument("--tasks", type=listed, default=list(TASKS), help=f"comma-separated list of {', '.join(TASKS)}")
+    parser.add_argument("--sizes", type=listed, default=["1000", "4000", "16000"], help="parameters, comma-separated")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="keep the runs here, and take up those that are here")
-    parser.add_argument("overrides", nargs="*", help="of every run, such as rounds=5")
+    parser.add_argument("--out", type=Path, help="keep the runs here, and reuse those that are done")
+    parser.add_argument("overrides", nargs="*", help="overrides for every run, such as rounds=5")
     options = parser.parse_args()
     for name in (name for name in options.tasks if name not in TASKS):
         parser.error(f"--tasks {name}: known are {', '.join(TASKS)}")
     if options.seeds < 1 or not all(size.isdecimal() for size in options.sizes):
-        parser.error("--sizes and --seeds are whole numbers, of seeds at least one")
+        parser.error("--sizes and --seeds must be whole numbers, --seeds at least 1")
     exports = EXPORTS
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
         exports = tuple(export for export in EXPORTS if export.format != "int8")
-        print("no int8 columns: they need onnx and onnxruntime; pip install 'fedsim-rnn[onnx]'", file=sys.stderr)
+        print("no int8 columns, which need onnx and onnxruntime: pip install 'fedsim-rnn[onnx]'", file=sys.stderr)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.out or Path(temporary)

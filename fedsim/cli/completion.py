@@ -1,6 +1,6 @@
-"""Shell completion of overrides: groups, their options and lists of them, keys with their defaults.
+"""Shell completion of overrides: groups, options and lists of options, keys and their defaults.
 
-Made from the YAML files alone, for neither Hydra nor torch is imported between a key press and its answer.
+Only the YAML files are read, and neither Hydra nor torch is imported, so that a key press is answered at once.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import typer
 from fedsim.config.keys import flat
 
 BASH = ("_FEDSIM_COMPLETE", "complete_bash")
-"""What Typer's script for bash puts into the environment."""
+"""The environment variable that Typer's script for bash sets, and its value."""
 
-_PLAIN = re.compile(r"[\w.,+/-]+")  # values that no shell reads as anything else
+_PLAIN = re.compile(r"[\w.,+/-]+")  # values that need no quotes in any shell
 
 
 def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
-    """What a word among the overrides of ``run``, ``resume``, ``evaluate`` or ``partition`` can become."""
+    """Complete an override of ``run``, ``resume``, ``evaluate`` or ``partition``."""
     words = _glued([str(word) for word in ctx.params.get("overrides") or ()])
     folder, run = ctx.params.get("config_dir"), ctx.params.get("run_dir")
-    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):  # it is told when the run is made
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):  # the command itself reports it
         return candidates(incomplete, words, folder, Path(str(run)) if run else None)
     return []
 
 
 def complete_groups(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The groups that begin so, for ``fedsim list``."""
+    """Complete the group of ``fedsim list``."""
     with suppress(OSError):
         return [group for group in _groups(_folders(ctx.params.get("config_dir"))) if group.startswith(incomplete)]
     return []
@@ -44,17 +44,17 @@ def complete_groups(ctx: typer.Context, incomplete: str) -> list[str]:
 def candidates(
     incomplete: str, words: Sequence[str] = (), config_dir: str | None = None, run: Path | None = None
 ) -> list[str]:
-    """What the last word can become.
+    """The words that an incomplete one can be completed to.
 
     Args:
-        incomplete: as far as it is typed: ``mod``, ``model=g``, ``model=gru,l``, ``client.ep``.
-        words: the overrides before it; their options decide which keys there are.
+        incomplete: what has been typed so far: ``mod``, ``model=g``, ``model=gru,l``, ``client.ep``.
+        words: the overrides before it; the options that they choose decide which keys exist.
         config_dir: a folder with the user's own configs.
-        run: a run that is to go on, whose settings are the keys.
+        run: the run that the command is about, whose recorded settings are the keys.
 
     Returns:
-        whole words. A name alone ends in ``=``, ``.`` or ``/``, to be typed on; a key that is the only one stands there
-        with and without its default, so that a shell does not take it for finished.
+        whole words. A name alone ends in ``=``, ``.`` or ``/``, for the user to type on; if a key is the only
+        candidate, it is returned with and without its default, so that a shell does not treat it as finished.
     """
     folders = _folders(config_dir)
     groups = _groups(folders)
@@ -82,7 +82,7 @@ def candidates(
 
 
 def _stem(name: str, length: int) -> str:
-    """A name up to the next mark after so many letters."""
+    """A name up to the first separator at or after position `length`."""
     found = re.compile(r"[./=]").search(name, length)
     return name[: found.end()] if found else name
 
@@ -119,11 +119,11 @@ def _read(folders: Sequence[Path], name: str) -> dict[str, Any]:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    """Raises `ValueError` for what is no YAML."""
-    import yaml  # not before: help does without
+    """The mapping in a YAML file, or an empty one; raises `ValueError` if the file is not valid YAML."""
+    import yaml  # only here: --help does not need it
 
     try:
-        # yaml.safe_load by libyaml, where that is there: ten times as fast
+        # the same as yaml.safe_load, but by libyaml where it is available: ten times as fast
         content = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(file.read_text(encoding="utf-8")).get_single_data()
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
@@ -131,7 +131,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _keys(folders: Sequence[Path], groups: Mapping[str, Sequence[str]], words: Sequence[str]) -> dict[str, Any]:
-    """Every key, with its default, of the options that the words choose; of several options all keys."""
+    """Every key of the options that the words choose, with its default; several options contribute all their keys."""
     given = {word.partition("=")[0].lstrip("+"): word.partition("=")[2].split(",") for word in words}
     given = {group: options for group, options in given.items() if group in groups}
 
@@ -169,11 +169,11 @@ def _recorded(run: Path) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# bash, which takes a = for a word of its own and wants only what comes after it
+# bash, which treats = as a separate word and expects only what comes after it
 
 
 def _glued(words: Sequence[str]) -> list[str]:
-    """Words with those that bash has cut at ``=`` put together again."""
+    """The words, with those that bash split at ``=`` joined again."""
     found: list[str] = []
     for word in words:
         if found and (word == "=" or found[-1].endswith("=")):
@@ -184,12 +184,12 @@ def _glued(words: Sequence[str]) -> list[str]:
 
 
 def is_bash() -> bool:
-    """Whether this process is to complete a word for bash."""
+    """Whether bash started this process to complete a word."""
     return os.environ.get(BASH[0]) == BASH[1]
 
 
 def for_bash(app: Callable[[], Any]) -> None:
-    """Let Typer complete what bash asks for, with whole words in, and only the part after the last ``=`` out."""
+    """Let Typer complete for bash: give it whole words, and print only the part after the last ``=``."""
     words = os.environ.get("COMP_WORDS", "").split("\n")
     with suppress(ValueError):
         words = words if len(words) > 1 else shlex.split(words[0])

@@ -22,11 +22,11 @@ def show(group: str | None, config_dir: str | None) -> None:
     """
     groups = list_options(config_dir)
     if group is not None and group not in groups:
-        raise UserError(f"{group}: no such group{did_you_mean(group, groups)}; there are {', '.join(groups)}")
+        raise UserError(f"{group}: no such group{did_you_mean(group, groups)}; available: {', '.join(groups)}")
     folders = [Path(str(importlib.resources.files(CONFIG_MODULE))), *([] if config_dir is None else [Path(config_dir)])]
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
-        console.width = 500  # a line per option, for grep
+        console.width = 500  # one line per option, for grep
     for name in [group] if group is not None else groups:
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(style="cyan", no_wrap=True)
@@ -39,7 +39,7 @@ def show(group: str | None, config_dir: str | None) -> None:
 
 
 def _comment(folders: list[Path], name: str) -> str:
-    """The first comment of an option's YAML, or nothing."""
+    """The first comment of an option's YAML, or an empty string."""
     for file in (folder / name for folder in folders):
         if file.is_file():
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""The command line: arguments in, exit code out. What a command does lives elsewhere, and is imported when it is used.
+"""The command line: arguments in, exit code out. Each command imports its implementation when it is called.
 
 Exit codes: 0 done (early stop included), 1 bug or I/O failure, 2 user error, 3 diverged, 4 some jobs of a sweep failed,
 130 interrupted by Ctrl-C, 143 by SIGTERM.
@@ -23,7 +23,7 @@ from fedsim.errors import UserError
 from fedsim.parallel.environment import print_once, refuse_torchrun
 
 EXIT_FAILED, EXIT_USER, EXIT_DIVERGED, EXIT_SOME_FAILED, EXIT_SIGNAL = 1, 2, 3, 4, 128
-_USAGE_ERROR: Any = typer.BadParameter.__base__  # Typer's own or Click's, by Typer's version
+_USAGE_ERROR: Any = typer.BadParameter.__base__  # Typer's own or Click's, depending on Typer's version
 _STATUS_CODES = {"done": 0, "stopped": 0, "diverged": EXIT_DIVERGED, "refused": EXIT_USER}
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ app = typer.Typer(
 
 @contextmanager
 def _exit_codes() -> Iterator[None]:
-    """Turn a user's mistake into one line and exit code 2; a traceback is for bugs alone."""
+    """Turn expected errors into one line and an exit code; only a bug ends in a traceback."""
     try:
         yield
     except UserError as error:
@@ -67,7 +67,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Handle the options that come before a command."""
     with _exit_codes():
         if context.invoked_subcommand not in ("run", "resume"):
             refuse_torchrun(f"fedsim {context.invoked_subcommand}", "torchrun is for fedsim run and fedsim resume")
@@ -93,7 +93,9 @@ def run(
             autocompletion=completion.complete_overrides,
         ),
     ] = None,
-    multirun: Annotated[bool, typer.Option("-m", "--multirun", help="Run every combination of a=1,2 values.")] = False,
+    multirun: Annotated[
+        bool, typer.Option("-m", "--multirun", help="Run every combination of values such as a=1,2.")
+    ] = False,
     config_dir: ConfigDir = None,
     allow_module: AllowModule = None,
     cfg: Annotated[
@@ -101,32 +103,34 @@ def run(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option("--resume", metavar="SWEEP_DIR", help="Finish an interrupted sweep: the same command, and this."),
+        typer.Option(
+            "--resume", metavar="SWEEP_DIR", help="Finish an interrupted sweep: repeat its command with this."
+        ),
     ] = None,
     objective: Annotated[
-        str | None, typer.Option("--objective", metavar="best|final", help="What hydra/sweeper=optuna judges a job by.")
+        str | None,
+        typer.Option("--objective", metavar="best|final", help="The value that hydra/sweeper=optuna optimises."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan (clients, samples, memory, bytes) and train nothing.")
+        bool, typer.Option("--dry-run", help="Show the plan (clients, samples, memory, bytes) without training.")
     ] = False,
 ) -> None:
     """Simulate a federation: one run, or with -m a sweep."""
     with _exit_codes():
         if multirun:
-            refuse_torchrun("-m", "torchrun is for one run; a sweep has launchers, such as hydra/launcher=joblib")
+            refuse_torchrun("-m", "torchrun starts one run; for a sweep use a launcher, such as hydra/launcher=joblib")
         from fedsim.config import compose as config
         from fedsim.config import launch as launching
         from fedsim.federation.prepare import prepare
         from fedsim.runs import dry_run as plan
-        from fedsim.runs import processes as following
+        from fedsim.runs import processes, sweep
         from fedsim.runs import run as runner
-        from fedsim.runs import sweep
 
-        following.meet(allow_module or ())
+        processes.meet(allow_module or ())
         if cfg not in (None, "job", "hydra", "all"):
             raise UserError(f"--cfg {cfg}: must be job, hydra or all")
         if cfg is not None and (multirun or dry_run):
-            raise UserError(f"--cfg {cfg}: prints the config of one run and cannot go with -m or --dry-run")
+            raise UserError(f"--cfg {cfg}: prints the config of one run and cannot be combined with -m or --dry-run")
         request = config.normalise(
             config.Request(tuple(overrides or ()), multirun, config_dir, tuple(allow_module or ()), resume, objective)
         )
@@ -165,8 +169,8 @@ def resume(
         list[str] | None,
         typer.Argument(
             metavar="[OVERRIDES]...",
-            help="rounds, stop, console, checkpoint, tracker and threads change the run itself; with anything else, or "
-            "with hydra.run.dir=DIR, it goes on in a new directory, by default RUN_DIR-fork-1.",
+            help="rounds, stop, console, checkpoint, tracker and threads can change within the run; any other change, "
+            "or hydra.run.dir=DIR, makes a fork in a new directory, by default RUN_DIR-fork-1.",
             autocompletion=completion.complete_overrides,
         ),
     ] = None,
@@ -175,17 +179,17 @@ def resume(
     after_round: Annotated[
         int | None,
         typer.Option(
-            "--after-round", metavar="N", help="Fork from another kept checkpoint than the last: the best one."
+            "--after-round", metavar="N", help="Fork from the kept checkpoint of round N instead of the last one."
         ),
     ] = None,
 ) -> None:
     """Continue a run that was finished, interrupted or killed, from its last good checkpoint."""
     with _exit_codes():
         from fedsim.config import compose as config
-        from fedsim.runs import processes as following
+        from fedsim.runs import processes
         from fedsim.runs.resume import continue_run
 
-        following.meet(allow_module or ())
+        processes.meet(allow_module or ())
         gc.freeze()  # see `main`
         gc.enable()
         request = config.Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
@@ -227,7 +231,7 @@ def list_(
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Run directories, sweeps, globs or metrics.csv files.")],
     metric: Annotated[
-        str | None, typer.Option(help="Column to compare; by default what the runs are judged by.")
+        str | None, typer.Option(help="Column to compare; default: the metric that judges the runs.")
     ] = None,
     better: Annotated[
         str | None,
@@ -236,25 +240,26 @@ def compare(
         ),
     ] = None,
     last: Annotated[
-        int | None, typer.Option("--last", metavar="K", help="Also the mean of the last K evaluated rounds.")
+        int | None, typer.Option("--last", metavar="K", help="Also show the mean of the last K evaluated rounds.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(metavar="METRIC=VALUE", help="Also the rounds and bytes it took to get there.")
+        str | None, typer.Option(metavar="METRIC=VALUE", help="Also show the rounds and bytes it took to get there.")
     ] = None,
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY=VALUE|RUN", help="Paired differences over common seeds to these runs (repeatable: KEY=VALUE)."
+            metavar="KEY=VALUE|RUN",
+            help="Show paired differences from these runs over common seeds (KEY=VALUE is repeatable).",
         ),
     ] = None,
     keys: Annotated[
         str | None,
         typer.Option(
-            metavar="KEY,KEY...", help="Settings to show, and to find baselines by; default: all that differ."
+            metavar="KEY,KEY...", help="Settings to show and to match baselines by; default: all that differ."
         ),
     ] = None,
     by: Annotated[
-        str | None, typer.Option(metavar="final|best|last|target", help="What to sort by and take differences of.")
+        str | None, typer.Option(metavar="final|best|last|target", help="The value to sort by and take differences of.")
     ] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every number to a CSV; - is stdout.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table in Markdown.")] = None,
@@ -265,14 +270,16 @@ def compare(
     ] = None,
     x: Annotated[
         str | None,
-        typer.Option("--x", metavar="round|bytes_up|bytes_down|virtual_seconds", help="What to draw curves against."),
+        typer.Option("--x", metavar="round|bytes_up|bytes_down|virtual_seconds", help="The x axis of the curves."),
     ] = None,
     heatmap: Annotated[
         bool | None,
-        typer.Option("--heatmap/--curves", help="Draw a heat map; by default where exactly two numbers differ."),
+        typer.Option(
+            "--heatmap/--curves", help="Draw a heat map or curves; default: a heat map if exactly two numbers differ."
+        ),
     ] = None,
 ) -> None:
-    """Put runs side by side, seeds together: the settings in which they differ, and what came of them."""
+    """Compare runs, grouping those that differ only in their seed: the settings that differ, and the results."""
     with _exit_codes():
         from fedsim.compare import command
         from fedsim.compare.table import Question
@@ -293,7 +300,7 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="[OVERRIDES]...",
-            help="Changes of the run's own config: data, partition, num_clients, seed, engine, device, dtype, threads.",
+            help="Changes to the run's own config: data, partition, num_clients, seed, engine, device, dtype, threads.",
             autocompletion=completion.complete_overrides,
         ),
     ] = None,
@@ -301,7 +308,7 @@ def evaluate(
     config_dir: ConfigDir = None,
     allow_module: AllowModule = None,
 ) -> None:
-    """Score the model that a run saved, on its own test data or on any other."""
+    """Score the model that a run saved, on its own test data or on other data."""
     with _exit_codes():
         from fedsim.config import compose as config
         from fedsim.runs import evaluate as evaluation
@@ -325,7 +332,7 @@ def export(
     ] = None,
     prune: Annotated[
         float | None,
-        typer.Option("--prune", metavar="SHARE", help="First zero this share of the weights, the smallest."),
+        typer.Option("--prune", metavar="SHARE", help="First zero this share of the weights, smallest first."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write  [default: RUN_DIR/export]")
@@ -378,7 +385,7 @@ def partition(
     config_dir: ConfigDir = None,
     allow_module: AllowModule = None,
 ) -> None:
-    """Show who would hold which samples, and train nothing."""
+    """Show which client would hold which samples, without training."""
     with _exit_codes():
         from fedsim.cli import partition_report
         from fedsim.config import compose as config
@@ -389,8 +396,8 @@ def partition(
 
 
 def main() -> None:
-    """Entry point of the ``fedsim`` command: without arguments its help, and one line for what Typer refuses."""
-    gc.disable()  # imports make a million objects and hardly any garbage: looking for it is a sixth of the start
+    """Entry point of the ``fedsim`` command; shows the help if there are no arguments, and usage errors in one line."""
+    gc.disable()  # imports make a million objects and hardly any garbage: collecting takes a sixth of the start
     try:
         code = EXIT_FAILED
         if completion.is_bash():
@@ -405,5 +412,5 @@ def main() -> None:
     finally:
         if "fedsim.parallel.processes" in sys.modules:
             sys.modules["fedsim.parallel.processes"].leave(code)
-        gc.freeze()  # nor need they be freed one by one at the end, which takes a second
+        gc.freeze()  # freeing them one by one at the end would take a second
     sys.exit(code)

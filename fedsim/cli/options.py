@@ -1,4 +1,4 @@
-"""Arguments and options that several commands of `fedsim.cli.main` have."""
+"""Arguments and options shared by several commands of `fedsim.cli.main`."""
 
 from __future__ import annotations
 

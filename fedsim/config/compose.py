@@ -1,8 +1,8 @@
-"""Compose and check what a user asks for; `fedsim.config.launch` lets Hydra run it.
+"""Compose and check the configs of a request; `fedsim.config.launch` lets Hydra run it.
 
-A config is data, not code: `fedsim.build` makes the components, and ``hydra.utils.instantiate`` is not used. What a
-config says about Hydra itself is checked wherever Hydra composes one (`fedsim.config.loader`). Everything is checked,
-for every job of a sweep, before Hydra makes the first directory.
+A config is data, not code: `fedsim.build` makes the components, and ``hydra.utils.instantiate`` is not used. Hydra's
+own settings are checked wherever Hydra composes a config (`fedsim.config.loader`). Every job of a sweep is checked
+before Hydra makes the first directory.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
 
 from fedsim import build
-from fedsim.config.keys import flat, in_words, within
+from fedsim.config.keys import flat, within
 from fedsim.config.loader import HYDRA_MULTIRUN, SafeLoader, of_hydra, parse
 from fedsim.config.loader import make_loader as make_loader
+from fedsim.config.messages import one_line
 from fedsim.config.request import EXTRAS, PLUGINS, samples
 from fedsim.config.request import Job as Job
 from fedsim.config.request import Request as Request
@@ -32,7 +33,7 @@ from fedsim.recording.run_directory import FORMAT_VERSION, refuse_used
 
 
 def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
-    """Compose, or say which override is at fault before repeating what Hydra says at length."""
+    """Compose; if that fails, name the override at fault where it can be found, else report Hydra's error."""
     try:
         return loader.load_configuration("config", list(overrides), RunMode.RUN, from_shell=False)
     except UserError:
@@ -43,7 +44,7 @@ def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
         if len(chosen) < len(overrides):
             _check_keys(overrides, _compose(loader, chosen), loader)
         known = isinstance(error, HydraException | errors.OmegaConfBaseException)
-        raise UserError(("" if known else f"cannot compose {' '.join(overrides)}: ") + in_words(error)) from None
+        raise UserError(("" if known else f"cannot compose {' '.join(overrides)}: ") + one_line(error)) from None
 
 
 def check_request(request: Request, loader: SafeLoader | None = None) -> list[Job]:
@@ -51,10 +52,10 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
 
     Args:
         request: normalised.
-        loader: of `make_loader`, if `launch` is to have the same.
+        loader: from `make_loader`, to share it with `launch`.
 
     Returns:
-        the jobs; of an Optuna sweep some of those that it may come to: every value that can be told beforehand.
+        the jobs; for an Optuna sweep, sample jobs that cover every value known beforehand.
 
     Raises:
         UserError: naming the key, the value and what is allowed.
@@ -65,10 +66,13 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
         if override.is_sweep_override() and not request.multirun:
             raise UserError(f"{override.input_line}: several values make a sweep; add -m (--multirun) to fedsim run")
         if override.is_sweep_override() and not override.is_discrete_sweep() and not optuna:
-            raise UserError(f"{override.input_line}: a sweep needs single values, such as 1,2 or range(1,3)")
+            raise UserError(
+                f"{override.input_line}: a sweep takes single values, such as 1,2 or range(1,3); "
+                "intervals need hydra/sweeper=optuna"
+            )
         group = override.key_or_group
         if isinstance(override.value(), list) and group != "experiment" and group in _groups(loader):
-            raise UserError(f"{override.input_line}: choose one option; -m {group}=A,B makes a run of each")
+            raise UserError(f"{override.input_line}: choose one option; -m {group}=A,B runs each of several")
         if group in PLUGINS:
             _check_plugin(group, str(override.value()), request, loader)
     jobs: list[Job] = []
@@ -79,7 +83,9 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
         cfg = _compose(loader, [*overrides, *mode])
         directory = _directory(cfg, number if request.multirun else None, used=request.resume is not None)
         if directory in seen:
-            raise UserError(f"hydra.sweep.subdir={cfg.hydra.sweep.subdir}: the jobs of a sweep need a directory each")
+            raise UserError(
+                f"hydra.sweep.subdir={cfg.hydra.sweep.subdir}: must give each job of a sweep its own directory"
+            )
         seen.add(directory)
         folder = Path(str(cfg.hydra.sweep.dir)) if request.multirun else directory
         experiment = build_experiment(cfg, request.allow_modules)
@@ -91,7 +97,7 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
 
 
 def _swept(request: Request) -> str:
-    """What makes a sweep of a request, as it was typed."""
+    """The overrides that make a request a sweep, as they were typed."""
     return " ".join(text for text in request.overrides if parse(text).is_sweep_override()) or "-m"
 
 
@@ -100,19 +106,19 @@ def _check_plugin(group: str, option: str, request: Request, loader: SafeLoader)
         raise UserError(f"{group}={option}: is for sweeps; add -m (--multirun) to fedsim run")
     if not loader.repository.config_exists(f"{group}/{option}"):
         extra = EXTRAS.get(option, "optuna")
-        raise UserError(f"{group}={option}: is not installed; install fedsim with its extra [{extra}]")
+        raise UserError(f"{group}={option}: is not installed; install fedsim with the extra [{extra}]")
     if option == "optuna" and request.resume is not None:
         raise UserError(
-            f"--resume {request.resume}: Optuna continues a study by itself; give the same hydra.sweeper.storage="
-            "sqlite:///FILE and hydra.sweeper.study_name without --resume"
+            f"--resume {request.resume}: does not resume an Optuna sweep; leave it out and repeat the command with the "
+            "same hydra.sweeper.storage=sqlite:///FILE and hydra.sweeper.study_name to continue the study"
         )
 
 
 def _sweep(request: Request, loader: SafeLoader, optuna: bool = False) -> list[list[str]]:
     """The overrides of every job: the grid that Hydra's basic sweeper runs, in its order.
 
-    For Optuna, which makes them later: the first value of every parameter, and each other value that can be told
-    (choices, and the ends of an interval) in one job.
+    Optuna chooses its jobs later. For it, one job has the first value of every parameter, and each other value known
+    beforehand (choices, and the ends of an interval) has a job.
     """
     if not request.multirun:
         return [list(request.overrides)]
@@ -131,7 +137,7 @@ def _sweep(request: Request, loader: SafeLoader, optuna: bool = False) -> list[l
             return [[*job, *hydras] for job in samples([*params, *task])]
         grid = BasicSweeper.split_arguments([*params, *task], None)
     except (HydraException, errors.OmegaConfBaseException, ValueError) as error:
-        raise UserError(in_words(error)) from None
+        raise UserError(one_line(error)) from None
     return [[*job, *hydras] for batch in grid for job in batch]
 
 
@@ -150,13 +156,13 @@ def _check_options(overrides: Sequence[str], loader: SafeLoader) -> list[str]:
                     f"available: {', '.join(groups[group])}"
                 )
         if parsed.package is None and text.startswith("+"):
-            raise UserError(f"{text}: {group} has an option already; to choose another, write {text.lstrip('+')}")
+            raise UserError(f"{text}: {group} already has an option; to choose another, write {text.lstrip('+')}")
         chosen.append(text)
     return chosen
 
 
 def _check_keys(overrides: Sequence[str], cfg: DictConfig, loader: SafeLoader) -> None:
-    """Raise `UserError` for a key that is not in the config of the chosen options."""
+    """Raise `UserError` for a key that the config of the chosen options does not have."""
     groups = _groups(loader)
     leaves = [key.split(".") for key in flat(OmegaConf.to_container(cfg)) if not within(key, ("hydra",))]
     known = dict.fromkeys(".".join(parts[: n + 1]) for parts in leaves for n in range(len(parts)))
@@ -189,7 +195,7 @@ def _groups(loader: SafeLoader) -> dict[str, list[str]]:
 
 
 def _directory(cfg: DictConfig, number: int | None, used: bool = False) -> Path:
-    """Where a run (job `number` of a sweep) will go; a directory that already holds a run is refused."""
+    """The directory of a run, or of job `number` of a sweep; unless `used`, one that already holds a run is refused."""
     key = "hydra.run.dir" if number is None else "hydra.sweep.dir"
     try:
         if number is None:
@@ -199,11 +205,11 @@ def _directory(cfg: DictConfig, number: int | None, used: bool = False) -> Path:
                 cfg.hydra.job.num = number
             directory = Path(str(cfg.hydra.sweep.dir)) / str(cfg.hydra.sweep.subdir)
         if number is not None and not str(directory).isprintable():
-            raise UserError(f"{key}={str(directory)!r}: must not hold line breaks or control characters")
+            raise UserError(f"{key}={str(directory)!r}: must not contain line breaks or control characters")
         if not used:
             refuse_used(directory, key)
     except (errors.OmegaConfBaseException, OSError, ValueError) as error:  # a name too long, or with a null byte
-        raise UserError(f"{key}: {in_words(error)}") from None
+        raise UserError(f"{key}: {one_line(error)}") from None
     return directory
 
 
@@ -214,20 +220,20 @@ def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Expe
         UserError: naming the key, the value and what is allowed.
     """
     if cfg.get("experiment") is not None:
-        raise UserError("experiment: its YAML changes nothing without a first line `# @package _global_`")
+        raise UserError("experiment: its YAML has no effect without a first line `# @package _global_`")
     keys = [key for key in cfg if key not in ("hydra", "experiment")]
     root = OmegaConf.masked_copy(cfg, cast("list[str]", keys))
     try:
         content = OmegaConf.to_container(root, resolve=True, throw_on_missing=True)
     except (errors.OmegaConfBaseException, RecursionError) as error:
-        raise UserError(in_words(error)) from None
+        raise UserError(one_line(error)) from None
     built = build.build(cast("dict[str, Any]", content), Experiment, allowed=allow_modules)
     assert isinstance(built, Experiment)
     return built
 
 
 def amend(record: Mapping[str, Any], request: Request) -> Experiment:
-    """Change a record as the overrides of a request say: an option brings its whole part, a value one key.
+    """Apply the overrides of a request to a record: an option replaces its whole part, a value one key.
 
     Args:
         record: what `fedsim.runs.record.read_record` returned.
@@ -238,10 +244,10 @@ def amend(record: Mapping[str, Any], request: Request) -> Experiment:
     """
     try:
         amended = OmegaConf.create(dict(record))
-        if request.overrides:  # to compose takes a while
+        if request.overrides:  # composing takes a while
             _amend(amended, list(request.overrides), make_loader(request.config_dir))
     except (errors.OmegaConfBaseException, AttributeError, TypeError) as error:
-        raise UserError(in_words(error)) from None
+        raise UserError(one_line(error)) from None
     return build_experiment(amended, request.allow_modules)
 
 
@@ -249,9 +255,11 @@ def _amend(amended: DictConfig, overrides: list[str], loader: SafeLoader) -> Non
     for parsed in map(parse, overrides):
         text = parsed.input_line
         if of_hydra(parsed) or parsed.is_sweep_override() or parsed.is_delete() or parsed.package is not None:
-            raise UserError(f"{text}: a run is continued with single values and options, such as rounds=100")
+            raise UserError(
+                f"{text}: a recorded run can be changed only by single values and options, such as rounds=100"
+            )
         if parsed.key_or_group in ("experiment", "baseline"):
-            raise UserError(f"{text}: stands for several settings; name those to change one by one")
+            raise UserError(f"{text}: stands for several settings; change those one by one")
     chosen = _check_options(overrides, loader)
     values = [text for text in overrides if text not in chosen]
     options = _compose(loader, chosen)
@@ -273,7 +281,7 @@ def to_yaml(record: Mapping[str, Any]) -> str:
 
 
 def launcher_of(job: Job, loader: SafeLoader) -> dict[str, Any]:
-    """Hydra's launcher and sweeper as a job of a sweep has them: ``{"launcher": {...}, "sweeper": {...}}``."""
+    """The settings of Hydra's launcher and sweeper for a job of a sweep, and under ``"names"`` which these are."""
     cfg = _compose(loader, job.overrides)
     found = {part: OmegaConf.to_container(cfg.hydra[part], resolve=False) for part in ("launcher", "sweeper")}
     choices = cfg.hydra.runtime.choices

@@ -1,7 +1,8 @@
-"""Compose as Hydra does, reading and merging the files of each choice of options once.
+"""Compose as Hydra does, but read and merge the files for each choice of options only once.
 
-Hydra reads some forty files for every composition and merges them, which takes a sixth of a second; the jobs of a sweep
-differ mostly in values, which are set in a copy of what was merged. What Hydra says about a job is the same.
+Hydra reads and merges some forty files for every composition, which takes a sixth of a second. The jobs of a sweep
+differ mostly in values, and these are set in a copy of the merged config. The composed config is the same, including
+what Hydra records about the job.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ _numbers = itertools.count()
 
 
 class Memory:
-    """Values by key, the last `size` of those that were asked for; a copy of its own for each who asks."""
+    """A cache of the `size` most recently used values; every caller gets a copy."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._kept: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable, make: Callable[[], _T]) -> _T:
-        """A copy of what `make` returned for this key, now or earlier; what it raises is raised every time."""
+        """A copy of the value of `key`, made with `make` if it is not in the cache; exceptions are not cached."""
         kept = self._kept.pop(key, None) or (make(),)
         self._kept[key] = kept
         if len(self._kept) > self._size:
@@ -48,10 +49,10 @@ _MERGED = Memory(100)  # of about 150 kB each
 
 
 class Repository(ConfigRepository):
-    """Where Hydra finds configs; those that come with a package are read once in a process."""
+    """Where Hydra finds configs; those that come with a package are read once per process."""
 
     def load_config(self, config_path: str) -> ConfigResult | None:
-        """Find a config by its path below the groups."""
+        """Load a config by its path, such as ``model/gru``."""
         source = self._find_object_source(config_path, ObjectType.CONFIG)
         if source is None or source.scheme() != "pkg":
             return super().load_config(config_path)
@@ -59,10 +60,10 @@ class Repository(ConfigRepository):
 
 
 class MergingOnce(ConfigLoaderImpl):
-    """Hydra's config loader, keeping what it merges.
+    """Hydra's config loader with a cache of merged configs.
 
-    What fedsim's own folder makes is kept for the process, for its files do not change; what a folder of the user's
-    has a part in, for one loader, which is one request, wherever its jobs run.
+    Configs made from fedsim's own folder alone are cached for the process, because its files do not change. Those
+    that involve a user's folder are cached per loader, that is, per request, wherever its jobs run.
     """
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
@@ -73,7 +74,7 @@ class MergingOnce(ConfigLoaderImpl):
 
     @property
     def own(self) -> bool:
-        """Whether no folder of the user's has a part in what is composed."""
+        """Whether configs are composed from fedsim's own folder alone."""
         return self._request is None
 
     def load_configuration(
@@ -84,11 +85,11 @@ class MergingOnce(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """Compose one job, or by Hydra alone what is none."""
+        """Compose one job through the cache; whatever is not a single job is left to Hydra."""
         compose = super().load_configuration
         try:
             given = [read(text) for text in overrides]
-        except Exception:  # Hydra words it
+        except Exception:  # Hydra reports it below
             given = None
         if given is None or any(one.is_sweep_override() for one in given):
             return compose(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
@@ -97,23 +98,23 @@ class MergingOnce(ConfigLoaderImpl):
             (self._request, config_name, *chosen), lambda: compose(config_name, chosen, RunMode.RUN, from_shell)
         )
         of_files = OmegaConf.to_container(cfg.hydra, resolve=False)
-        told = {"hydra": [text for text in chosen if read(text).is_hydra_override()]}
-        told["task"] = [text for text in chosen if text not in told["hydra"]]
-        if not isinstance(of_files, dict) or of_files["overrides"] != told:  # a file set them, which is to be seen
+        recorded = {"hydra": [text for text in chosen if read(text).is_hydra_override()]}
+        recorded["task"] = [text for text in chosen if text not in recorded["hydra"]]
+        if not isinstance(of_files, dict) or of_files["overrides"] != recorded:  # a file set them, which must show
             return compose(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         self._apply_overrides_to_config([one for one in given if one.input_line not in chosen], cfg)
         of_task = [one for one in given if not one.is_hydra_override()]
         cfg.hydra.overrides.hydra = [one.input_line for one in given if one.is_hydra_override()]
         cfg.hydra.overrides.task = [one.input_line for one in of_task]
         cfg.hydra.runtime.cwd = os.getcwd()
-        words = cfg.hydra.job.config.override_dirname
+        style = cfg.hydra.job.config.override_dirname
         cfg.hydra.job.override_dirname = get_overrides_dirname(
-            of_task, words.exclude_keys, words.item_sep, words.kv_sep
+            of_task, style.exclude_keys, style.item_sep, style.kv_sep
         )
         return cfg
 
     def choices(self, overrides: Sequence[str]) -> list[str]:
-        """Those overrides that choose an option, as Hydra tells them: all others set values in what is merged."""
+        """The overrides that choose an option, as Hydra decides it; all others set values in the merged config."""
 
         def chooses(one: Override) -> bool:
             return not (one.is_sweep_override() or isinstance(one.value(), dict))
@@ -123,7 +124,7 @@ class MergingOnce(ConfigLoaderImpl):
         ]
 
 
-@lru_cache(maxsize=4096)  # the grammar takes a millisecond
+@lru_cache(maxsize=4096)  # parsing takes a millisecond
 def read(text: str) -> Override:
-    """Read one override."""
+    """Parse one override."""
     return OverridesParser.create().parse_override(text)

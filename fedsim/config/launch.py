@@ -1,4 +1,4 @@
-"""Let Hydra run what `fedsim.config.compose` checked: one run, a grid, or what Optuna makes of a sweep."""
+"""Let Hydra run what `fedsim.config.compose` checked: one run, a grid, or an Optuna sweep."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, errors
 
 from fedsim.config.compose import build_experiment, check_request
-from fedsim.config.keys import in_words
 from fedsim.config.loader import HYDRA_MULTIRUN, SafeLoader, make_loader, task_overrides
+from fedsim.config.messages import one_line
 from fedsim.config.request import Job, Request, batches
 from fedsim.errors import UserError, print_error
 from fedsim.federation.experiment import Experiment
@@ -40,15 +40,14 @@ def launch(
 
     Args:
         request: already checked with `check_request`.
-        job: what to do with an experiment in a directory; returns its status and does not raise, save
-            KeyboardInterrupt, which ends a sweep, and for Optuna, to which an exception is a failed trial.
+        job: runs an experiment in a directory and returns its status. The only exceptions that it raises are
+            KeyboardInterrupt, which ends a sweep, and, under Optuna, that of a failed trial.
         show_config: ``job``, ``hydra`` or ``all``: print that config instead of running.
-        loader: with which the request was checked.
-        pending: the jobs of a grid that are to run, with their numbers, or those of an Optuna sweep that were checked;
-            None is all of them.
+        loader: the one that the request was checked with.
+        pending: the jobs of a grid to run, with their numbers, or the checked jobs of an Optuna sweep; None is all.
 
     Returns:
-        what `job` returned for every job that ran.
+        the status of every job that ran.
     """
     loader = loader or make_loader(request.config_dir)
     if request.multirun and pending is None:
@@ -69,8 +68,8 @@ def launch(
         else:
             returned.append(hydra.run("config", task, overrides).return_value)
     except (HydraException, errors.OmegaConfBaseException) as error:
-        raise UserError(in_words(error)) from None
-    finally:  # Hydra opened run.log and put its handlers in the place of those that were there
+        raise UserError(one_line(error)) from None
+    finally:  # Hydra opened run.log and replaced the handlers that were there
         for handler in set(root.handlers) - set(handlers):
             handler.close()
         root.handlers[:] = handlers
@@ -85,7 +84,7 @@ def _run_job(cfg: DictConfig, allow_modules: Sequence[str], job: Callable[[Exper
 def _launch_grid(
     hydra: Hydra, overrides: list[str], task: Any, pending: Sequence[tuple[int, Job]], returned: list[Any]
 ) -> None:
-    """Do what Hydra's basic sweeper does, for jobs that are checked and may have gaps between their numbers."""
+    """Run checked jobs as Hydra's basic sweeper would; their numbers may have gaps."""
     if not pending:
         return
     cfg = _compose_sweep(hydra, overrides, pending[0][1])
@@ -101,14 +100,14 @@ def _launch_grid(
         for result, (number, one) in zip(results, batch, strict=True):
             if result.status is JobStatus.COMPLETED:
                 returned.append(result.return_value)
-            else:  # what ended it from outside: `job` does not raise
+            else:  # it was ended from outside: `job` does not raise
                 print_error(f"job {number}: {first_line(result._return_value)}; see {one.directory}")
 
 
 def _compose_sweep(hydra: Hydra, overrides: list[str], first: Job) -> DictConfig:
-    """What Hydra composes for a sweep as a whole.
+    """Compose the config of a sweep as a whole.
 
-    Hydra leaves the swept options out of it, and then knows no key that only they have; the first job's stand for them.
+    Hydra would leave out the swept options and then refuse keys that only those have; so the first job's are used.
     """
     cfg = hydra.compose_config(
         "config", [*first.overrides, HYDRA_MULTIRUN], RunMode.MULTIRUN, with_log_configuration=True
@@ -118,7 +117,7 @@ def _compose_sweep(hydra: Hydra, overrides: list[str], first: Job) -> DictConfig
 
 
 def _launch_optuna(hydra: Hydra, overrides: list[str], task: Any, first: Job) -> None:
-    """Do what `Hydra.multirun` does, with a launcher between Optuna and its jobs that a killed one does not end."""
+    """Do what `Hydra.multirun` does, with a launcher that survives killed jobs."""
     cfg = _compose_sweep(hydra, overrides, first)
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(cfg))
     sweeper: Any = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=cfg)
@@ -129,11 +128,11 @@ def _launch_optuna(hydra: Hydra, overrides: list[str], task: Any, first: Job) ->
     except ValueError:
         if surviving.any_done:
             raise
-        print_error("no trial ended well, so that Optuna has no best one")
+        print_error("no trial succeeded, so Optuna has no best one")
 
 
 class Failed(JobReturn):
-    """A failed job that raises what ended it without Hydra's list of overrides."""
+    """A failed job that raises its error without Hydra's list of overrides."""
 
     def __init__(self, result: JobReturn) -> None:
         super().__init__(result.overrides, result.cfg, result.hydra_cfg, result.working_dir, result.task_name)
@@ -141,17 +140,17 @@ class Failed(JobReturn):
         self._return_value = result._return_value
 
     def __getattribute__(self, name: str) -> Any:
-        """As any other; the value of the task is what it raised."""
+        """Raise the job's error for ``return_value``; any other attribute is as usual."""
         if name == "return_value":
             raise super().__getattribute__("_return_value")
         return super().__getattribute__(name)
 
 
 class Surviving:
-    """A launcher to whose user a killed job is a failed one.
+    """A launcher that returns a killed job as a failed one.
 
-    Where a killed worker takes its pool along, each job of the batch is launched again, alone: those that were done
-    return at once, others go on from their checkpoints. A job that is killed again has failed.
+    If a killed worker takes its pool with it, each job of the batch is launched again, alone: finished jobs return at
+    once, the rest resume from their checkpoints. A job that is killed again has failed.
     """
 
     def __init__(self, launcher: Any) -> None:
@@ -162,13 +161,13 @@ class Surviving:
         """Launch a batch as Hydra's launchers do, with a result for every job."""
         results = self._launch(job_overrides, initial_job_idx)
         self.any_done |= any(result.status is JobStatus.COMPLETED for result in results)
-        return [self._told(result, number) for number, result in enumerate(results, initial_job_idx)]
+        return [self._reported(result, number) for number, result in enumerate(results, initial_job_idx)]
 
-    def _told(self, result: JobReturn, number: int) -> JobReturn:
+    def _reported(self, result: JobReturn, number: int) -> JobReturn:
         if result.status is JobStatus.COMPLETED:
             return result
-        if not isinstance(result._return_value, BrokenExecutor):  # which was told
-            print_error(f"job {number}: a failed trial: {first_line(result._return_value)}")
+        if not isinstance(result._return_value, BrokenExecutor):  # already reported
+            print_error(f"job {number}: the trial failed: {first_line(result._return_value)}")
         return Failed(result)
 
     def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -176,10 +175,10 @@ class Surviving:
             try:
                 return list(self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx))
             except BrokenExecutor as error:
-                print_error(f"a worker was killed, by the system if memory was short: {first_line(error)}")
-            return [self._alone(texts, number) for number, texts in enumerate(job_overrides, initial_job_idx)]
+                print_error(f"a worker was killed, perhaps by the system for lack of memory: {first_line(error)}")
+            return [self._launch_alone(texts, number) for number, texts in enumerate(job_overrides, initial_job_idx)]
 
-    def _alone(self, overrides: Sequence[str], number: int) -> JobReturn:
+    def _launch_alone(self, overrides: Sequence[str], number: int) -> JobReturn:
         try:
             return cast(JobReturn, self._launcher.launch([overrides], initial_job_idx=number)[0])
         except BrokenExecutor as error:
@@ -188,7 +187,7 @@ class Surviving:
 
 
 class _Awaited:
-    """A job of submitit's which fails by what it returns, so that one that the queue killed hides no other."""
+    """A submitit job that returns a failure instead of raising it, so that one killed by the queue hides no other."""
 
     def __init__(self, job: Any) -> None:
         self._job = job
@@ -196,13 +195,13 @@ class _Awaited:
     def results(self) -> list[JobReturn]:
         try:
             return cast("list[JobReturn]", self._job.results())
-        except Exception as error:  # submitit has several, and RuntimeError
+        except Exception as error:  # submitit raises several types, and RuntimeError
             return [JobReturn(status=JobStatus.FAILED, _return_value=error)]
 
 
 @contextmanager
 def _every_job_awaited(launcher: Any) -> Iterator[None]:
-    """Let Hydra's submitit launcher wait for all of its jobs; it would leave them at the first that was killed."""
+    """Let Hydra's submitit launcher wait for all of its jobs instead of giving up at the first that was killed."""
     if "submitit" not in type(launcher).__module__:
         yield
         return
@@ -216,5 +215,5 @@ def _every_job_awaited(launcher: Any) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says first, or its name where it says nothing."""
+    """The first line of an exception's message, or its type if the message is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Hydra's config loader, letting a config say about Hydra itself only what `fedsim.config.request` lists.
+"""Hydra's config loader, letting a config change only those settings of Hydra that `fedsim.config.request` lists.
 
 Only this file, `fedsim.config.compose`, `fedsim.config.composed_cache` and `fedsim.config.launch` import Hydra and
 OmegaConf.
@@ -6,6 +6,7 @@ OmegaConf.
 
 from __future__ import annotations
 
+import importlib.resources
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from fedsim.config.composed_cache import MergingOnce, read
-from fedsim.config.keys import check_config_dir, flat, within
+from fedsim.config.keys import flat, within
 from fedsim.config.request import HYDRA_COMPUTED, HYDRA_SETTABLE, PLUGINS, check_choice, check_value, refused, settable
 from fedsim.errors import UserError, show
 
@@ -32,11 +33,11 @@ ALL_SETTABLE = {name for group, options in PLUGINS.items() for option in options
 
 
 class SafeLoader(MergingOnce):
-    """Hydra's config loader, refusing whatever a config says about Hydra beyond what `fedsim.config.request` lists.
+    """Hydra's config loader, refusing any setting of Hydra that `fedsim.config.request` does not list.
 
-    Hydra composes for a sweep as a whole and again for each job, and acts on its node of each result. So the check
-    stands here, where all of them come from, and holds when a file changes between the check and the run. What the
-    check composed is kept until Hydra asks for it.
+    Hydra composes once for a sweep as a whole and again for each job, and acts on the ``hydra`` node of each result.
+    The check is therefore made here, where all of these configs come from, and holds even if a file changes between
+    check and run. The configs that `check_request` composed are kept until Hydra asks for them.
     """
 
     KEPT = 2000  # configs, of about 150 kB each
@@ -47,11 +48,11 @@ class SafeLoader(MergingOnce):
         self._first: DictConfig | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes to another process: without what is kept for this one."""
+        """The state to send to another process, without the configs kept for this one."""
         return self.__dict__ | {"_kept": {}, "_first": None}
 
     def keep(self, overrides: Sequence[str], cfg: DictConfig) -> None:
-        """Give `cfg` to the next one who asks for these overrides, and the time of the first to all that follow."""
+        """Keep `cfg` for the next call with these overrides; all later configs get the time of the first one kept."""
         self._first = self._first or cfg
         if len(self._kept) < self.KEPT:
             self._kept[tuple(sorted(overrides))] = cfg
@@ -69,7 +70,9 @@ class SafeLoader(MergingOnce):
         if kept is not None:
             return kept
         modes = [text for text in overrides if text == HYDRA_MULTIRUN]  # from `launch`
-        given = [parse(text) for text in overrides if text != HYDRA_MULTIRUN]  # beforehand: search paths are imported
+        given = [
+            parse(text) for text in overrides if text != HYDRA_MULTIRUN
+        ]  # refused before composing, which imports search paths
         cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         choices = {group: cfg.hydra.runtime.choices.get(group) for group in PLUGINS}
         choices = {group: option for group, option in choices.items() if option is not None}
@@ -96,7 +99,7 @@ class SafeLoader(MergingOnce):
 
 @lru_cache(maxsize=100)
 def _untouched(choices: tuple[str, ...]) -> dict[str, Any]:
-    """Hydra's node as fedsim's own configs make it, flat. No folder of the user's has a part in it."""
+    """The flattened ``hydra`` node that fedsim's own configs make, without the user's folder."""
     loader = MergingOnce(create_config_search_path(f"pkg://{CONFIG_MODULE}"))
     cfg = loader.load_configuration("config", list(choices), RunMode.RUN, from_shell=False)
     return flat(OmegaConf.to_container(cfg.hydra, resolve=False))
@@ -109,7 +112,7 @@ def of_hydra(override: Override) -> bool:
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Override:
-    """Read one override, and refuse those of Hydra that are not settable."""
+    """Parse one override, and refuse settings of Hydra that may not be changed."""
     try:
         text.encode()
         parsed = read(text)
@@ -132,17 +135,27 @@ def parse(text: str) -> Override:
 
 
 def task_overrides(overrides: Sequence[str]) -> list[str]:
-    """Those overrides that are not about Hydra itself."""
+    """The overrides that are not about Hydra itself."""
     return [text for text in overrides if not of_hydra(parse(text))]
 
 
 def make_loader(config_dir: str | None) -> SafeLoader:
-    """A loader over fedsim's configs and the user's folder; one for the check of a request and its launch."""
+    """A loader over fedsim's configs and the user's folder, shared by the check of a request and its launch."""
     version.setbase("1.3")
     setup_globals()  # Hydra's resolvers, such as ${now:...}
     search_path = create_config_search_path(f"pkg://{CONFIG_MODULE}")
     if config_dir is not None:
-        check_config_dir(Path(config_dir), CONFIG_MODULE)
+        _check_config_dir(Path(config_dir))
         folder = f"file://{Path(config_dir).resolve()}"
         search_path.prepend("command-line", folder, SearchPathQuery(provider="schema"))
     return SafeLoader(search_path)
+
+
+def _check_config_dir(folder: Path) -> None:
+    """Require a folder without files named like fedsim's own: Hydra would read fedsim's instead."""
+    if not folder.is_dir():
+        raise UserError(f"--config-dir {folder}: no such folder")
+    for file in sorted(folder.rglob("*.yaml")):
+        name = file.relative_to(folder).as_posix()
+        if importlib.resources.files(CONFIG_MODULE).joinpath(name).is_file():
+            raise UserError(f"--config-dir {folder}: {name} has the name of one of fedsim's own files; rename it")

@@ -1,4 +1,4 @@
-"""What the user typed after ``fedsim run``, and what a config may say about Hydra itself; no Hydra in here."""
+"""What the user typed after ``fedsim run``, and which settings of Hydra a config may change. Imports no Hydra."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ EXCLUSIVE = (
     ("privacy.noise_multiplier", "privacy.target_epsilon"),
 )
 
-# What a config may say about Hydra itself. All else could run code (callbacks, logging factories, plugins that nobody
-# knows), reach other files (search paths) or change the environment (job.env_set).
+# The settings of Hydra that a config may change. All others could run code (callbacks, logging factories, unknown
+# plugins), reach other files (search paths) or change the environment (job.env_set).
 HYDRA_SETTABLE = ("run.dir", "sweep.dir", "sweep.subdir", "sweeper.params", "sweeper.max_batch_size")
-# What Hydra writes itself into a composed config, afterwards.
+# What Hydra itself writes into a composed config.
 HYDRA_COMPUTED = ("runtime", "job.override_dirname")
 
 _QUEUE = ("timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "name", "stderr_to_stdout", "submitit_folder")
@@ -35,7 +35,7 @@ _SLURM = (
 )
 _SAMPLER = ("sampler.seed",)
 # The plugins that a config may choose, and which of their keys it may set: numbers and names, nothing that is run
-# (submitit's `setup`, Optuna's `custom_search_space`) and nothing that could name a class.
+# (submitit's `setup`, Optuna's `custom_search_space`) or could name a class.
 PLUGINS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "hydra/launcher": {
         "basic": (),
@@ -65,8 +65,8 @@ class Request:
         multirun: whether commas and ranges make a sweep.
         config_dir: a folder with the user's own configs, or None.
         allow_modules: modules besides fedsim whose dataclasses a config may name.
-        resume: the folder of an earlier sweep that is to be finished, or None.
-        objective: what Optuna judges a job by, ``best`` or ``final``; None where nobody asked.
+        resume: the folder of an earlier sweep to finish, or None.
+        objective: the value that Optuna optimises, ``best`` or ``final``; None if not given.
     """
 
     overrides: tuple[str, ...] = ()
@@ -90,8 +90,8 @@ class Job:
 def normalise(request: Request) -> Request:
     """Add what the request implies.
 
-    ``client.steps=5`` becomes ``client.steps=5 client.epochs=null``, a sweep that is taken up again stays in its
-    folder, and Optuna goes on after failed trials unless ``max_failure_rate`` says otherwise.
+    ``client.steps=5`` becomes ``client.steps=5 client.epochs=null``, a resumed sweep stays in its folder, and Optuna
+    continues after failed trials unless ``max_failure_rate`` says otherwise.
     """
     overrides = list(request.overrides)
     given = {override.split("=", 1)[0].lstrip("+"): override.split("=", 1)[-1] for override in overrides}
@@ -101,25 +101,25 @@ def normalise(request: Request) -> Request:
                 overrides.append(f"{other}=null")
     if request.resume is not None:
         if not request.multirun:
-            raise UserError(f"--resume {request.resume}: finishes a sweep; add -m and the sweep's own overrides")
+            raise UserError(f"--resume {request.resume}: finishes a sweep; add -m and the overrides of that sweep")
         if "hydra.sweep.dir" in given:
-            raise UserError(f"--resume {request.resume}: stays in that folder; leave hydra.sweep.dir out")
+            raise UserError(f"--resume {request.resume}: the sweep stays in this folder; leave out hydra.sweep.dir")
         if not (Path(request.resume) / "sweep.yaml").is_file():
-            raise UserError(f"--resume {request.resume}: holds no sweep (there is no sweep.yaml)")
+            raise UserError(f"--resume {request.resume}: does not hold a sweep (there is no sweep.yaml)")
         escaped = str(request.resume).replace("\\", "\\\\").replace("'", "\\'")
         overrides.append(f"hydra.sweep.dir='{escaped}'")
     optuna = given.get("hydra/sweeper") == "optuna"
     if optuna and "hydra.sweeper.max_failure_rate" not in given:
         overrides.append("hydra.sweeper.max_failure_rate=1.0")
     if request.objective is not None and not (optuna and request.multirun):
-        raise UserError(f"--objective {request.objective}: is what Optuna judges by; add -m hydra/sweeper=optuna")
+        raise UserError(f"--objective {request.objective}: is for Optuna sweeps; add -m hydra/sweeper=optuna")
     if request.objective not in (None, "best", "final"):
         raise UserError(f"--objective {request.objective}: must be best or final")
     return dataclasses.replace(request, overrides=tuple(overrides))
 
 
 def _may_have(request: Request, given: Mapping[str, str], key: str) -> bool:
-    """Whether the option that is chosen has this key: false if it is one of the user's own that has not."""
+    """Whether the chosen option has this key; false only for a user's own option that lacks it."""
     group, _, name = key.partition(".")
     if request.config_dir is None or group not in given:
         return True
@@ -127,7 +127,7 @@ def _may_have(request: Request, given: Mapping[str, str], key: str) -> bool:
         content = yaml.safe_load(
             (Path(request.config_dir) / group / f"{given[group]}.yaml").read_text(encoding="utf-8")
         )
-    except (OSError, ValueError, yaml.YAMLError):  # not there, or told when it is composed
+    except (OSError, ValueError, yaml.YAMLError):  # not there, or reported when it is composed
         return True
     return not isinstance(content, dict) or "defaults" in content or name in content
 
@@ -142,17 +142,21 @@ def settable(choices: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def check_value(key: str, value: Any) -> None:
-    """Refuse what is no plain value of a plugin's key: a mapping could name a class, a line break ends a comment."""
+    """Refuse anything but a plain value for a plugin's key: a mapping could name a class, a line break end a comment.
+
+    Raises:
+        UserError: naming the key, the value and what is allowed.
+    """
     if isinstance(value, Mapping | list):
         raise UserError(f"hydra.{key}={value}: must be a single value")
     if isinstance(value, str) and any(not c.isprintable() for c in value):
-        raise UserError(f"hydra.{key}={value!r}: must not hold line breaks or control characters")
+        raise UserError(f"hydra.{key}={value!r}: must not contain line breaks or control characters")
     if key == "sweeper.storage" and value is not None and not str(value).startswith("sqlite:///"):
         raise UserError(f"hydra.{key}={value}: must be null or a file, such as sqlite:///study.db")
 
 
 def refused(text: str, choices: Mapping[str, Any]) -> UserError:
-    """The error for a setting of Hydra's that is not settable."""
+    """The error for a setting of Hydra that may not be changed."""
     hint = "; use --config-dir" if text.startswith("hydra.searchpath") else ""
     allowed = ", ".join([f"hydra.{name}" for name in settable(choices)] + [f"{group}=..." for group in PLUGINS])
     return UserError(f"{text}: fedsim does not let a config change this{hint}; allowed are {allowed}")
@@ -165,7 +169,7 @@ def check_choice(group: str, option: Any) -> None:
 
 
 def batches(pending: Sequence[tuple[int, Job]], size: int | None) -> list[list[tuple[int, Job]]]:
-    """Runs of consecutive job numbers, which is what launchers take, of `size` jobs at most."""
+    """Split jobs into batches of at most `size` with consecutive numbers, as launchers require."""
     found: list[list[tuple[int, Job]]] = []
     for number, job in pending:
         if found and found[-1][-1][0] == number - 1 and len(found[-1]) != size:
@@ -176,7 +180,7 @@ def batches(pending: Sequence[tuple[int, Job]], size: int | None) -> list[list[t
 
 
 def samples(overrides: Sequence[Any]) -> list[list[str]]:
-    """Jobs, as overrides, that together have every choice and both ends of every interval among Hydra's `overrides`."""
+    """Jobs, as overrides, that together cover every choice and both ends of every interval in Hydra's `overrides`."""
     values: dict[str, list[str]] = {}
     for override in overrides:
         key = override.get_key_element()

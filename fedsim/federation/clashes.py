@@ -66,6 +66,15 @@ _NO_ROUND = "{second} is about a round that ends before all have arrived, and he
 _SIMPLE_SAMPLER = "take sampler=uniform or sampler=weighted"
 
 CLASHES = (
+    # Baselines
+    Clash(Fact.NO_FEDERATION, Fact.EXCHANGES, "is no federation, in which {second} would act", "use {off}"),
+    Clash(Fact.NO_FEDERATION, Fact.PERSONAL, "is no federation, in which {second} would act", "use {off}"),
+    Clash(Fact.READS_UPDATES, Fact.NO_FEDERATION, "{second} has no server that sees updates", "take baseline=none"),
+    Clash(Fact.JUDGES_MODEL, Fact.NO_COMMON_MODEL, "{second} has no common model", "take baseline=none or centralised"),
+    # Nothing shared
+    Clash(Fact.NOTHING_SHARED, Fact.EXCHANGES, "nothing is sent that {second} could act on", "take {off}"),
+    Clash(Fact.NOTHING_SHARED, Fact.REMEMBERS, "nothing is sent that {second} could remember", "take {off}"),
+    Clash(Fact.NOTHING_SHARED, Fact.PULLS, "the server has no parameters to which {second} could pull", "take {off}"),
     # Local differential privacy: nothing but the noisy delta may leave a client.
     Clash(
         Fact.NOISE_ON_CLIENTS,
@@ -235,14 +244,6 @@ CLASHES = (
         "{second} judges a whole global model, of which private blocks leave a part only",
         "take aggregator.blocks=null or {off}",
     ),
-    Clash(Fact.NOTHING_SHARED, Fact.EXCHANGES, "nothing is sent that {second} could act on", "take {off}"),
-    Clash(Fact.NOTHING_SHARED, Fact.REMEMBERS, "nothing is sent that {second} could remember", "take {off}"),
-    Clash(Fact.NOTHING_SHARED, Fact.PULLS, "the server has no parameters to which {second} could pull", "take {off}"),
-    # Baselines
-    Clash(Fact.NO_FEDERATION, Fact.EXCHANGES, "is no federation, in which {second} would act", "use {off}"),
-    Clash(Fact.NO_FEDERATION, Fact.PERSONAL, "is no federation, in which {second} would act", "use {off}"),
-    Clash(Fact.READS_UPDATES, Fact.NO_FEDERATION, "{second} has no server that sees updates", "take baseline=none"),
-    Clash(Fact.JUDGES_MODEL, Fact.NO_COMMON_MODEL, "{second} has no common model", "take baseline=none or centralised"),
     # Devices
     Clash(
         Fact.ASKS_LOSSES,
@@ -310,7 +311,7 @@ def claims_of(components: Mapping[str, Any]) -> list[Claim]:
         name = f"{group}={option_name(component)}"
         assumed = not _declares(component)
         for fact, setting in facts_of(group, component).items():
-            claims.append(Claim(fact, setting or name, f"{group}=none", assumed))
+            claims.append(Claim(fact, setting or name, f"{group}=none", assumed and not setting))
     return claims
 
 

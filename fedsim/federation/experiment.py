@@ -147,12 +147,21 @@ class Experiment:
         for part in self.parts():
             part.check(self.setting())
 
+    def effective(self) -> tuple[Sampler, Aggregator, ClientConfig]:
+        """What the baseline leaves of the sampler, the aggregator and the client settings, or has in their place."""
+        changes = self.baseline.changes(self.partition, self.client)
+        return (
+            changes.get("sampler", self.sampler),
+            changes.get("aggregator", self.aggregator),
+            changes.get("client", self.client),
+        )
+
     def parts(self) -> tuple[Part, ...]:
         """The parts of a round that config groups choose, in the order in which they are asked."""
         return (
             self.personalize,
             self.link,
-            self.aggregator.correction,
+            self.effective()[1].correction,
             self.attack,
             self.privacy,
             self.system,
@@ -168,12 +177,13 @@ class Experiment:
 
     def claims(self) -> list[Claim]:
         """The facts of all components and of the settings that matter to others."""
+        sampler, aggregator, client = self.effective()
         claims = claims_of(
             {
-                "aggregator/combine": self.aggregator.combine,
-                "aggregator/correction": self.aggregator.correction,
-                "aggregator/server_optimizer": self.aggregator.server_optimizer,
-                "sampler": self.sampler,
+                "aggregator/combine": aggregator.combine,
+                "aggregator/correction": aggregator.correction,
+                "aggregator/server_optimizer": aggregator.server_optimizer,
+                "sampler": sampler,
                 "link": self.link,
                 "privacy": self.privacy,
                 "attack": self.attack,
@@ -184,24 +194,23 @@ class Experiment:
                 "baseline": self.baseline,
             }
         )
-        blocks = self.aggregator.blocks
-        if self.client.keep_optimizer_state:
+        blocks = aggregator.blocks
+        if client.keep_optimizer_state:
             key = "client.keep_optimizer_state"
             claims.append(Claim(Fact.KEEPS_OPTIMIZER_STATE, f"{key}=true", f"{key}=false"))
-        for fact in [
-            *([Fact.NOTHING_SHARED] if blocks == [] else []),
-            *([Fact.PRIVATE_BLOCKS] if blocks is not None else []),
-        ]:
-            claims.append(Claim(fact, f"aggregator.blocks={blocks}", "aggregator.blocks=null"))
+        if blocks is not None:
+            shared = (Fact.PRIVATE_BLOCKS,) if blocks else (Fact.PRIVATE_BLOCKS, Fact.NOTHING_SHARED)
+            claims += [Claim(fact, f"aggregator.blocks={blocks}", "aggregator.blocks=null") for fact in shared]
         return claims
 
     def setting(self, population: Population | None = None) -> Setting:
         """What surrounds the parts, with the population or without."""
+        _, aggregator, client = self.effective()
         setting = Setting(
             rounds=self.rounds,
             seed=self.seed,
-            client=self.client,
-            blocks=self.aggregator.blocks,
+            client=client,
+            blocks=aggregator.blocks,
             facts={claim.fact: claim.setting for claim in self.claims()},
             dropout=self.model.dropout,
         )

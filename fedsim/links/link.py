@@ -13,7 +13,7 @@ from fedsim import seeding
 from fedsim.aggregation.rules import BLOCK
 from fedsim.client_store import ClientStore
 from fedsim.core.cohort import Traffic, Update
-from fedsim.core.facts import Fact
+from fedsim.core.facts import Fact, Facts
 from fedsim.core.names import option_name
 from fedsim.core.part import Bound, Link, Round
 from fedsim.core.state import Drawer, State
@@ -100,6 +100,8 @@ class TwoWayLink(Link):
 
     up: Compressor = field(default_factory=NoCompression)
     down: Compressor = field(default_factory=NoCompression)
+
+    facts: ClassVar[Facts] = frozenset()
 
     def conditional_facts(self) -> Mapping[Fact, str]:
         """Which direction loses something, and whether clients keep what was lost."""

@@ -1,4 +1,4 @@
-"""What torchrun says in the environment, read without importing torch."""
+"""The environment variables that torchrun sets, read without importing torch."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from fedsim.errors import UserError, print_error
 
 
 def rank_and_size() -> tuple[int, int]:
-    """The number of this process, and how many there are; 0 and 1 without torchrun.
+    """The rank of this process and the number of processes; 0 and 1 without torchrun.
 
     Raises:
-        UserError: if the environment says something else than numbers, or a number that no process can have.
+        UserError: if a variable is not a whole number, or the rank is out of range.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return 0, 1
-    rank, size = number("RANK", 0), number("WORLD_SIZE", 1)
+    rank, size = whole_number("RANK", 0), whole_number("WORLD_SIZE", 1)
     if size > 1 and rank >= size:
-        raise UserError(f"RANK={rank}: torchrun numbers the WORLD_SIZE={size} processes from 0")
-    return (rank, size) if size > 1 else (0, 1)  # other programs set such variables too
+        raise UserError(f"RANK={rank}: must be from 0 to {size - 1}, because WORLD_SIZE={size}")
+    return (rank, size) if size > 1 else (0, 1)  # other programs set these variables too
 
 
-def number(name: str, default: int) -> int:
-    """A variable of the environment."""
+def whole_number(name: str, default: int) -> int:
+    """The value of an environment variable that holds a whole number."""
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
-        raise UserError(f"{name}={text}: torchrun sets this variable of the environment to a whole number")
+        raise UserError(f"{name}={text}: this environment variable must be a whole number, as set by torchrun")
     return int(text)
 
 
@@ -36,7 +36,7 @@ def refuse_torchrun(what: str, reason: str) -> None:
 
 
 def print_once(text: str) -> None:
-    """Print an error, in one process for all that find it; where it is not clear which this is, it prints."""
+    """Print an error that all processes find, in rank 0 only; a process that cannot read its rank prints it too."""
     try:
         rank, _ = rank_and_size()
     except UserError:

@@ -1,6 +1,6 @@
-"""The processes of one simulation (``torchrun -m fedsim run``), and all that they tell each other.
+"""The processes of one simulation (``torchrun -m fedsim run``), and how they communicate.
 
-No pickle goes between them: tensors travel as they are, everything else as JSON.
+They exchange no pickles: tensors are sent as they are, everything else as JSON.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from fedsim.errors import ProcessLost, UserError
-from fedsim.parallel.environment import number, rank_and_size
+from fedsim.parallel.environment import rank_and_size, whole_number
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others: one that dies is noticed at once, one whose network fails after this."""
+"""How long a process waits for another whose network has failed; one that dies is noticed at once."""
 
-LOST = "a process of this run has ended, or cannot be reached any more"
+LOST = "another process of this run has ended or can no longer be reached"
 
 
 @dataclass(eq=False)
@@ -35,14 +35,14 @@ class World:
     """The processes that run one simulation together, as one of them sees it. Rank 0 alone prints and writes.
 
     Attributes:
-        rank: number of this process.
-        size: how many processes there are.
-        local_rank: number of this process on its machine.
-        local_size: processes on this machine.
-        store: what can be read and written while processes die, or None without others.
-        busy: whether the others are in the middle of a simulation and wait for nothing that rank 0 might say.
-        added_up: bytes of the messages that were added up (payload; see docs/scaling.md for what the network carries).
-        gathered: bytes of the rows that came from other processes.
+        rank: rank of this process.
+        size: number of processes.
+        local_rank: rank of this process on its machine.
+        local_size: number of processes on this machine.
+        store: torch's key-value store, usable even while processes die; None if there is one process.
+        busy: whether the other processes are in the middle of a simulation and not waiting for a message from rank 0.
+        added_up: bytes of the tensors that were summed (payload; see docs/scaling.md for what the network carries).
+        gathered: bytes of the tensors received from other processes.
     """
 
     rank: int = 0
@@ -55,19 +55,19 @@ class World:
     gathered: int = 0
 
     def add_up(self, values: Tensor) -> None:
-        """Replace `values` by their sum over all processes, the same bits everywhere."""
+        """Replace `values` by their sum over all processes, the same bits in each."""
         if self.size > 1:
-            with _others():
+            with _communication():
                 dist.all_reduce(values)
             self.added_up += values.nbytes
 
-    def tell(self, value: Any) -> list[Any]:
-        """What every process says, by rank; plain data."""
+    def exchange(self, value: Any) -> list[Any]:
+        """The `value` of every process, by rank; it must be plain data."""
         if self.size == 1:
             return [value]
         own = _as_tensor(json.dumps(value).encode())
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        with _others():
+        with _communication():
             dist.all_gather(lengths, torch.tensor([len(own)]))
             longest = int(max(lengths))
             parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
@@ -75,16 +75,16 @@ class World:
         return [json.loads(_as_bytes(part[: int(n)])) for part, n in zip(parts, lengths, strict=True)]
 
     def gather(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """What every process gives, by rank: names, shapes and numbers may differ from one to the next."""
+        """The `tensors` of every process, by rank; their names, shapes and number may differ."""
         if self.size == 1:
             return [dict(tensors)]
-        described = self.tell({name: [str(t.dtype)[6:], list(t.shape), t.device.type] for name, t in tensors.items()})
-        return [self._spread(rank, names, tensors) for rank, names in enumerate(described)]
+        own = {name: [str(t.dtype)[6:], list(t.shape), t.device.type] for name, t in tensors.items()}
+        return [self._broadcast(rank, names, tensors) for rank, names in enumerate(self.exchange(own))]
 
-    def _spread(self, rank: int, names: Mapping[str, list[Any]], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Send `tensors` to all, or receive those that process `rank` describes as ``[type, shape, device]``.
+    def _broadcast(self, rank: int, names: Mapping[str, list[Any]], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Send `tensors` from process `rank` to all, or receive what `names` describes: ``[type, shape, device]``.
 
-        They go as one message per device; wide numbers come first in it, so that all lie where their type allows.
+        There is one message per device, with the widest types first, so that every tensor is aligned for its type.
         """
         order = sorted(names, key=lambda name: (-getattr(torch, names[name][0]).itemsize, name))
         result: dict[str, Tensor] = {}
@@ -97,7 +97,7 @@ class World:
                 message = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
                 self.gathered += len(message)
             if len(message) > 0:
-                with _others():
+                with _communication():
                     dist.broadcast(message, src=rank)
             for name, part in zip(here, message.split(sizes), strict=True):
                 dtype, shape, _ = names[name]
@@ -105,45 +105,48 @@ class World:
         return result
 
     def send(self, content: bytes) -> None:
-        """Rank 0 sends bytes to all others."""
-        with _others():
+        """Send bytes from rank 0 to all other processes."""
+        with _communication():
             dist.broadcast(torch.tensor([len(content)]), src=0)
             dist.broadcast(_as_tensor(content), src=0)
 
     def receive(self) -> bytes:
-        """What rank 0 sends."""
+        """Receive the bytes that rank 0 sends."""
         length = torch.zeros(1, dtype=torch.int64)
-        with _others():
+        with _communication():
             dist.broadcast(length, src=0)
             content = torch.empty(int(length), dtype=torch.uint8)
             dist.broadcast(content, src=0)
         return _as_bytes(content)
 
     def agree(self, row: Tensor, signals: list[int]) -> int:
-        """After a round: the signal that one of the processes got, or 0; all must hold the same model `row` ``[P]``.
+        """After a round, check that all processes hold the same model `row` ``[P]``, and agree on a signal.
+
+        Returns:
+            the number of a signal that one of the processes received, or 0.
 
         Raises:
-            RuntimeError: if they do not.
+            RuntimeError: if the models differ.
         """
-        number = signals[0] if signals else 0
+        signal = signals[0] if signals else 0
         if self.size == 1:
-            return number
+            return signal
         bits = row.detach().view(torch.int32 if row.dtype == torch.float32 else torch.int64)
-        told = self.tell([number, int(bits.sum(dtype=torch.int64))])
-        if len({checksum for _, checksum in told}) > 1:
+        answers = self.exchange([signal, int(bits.sum(dtype=torch.int64))])
+        if len({checksum for _, checksum in answers}) > 1:
             raise RuntimeError(
-                "the processes no longer hold the same model; they must run on machines of one kind, with the same "
+                "the processes no longer hold the same model; they must run on the same kind of machine, with the same "
                 "versions and the same number of threads"
             )
-        return int(max(number for number, _ in told))
+        return int(max(signal for signal, _ in answers))
 
     def is_first_to_tell(self) -> bool:
-        """Whether this process is the one to print what went wrong for all."""
+        """Whether this process is the first to report a failure, and so the one that prints it."""
         if self.store is None:
             return True
         try:
             return bool(self.store.add("fedsim/told", 1) == 1)
-        except RuntimeError:  # the store went with the process that had it
+        except RuntimeError:  # the process that held the store has ended
             return self.rank == 0
 
 
@@ -152,8 +155,8 @@ _world = ALONE
 
 
 @contextmanager
-def _others() -> Iterator[None]:
-    """What goes wrong in an exchange is the others' end."""
+def _communication() -> Iterator[None]:
+    """Report a failed exchange as the loss of another process."""
     try:
         yield
     except RuntimeError as error:
@@ -173,12 +176,12 @@ def _as_bytes(content: Tensor) -> bytes:
 
 
 def world() -> World:
-    """The processes of this run; `ALONE` unless `join` found others."""
+    """The processes of this run; `ALONE` unless `join` found several."""
     return _world
 
 
 def join(url: str = "env://", timeout: timedelta = TIMEOUT) -> World:
-    """Meet the other processes, if torchrun started several; their collectives are gloo's on CPUs, NCCL's on GPUs.
+    """Join the other processes if torchrun started several; they exchange by gloo on CPUs and by NCCL on GPUs.
 
     Raises:
         UserError: if they cannot be reached.
@@ -187,30 +190,30 @@ def join(url: str = "env://", timeout: timedelta = TIMEOUT) -> World:
     rank, size = rank_and_size()
     if size == 1:
         return ALONE
-    local_rank, local_size = number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", 1)
+    local_rank, local_size = whole_number("LOCAL_RANK", 0), whole_number("LOCAL_WORLD_SIZE", 1)
     if local_rank < torch.cuda.device_count():
-        torch.cuda.set_device(local_rank)  # what "cuda" means from here on
+        torch.cuda.set_device(local_rank)  # the device that "cuda" means from here on
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
         store, rank, size = next(iter(rendezvous(url, rank, size, timeout=timeout)))
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"process {rank} of {size} cannot reach the others ({error})") from None
+        raise UserError(f"process {rank} of {size} cannot reach the other processes ({error})") from None
     _world = World(rank, size, local_rank, local_size, store)
     share_cores(_world)
     return _world
 
 
 def leave(code: int) -> None:
-    """End: rank 0 tells the others the exit code, unless something went wrong while they were busy.
+    """End this process; rank 0 sends the other processes the exit code, unless it failed while they were busy.
 
-    With several processes this does not return. At an ordinary end of Python, the thread of torch's store is sometimes
-    still there when its objects go, and C++ then aborts the process: what was done would be reported as a failure.
+    With several processes this does not return. When Python exits normally, the thread of torch's store sometimes
+    outlives its objects, and C++ then aborts the process: a finished run would be reported as a failure.
     """
     if _world.size == 1:
         return
     if _world.rank == 0 and _world.busy:
-        _world.is_first_to_tell()  # it has told why; the others will only see that it is gone
+        _world.is_first_to_tell()  # it has said why; the other processes will only see that it is gone
     else:
         with suppress(ProcessLost):
             if _world.rank == 0:
@@ -221,21 +224,21 @@ def leave(code: int) -> None:
         traceback.print_exception(error)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it any more
+        with suppress(OSError, ValueError):  # its reader is gone
             stream.flush()
     os._exit(code)
 
 
 def cores() -> int:
-    """The CPUs that this process may use."""
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_cores(here: World) -> None:
-    """Divide the cores among the processes of a machine, as far as nobody else did.
+    """Divide the cores of a machine among its processes, unless ``OMP_NUM_THREADS`` asks for something else.
 
-    torchrun sets ``OMP_NUM_THREADS=1`` where it is not set, which would leave cores idle; another number is somebody's
-    wish. ``threads=`` counts in any case.
+    torchrun sets ``OMP_NUM_THREADS=1`` if it is not set, which would leave cores idle; any other number is the user's.
+    ``threads=`` overrides both.
     """
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, cores() // here.local_size))

@@ -1,7 +1,7 @@
-"""The clients of a round divided among processes, and what these have done put together again.
+"""Divide the clients of a round among processes, and combine their results.
 
-All processes hold the same state, because every draw is keyed by seed, round and client. Only the work on single
-clients is divided. With one process a share is everything, and nothing here does anything.
+All processes hold the same state, because every draw is keyed by seed, round and client; only the work on single
+clients is divided. With one process its share is all clients, and nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Share:
 
     Attributes:
         world: the processes.
-        own: ``[c]`` int64, places of this process's clients among the C, ascending; None is all of them.
-        back: ``[C]`` int64, where each client is found once the shares stand one after another; None as above.
+        own: ``[c]`` int64, positions of this process's clients among the C, ascending; None is all of them.
+        back: ``[C]`` int64, position of each client in the concatenated shares of all processes; None as above.
     """
 
     world: World = ALONE
@@ -44,9 +44,9 @@ class Share:
         return values if self.own is None else values[self.own]
 
     def whole(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The columns ``[C, ...]`` of all clients, in order, out of each process's own ``[c, ...]``.
+        """The columns ``[C, ...]`` of all clients, in order, gathered from each process's ``[c, ...]``.
 
-        A process without clients may leave all columns out.
+        A process without clients may pass no columns.
         """
         if self.back is None:
             return dict(columns)
@@ -57,11 +57,11 @@ class Share:
         }
 
     def first(self, count: int) -> int:
-        """How many of the first `count` of the C clients are this process's."""
+        """How many of the first `count` of the C clients belong to this process."""
         return count if self.own is None else int((self.own < count).sum())
 
     def whole_first(self, parts: list[Tensor]) -> Tensor:
-        """The rows ``[n, P]`` of the first clients, out of those that each process has of them."""
+        """The rows ``[n, P]`` of the first clients, gathered from the processes that hold them."""
         if self.own is None:
             return torch.cat(parts)
         rows = {"rows": torch.cat(parts), "places": self.own[: sum(map(len, parts))]} if parts else {}
@@ -70,31 +70,31 @@ class Share:
         return torch.cat([part["rows"] for part in found])[order]
 
     def exhaust(self, values: Iterator[Any]) -> None:
-        """Have done whatever making the values does, and let go of them."""
+        """Run through `values` for the work that making them does, and discard them."""
         with self.together():
             deque(values, maxlen=0)
 
     def add_up(self, value: T) -> T:
-        """See `add_up`."""
+        """See the function `add_up`."""
         return add_up(self.world, value)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Where the clients of one process diverge, all processes raise `Diverged`; nothing inside may exchange."""
+        """Raise `Diverged` in all processes if clients of one diverge; code inside must not communicate."""
         if self.back is None:
             yield
             return
-        told = None
+        own = None
         try:
             yield
         except Diverged as error:
-            told = str(error)
-        if reasons := [reason for reason in self.world.tell(told) if reason is not None]:
+            own = str(error)
+        if reasons := [reason for reason in self.world.exchange(own) if reason is not None]:
             raise Diverged(reasons[0])
 
     @contextmanager
     def keeping(self, store: ClientStore) -> Iterator[None]:
-        """What the clients of a process keep inside, all processes keep: their stores stay the same."""
+        """Copy what this process's clients write to `store` inside to all processes, so that the stores stay equal."""
         if self.back is None:
             yield
             return
@@ -110,7 +110,7 @@ class Share:
 
 
 def divide(world: World, work: Tensor) -> Share:
-    """Share C clients with `work` ``[C]``: each, the longest first, goes to the process that has the least to do."""
+    """Divide C clients with `work` ``[C]``: each, longest first, goes to the process with the least work so far."""
     if world.size == 1:
         return Share()
     loads = [(0, rank) for rank in range(world.size)]
@@ -120,15 +120,15 @@ def divide(world: World, work: Tensor) -> Share:
         load, rank = heapq.heappop(loads)
         owners[place] = rank
         heapq.heappush(loads, (load + amounts[place], rank))
-    gathered = torch.argsort(owners, stable=True)  # the shares one after another, each in order
+    gathered = torch.argsort(owners, stable=True)  # the concatenated shares, each in order
     return Share(world, (owners == world.rank).nonzero()[:, 0], torch.argsort(gathered))
 
 
 def add_up(world: World, value: T) -> T:
-    """Add up, over all processes, the numbers and tensors in a value: a tuple, list or dataclass of them, nested.
+    """Sum over all processes the numbers and tensors in a value; tuples, lists and dataclasses may be nested.
 
     Raises:
-        UserError: if there is something else in it.
+        UserError: if the value holds anything else.
     """
     if world.size == 1:
         return value
@@ -137,7 +137,7 @@ def add_up(world: World, value: T) -> T:
     ]
     device = next((leaf.device for leaf in leaves if leaf.dim() > 0), torch.device("cpu"))
     sums: dict[int, Tensor] = {}
-    for dtype in (torch.float64, torch.int64):  # whole numbers stay whole, and wrap around as those of a ring do
+    for dtype in (torch.float64, torch.int64):  # whole numbers stay whole, and wrap around modulo 2^64
         places = [at for at, leaf in enumerate(leaves) if leaf.is_floating_point() == dtype.is_floating_point]
         if places:
             flat = [leaves[at].to(device, dtype).reshape(-1) for at in places]
@@ -158,8 +158,8 @@ def _leaves(value: Any) -> Iterator[Tensor | float]:
             yield from _leaves(getattr(value, field.name))
     else:
         raise UserError(
-            f"aggregator.combine: what it adds up holds a {type(value).__name__}; for several processes it must be "
-            "made of sums: numbers, tensors, and tuples, lists and dataclasses of them"
+            f"aggregator.combine: its sums hold a {type(value).__name__}; with several processes they may hold only "
+            "numbers, tensors, and tuples, lists and dataclasses of them"
         )
 
 

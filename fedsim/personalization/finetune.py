@@ -10,6 +10,7 @@ from torch import Tensor
 from fedsim.client_store import ClientStore
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
+from fedsim.core.facts import Fact, Facts
 from fedsim.corrections.none import NoCorrection
 from fedsim.errors import check_at_least
 from fedsim.personalization.personalization import OwnModels
@@ -28,6 +29,7 @@ class FineTune(OwnModels):
     steps: int = 5
 
     option: ClassVar[str] = "finetune"
+    facts: ClassVar[Facts] = frozenset({Fact.PERSONAL})
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "steps")

@@ -14,16 +14,17 @@ from torch import Tensor
 from fedsim.clients.engine import client_bytes
 from fedsim.devices.clock import sample_flops
 from fedsim.errors import UserError
-from fedsim.federation.prepare import Simulation, initial_state
+from fedsim.federation.prepare import Simulation
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.parallel.processes import world
+from fedsim.runs.saved_model import first_state
 
 
 def plan(simulation: Simulation) -> dict[str, str]:
     """What a run would do, as label and text."""
     e, population, arch = simulation.experiment, simulation.population, simulation.task.arch
     sizes = population.train.sizes
-    state = initial_state(simulation)
+    state = first_state(simulation)
     coming = simulation.schedule.next_cohort(simulation, state, 1)
     cohort = coming.clients
     steps = coming.steps if len(cohort) > 0 else torch.zeros(1, dtype=torch.int64)

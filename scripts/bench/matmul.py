@@ -16,7 +16,7 @@ FLOPS = 2 * SIZE**3
 
 
 def main(spec: Spec) -> None:
-    """Take so many turns."""
+    """Run one product per turn."""
     turns = Turns()
     a, b = (torch.rand(SIZE, SIZE, device=spec.device) for _ in range(2))
     out = torch.mm(a, b)

@@ -1,4 +1,4 @@
-"""Contenders as processes that take turns, and what they cost: seconds, memory, time to the first round."""
+"""Run contenders as processes that take turns, and measure seconds, memory and the time to the first round."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Contender:
-    """Somebody who can run workloads.
+    """A program that can run workloads.
 
     Attributes:
         name: for the table.
@@ -45,7 +45,7 @@ class Worker:
 
     def __init__(self, contender: Contender, spec: Spec) -> None:
         self.contender = contender
-        # The process starts in a folder of its own: peers leave logs, and no script may hide a library of its name.
+        # The process starts in an empty folder: peers leave logs, and no script may shadow a library of its name.
         self._open = ExitStack()
         folder = self._open.enter_context(tempfile.TemporaryDirectory())
         self._errors: IO[bytes] = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # it is one
@@ -64,7 +64,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process and its helpers, so that nothing of it runs beside the next one."""
+        """End the process and its helpers, so that none of them runs during the next measurement."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         helpers = _descendants(self._process.pid)
@@ -96,21 +96,21 @@ class Worker:
         return answer
 
     def turn(self) -> dict[str, float]:
-        """Let it run one round; return ``seconds`` and what else it has to say."""
+        """Let it run one round; return ``seconds`` and anything else that it reports."""
         return self._ask()
 
     def loss(self) -> float:
-        """After the last round, the final model's mean loss over all samples."""
+        """The final model's mean loss over all samples, to be asked for after the last round."""
         return self._ask()["loss"]
 
     def peak_rss_mb(self) -> float:
-        """The most memory that the process has had so far, and what its helper processes have now."""
+        """The peak memory of the process so far, plus what its helper processes use now."""
         peak = _status(self._process.pid, "VmHWM")
         return peak + sum(_proportional(pid) for pid in _descendants(self._process.pid))
 
 
 def _status(pid: int, field: str) -> float:
-    """A size from ``/proc/PID/status`` in MiB; not a number where there is no such file."""
+    """A size from ``/proc/PID/status`` in MiB; NaN if there is no such file."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -120,7 +120,7 @@ def _status(pid: int, field: str) -> float:
 
 
 def _proportional(pid: int) -> float:
-    """Memory of a helper in MiB, pages shared with others counted in part; 0 if it has ended."""
+    """Memory of a helper in MiB, with shared pages counted in proportion; 0 if it has ended."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
@@ -129,7 +129,7 @@ def _proportional(pid: int) -> float:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Children, their children, and so on."""
+    """The children of a process, their children, and so on."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -154,7 +154,7 @@ class Start:
 
 
 def fresh_start(contender: Contender, spec: Spec, repeats: int) -> Start:
-    """Launch a contender so many times; return the medians."""
+    """Launch a contender `repeats` times; return the medians."""
     starts = []
     for _ in range(repeats):
         with Worker(contender, spec) as worker:
@@ -164,7 +164,7 @@ def fresh_start(contender: Contender, spec: Spec, repeats: int) -> Start:
 
 
 TURN_SECONDS, MOST_ROUNDS = 0.5, 20
-"""A turn lasts as many rounds as fit that time, since the first one finds caches and threads as others left them."""
+"""A turn lasts as many rounds as fit that time, because its first round finds the caches of another contender."""
 
 HOPELESS = 3
 
@@ -175,16 +175,16 @@ def rounds_needed(repeats: int, warm_up: int) -> int:
 
 
 def interleaved(workers: Sequence[Worker], repeats: int, warm_up: int) -> list[list[float]]:
-    """Let workers take turns, A B C A B C ..., while the others sleep.
+    """Let workers take turns, A B C A B C ..., while the rest sleep.
 
     Args:
-        workers: who takes part.
+        workers: the workers to time.
         repeats: turns of each.
-        warm_up: rounds of each before the first turn, at least 1; the last one tells how many make a turn.
+        warm_up: rounds of each before the first turn, at least 1; the last one decides how many rounds make a turn.
 
     Returns:
         for each worker the seconds per round of each of its turns; none for a worker that was `HOPELESS` times as slow
-        in the warm-up as an earlier one of the same name (on other threads).
+        in the warm-up as an earlier one of the same name (with another number of threads).
     """
     counts = []
     best: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""fedsim on a workload, by its public API; and whether it does the same as the plain loop.
+"""fedsim on a workload, through its public API, and a comparison with the plain loop.
 
 Run by `benchmark.py` as ``python -m bench.ours SPEC``.
 """
@@ -36,7 +36,7 @@ from fedsim.server.optimizers import SGD
 
 @dataclass(frozen=True)
 class Random:
-    """The data of a workload as a data source: natural clients, and one test sample, since some there must be."""
+    """The data of a workload as a data source: natural clients, and one test sample, because there must be one."""
 
     workload: Workload
 
@@ -58,7 +58,7 @@ class Random:
 
 
 def experiment(spec: Spec) -> Experiment:
-    """A workload in fedsim's words; evaluated before the first round and after a last one that nobody waits for."""
+    """A workload as an experiment; it is evaluated before the first round, and after an extra one that is never run."""
     w = spec.workload
     model = {"gru": recurrent.GRU, "lstm": recurrent.LSTM, "rnn": recurrent.RNN}[w.cell]
     local = {"sgd": optimizers.SGD, "adam": optimizers.Adam}[w.optimizer]
@@ -89,7 +89,7 @@ def start(spec: Spec) -> tuple[Simulation, State]:
 
 
 def weights(simulation: Simulation, state: State) -> plain.Weights:
-    """The global model as a state dict of the plain one."""
+    """The global model as a state dict for the plain model."""
     return {name: view.clone() for name, view in simulation.task.arch.layout.views(state.row).items()}
 
 
@@ -111,11 +111,11 @@ def main(spec: Spec) -> None:
 
 
 def compare_with_loop(spec: Spec) -> dict[str, float]:
-    """Run the plain loop on fedsim's cohorts and batch orders beside it; return how far apart they are.
+    """Run fedsim, and the plain loop on the same cohorts and batch orders; return how far apart they are.
 
     Returns:
         ``loss``: the largest relative difference of a round's training loss; ``weights``: that of the final model,
-        ``norm(fedsim - loop) / norm(change of the model)``; ``flops``: fedsim's own count, relative to ours.
+        ``norm(fedsim - loop) / norm(change of the model)``; ``flops``: fedsim's own count, relative to the workload's.
     """
     w = spec.workload
     simulation, state = start(spec)
@@ -125,11 +125,11 @@ def compare_with_loop(spec: Spec) -> dict[str, float]:
     first = state.row.double().cpu()
     worst = 0.0
 
-    def order(number: int, client: int, epoch: int) -> Sequence[Tensor]:
-        """The batches that fedsim takes, as numbers within the client."""
+    def order(round_number: int, client: int, epoch: int) -> Sequence[Tensor]:
+        """The batches that fedsim uses, as sample numbers within the client."""
         clients = torch.tensor([client])
         plan = batch_indices(
-            samples, clients, simulation.task.steps(clients), w.batch_size, simulation.task.batch_key(number)
+            samples, clients, simulation.task.steps(clients), w.batch_size, simulation.task.batch_key(round_number)
         )
         batches = [index[0] - samples.offsets[client] for index, _ in plan]
         per_epoch = len(batches) // w.epochs
@@ -137,10 +137,10 @@ def compare_with_loop(spec: Spec) -> dict[str, float]:
 
     results = simulate(simulation, state)
     next(results)
-    for number in range(1, spec.rounds + 1):
+    for round_number in range(1, spec.rounds + 1):
         ours = float(next(results).metrics["train_loss"] or 0.0)
-        cohort = choose_cohort(simulation, state, number)[0]
-        world, theirs = plain.run_round(w, model, world, data, cohort, number, order)
+        cohort = choose_cohort(simulation, state, round_number)[0]
+        world, theirs = plain.run_round(w, model, world, data, cohort, round_number, order)
         worst = max(worst, abs(ours - theirs) / abs(theirs))
     row = torch.cat([value.reshape(-1) for value in world.values()]).double().cpu()
     apart = float((state.row.double().cpu() - row).norm() / (row - first).norm())

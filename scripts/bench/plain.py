@@ -1,6 +1,6 @@
-"""The plain PyTorch loop: what one writes without a simulator, one client after another.
+"""The plain PyTorch loop that one would write without a simulator: one client after another.
 
-It is the yardstick of the benchmark, so it does nothing wasteful: tensors instead of a `DataLoader`, one module for all
+It is the yardstick of the benchmark, so it wastes nothing: tensors instead of a `DataLoader`, one module for all
 clients, one optimizer per client and round. Run by `benchmark.py` as ``python -m bench.plain SPEC``.
 """
 
@@ -55,7 +55,7 @@ def tensors(w: Workload, device: str = "cpu") -> Data:
 
 
 def mean_loss(w: Workload, model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
-    """The mean loss over every sample of every client, with as little memory as training takes."""
+    """The mean loss over every sample of every client, with no more memory than training takes."""
     model.eval()
     with torch.no_grad():
         losses = [loss_of(w, model(x), y).double() for x, y in zip(inputs, targets, strict=True)]
@@ -65,7 +65,7 @@ def mean_loss(w: Workload, model: nn.Module, inputs: Tensor, targets: Tensor) ->
 
 def shuffled(w: Workload) -> Order:
     """A fresh random order every epoch."""
-    return lambda number, client, epoch: torch.randperm(w.samples).split(w.batch_size)
+    return lambda round_number, client, epoch: torch.randperm(w.samples).split(w.batch_size)
 
 
 def train_client(w: Workload, model: nn.Module, x: Tensor, y: Tensor, epochs: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -84,19 +84,19 @@ def train_client(w: Workload, model: nn.Module, x: Tensor, y: Tensor, epochs: Se
 
 
 def run_round(
-    w: Workload, model: nn.Module, world: Weights, data: Data, cohort: Tensor, number: int, order: Order
+    w: Workload, model: nn.Module, world: Weights, data: Data, cohort: Tensor, round_number: int, order: Order
 ) -> tuple[Weights, float]:
-    """One round of FedAvg from the global weights `world`; return the next ones and the mean training loss."""
+    """Run one round of FedAvg from the global weights `world`; return the new ones and the mean training loss."""
     inputs, targets = data
-    following = {name: torch.zeros_like(value) for name, value in world.items()}
+    updated = {name: torch.zeros_like(value) for name, value in world.items()}
     losses = []
     for client in cohort.tolist():
         model.load_state_dict(world)
-        epochs = [order(number, client, epoch) for epoch in range(w.epochs)]
+        epochs = [order(round_number, client, epoch) for epoch in range(w.epochs)]
         losses.append(train_client(w, model, inputs[client], targets[client], epochs))
         for name, value in model.state_dict().items():
-            following[name] += value / len(cohort)  # all clients have the same number of samples
-    return following, float(torch.stack(losses).mean())
+            updated[name] += value / len(cohort)  # all clients have the same number of samples
+    return updated, float(torch.stack(losses).mean())
 
 
 def main(spec: Spec) -> None:
@@ -108,9 +108,9 @@ def main(spec: Spec) -> None:
     data = tensors(w, spec.device)
     model = Model(w).to(spec.device)
     world = {name: value.clone() for name, value in model.state_dict().items()}
-    for number in turns.rounds(spec.rounds):
+    for round_number in turns.rounds(spec.rounds):
         cohort = torch.randperm(w.clients)[: w.cohort]
-        world, _ = run_round(w, model, world, data, cohort, number, shuffled(w))
+        world, _ = run_round(w, model, world, data, cohort, round_number, shuffled(w))
     model.load_state_dict(world)
     turns.finish(lambda: mean_loss(w, model, *data))
 

@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-# Okabe and Ito's palette, which colour-blind readers tell apart; the hatches do the same in print.
+# Okabe and Ito's palette, which colour-blind readers can distinguish; the hatches do the same in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")
 
@@ -20,7 +20,7 @@ class Row:
     """One contender on one workload.
 
     Attributes:
-        workload: as it was asked for.
+        workload: as given on the command line.
         who: ``fedsim``, ``loop`` or a peer's name.
         seconds_per_round: median.
         gflops: billions of model operations per second (forward and backward, products only).
@@ -44,7 +44,7 @@ FORMATS = ("", "", ".4f", ".1f", ".2f", ".2f", ".0f", ".1f")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table, which is legible as it is, too."""
+    """The rows as a Markdown table, aligned so that it can be read as plain text too."""
     header = [f.name for f in fields(Row)]
     cells = [[format(value, spec) for value, spec in zip(astuple(row), FORMATS, strict=True)] for row in rows]
     widths = [max(len(line[k]) for line in [header, *cells]) for k in range(len(header))]
@@ -58,7 +58,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write_csv(file: Path, rows: Sequence[Any]) -> None:
-    """Write dataclasses of one kind, numbers in full."""
+    """Write dataclasses of one type, with all digits."""
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([f.name for f in fields(rows[0])])
@@ -66,7 +66,7 @@ def write_csv(file: Path, rows: Sequence[Any]) -> None:
 
 
 def machine() -> str:
-    """One line about the machine and the versions."""
+    """One line on the machine and the versions."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as stream:
@@ -80,7 +80,7 @@ def machine() -> str:
 
 
 def pyplot() -> Any:
-    """Import matplotlib, for files only.
+    """Import matplotlib for drawing to files.
 
     Raises:
         SystemExit: if it is not installed.
@@ -97,7 +97,7 @@ def pyplot() -> Any:
 
 
 def bar_chart(file: Path, rows: Sequence[Row], matmul: dict[str, float]) -> None:
-    """GFLOP/s of every contender on every workload, and the matrix product's (``matmul``, by workload)."""
+    """Draw the GFLOP/s of every contender on every workload, and of the matrix product (``matmul``, by workload)."""
     plt = pyplot()
     workloads = list(dict.fromkeys(row.workload for row in rows))
     names = list(dict.fromkeys(row.who for row in rows))

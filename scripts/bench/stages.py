@@ -1,4 +1,4 @@
-"""What a round of fedsim spends its time on, to find what is worth improving."""
+"""Where the time of a round of fedsim goes, to find what is worth improving."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fedsim.federation.state import Simulation
 
 
 class Clock:
-    """Seconds by stage, each without the stages that it calls."""
+    """Seconds by stage, excluding the stages that it calls."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -30,7 +30,7 @@ class Clock:
 
     @contextmanager
     def stage(self, label: str) -> Iterator[None]:
-        """Count the time inside for `label`."""
+        """Charge the time inside to `label`."""
         self._charge()
         self._open.append(label)
         try:
@@ -40,7 +40,7 @@ class Clock:
             self._open.pop()
 
     def _charge(self) -> None:
-        """Give the time since the last change to the stage that has been running."""
+        """Charge the time since the last change to the stage that was running."""
         now = time.perf_counter()
         if self._open:
             self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now - self._since
@@ -48,7 +48,7 @@ class Clock:
 
     @contextmanager
     def watch(self, owner: Any, name: str, label: str) -> Iterator[None]:
-        """Count the calls of ``owner.name``; if there is no such function (any more), its caller is charged."""
+        """Charge the calls of ``owner.name`` to `label`; if there is no such function, they count for the caller."""
         function = getattr(owner, name, None)
         if function is None:
             yield
@@ -78,7 +78,7 @@ class Clock:
 
 
 def _stages(simulation: Simulation) -> list[tuple[Any, str, str]]:
-    """Where the stages of a round begin and end."""
+    """The functions that make up the stages of a round, as ``(owner, name, label)``."""
     kernels = getattr(simulation.trainer, "kernels", None)
     return [
         (kernels, "forward", "recurrent kernels, forward"),
@@ -121,7 +121,7 @@ def profile(spec: Spec, top: int = 12) -> str:
         for _ in range(spec.rounds):
             next(results)
     entries = sorted(pstats.Stats(profiler).stats.items(), key=lambda item: -item[1][2])[:top]  # type: ignore[attr-defined]
-    lines.append(f"functions by their own time, per round (under cProfile, which slows small ones), top {top}:")
+    lines.append(f"top {top} functions by their own time, per round (under cProfile, which slows small ones):")
     for (file, line, name), (_, calls, own, *_) in entries:
         where = name if file == "~" else f"{'/'.join(file.split('/')[-2:])}:{line} {name}"
         lines.append(f"  {1000 * own / spec.rounds:9.2f} ms  {calls / spec.rounds:8.0f} calls  {where}")

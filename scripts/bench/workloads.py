@@ -1,7 +1,7 @@
-"""What is measured: workloads with their random data, first model and arithmetic, and the talk with the benchmark.
+"""The workloads, with their random data, initial model and arithmetic, and the protocol of the benchmark.
 
-Every contender imports this file, those in other environments too, so it needs nothing but NumPy and runs on Python
-3.10. Data and first model are the same wherever they are made.
+Every contender imports this file, also in other environments, so it needs only NumPy and runs on Python 3.10. Data and
+initial model are the same wherever they are made.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ Arrays = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Workload:
-    """One federation of random data, and how it is trained.
+    """A federation with random data, and how it is trained.
 
     Attributes:
-        clients: of the population.
-        samples: of each client.
+        clients: number of clients in the population.
+        samples: number of samples of each client.
         cohort: clients per round, drawn without replacement.
         steps: T, the length of a sequence.
-        features: D, numbers per step; 0 where the inputs are tokens.
-        hidden: H.
+        features: D, numbers per step; 0 if the inputs are tokens.
+        hidden: H, units per layer.
         outputs: classes, tokens or regression outputs.
         cell: ``gru``, ``lstm`` or ``rnn``.
-        layers: recurrent layers.
+        layers: number of recurrent layers.
         task: ``classification``, ``sequence_labelling`` (a token after every step) or ``regression``.
-        vocabulary: number of tokens, or 0 where the inputs are numbers.
+        vocabulary: number of tokens, or 0 if the inputs are numbers.
         embedding: width of the token embedding, or 0.
         batch_size: samples per local step.
         epochs: passes over a client's samples per round.
-        optimizer: ``sgd`` or ``adam``, on the clients.
-        lr: of that optimizer.
+        optimizer: the clients' optimizer, ``sgd`` or ``adam``.
+        lr: its learning rate.
     """
 
     clients: int
@@ -74,7 +74,7 @@ class Workload:
 
     @property
     def flops_per_sample(self) -> int:
-        """Floating-point operations of one forward pass over one sequence: products only, as everybody counts them."""
+        """Floating-point operations of one forward pass over one sequence, counting only matrix products, as usual."""
         gates = {"gru": 3, "lstm": 4, "rnn": 1}[self.cell]
         widths = [self.embedding or self.features] + [self.hidden] * (self.layers - 1)
         recurrent = self.steps * sum(2 * (width + self.hidden) * gates * self.hidden for width in widths)
@@ -83,11 +83,11 @@ class Workload:
 
     @property
     def flops_per_round(self) -> int:
-        """Of a round's training; forward and backward together are three forward passes."""
+        """Operations in a round's training; forward and backward together count as three forward passes."""
         return 3 * self.flops_per_sample * self.cohort * self.samples * self.epochs
 
     def full_batch(self) -> Workload:
-        """The same with all clients in every round and all of a client's samples in a batch: nothing left to chance."""
+        """The same with all clients in every round and all of a client's samples in one batch, so without chance."""
         return replace(self, cohort=self.clients, batch_size=self.samples)
 
 
@@ -131,7 +131,7 @@ def parse(text: str) -> Workload:
     """Read ``W1``, or ``W1:cohort=100,hidden=128``: a workload with some of its values changed.
 
     Raises:
-        ValueError: naming what is not understood.
+        ValueError: naming the part that cannot be read.
     """
     name, _, changes = text.partition(":")
     if name not in WORKLOADS:
@@ -164,7 +164,7 @@ def make_data(w: Workload) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def first_model(w: Workload) -> Arrays:
-    """The model before round 1, by the parameter names and shapes of `torch.nn`."""
+    """The initial model, with the parameter names and shapes of `torch.nn`."""
     rng = np.random.Generator(np.random.PCG64(2))
     rows = {"gru": 3, "lstm": 4, "rnn": 1}[w.cell] * w.hidden
     shapes: dict[str, tuple[int, ...]] = {}
@@ -182,12 +182,12 @@ def first_model(w: Workload) -> Arrays:
 
 @dataclass(frozen=True)
 class Spec:
-    """What the benchmark tells a contender, as JSON on its command line.
+    """What a contender is to run, passed as JSON on its command line.
 
     Attributes:
         workload: what to train.
-        rounds: how many rounds, all of them timed by the contender.
-        threads: CPU threads, or None for as many as the contender takes by itself.
+        rounds: number of rounds, each timed by the contender.
+        threads: CPU threads; None leaves the number to the contender.
         device: ``cpu`` or ``cuda``.
         kernels: ``engine.kernels`` of fedsim.
     """
@@ -199,21 +199,20 @@ class Spec:
     kernels: str = "auto"
 
     def to_json(self) -> str:
-        """For the command line."""
+        """The spec as text for the command line."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Spec:
-        """What `to_json` wrote."""
+        """Read the output of `to_json`."""
         values = json.loads(text)
         return Spec(**{**values, "workload": Workload(**values["workload"])})
 
 
 class Turns:
-    """A contender's side of the talk: one line on standard input starts a round, one JSON line answers it.
+    """A contender's side of the protocol: a line on standard input starts a round, and a JSON line answers it.
 
-    Between rounds a contender sleeps, so that the others have the machine to themselves. What libraries print goes to
-    standard error.
+    Between rounds a contender sleeps and leaves the machine to the rest. Output of libraries goes to standard error.
     """
 
     def __init__(self) -> None:
@@ -224,7 +223,7 @@ class Turns:
     def begin(self) -> None:
         """Wait for the turn and start the clock."""
         if not sys.stdin.readline():
-            os._exit(0)  # the benchmark has ended, and nobody waits for threads and helpers of ours
+            os._exit(0)  # the benchmark has ended, so do not wait for threads and helpers
         self._started = time.perf_counter()
 
     def end(self, **more: float) -> None:
@@ -232,14 +231,14 @@ class Turns:
         self._answer({"seconds": time.perf_counter() - self._started, **more})
 
     def rounds(self, count: int) -> Iterator[int]:
-        """Number the rounds 1, 2, ..., each one timed: the loop of a contender that has a loop of its own."""
-        for number in range(1, count + 1):
+        """Number the rounds 1, 2, ... and time each; for contenders that write the loop over rounds themselves."""
+        for round_number in range(1, count + 1):
             self.begin()
-            yield number
+            yield round_number
             self.end()
 
     def finish(self, loss: Callable[[], float]) -> None:
-        """Wait to be asked for the final model's mean loss over all clients' samples, answer, and leave."""
+        """Wait for the request for the final model's mean loss over all clients' samples, answer it and exit."""
         self.begin()
         self._answer({"loss": float(loss())})
         sys.stderr.flush()

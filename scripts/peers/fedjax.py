@@ -1,7 +1,7 @@
-"""FedJAX (Google), by its `federated_averaging` and its default backend: a jitted step, client after client.
+"""FedJAX (Google): its `federated_averaging` with the default backend, which jits a step and loops over clients.
 
 FedJAX's users write their model in JAX. Haiku's GRU is not PyTorch's, so the layers are written out here, with
-`jax.lax.scan` over time and the inputs' product before it. Tried with fedjax 0.0.17, which needs an older jax:
+`jax.lax.scan` over time after the product with the inputs. Tried with fedjax 0.0.17, which needs an older jax:
 jax==0.4.30 jaxlib==0.4.30 "numpy<2" "dm-haiku<0.0.14" "optax<0.2.4".
 """
 

@@ -1,4 +1,4 @@
-"""Flower, by its simulation runtime on Ray: message API, `FedAvg`, as many clients at a time as there are CPUs.
+"""Flower: its simulation runtime on Ray with the message API and `FedAvg`, one client per CPU at a time.
 
 Tried with flwr[simulation] 1.41 and torch 2.13.
 """
@@ -23,11 +23,11 @@ from bench.workloads import Spec, Turns, Workload
 
 
 class Clock(FedAvg):
-    """FedAvg that waits for the turn before each round."""
+    """FedAvg that waits for its turn before each round."""
 
     def __init__(self, turns: Turns, w: Workload) -> None:
         super().__init__(
-            # Flower takes the whole part of clients * share, which half a client more saves from rounding
+            # Flower truncates clients * share; half a client more guards against rounding errors
             fraction_train=1.0 if w.cohort == w.clients else (w.cohort + 0.5) / w.clients,
             fraction_evaluate=0.0,
             min_train_nodes=1,
@@ -38,21 +38,21 @@ class Clock(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Begin."""
+        """Begin a round."""
         self.turns.begin()
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """End."""
+        """End the round."""
         result = super().aggregate_train(server_round, replies)
         self.turns.end()
         return result
 
 
 def client_app(w: Workload) -> ClientApp:
-    """What happens on a client."""
+    """The client's side."""
     app = ClientApp()
 
     @app.train()

@@ -1,4 +1,4 @@
-"""fluke, by its `CentralizedFL` with clients and server of its own (FedAvg).
+"""fluke: its `CentralizedFL` with its own clients and server (FedAvg).
 
 Tried with fluke-fl 0.8, torch 2.14.1 and torchvision 0.29.1.
 """
@@ -34,17 +34,17 @@ class Loss(nn.Module):
 
 
 class Clock(FederationObserver):
-    """Waits for the turn before each round."""
+    """Waits for its turn before each round."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns
 
     def start_round(self, round: int, global_model: nn.Module) -> None:
-        """Begin."""
+        """Begin a round."""
         self.turns.begin()
 
     def end_round(self, round: int) -> None:
-        """End."""
+        """End the round."""
         self.turns.end()
 
 
@@ -72,14 +72,14 @@ def main(spec: Spec) -> None:
             optimizer_cfg=optimizer,
             loss_fn=Loss(w),
             local_epochs=w.epochs,
-            persistency=False,  # a fresh optimizer in every round, as FedAvg has it
+            persistency=False,  # a fresh optimizer in every round, as in FedAvg
         )
         for k in range(w.clients)
     ]
     server = Server(model=Model(w), test_set=None, clients=clients, weighted=True)
     algorithm = CentralizedFL(w.clients, None, {}, clients=clients, server=server)
     algorithm.set_callbacks(Clock(turns))
-    # fluke takes the whole part of clients * share, which half a client more saves from rounding
+    # fluke truncates clients * share; half a client more guards against rounding errors
     share = 1 if w.cohort == w.clients else (w.cohort + 0.5) / w.clients
     algorithm.run(spec.rounds, share)
     turns.finish(lambda: mean_loss(w, server.model, inputs, targets))

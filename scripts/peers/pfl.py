@@ -1,6 +1,6 @@
-"""pfl-research (Apple), by its `FederatedAveraging` in a `SimulatedBackend`. Tried with pfl 0.6 and torch 2.13.
+"""pfl-research (Apple): its `FederatedAveraging` in a `SimulatedBackend`. Tried with pfl 0.6 and torch 2.13.
 
-pfl does not shuffle a client's samples, and takes turns among clients where others draw them; neither costs time.
+pfl does not shuffle a client's samples, and it cycles through the clients instead of drawing them; neither costs time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.workloads import Spec, Turns, Workload
 
 
 class PflModel(Model):
-    """The model with the two methods that pfl asks for."""
+    """The model with the two methods that pfl requires."""
 
     def __init__(self, w: Workload) -> None:
         super().__init__(w)
@@ -37,12 +37,12 @@ class PflModel(Model):
         return loss_of(self.w, self(x), y)
 
     def metrics(self, x: Tensor, y: Tensor) -> dict:
-        """Nothing: pfl cannot leave out the evaluation in its first round."""
+        """No metrics; pfl always evaluates in its first round."""
         return {}
 
 
 class Clock(TrainingProcessCallback):
-    """Waits for the turn before each round."""
+    """Waits for its turn before each round."""
 
     def __init__(self, turns: Turns, rounds: int) -> None:
         self.turns, self.rounds = turns, rounds

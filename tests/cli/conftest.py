@@ -1,4 +1,4 @@
-"""The command line called in-process, as `fedsim` calls it, and in a process of its own where that matters."""
+"""The command line, called in this process as `fedsim` calls it, or in a separate process where that matters."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def tiny():
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Every test has an empty folder to itself."""
+    """Every test runs in an empty folder."""
     folder = tmp_path / "cwd"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -57,7 +57,7 @@ def fedsim(capsys, monkeypatch):
 
 @pytest.fixture
 def refused(fedsim, elsewhere):
-    """Return a check that a command is refused in one line, before anything is written; gives that line."""
+    """Return ``refused(*arguments)``: the one line with which a command is refused before anything is written."""
 
     def tree():
         return {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*")}

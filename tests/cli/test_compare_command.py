@@ -1,4 +1,4 @@
-"""``fedsim compare`` from the command line: a sweep put side by side, written down and drawn."""
+"""``fedsim compare`` from the command line: tables, files and pictures of a sweep."""
 
 import json
 
@@ -14,7 +14,7 @@ def sweep(fedsim, elsewhere, tiny):
     return elsewhere / "sweep"
 
 
-def test_options_by_their_names_and_seeds_together(fedsim, sweep):
+def test_options_are_named_and_seeds_are_grouped(fedsim, sweep):
     answer = fedsim("compare", "sweep", "--csv", "table.csv")
     assert (answer.code, answer.err) == (0, "")
     table = pd.read_csv("table.csv")
@@ -50,7 +50,7 @@ def test_the_direction_of_a_column(fedsim, sweep):
     assert "best clients" in answer.out
 
 
-def test_problems_are_reported_below_the_table(fedsim, sweep):
+def test_problems_are_warned_of_next_to_the_table(fedsim, sweep):
     (sweep / "3" / "metrics.csv").unlink()
     summary = sweep / "4" / "summary.json"
     summary.write_text(json.dumps(json.loads(summary.read_text()) | {"status": "diverged"}))
@@ -91,7 +91,7 @@ def test_mistakes(refused, sweep, arguments, expected):
 
 
 def test_simulated_time_to_a_target(fedsim, elsewhere, tiny):
-    """The second round of a run that waits only for the first client: what `metrics.csv` says of it."""
+    """The virtual seconds to a target that every run reaches by its second round are those in `metrics.csv`."""
     pytest.importorskip("matplotlib")
     options = ("system=devices", "sampler.cohort_size=1", "system.over_selection=1.0,3.0", "seed=0,1", "rounds=3")
     assert fedsim("run", "-m", *tiny, *options, "hydra.sweep.dir=sweep").code == 0

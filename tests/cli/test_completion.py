@@ -1,4 +1,4 @@
-"""Completion: the words, Typer's protocol with each shell, and bash itself at a terminal."""
+"""Completion: the candidates, Typer's protocol for each shell, and bash itself in a terminal."""
 
 import os
 import pty
@@ -18,7 +18,7 @@ from fedsim.config import compose as config
 MODELS = ["gru", "gru_reset_before", "lstm", "rnn"]
 
 
-# Words
+# Candidates
 
 
 def test_options_of_a_group():
@@ -47,13 +47,13 @@ def test_names_step_by_step():
         *("aggregator/combine=", "aggregator/correction=", "aggregator/server_optimizer/"),
         "aggregator/server_optimizer=",
     ]
-    assert candidates("aggregator/com")[0] == "aggregator/combine=bulyan"  # the only name: at once its options
+    assert candidates("aggregator/com")[0] == "aggregator/combine=bulyan"  # the only group: its options at once
     assert "rounds=" in candidates("")
     assert "model=" in candidates("")
     assert candidates("nothing") == []
 
 
-def test_the_only_key_stands_with_and_without_its_default():
+def test_a_single_key_comes_with_and_without_its_default():
     assert candidates("client.epo") == ["client.epochs=", "client.epochs=2"]
     assert candidates("ev") == ["eval.every=", "eval.every=1"]
     assert candidates("model.bi") == ["model.bias=true", "model.bias=false"]
@@ -80,7 +80,7 @@ def test_keys_are_those_of_the_options_chosen(words, key):
 
 
 def test_keys_are_those_that_hydra_composes():
-    """What completion offers is accepted, and nothing is left out."""
+    """Completion offers every key that a run accepts, and no other."""
     for words in (["model=lstm"], ["aggregator=fedadam", "partition=dirichlet", "client/optimizer=adamw"]):
         experiment = config.check_request(config.Request(tuple(words)))[0].experiment
         known = completion.flat(config.record_of(experiment))
@@ -89,7 +89,7 @@ def test_keys_are_those_that_hydra_composes():
         assert set(completion._keys(folders, completion._groups(folders), words)) == known
 
 
-def test_options_of_ones_own(tmp_path):
+def test_options_of_the_user(tmp_path):
     (tmp_path / "aggregator" / "combine").mkdir(parents=True)
     (tmp_path / "aggregator" / "combine" / "mine.yaml").write_text("_target_: mine.Mine\nsharpness: 3\n")
     folder = str(tmp_path)
@@ -98,10 +98,10 @@ def test_options_of_ones_own(tmp_path):
     assert candidates("aggregator.combine.sh", chosen, folder)[-1] == "aggregator.combine.sharpness=3"
     (tmp_path / "aggregator" / "combine" / "mine.yaml").write_text("[")
     context = type("Context", (), {"params": {"overrides": chosen, "config_dir": folder}})
-    assert completion.complete_overrides(context, "aggregator.combine.sh") == []  # it is told when the run is
+    assert completion.complete_overrides(context, "aggregator.combine.sh") == []  # the run itself reports it
 
 
-def test_keys_of_a_run_that_goes_on(tmp_path):
+def test_keys_of_a_recorded_run(tmp_path):
     (tmp_path / "config.yaml").write_text("format_version: 1\nrounds: 7\nattack:\n  _target_: a.B\n  strength: 2.5\n")
     assert candidates("attack.", run=tmp_path) == ["attack.strength=", "attack.strength=2.5"]
     assert candidates("rou", run=tmp_path) == ["rounds=", "rounds=7"]
@@ -112,7 +112,7 @@ def test_keys_of_a_run_that_goes_on(tmp_path):
 
 
 def ask(shell, *words):
-    """What the command answers when this shell asks for the last word."""
+    """The command's answer when this shell asks it to complete the last word."""
     line = " ".join(["fedsim", *words])
     environment = {"_FEDSIM_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     environment |= {"_TYPER_COMPLETE_ARGS": line, "COMP_WORDS": "\n".join(["fedsim", *words])}
@@ -123,14 +123,14 @@ def ask(shell, *words):
     return done.stdout.split()
 
 
-def test_bash_gets_what_comes_after_the_mark():
+def test_bash_gets_the_part_after_the_equals_sign():
     assert ask("bash", "run", "model", "=", "g") == ["gru", "gru_reset_before"]
     assert ask("bash", "run", "model", "=") == MODELS
     assert ask("bash", "run", "aggregator", "=", "fedprox", "aggregator.correction.m")[-1].startswith(
         "aggregator.correction.mu="
     )
-    assert ask("bash", "run", "model=l") == ["model=lstm"]  # of one who has taken = out of COMP_WORDBREAKS
-    assert ask("bash", "resume", "") == []  # a path: bash's own
+    assert ask("bash", "run", "model=l") == ["model=lstm"]  # if = is not in COMP_WORDBREAKS
+    assert ask("bash", "resume", "") == []  # a path, which bash completes
     assert ask("bash", "partition", "partition", "=", "diri") == ["dirichlet"]
     assert ask("bash", "evaluate", "RUN_DIR", "dty")[0] == "dtype="
     assert ask("bash", "comp") == ["compare"]
@@ -146,7 +146,7 @@ def test_fish():
     assert ask("fish", "list", "aggregator/c") == ["aggregator/combine", "aggregator/correction"]
 
 
-def test_it_is_quick():
+def test_completion_imports_nothing_heavy():
     program = (
         "import sys; from fedsim.cli import completion, main; completion.candidates('client.ep');"
         "heavy = {'torch', 'hydra', 'omegaconf', 'numpy', 'pandas'} & set(sys.modules); assert not heavy, heavy"
@@ -154,7 +154,7 @@ def test_it_is_quick():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-# bash at a terminal
+# bash in a terminal
 
 
 class Terminal:
@@ -177,7 +177,7 @@ class Terminal:
         os.write(self.file, text.encode())
 
     def line(self, typed):
-        """The line after what was typed, and Tab."""
+        """The line after typing `typed` and Tab."""
         self.send(f"\x15{typed}\t\x0f")
         seen, end = "", time.monotonic() + 60
         while time.monotonic() < end:

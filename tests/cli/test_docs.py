@@ -1,4 +1,4 @@
-"""What the documents tell users to write and to type works as it stands."""
+"""The files and commands of two pages of the documentation work as printed."""
 
 import importlib.util
 import re

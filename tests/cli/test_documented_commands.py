@@ -1,7 +1,7 @@
-"""Every command in README.md and docs/ is run, as it stands but shorter, with the blocks of Python between them.
+"""Every command in README.md and docs/ is run, as printed but shortened, together with the blocks of Python.
 
 A page is followed from top to bottom in one folder: the files that it announces are written, and later commands see
-what earlier ones left. New pages and commands are found by themselves.
+the results of earlier ones. New pages and commands are found automatically.
 """
 
 import re
@@ -19,30 +19,30 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md"
 FENCE = re.compile(r"(?:^`(?P<file>[\w/.]+)`[^\n]*:\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.S | re.M)
 
 SHORT = ("rounds=1", "threads=1", "device=cpu", "console=none", "engine.kernels=torch", "model.hidden_size=2")
-"""What is added to `fedsim run`."""
+"""Overrides added to `fedsim run`."""
 
 AS_IT_STANDS = ("docs/reproducibility.md",)
-"""Pages whose runs are compared with each other; they are short already."""
+"""Pages whose runs are compared with each other; these are short already."""
 
 SMALL = {"experiment=keyboard_shakespeare": ("data.path=play.txt",)}
-"""What is added to commands with a certain word, so that nothing is downloaded."""
+"""Overrides added to commands with a certain word, so that nothing is downloaded."""
 
 FEWER = {
     "seed=101,102": "seed=101",
     "seed=1,2,3,4,5": "seed=1",
     "client.optimizer.lr=0.1,0.3": "client.optimizer.lr=0.3",
 }
-"""Words of the sweeps of a study, which has seventy-five runs."""
+"""Words that are replaced in the sweeps of the study, which has seventy-five runs."""
 
 RESUMED = {"rounds=100": "rounds=2", "rounds=200": "rounds=3", "rounds=60": "rounds=2", "20": "2"}
-"""Words of `fedsim resume` for runs that were made short."""
+"""Words that are replaced in `fedsim resume`, because the runs were shortened."""
 
 BEFORE = {"README.md": "run -m aggregator=fedavg,fedprox client.optimizer.lr=0.1,0.3 client.batch_size=4,8"}
-"""A sweep that the pictures and tables of a page are about."""
+"""A sweep that a page's pictures and tables need."""
 
 INSTALLS = "installs into the environment; .ci/run does what the README says"
-LAUNCHES = "needs an extra; the slow test in tests/cli/test_sweeps.py tries each in an environment of its own"
-TRACKS = "needs an extra; the slow test in tests/cli/test_trackers.py tries each in an environment of its own"
+LAUNCHES = "needs an extra; the slow test in tests/cli/test_sweeps.py tries each in a separate environment"
+TRACKS = "needs an extra; the slow test in tests/cli/test_trackers.py tries each in a separate environment"
 SWEEPS = [
     line
     for block in FENCE.finditer((ROOT / "docs/sweeps.md").read_text())
@@ -86,7 +86,7 @@ def commands(page):
 
 @pytest.fixture
 def files(elsewhere, monkeypatch):
-    """The files that commands speak of, with a few samples each; modules that pages announce are forgotten again."""
+    """The files that commands name, with a few samples each; modules that pages announce are unloaded again."""
     monkeypatch.syspath_prepend(elsewhere)
     modules = {Path(file).stem for page in PAGES for file, _, _ in blocks(page) if file and file.endswith(".py")}
     for name in modules:
@@ -111,7 +111,7 @@ def write(file, text):
 
 
 def shortened(words):
-    """A command as it is run here."""
+    """The shortened form of a command."""
     small = [extra for word, extras in SMALL.items() if word in words for extra in extras]
     if words[0] == "run":  # two values of a sweep are enough
         few = [re.sub(r"^([\w./]+=[\w.]+,[\w.]+),[\w.,]+$", r"\1", FEWER.get(word, word)) for word in words]
@@ -124,7 +124,7 @@ def shortened(words):
 
 
 def prepare(page, fedsim):
-    """Make the run and the sweep that a page takes for granted."""
+    """Make the run and the sweep that a page assumes to exist."""
     text = "\n".join(commands(page))
     if "RUN_DIR" in text:
         assert fedsim("run", *SHORT, "checkpoint.every=1", "hydra.run.dir=RUN_DIR").code == 0
@@ -156,8 +156,8 @@ def test_a_page_followed_from_top_to_bottom(page, fedsim, files):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_are_right_as_they_stand(page, files):
-    """Without what is added above: every option, key and value."""
+def test_commands_are_valid_as_printed(page, files):
+    """Every option, key and value is valid without the additions above."""
     for file, _, text in blocks(page):
         if file:
             write(file, text)
@@ -183,7 +183,7 @@ def test_commands_are_right_as_they_stand(page, files):
         assert config.check_request(config.normalise(request)), line
 
 
-def test_nothing_is_left_out_without_need():
+def test_every_exception_is_still_needed():
     there = {line for page in PAGES for line in commands(page)}
     assert there >= set(NOT_RUN)
     assert set(NOT_FOLLOWED) < set(PAGES)

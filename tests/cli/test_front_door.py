@@ -1,4 +1,4 @@
-"""Help, versions, lists and what a terminal sees."""
+"""Help, version, lists and what the console shows."""
 
 import os
 import pty
@@ -40,7 +40,7 @@ def test_help_of_a_command_shows_examples(fedsim, monkeypatch, command, example)
     assert example in answer.out
 
 
-def test_help_is_quick():
+def test_help_imports_nothing_heavy():
     code = (
         "import sys; from fedsim.cli import main as cli; sys.argv = ['fedsim', 'run', '--help']\n"
         "try: cli.main()\n"
@@ -77,7 +77,7 @@ def test_list_one_group(fedsim):
     assert {"aggregator/correction=none", "aggregator/correction=prox"} <= set(first)
 
 
-def test_list_what_the_user_added(fedsim, write_config):
+def test_list_options_of_the_user(fedsim, write_config):
     write_config("model/mine.yaml", "# @package _global_\n# Mine [/bold] :car: ä\n_target_: mine.Model\n")
     write_config("model/bare.yaml", "_target_: mine.Model\n")
     folder = write_config("weather/[b]rain.yaml", "a: 1\n")
@@ -121,7 +121,7 @@ def test_rich_on_a_terminal(tiny):
     while True:
         try:
             part = os.read(leader, 65536)
-        except OSError:  # how Linux says that the other side is closed
+        except OSError:  # on Linux: the other end is closed
             break
         if not part:
             break

@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong: one line that names the key, the value and what is allowed, and nothing is written."""
+"""Every mistake of a user gives one line that names the key, the value and what is allowed, and writes nothing."""
 
 import pytest
 import torch
@@ -8,9 +8,9 @@ MISSPELT = {
     "model=gruu": "model=gruu: no such option (did you mean 'gru'?); available: gru, ",
     "model=null": "model=null: no such option; available: gru, ",
     "model=": "model=: no such option; available: gru, ",
-    "model=[gru,lstm]": "model=[gru,lstm]: choose one option; -m model=A,B makes a run of each",
+    "model=[gru,lstm]": "model=[gru,lstm]: choose one option; -m model=A,B runs each of several",
     "model={hidden_sice:5}": "model={hidden_sice:5}",
-    "+model=lstm": "+model=lstm: model has an option already; to choose another, write model=lstm",
+    "+model=lstm": "+model=lstm: model already has an option; to choose another, write model=lstm",
     "model@data=lstm": "model@data",
     "~model": "model: is missing; choose an option with model=OPTION",
     "experiment=gru_regresion": "experiment=gru_regresion: no such option (did you mean 'gru_regression'?)",
@@ -107,7 +107,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("overrides", PAIRS)
-def test_what_does_not_go_together(refused, overrides):
+def test_incompatible_settings(refused, overrides):
     assert PAIRS[overrides] in refused("run", *overrides.split())
 
 
@@ -127,14 +127,14 @@ def test_a_malformed_csv(refused, elsewhere, monkeypatch):
     )
 
 
-def test_an_empty_folder_is_no_text(refused, elsewhere):
+def test_an_empty_folder_is_not_a_text(refused, elsewhere):
     (elsewhere / "plays").mkdir()
     assert refused("run", "data=text", "data.path=plays").startswith("data.path=plays: ")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without CUDA")
 @pytest.mark.parametrize("kernels", ["auto", "torch", "numba"])
-def test_cuda_where_there_is_none(refused, tiny, kernels):
+def test_cuda_on_a_machine_without_it(refused, tiny, kernels):
     assert "device=cuda: no CUDA device" in refused("run", *tiny, "device=cuda", f"engine.kernels={kernels}")
 
 
@@ -206,7 +206,7 @@ INTERPOLATIONS = (
 
 
 @pytest.mark.parametrize("override", INTERPOLATIONS)
-def test_interpolations_that_lead_nowhere(refused, override):
+def test_interpolations_that_cannot_be_resolved(refused, override):
     assert override.split("=")[0] in refused("run", override)
 
 
@@ -216,7 +216,7 @@ def test_interpolations_that_lead_nowhere(refused, override):
         ("run seed=1,2", "seed=1,2: several values make a sweep; add -m (--multirun)"),
         ("run model=rnn,lstm", "model=rnn,lstm: several values make a sweep; add -m (--multirun)"),
         ("run seed=range(1,3)", "seed=range(1,3): several values make a sweep"),
-        ("run -m seed=interval(0,1)", "seed=interval(0,1): a sweep needs single values"),
+        ("run -m seed=interval(0,1)", "seed=interval(0,1): a sweep takes single values"),
         ("run --config-dir nowhere", "--config-dir nowhere: no such folder"),
         ("run --cfg nonsense", "--cfg nonsense: must be job, hydra or all"),
         ("run --cfg job -m seed=1,2", "--cfg job: prints the config of one run"),
@@ -228,7 +228,7 @@ def test_interpolations_that_lead_nowhere(refused, override):
         ("run --allow-module", "--allow-module"),
         ("runn", "runn"),
         ("--nonsense", "--nonsense"),
-        ("list modle", "modle: no such group (did you mean 'model'?); there are aggregator, "),
+        ("list modle", "modle: no such group (did you mean 'model'?); available: aggregator, "),
         ("list aggregator/combin", "aggregator/combin: no such group (did you mean 'aggregator/combine'?)"),
         ("list model gru", "gru"),
         ("list --config-dir nowhere", "--config-dir nowhere: no such folder"),
@@ -248,12 +248,15 @@ def test_commands_and_options(refused, arguments, expected):
         ("model=rnn,gru model.nonlinearity=relu", "model.nonlinearity=relu: no such key"),
         ("sampler.cohort_size=2,4", "sampler.cohort_size=4: there are only 3 clients"),
         ("model.hidden_size=2,3 modl=3", "modl=3: no such key"),
-        ("seed=1,2 hydra.sweep.subdir=same", "hydra.sweep.subdir=same: the jobs of a sweep need a directory each"),
+        (
+            "seed=1,2 hydra.sweep.subdir=same",
+            "hydra.sweep.subdir=same: must give each job of a sweep its own",
+        ),
         ("seed=1,2 hydra.sweeper.max_batch_size=0", "hydra.sweeper.max_batch_size=0: must be at least 1"),
         ("seed=1,2 hydra.sweep.dir=a,b", "hydra.sweep.dir=a,b"),
     ],
 )
-def test_a_sweep_of_which_one_combination_is_wrong(refused, tiny, overrides, expected):
+def test_a_sweep_with_one_wrong_combination(refused, tiny, overrides, expected):
     assert expected in refused("run", "-m", *tiny, *overrides.split())
 
 
@@ -278,7 +281,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BAD_FILES if kind != "empty"])
-def test_files_of_the_users_own(refused, write_config, kind):
+def test_broken_files_of_the_user(refused, write_config, kind):
     folder = write_config("experiment/trial.yaml", BAD_FILES[kind])
     assert refused("run", "--config-dir", folder, "experiment=trial")
     assert not list(folder.rglob("pwned"))
@@ -293,10 +296,10 @@ def test_a_file_that_is_not_text(refused, write_config):
 @pytest.mark.parametrize("name", ["config.yaml", "model/gru.yaml", "aggregator/combine/mean.yaml"])
 def test_a_file_that_hydra_would_never_read(refused, write_config, name):
     line = refused("run", "--config-dir", write_config(name, "# mine\n"))
-    assert f"{name} has the name of one of fedsim's own" in line
+    assert f"{name} has the name of one of fedsim's own files; rename it" in line
 
 
-def test_a_pair_is_chosen_by_setting_one_of_it(fedsim, tiny):
+def test_setting_one_of_an_exclusive_pair_unsets_the_other(fedsim, tiny):
     def dry(*overrides):
         answer = fedsim("run", *[t for t in tiny if "epochs" not in t], *overrides, "--dry-run")
         assert answer.code == 0, answer

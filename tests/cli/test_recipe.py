@@ -1,4 +1,4 @@
-"""CONTRIBUTING's recipe "Adding an aggregation rule", followed: two files of the user's own, outside the package."""
+"""CONTRIBUTING's recipe "Adding an aggregation rule", followed with two files outside the package."""
 
 RULE = '''
 """The delta with the largest norm."""
@@ -11,7 +11,7 @@ from fedsim.errors import UserError, check_at_least
 
 @dataclass(frozen=True)
 class Loudest:
-    """The loudest client among those that do badly (nobody's paper)."""
+    """The loudest client among those that do badly (from no paper)."""
 
     needs: ClassVar[tuple[str, ...]] = ("start_loss",)
 
@@ -34,7 +34,7 @@ least_loss: 0.0  # only of clients whose loss was at least this
 """
 
 
-def test_a_rule_of_the_users_own(fedsim, refused, elsewhere, write_config, tiny):
+def test_a_rule_of_the_user(fedsim, refused, elsewhere, write_config, tiny):
     (elsewhere / "my_rules.py").write_text(RULE)
     folder = write_config("aggregator/combine/loudest.yaml", YAML)
     mine = ("--config-dir", folder, "--allow-module", "my_rules", *tiny, "aggregator/combine=loudest")

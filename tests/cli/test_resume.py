@@ -1,4 +1,4 @@
-"""`fedsim resume` as it is typed, and runs that are killed, interrupted, or run out of disk."""
+"""`fedsim resume`, and runs that are killed, interrupted, or run out of disk."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def wait_for_rows(directory, process, count):
 
 @pytest.fixture
 def whole(fedsim, tiny):
-    """The metrics.csv of `LONG` without a break."""
+    """The metrics.csv of `LONG`, not interrupted."""
     if not KNOWN:
         assert fedsim("run", *tiny, *LONG, "checkpoint=none", "hydra.run.dir=whole").code == 0
         KNOWN.append(metrics("whole"))
@@ -59,7 +59,7 @@ def test_killed_at_a_random_moment(process, fedsim, tiny, whole, seed):
     running.kill()
     running.communicate(timeout=60)
     assert not Path("run/summary.json").exists()
-    assert Path("run/.lock").exists()  # of a process that is no more
+    assert Path("run/.lock").exists()  # of a process that has ended
     answer = fedsim("resume", "run")
     assert (answer.code, answer.err) == (0, "")
     assert metrics("run") == whole
@@ -69,7 +69,7 @@ def test_killed_at_a_random_moment(process, fedsim, tiny, whole, seed):
 
 @pytest.mark.parametrize("step", ["open", "write", "fsync", "replace", "prune", "row"])
 def test_killed_within_a_write(fedsim, tiny, elsewhere, whole, step):
-    """SIGKILL, in a child that is a copy of this process, between any two steps of writing a checkpoint or a row."""
+    """SIGKILL in a forked child between any two steps of writing a checkpoint or a row."""
     child = os.fork()
     if child == 0:
         _die_within(step)
@@ -143,11 +143,11 @@ def test_interrupted_after_the_round(process, fedsim, tiny, whole, number, code)
 
 
 def interrupting(monkeypatch, at, times):
-    """Send SIGINT at the beginning of a round."""
-    train = runner.Recorder.record
+    """Send SIGINT when round `at` is recorded."""
+    original = runner.Recorder.record
 
     def record(self, result, state):
-        train(self, result, state)
+        original(self, result, state)
         if state.round == at:
             for _ in range(times):
                 signal.raise_signal(signal.SIGINT)
@@ -155,7 +155,7 @@ def interrupting(monkeypatch, at, times):
     monkeypatch.setattr(runner.Recorder, "record", record)
 
 
-def test_a_second_signal_ends_it_at_once(fedsim, tiny, monkeypatch):
+def test_a_second_signal_ends_the_run_at_once(fedsim, tiny, monkeypatch):
     with monkeypatch.context() as patch:
         interrupting(patch, 3, 2)
         answer = fedsim("run", *tiny, "rounds=9", "checkpoint.every=2", "hydra.run.dir=run")
@@ -169,7 +169,7 @@ def test_a_second_signal_ends_it_at_once(fedsim, tiny, monkeypatch):
 
 
 def test_a_signal_in_the_last_round(fedsim, tiny, monkeypatch):
-    """The run is done and says so; the exit code lets a sweep or a script end."""
+    """The run is done and says so; the exit code still ends a sweep or a script."""
     interrupting(monkeypatch, 2, 1)
     assert fedsim("run", *tiny, "hydra.run.dir=run").code == 130
     assert summary("run")["status"] == "done"
@@ -190,8 +190,8 @@ def test_without_checkpoints_an_interrupted_run_starts_over(fedsim, tiny, monkey
 # A full disk
 
 
-def test_a_checkpoint_that_the_disk_does_not_take(fedsim, tiny):
-    """As a full disk does, a limit on file sizes refuses the second half of a file, here of the checkpoints only."""
+def test_a_checkpoint_that_does_not_fit_on_the_disk(fedsim, tiny):
+    """Like a full disk, a limit on file sizes refuses the second half of a file, here only of the checkpoints."""
     big = (*tiny, "model.hidden_size=64", "rounds=6", "checkpoint.every=2", "console=none")
     assert fedsim("run", *big, "hydra.run.dir=whole").code == 0
     assert fedsim("run", *big, "rounds=2", "hydra.run.dir=run").code == 0
@@ -235,7 +235,7 @@ def test_a_lock_of_another_process_that_ended(fedsim, run_directory):
     assert not (directory / ".lock").exists()
 
 
-def test_a_new_run_holds_its_directory(fedsim, tiny):
+def test_a_new_run_locks_its_directory(fedsim, tiny):
     Path("run").mkdir()
     with locked(Path("run")):
         answer = fedsim("run", *tiny, "hydra.run.dir=run")
@@ -244,10 +244,10 @@ def test_a_new_run_holds_its_directory(fedsim, tiny):
     assert not Path("run/config.yaml").exists()
 
 
-# As it is typed
+# The command
 
 
-def test_done_is_one_line(fedsim, run_directory):
+def test_resuming_a_finished_run_prints_one_line(fedsim, run_directory):
     directory = run_directory()
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != "run.log"}
     answer = fedsim("resume", "run")
@@ -270,7 +270,7 @@ def test_more_rounds(fedsim, run_directory):
     assert "going on after round 2" in (directory / "run.log").read_text()
 
 
-def test_forks_get_a_directory_beside_the_run(fedsim, run_directory, elsewhere):
+def test_forks_get_a_directory_next_to_the_run(fedsim, run_directory, elsewhere):
     run_directory("client/optimizer=adam")
     answer = fedsim("resume", "run", "client.optimizer.lr=0.5", "rounds=4", "aggregator/combine=median")
     assert (answer.code, answer.err) == (0, "")
@@ -287,8 +287,8 @@ def test_forks_get_a_directory_beside_the_run(fedsim, run_directory, elsewhere):
     assert fedsim("compare", "run", "run-fork-1", "new/place").code == 0
 
 
-def test_a_diverged_run_is_mended_by_a_fork(fedsim, tiny):
-    """Its last checkpoint is near to infinity already; the best one is kept as well."""
+def test_a_diverged_run_is_repaired_by_a_fork(fedsim, tiny):
+    """Its last checkpoint is already close to infinity; the best one is kept as well."""
     explodes = ("model=rnn", "model.nonlinearity=relu", "data.task=regression", "rounds=60", "checkpoint.every=1")
     answer = fedsim("run", *tiny, *explodes, "client.optimizer.lr=3", "hydra.run.dir=run", "console=none")
     assert answer.code == 3
@@ -306,7 +306,7 @@ def test_a_diverged_run_is_mended_by_a_fork(fedsim, tiny):
     assert fedsim("resume", "run").code == 3
 
 
-def test_a_component_of_the_users(fedsim, refused, elsewhere, write_config, tiny):
+def test_a_component_of_the_user(fedsim, refused, elsewhere, write_config, tiny):
     (elsewhere / "mine.py").write_text(
         "from dataclasses import dataclass\nfrom fedsim.aggregation.mean import Mean\n\n\n"
         "@dataclass(frozen=True)\nclass Same(Mean):\n    pass\n"
@@ -330,10 +330,10 @@ MISTAKES = {
     ("run", "rounds=abc"): "rounds=abc: must be a whole number",
     ("run", "rounds=0"): "rounds=0: must be at least 1",
     ("run", "rounds=1"): "rounds=1: run has done 2 already",
-    ("run", "seed=1,2"): "seed=1,2: a run is continued with single values",
-    ("run", "~stop"): "~stop: a run is continued with single values",
-    ("run", "hydra.sweep.dir=x"): "hydra.sweep.dir=x: a run is continued with single values",
-    ("run", "hydra/launcher=joblib"): "hydra/launcher=joblib: a run is continued with single values",
+    ("run", "seed=1,2"): "seed=1,2: a recorded run can be changed only by single values",
+    ("run", "~stop"): "~stop: a recorded run can be changed only by single values",
+    ("run", "hydra.sweep.dir=x"): "hydra.sweep.dir=x: a recorded run can be changed only by single values",
+    ("run", "hydra/launcher=joblib"): "hydra/launcher=joblib: a recorded run can be changed only by single values",
     ("run", "experiment=gru_regression"): "experiment=gru_regression: stands for several settings",
     ("run", "aggregator=fedavgg"): "aggregator=fedavgg: no such option (did you mean 'fedavg'?)",
     ("run", "aggregator.combine=median"): "aggregator.combine=median: did you mean aggregator/combine=median?",

@@ -1,4 +1,4 @@
-"""What `fedsim run` leaves behind, and the exit code that says how it ended."""
+"""What `fedsim run` writes, and its exit codes."""
 
 import csv
 import errno
@@ -57,11 +57,11 @@ def test_the_files_of_a_run(run_directory):
     assert "done: round limit" in (directory / "run.log").read_text()
 
 
-def test_private_blocks_are_said_to_change_what_is_tested(fedsim, tiny):
-    said = "test columns pool the evaluations of the clients' own models"
-    assert said in fedsim("run", *tiny, "aggregator.blocks=[recurrent]", "hydra.run.dir=a").out
-    assert said in fedsim("run", *tiny, "baseline=local", "hydra.run.dir=b").out
-    assert said not in fedsim("run", *tiny, "hydra.run.dir=c").out
+def test_a_notice_says_that_private_blocks_change_the_test_columns(fedsim, tiny):
+    notice = "test columns pool the evaluations of the clients' own models"
+    assert notice in fedsim("run", *tiny, "aggregator.blocks=[recurrent]", "hydra.run.dir=a").out
+    assert notice in fedsim("run", *tiny, "baseline=local", "hydra.run.dir=b").out
+    assert notice not in fedsim("run", *tiny, "hydra.run.dir=c").out
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_metrics(run_directory, overrides, columns):
     assert [row["round"] for row in rows] == ["0", "1", "2", "3", "4"]
     tests = [name for name in columns if name.startswith("test_")]
     rest = [name for name in columns if name not in tests]
-    for number, row in enumerate(rows):
-        evaluated = number in (0, 3, 4)
+    for round_number, row in enumerate(rows):
+        evaluated = round_number in (0, 3, 4)
         assert [row[name] != "" for name in tests] == [evaluated] * len(tests)
-        assert [row[name] != "" for name in rest] == [number > 0 or name in INTEGERS for name in rest]
+        assert [row[name] != "" for name in rest] == [round_number > 0 or name in INTEGERS for name in rest]
         for name in columns:
             if name in INTEGERS:
                 assert row[name].isdecimal()
@@ -108,11 +108,11 @@ def test_metrics(run_directory, overrides, columns):
     assert rows[0]["clients"] == "0"
     assert {row["clients"] for row in rows[1:]} == {"3"}
     row_bytes = int(rows[1]["bytes_up"]) // 3
-    assert [int(row["bytes_up"]) for row in rows] == [3 * row_bytes * number for number in range(5)]
+    assert [int(row["bytes_up"]) for row in rows] == [3 * row_bytes * round_number for round_number in range(5)]
     assert [row["bytes_down"] for row in rows] == [row["bytes_up"] for row in rows]
 
 
-def test_columns_of_parts_that_are_on(run_directory):
+def test_columns_of_active_parts(run_directory):
     directory = run_directory("attack=backdoor", "attack.clients=[2]", "link/up=sign", "link/down=sign")
     rows = read(directory / "metrics.csv")
     assert list(rows[0])[-2:] == ["malicious", "attack_success"]
@@ -274,7 +274,7 @@ def test_a_finished_run_is_left_untouched(refused, run_directory, tiny):
     assert tree(directory) == before
 
 
-def test_a_sweep_one_of_whose_directories_holds_a_run(refused, elsewhere, tiny):
+def test_a_sweep_directory_that_holds_a_run(refused, elsewhere, tiny):
     (elsewhere / "sweep" / "1").mkdir(parents=True)
     (elsewhere / "sweep" / "1" / "metrics.csv").write_text("old")
     line = refused("run", "-m", *tiny, "seed=1,2", "hydra.sweep.dir=sweep")
@@ -341,7 +341,7 @@ def test_a_number_of_parameters(fedsim, elsewhere, tiny, refused):
     assert "set exactly one" in refused("run", *tiny, "model.parameters=110")
 
 
-def test_a_number_of_parameters_takes_the_place_of_the_default_size(fedsim, tiny):
+def test_a_number_of_parameters_replaces_the_default_size(fedsim, tiny):
     plain = [text for text in tiny if not text.startswith("model.")]
     answer = fedsim("run", "-m", *plain, "model=rnn,lstm", "model.parameters=100,1000", "hydra.sweep.dir=sweep")
     found = re.findall(r"(RNN|LSTM) with ([\d,]+) parameters", answer.out)
@@ -378,14 +378,14 @@ def test_the_composed_config(fedsim, elsewhere, tiny):
 EXPLODES = ("model=rnn", "model.nonlinearity=relu", "data.task=regression", "rounds=20")
 
 
-def test_done_and_stopped_early_are_zero(run_directory):
+def test_done_and_stopped_early_exit_with_0(run_directory):
     directory = run_directory("rounds=50", "stop.metric=train_loss", "stop.mode=max", "stop.target=0")
     assert summary(directory)["status"] == "stopped"
     assert len(read(directory / "metrics.csv")) == 2
     assert (directory / "checkpoints" / "round_000001.safetensors").exists()
 
 
-def test_diverged_is_three(fedsim, elsewhere, tiny):
+def test_diverged_exits_with_3(fedsim, elsewhere, tiny):
     answer = fedsim("run", *tiny, *EXPLODES, "client.optimizer.lr=1e6", "hydra.run.dir=run", "console=none")
     assert answer.code == 3
     assert answer.out == ""
@@ -402,7 +402,7 @@ def test_diverged_is_three(fedsim, elsewhere, tiny):
     assert (elsewhere / "run" / "clients.csv").exists()
 
 
-def test_some_of_a_sweep_failed_is_four(fedsim, elsewhere, tiny):
+def test_a_sweep_with_failed_jobs_exits_with_4(fedsim, elsewhere, tiny):
     answer = fedsim("run", "-m", *tiny, *EXPLODES, "client.optimizer.lr=1e6,1e-3", "hydra.sweep.dir=sweep")
     assert answer.code == 4
     assert [summary(elsewhere / "sweep" / str(job))["status"] for job in (0, 1)] == ["diverged", "done"]
@@ -431,7 +431,7 @@ def test_a_sweep_job_is_the_run_it_names(fedsim, elsewhere, tiny):
     assert (elsewhere / "sweep" / "seed_2" / "metrics.csv").read_bytes() == alone
 
 
-def test_a_bug_in_a_component_is_one_and_the_sweep_goes_on(fedsim, elsewhere, tiny, monkeypatch):
+def test_a_bug_in_a_component_exits_with_1_and_a_sweep_continues(fedsim, elsewhere, tiny, monkeypatch):
     train = StackedTrainer.train
 
     def sometimes(self, *arguments):
@@ -462,13 +462,13 @@ def test_not_enough_memory_is_one_line(fedsim, tiny, monkeypatch):
 
 @pytest.fixture
 def small_files():
-    """Return a function that limits what a file may grow to, as a full disk does."""
+    """Return ``small_files(size)``, which limits the size of files, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_one(fedsim, elsewhere, tiny, small_files):
+def test_a_full_disk_exits_with_1(fedsim, elsewhere, tiny, small_files):
     small_files(20_000)
     answer = fedsim("run", *tiny, "rounds=2000", "hydra.run.dir=run", "console=none", "eval.every=10")
     small_files(-1)
@@ -494,7 +494,7 @@ def test_a_full_disk_is_one(fedsim, elsewhere, tiny, small_files):
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: the console"),
     ],
 )
-def test_an_output_that_nobody_takes(fedsim, elsewhere, tiny, monkeypatch, error, reason):
+def test_an_output_that_cannot_be_written(fedsim, elsewhere, tiny, monkeypatch, error, reason):
     def fail(self, text):
         raise error
 
@@ -504,7 +504,7 @@ def test_an_output_that_nobody_takes(fedsim, elsewhere, tiny, monkeypatch, error
     assert (found["status"], found["reason"]) == ("failed", reason)
 
 
-def test_a_disk_that_is_full_for_everything(fedsim, elsewhere, tiny, monkeypatch):
+def test_a_disk_on_which_nothing_fits(fedsim, elsewhere, tiny, monkeypatch):
     def full(self, content):
         raise OSError(errno.ENOSPC, "No space left on device", "metrics.csv")
 
@@ -525,7 +525,7 @@ def wait_for_rows(file, process, count=5):
         time.sleep(0.02)
 
 
-def test_interrupted_is_130_and_ends_a_sweep(process, elsewhere, tiny):
+def test_an_interrupt_ends_a_sweep_with_130(process, elsewhere, tiny):
     running = process("run", "-m", *tiny, "seed=1,2", "hydra.sweep.dir=sweep", "rounds=1000000")
     directory = elsewhere / "sweep" / "0"
     wait_for_rows(directory / "metrics.csv", running)
@@ -541,7 +541,7 @@ def test_interrupted_is_130_and_ends_a_sweep(process, elsewhere, tiny):
     assert not (elsewhere / "sweep" / "1").exists()
 
 
-def test_an_interrupted_run_is_130(fedsim, elsewhere, tiny, monkeypatch):
+def test_an_interrupted_run_exits_with_130(fedsim, elsewhere, tiny, monkeypatch):
     record = runner.Recorder.record
 
     def interrupted(self, result, state):
@@ -568,7 +568,7 @@ def test_an_interrupt_that_python_lost_ends_the_run_after_the_round():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_killed_leaves_valid_files(process, elsewhere, tiny):
+def test_a_killed_run_leaves_valid_files(process, elsewhere, tiny):
     running = process("run", *tiny, "rounds=1000000", "hydra.run.dir=run", "checkpoint.every=1")
     wait_for_rows(elsewhere / "run" / "metrics.csv", running, count=20)
     running.kill()

@@ -1,6 +1,6 @@
 """A config is data: no override and no file in --config-dir runs code or reaches other files.
 
-The module `evil` can be imported in all these tests, and leaves a file behind when somebody does.
+In all these tests the module `evil` can be imported, and leaves a file behind if it is.
 """
 
 import re
@@ -39,7 +39,7 @@ def handler(*args, **kwargs):
 
 @pytest.fixture
 def trace(elsewhere, tmp_path, monkeypatch):
-    """The file that importing `evil` makes; `evil` lies in the current folder."""
+    """The file that importing `evil` would create; `evil` is in the current folder."""
     file = tmp_path / "trace"
     for name in ("evil", "evil_twin", "fedsim_evil"):
         (elsewhere / f"{name}.py").write_text(EVIL.format(trace=str(file)))
@@ -171,12 +171,12 @@ def test_overrides_that_a_file_adds_to_a_sweep(refused, write_config, trace, par
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("hydra/launcher/basic.yaml", "_target_: evil.Callback\n"),  # Hydra's own lies behind the user's folder
+        ("hydra/launcher/basic.yaml", "_target_: evil.Callback\n"),  # Hydra's own comes after the user's folder
         ("hydra/sweeper/basic.yaml", "_target_: evil.Callback\n"),
         ("hydra/config.yaml", "launcher: {_target_: evil.Callback}\n"),
     ],
 )
-def test_files_in_the_place_of_hydras_own(refused, write_config, trace, name, text):
+def test_files_that_replace_hydras_own(refused, write_config, trace, name, text):
     folder = write_config(name, text)
     line = refused("run", "-m", "seed=1,2", "--config-dir", folder)
     assert "hydra" in line
@@ -191,7 +191,7 @@ def test_an_option_that_chooses_options_of_hydra(refused, write_config, trace):
     assert not trace.exists()
 
 
-def test_what_only_the_sweep_as_a_whole_would_use(refused, write_config, trace):
+def test_an_option_that_only_the_sweep_as_a_whole_would_use(refused, write_config, trace):
     write_config("model/bad.yaml", "# @package _global_\nhydra: {callbacks: {x: {_target_: evil.Callback}}}\n")
     folder = write_config("experiment/trial.yaml", "# @package _global_\ndefaults:\n  - override /model: bad\n")
     assert "hydra.callbacks" in refused("run", "-m", "--config-dir", folder, "experiment=trial", "model=rnn,gru")
@@ -252,7 +252,7 @@ TARGETS = (
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_targets_that_are_no_components(trace, target):
+def test_targets_that_are_not_components(trace, target):
     with pytest.raises(UserError, match=r"^model(\._target_=|\.hidden_size=3: no such key|: )"):
         build.build({"_target_": target, "hidden_size": 3}, RecurrentModel, "model")
     assert not trace.exists()
@@ -271,7 +271,7 @@ def test_targets_in_a_file(refused, trace, write_config, target):
 @pytest.mark.parametrize(
     "target", ["null", "5", "[os.system]", "{os: system}", "${name}", "${oc.env:FEDSIM_TARGET}", "'os.system\n'"]
 )
-def test_targets_that_are_no_names(refused, monkeypatch, write_config, target):
+def test_targets_that_are_not_names(refused, monkeypatch, write_config, target):
     monkeypatch.setenv("FEDSIM_TARGET", "os.system")
     folder = write_config("model/mine.yaml", f"_target_: {target}\nhidden_size: 3\n")
     assert refused("run", "model=mine", "name=os.system", "--config-dir", folder).startswith("model")
@@ -313,13 +313,13 @@ def test_a_module_that_the_user_named(fedsim, tiny, trace, write_config):
 @pytest.mark.parametrize(
     "target", ["evil_twin.Model", "evilx.Model", "os.system", "evil.Popen", "evil.os.system", "evil.SGDx"]
 )
-def test_that_module_and_no_other(trace, target):
+def test_only_the_allowed_module(trace, target):
     with pytest.raises(UserError, match=r"^model\._target_="):
         build.build({"_target_": target}, RecurrentModel, "model", ["evil"])
     assert "evil_twin" not in sys.modules
 
 
-def test_a_class_must_be_defined_in_a_module_that_is_allowed(refused, trace, write_config, elsewhere):
+def test_a_class_must_be_defined_in_an_allowed_module(refused, trace, write_config, elsewhere):
     (elsewhere / "evil.py").write_text("from evil_twin import Model\n")
     folder = write_config("model/mine.yaml", "_target_: evil.Model\n")
     assert "is not a component" in refused("run", "model=mine", "--config-dir", folder, "--allow-module", "evil")
@@ -352,7 +352,7 @@ def test_a_config_folder_of_any_name(fedsim, tiny, tmp_path, name):
     assert "experiment=trial" in fedsim("list", "experiment", "--config-dir", tmp_path / name).out
 
 
-def test_what_a_terminal_would_obey_is_not_printed_as_it_is(refused):
+def test_control_characters_are_not_printed(refused):
     line = refused("run", "'mod\x1b]0;owned\x07el'=gru".replace("'", ""))
     assert "\x1b" not in line
     assert "\x07" not in line

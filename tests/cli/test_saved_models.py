@@ -1,4 +1,4 @@
-"""`fedsim export`, `fedsim evaluate` and `init_from`: what a run saved, used elsewhere."""
+"""`fedsim export`, `fedsim evaluate` and `init_from`: using the model that a run saved."""
 
 import csv
 import json
@@ -44,13 +44,13 @@ def test_the_best_model_is_that_of_the_best_round(fedsim, run_directory):
     directory = run_directory("rounds=5", "checkpoint.every=1", "stop.metric=test_loss", "stop.mode=max")
     losses = {int(row["round"]): float(row["test_loss"]) for row in rows(directory)[1:]}
     best = max(losses, key=losses.get)
-    assert best == 1  # the run learns; and it is not among the last two, which are kept whatever they are
+    assert best == 1  # the run learns, and this is not one of the last two, which are kept in any case
     answer = fedsim("evaluate", "run", "--checkpoint", "best")
     assert answer.out.splitlines()[0].startswith(f"round {best}, ")
     assert scores(answer.out)["test_loss"] == pytest.approx(losses[best], rel=1e-5)
 
 
-def test_files_that_are_there_stay(run_directory, fedsim, refused):
+def test_existing_files_are_not_overwritten(run_directory, fedsim, refused):
     run_directory()
     assert fedsim("export", "run", "--out", "new").code == 0
     assert refused("export", "run", "--out", "new").endswith("already holds model.safetensors; choose another folder, "
@@ -68,7 +68,7 @@ def test_files_that_are_there_stay(run_directory, fedsim, refused):
         (("--checkpoint", "first"), "--checkpoint first: must be last or best"),
     ],
 )
-def test_what_export_does_not_know_is_refused(run_directory, refused, arguments, message):
+def test_invalid_values_of_export_are_refused(run_directory, refused, arguments, message):
     run_directory()
     assert refused("export", "run", *arguments) == message
 
@@ -81,16 +81,16 @@ def test_without_the_extra_it_says_how_to_install_it(run_directory, refused, mon
     )
 
 
-def test_what_is_below_the_table(run_directory, fedsim):
+def test_parameters_and_operations_below_the_table(run_directory, fedsim):
     """A GRU of 2 on 2 features for 5 classes has 12 + 12 + 10 weights and 6 + 6 + 5 biases; half of the 34 go."""
     run_directory()
-    told = "51 parameters; 24 multiply-accumulates per time step and 10 per sequence"
-    assert fedsim("export", "run").out.splitlines()[-1] == told
-    told = "51 parameters, 34 of them not zero; 24 multiply-accumulates per time step and 10 per sequence, zeros too"
-    assert fedsim("export", "run", "--prune", "0.5").out.splitlines()[-1] == told
+    last = "51 parameters; 24 multiply-accumulates per time step and 10 per sequence"
+    assert fedsim("export", "run").out.splitlines()[-1] == last
+    last = "51 parameters, 34 of them not zero; 24 multiply-accumulates per time step and 10 per sequence, zeros too"
+    assert fedsim("export", "run", "--prune", "0.5").out.splitlines()[-1] == last
 
 
-def test_a_model_of_a_number_of_parameters(run_directory, fedsim):
+def test_a_model_sized_by_its_number_of_parameters(run_directory, fedsim):
     """A hidden size of 4, see `test_runs.py`."""
     wanted = ("model.parameters=110", "model.hidden_size=null")
     directory = run_directory(*wanted)
@@ -140,7 +140,7 @@ def test_evaluate_gives_what_the_run_recorded(fedsim, run_directory):
 
 
 @pytest.mark.parametrize("option", ["baseline=local", "personalize=finetune", "aggregator.blocks=[recurrent]"])
-def test_evaluate_knows_what_clients_keep(fedsim, run_directory, refused, option):
+def test_evaluate_uses_what_clients_keep(fedsim, run_directory, refused, option):
     directory = run_directory(option)
     last = rows(directory)[-1]
     answer = fedsim("evaluate", "run")
@@ -203,7 +203,7 @@ def test_a_model_that_does_not_fit_is_refused(run_directory, refused, tiny, else
     assert "is not a fedsim checkpoint" in refused(*new, "init_from=foreign.safetensors")
 
 
-def test_a_broken_last_checkpoint_gives_way_to_the_one_before(fedsim, run_directory):
+def test_if_the_last_checkpoint_is_broken_the_one_before_is_used(fedsim, run_directory):
     directory = run_directory("checkpoint.every=1")
     (directory / "checkpoints" / "round_000002.safetensors").write_bytes(b"half")
     answer = fedsim("evaluate", "run")

@@ -1,4 +1,4 @@
-"""`fedsim run -m`: the table at the end, taking an interrupted sweep up again, and launchers beside Hydra's own."""
+"""`fedsim run -m`: the table at the end, resuming an interrupted sweep, and launchers other than Hydra's own."""
 
 import importlib.util
 import json
@@ -38,13 +38,13 @@ def status(directory):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """Return a function that lets Ctrl-C come in some round of the run with that seed."""
+    """Return ``interrupt(seed, round_number)``: Ctrl-C arrives in that round of the run with that seed."""
     record = runner.Recorder.record
 
-    def at(seed, number):
+    def at(seed, round_number):
         def interrupted(self, result, state):
             record(self, result, state)
-            if (self.simulation.experiment.seed, state.round) == (seed, number):
+            if (self.simulation.experiment.seed, state.round) == (seed, round_number):
                 raise KeyboardInterrupt
 
         monkeypatch.setattr(runner.Recorder, "record", interrupted)
@@ -58,7 +58,7 @@ def test_the_table_at_the_end(fedsim, elsewhere, tiny):
     assert (answer.code, answer.err) == (0, "")
     found = table(elsewhere / "sweep")
     columns = ["job", "model", "seed", "status", "rounds", "metric", "final", "best", "best_round", "rounds_to_target"]
-    assert list(found) == [*columns, "path"]  # of the overrides only those that differ
+    assert list(found) == [*columns, "path"]  # only those overrides that differ
     assert list(zip(found["model"], found["seed"], strict=True)) == [(m, s) for m in ("rnn", "gru") for s in (1, 2)]
     assert set(found["status"]) == {"stopped"}
     assert set(found["rounds_to_target"]) == {0}  # an accuracy of 0 is reached before the first round
@@ -69,7 +69,7 @@ def test_the_table_at_the_end(fedsim, elsewhere, tiny):
     assert {"model=gru", "seed=2"} <= set(recorded["jobs"][3])
 
 
-def test_no_console_no_table(fedsim, elsewhere, tiny):
+def test_without_a_console_no_table_is_printed(fedsim, elsewhere, tiny):
     answer = fedsim("run", "-m", *tiny, "seed=1,2", "console=none", "hydra.sweep.dir=sweep")
     assert answer == (0, "", "")
     assert len(table(elsewhere / "sweep")) == 2
@@ -81,18 +81,18 @@ def test_a_job_that_diverges_is_in_the_table(fedsim, elsewhere, tiny):
     assert list(table(elsewhere / "sweep")["status"]) == ["diverged", "done"]
     assert "1 of 2 jobs finished" in answer.out
     again = fedsim("run", "-m", *tiny, *EXPLODES, "client.optimizer.lr=1e6,1e-3", "--resume", "sweep")
-    assert again.code == 4  # it would diverge again: nothing is done
+    assert again.code == 4  # it would diverge again, so it is not run
     assert "round" not in again.out.split("job ")[0]
 
 
 def test_an_interrupted_sweep_is_finished_by_the_same_command(fedsim, elsewhere, tiny, interrupt):
     command = ("run", "-m", *tiny, "seed=1,2,3", "rounds=4", "checkpoint.every=1")
     assert fedsim(*command, "hydra.sweep.dir=whole").code == 0
-    interrupt(seed=2, number=2)
+    interrupt(seed=2, round_number=2)
     answer = fedsim(*command, "hydra.sweep.dir=sweep")
     assert (answer.code, answer.err) == (130, "error: interrupted\n")
     assert list(table(elsewhere / "sweep")["status"]) == ["done", "interrupted", "not started"]
-    interrupt(seed=None, number=None)
+    interrupt(seed=None, round_number=None)
     first = (elsewhere / "sweep" / "0" / "summary.json").stat().st_mtime_ns
     answer = fedsim(*command, "--resume", "sweep")
     assert answer.code == 0, answer
@@ -100,8 +100,8 @@ def test_an_interrupted_sweep_is_finished_by_the_same_command(fedsim, elsewhere,
     assert "going on after round 2" in answer.out
     assert list(table(elsewhere / "sweep")["status"]) == ["done"] * 3
     for job in "012":
-        whole, taken_up = (elsewhere / folder / job / "metrics.csv" for folder in ("whole", "sweep"))
-        assert taken_up.read_bytes() == whole.read_bytes()
+        whole, resumed = (elsewhere / folder / job / "metrics.csv" for folder in ("whole", "sweep"))
+        assert resumed.read_bytes() == whole.read_bytes()
 
 
 def test_a_killed_sweep_is_finished(process, fedsim, elsewhere, tiny):
@@ -114,12 +114,12 @@ def test_a_killed_sweep_is_finished(process, fedsim, elsewhere, tiny):
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.communicate(timeout=60)
-    assert not (elsewhere / "sweep" / "sweep.csv").exists()  # nobody is left to write it
+    assert not (elsewhere / "sweep" / "sweep.csv").exists()  # no process is left to write it
     assert fedsim(*command, "--resume", "sweep").code == 0
     assert list(table(elsewhere / "sweep")["status"]) == ["done"] * 2
 
 
-def test_a_job_whose_folder_was_deleted_is_made_anew(fedsim, elsewhere, tiny):
+def test_a_job_whose_folder_was_deleted_runs_again(fedsim, elsewhere, tiny):
     command = ("run", "-m", *tiny, "seed=1,2,3", "console=none")
     assert fedsim(*command, "hydra.sweep.dir=sweep").code == 0
     kept = (elsewhere / "sweep" / "0" / "summary.json").stat().st_mtime_ns
@@ -137,7 +137,7 @@ def test_more_rounds_for_a_finished_sweep(fedsim, elsewhere, tiny):
     assert list(table(elsewhere / "sweep")["rounds"]) == [5, 5]
 
 
-def test_a_job_of_another_config_is_refused(fedsim, refused, tiny):
+def test_a_job_with_another_config_is_refused(fedsim, refused, tiny):
     assert fedsim("run", "-m", *tiny, "seed=1,2", "hydra.sweep.dir=sweep").code == 0
     line = refused("run", "-m", *tiny, "seed=1,3", "client.batch_size=2", "--resume", "sweep")
     assert line.startswith("sweep/0: holds a run with another config; asked for is client.batch_size=2 (recorded: ")
@@ -149,9 +149,9 @@ def test_a_job_of_another_config_is_refused(fedsim, refused, tiny):
     ("arguments", "words"),
     [
         (("seed=1", "--resume", "nothing"), "--resume nothing: finishes a sweep; add -m"),
-        (("-m", "seed=1,2", "--resume", "nothing"), "--resume nothing: holds no sweep (there is no sweep.yaml)"),
-        (("-m", "seed=1,2", "--resume", "x", "hydra.sweep.dir=y"), "--resume x: stays in that folder"),
-        (("-m", "seed=1,2", "--objective", "best"), "--objective best: is what Optuna judges by"),
+        (("-m", "seed=1,2", "--resume", "nothing"), "--resume nothing: does not hold a sweep (there is no sweep.yaml)"),
+        (("-m", "seed=1,2", "--resume", "x", "hydra.sweep.dir=y"), "--resume x: the sweep stays in this folder"),
+        (("-m", "seed=1,2", "--objective", "best"), "--objective best: is for Optuna sweeps; add -m"),
         (("-m", "seed=1,2", "hydra/launcher=evil"), "hydra/launcher=evil: must be one of basic, joblib, "),
         (("-m", "seed=1,2", "hydra/sweeper=ax"), "hydra/sweeper=ax: must be one of basic, optuna"),
         (("seed=1", "hydra/launcher=joblib"), "hydra/launcher=joblib: is for sweeps; add -m"),
@@ -178,7 +178,7 @@ def test_a_key_that_only_the_swept_options_have(fedsim, elsewhere, tiny, setting
     assert fedsim(*command, "--resume", "sweep/2") == (0, "", "")
 
 
-def test_a_value_twice(refused, tiny):
+def test_a_repeated_value_is_refused(refused, tiny):
     line = refused("run", "-m", *tiny, "model=rnn,gru", "seed=1,1")
     assert line == "model=rnn,gru seed=1,1: jobs 0 and 1 would be the same run; give each value once"
     assert "jobs 0 and 2 would be" in refused("run", "-m", *tiny, "client.optimizer.lr=0.1,0.2,0.10")
@@ -215,7 +215,7 @@ def test_every_job_is_composed_once(fedsim, elsewhere, tiny, monkeypatch):
     assert fedsim("run", "-m", *tiny, "seed=range(1,5)", "console=none", "hydra.sweep.dir=sweep").code == 0
     jobs = [
         overrides for overrides in composed if any(text in overrides for text in ("seed=2", "seed=4"))
-    ]  # job 0 stands for all
+    ]  # job 0 is composed for the sweep as a whole too
     assert len(jobs) == len(set(jobs)) == 2
 
 
@@ -230,7 +230,7 @@ def test_threads_are_divided(monkeypatch, launcher, n_jobs, share):
     assert sweep.share_of_threads(8, concurrent) == share
 
 
-def test_no_more_jobs_at_a_time_than_there_are(monkeypatch):
+def test_threads_are_divided_among_no_more_jobs_than_there_are(monkeypatch):
     monkeypatch.setattr(sweep, "cores", lambda: 8)
     settings = {"names": {"launcher": "joblib", "sweeper": "basic"}, "launcher": {"n_jobs": 8}, "sweeper": {}}
     assert sweep.concurrency(settings, num_jobs=2) == 2
@@ -241,7 +241,7 @@ def test_no_more_jobs_at_a_time_than_there_are(monkeypatch):
         sweep.concurrency(settings | {"launcher": {"n_jobs": 0}}, num_jobs=2)
 
 
-def test_the_allotment_of_slurm_counts(fedsim, elsewhere, tiny, monkeypatch):
+def test_slurms_allotment_of_cpus_is_used(fedsim, elsewhere, tiny, monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
     monkeypatch.setattr(sweep.torch, "get_num_threads", lambda: 4)
     asked = []
@@ -257,7 +257,7 @@ def test_a_killed_worker_ends_only_its_own_job(fedsim, elsewhere, tiny, monkeypa
     launch, calls = launching.launch, []
 
     def dying(request, job, *, loader, pending):
-        """The worker of job 1 is killed whenever it runs; job 0 was done by then, and 2 had begun."""
+        """The worker of job 1 is killed whenever it runs; by then job 0 is done and job 2 has begun."""
         numbers = [number for number, _ in pending]
         calls.append(numbers)
         safe = [pair for pair in pending if pair[0] != 1 and (pair[0] == 0 or len(calls) > 1)]
@@ -280,7 +280,7 @@ def test_a_killed_worker_ends_only_its_own_job(fedsim, elsewhere, tiny, monkeypa
 
 
 class Launcher:
-    """Runs jobs as Hydra's launchers do, but some are killed, and take along those of their batch."""
+    """Runs jobs as Hydra's launchers do, but some are killed and take the rest of their batch with them."""
 
     def __init__(self, killed):
         self.killed, self.calls = killed, []
@@ -292,18 +292,18 @@ class Launcher:
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=float(text)) for (text,) in job_overrides]
 
 
-def test_to_optuna_a_killed_job_is_a_failed_one(capsys):
+def test_optuna_gets_a_killed_job_as_a_failed_one(capsys):
     inner = Launcher(killed={5})
     results = launching.Surviving(inner).launch([["1"], ["2"], ["3"]], initial_job_idx=4)
     assert inner.calls == [[4, 5, 6], [4], [5], [6]]
     assert [result.status for result in results] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.COMPLETED]
     assert (results[0].return_value, results[2].return_value) == (1.0, 3.0)
     assert capsys.readouterr().err == (
-        "error: a worker was killed, by the system if memory was short: a worker died\nerror: job 5 was killed\n"
+        "error: a worker was killed, perhaps by the system for lack of memory: a worker died\nerror: job 5 was killed\n"
     )
 
 
-def test_nothing_is_done_twice_where_no_job_is_killed():
+def test_no_job_is_launched_twice_if_none_is_killed():
     inner = Launcher(killed=set())
     surviving = launching.Surviving(inner)
     assert not surviving.any_done
@@ -364,7 +364,7 @@ def test_what_a_queue_would_run_is_refused(refused, tiny, setting):
 
 
 @needs["optuna"]
-@pytest.mark.filterwarnings("ignore")  # Optuna 2 with the libraries of today
+@pytest.mark.filterwarnings("ignore")  # Optuna 2 with current libraries
 def test_optuna(fedsim, refused, elsewhere, tiny):
     command = ("run", "-m", *tiny, "client.optimizer.lr=interval(0.01,1)", "hydra/sweeper=optuna", "hydra.sweep.dir=o")
     command += ("hydra.sweeper.n_jobs=1", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1")
@@ -378,9 +378,9 @@ def test_optuna(fedsim, refused, elsewhere, tiny):
 
 
 @needs["optuna"]
-@pytest.mark.filterwarnings("ignore")  # Optuna 2 with the libraries of today
+@pytest.mark.filterwarnings("ignore")  # Optuna 2 with current libraries
 @pytest.mark.parametrize(("rate", "trials"), [((), 2), (("hydra.sweeper.max_failure_rate=0.5",), 1)])
-def test_optuna_and_trials_that_fail(fedsim, elsewhere, tiny, rate, trials):
+def test_optuna_with_failing_trials(fedsim, elsewhere, tiny, rate, trials):
     command = ("run", "-m", *tiny, *EXPLODES, "client.optimizer.lr=1e6", "seed=1,2", "hydra/sweeper=optuna")
     command += ("hydra.sweeper.n_jobs=1", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=o", *rate)
     assert fedsim(*command).code == 4
@@ -421,7 +421,7 @@ EXTRAS = {
 
 
 def call(*command, cwd):
-    """Run a command as in a new shell; return it, finished."""
+    """Run a command to its end, as in a new shell."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV"))}
     return subprocess.run(
         [*map(str, command)],
@@ -435,7 +435,7 @@ def call(*command, cwd):
 
 
 def environment(folder, *arguments, base=None):
-    """A virtual environment with what pip installs; packages of `base` count as installed."""
+    """Make a virtual environment, in which packages of `base` count as installed, and run ``pip install`` in it."""
     venv.create(folder, with_pip=True)
     if base is not None:
         paths = [next(one.glob("lib/python3*/site-packages")) for one in (base, folder)]
@@ -447,7 +447,7 @@ def environment(folder, *arguments, base=None):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """An environment with fedsim and nothing besides: torch is unpacked once for all extras."""
+    """An environment with fedsim and no extras, so that torch is unpacked only once."""
     return environment(tmp_path_factory.mktemp("base") / "venv", "-c", ROOT / "constraints.txt", ROOT)
 
 
@@ -455,7 +455,7 @@ def base(tmp_path_factory):
 @pytest.mark.network
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_in_a_clean_environment(tmp_path, tiny, base, extra):
-    """The extra is installed as docs/sweeps.md says, with Hydra below 1.4, and a killed job ends no other."""
+    """The extra installs as docs/sweeps.md says, with Hydra below 1.4, and a killed job does not end the others."""
     settings, strengths = EXTRAS[extra]
     constraints = (ROOT / "constraints.txt").read_text().splitlines(keepends=True)
     unpinned = ("cloudpickle==", "joblib==", "python-dateutil==") if extra == "ray" else ()
@@ -490,7 +490,7 @@ def test_an_extra_in_a_clean_environment(tmp_path, tiny, base, extra):
 # Resuming the folder of a sweep
 
 
-def test_resume_of_a_sweep_says_the_command(fedsim, refused, elsewhere, tiny):
+def test_resuming_a_sweeps_folder_names_the_command(fedsim, refused, elsewhere, tiny):
     command = ("-m", *tiny, "seed=1,2", "console=none", "name='a b'", "hydra.sweep.subdir=job-${hydra.job.num}")
     assert fedsim("run", *command, "hydra.sweep.dir=sweep").code == 0
     line = refused("resume", "sweep")
@@ -503,7 +503,7 @@ def test_resume_of_a_sweep_says_the_command(fedsim, refused, elsewhere, tiny):
     assert "goes on with: fedsim run -m ... --resume sweep" in refused("resume", "sweep", "rounds=3")
 
 
-def test_resume_of_a_folder_of_runs_names_one(run_directory, refused, elsewhere):
+def test_resuming_a_folder_of_runs_names_one_of_them(run_directory, refused, elsewhere):
     run_directory(name="a/first")
     assert refused("resume", "a") == "a: holds runs in folders of their own, such as a/first; name one of them"
     assert refused("resume", ".") == ".: holds no run (there is no config.yaml)"

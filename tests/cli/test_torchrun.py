@@ -1,4 +1,4 @@
-"""`torchrun -m fedsim run` as it is typed: what users see, processes that die, and resuming with others."""
+"""`torchrun -m fedsim run`: what users see, processes that die, and resuming with another number of them."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from fedsim.config import compose as config
 
 LONG = ("rounds=400", "checkpoint.every=1", "sampler.fraction=0.7", "aggregator=scaffold", "dtype=float64")
 SHORT = ("rounds=8", *LONG[1:])
-MESSAGE = "error: a process of this run has ended, or cannot be reached any more; to go on: fedsim resume "
+MESSAGE = "error: another process of this run has ended or can no longer be reached; to go on: fedsim resume "
 
 
 ROOT = Path(package.__file__).parents[1]
@@ -65,7 +65,7 @@ def same(one, other):
 
 
 def workers(launcher):
-    """The processes that a torchrun started, by rank."""
+    """The processes that torchrun started, by rank."""
     found = {}
     for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
         said = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -108,7 +108,7 @@ def killed(torchrun, tiny, rank):
     return max(done + 2, 10)
 
 
-def test_a_process_that_is_killed_ends_the_run_which_goes_on_with_any_number(torchrun, fedsim, tiny):
+def test_a_killed_process_ends_the_run_and_any_number_can_resume_it(torchrun, fedsim, tiny):
     rounds = killed(torchrun, tiny, rank=1)
     assert summary("run")["status"] == "failed"
     assert fedsim("run", *tiny, *LONG, f"rounds={rounds}", "hydra.run.dir=alone").code == 0
@@ -120,7 +120,7 @@ def test_a_process_that_is_killed_ends_the_run_which_goes_on_with_any_number(tor
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
-def test_resumed_with_several(torchrun, fedsim, tiny, size):
+def test_several_processes_resume(torchrun, fedsim, tiny, size):
     rounds = killed(torchrun, tiny, rank=0)
     assert not Path("run/summary.json").exists()
     assert fedsim("run", *tiny, *LONG, f"rounds={rounds}", "hydra.run.dir=alone").code == 0
@@ -133,7 +133,7 @@ def test_resumed_with_several(torchrun, fedsim, tiny, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_after_the_round(torchrun, fedsim, tiny, number):
+def test_a_signal_ends_the_run_after_the_round(torchrun, fedsim, tiny, number):
     process = torchrun(2, "run", *tiny, *LONG, "hydra.run.dir=run")
     wait_for_rows(process, 5)
     process.send_signal(number)
@@ -146,7 +146,7 @@ def test_a_signal_ends_it_after_the_round(torchrun, fedsim, tiny, number):
 
 
 @pytest.mark.slow
-def test_the_same_bytes_for_the_same_number(torchrun, tiny):
+def test_the_same_number_of_processes_gives_the_same_bytes(torchrun, tiny):
     for name in ("run", "again"):
         process = torchrun(2, "run", *tiny, *SHORT, "dtype=float32", f"hydra.run.dir={name}")
         assert process.communicate(timeout=300)
@@ -158,7 +158,7 @@ def test_the_same_bytes_for_the_same_number(torchrun, tiny):
 @pytest.mark.parametrize(
     "wrong", [("client.epochs=0",), ("hydra.run.dir=full",), ("partition=shards", "num_clients=99")]
 )
-def test_mistakes_are_told_once(torchrun, tiny, wrong):
+def test_mistakes_are_reported_once(torchrun, tiny, wrong):
     Path("full").mkdir()
     Path("full/metrics.csv").write_text("round\n")
     process = torchrun(2, "run", *tiny, *wrong)
@@ -172,7 +172,7 @@ def test_mistakes_are_told_once(torchrun, tiny, wrong):
 @pytest.mark.parametrize(
     ("arguments", "reason"), [(("run", "-m", "seed=1,2"), "hydra/launcher"), (("list",), "fedsim run")]
 )
-def test_what_torchrun_is_not_for(fedsim, monkeypatch, arguments, reason):
+def test_commands_refused_under_torchrun(fedsim, monkeypatch, arguments, reason):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
@@ -181,7 +181,7 @@ def test_what_torchrun_is_not_for(fedsim, monkeypatch, arguments, reason):
         assert (reason in answer.err) == (rank == "0") == bool(answer.err)
 
 
-def test_an_environment_that_is_none(fedsim, monkeypatch, tiny):
+def test_an_environment_variable_that_is_not_a_number(fedsim, monkeypatch, tiny):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "two")
     answer = fedsim("run", *tiny)
@@ -190,8 +190,8 @@ def test_an_environment_that_is_none(fedsim, monkeypatch, tiny):
 
 
 @pytest.mark.parametrize("there", [{"RANK": "1"}, {"RANK": "1", "WORLD_SIZE": "1"}, {"RANK": "1", "WORLD_SIZE": "x"}])
-def test_a_variable_that_others_set_silences_nothing(fedsim, monkeypatch, there):
-    """Only a process that has others beside it leaves its mistakes for the first one to tell."""
+def test_a_variable_of_another_program_silences_no_mistake(fedsim, monkeypatch, there):
+    """Only one of several processes leaves it to rank 0 to report a mistake."""
     for name, value in there.items():
         monkeypatch.setenv(name, value)
     answer = fedsim("run", "rouns=1")
@@ -199,10 +199,10 @@ def test_a_variable_that_others_set_silences_nothing(fedsim, monkeypatch, there)
     assert answer.err.startswith("error: ")
 
 
-def test_a_number_that_no_process_has(fedsim, monkeypatch):
+def test_a_rank_out_of_range(fedsim, monkeypatch):
     monkeypatch.setenv("RANK", "5")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert fedsim("run").err == "error: RANK=5: torchrun numbers the WORLD_SIZE=2 processes from 0\n"
+    assert fedsim("run").err == "error: RANK=5: must be from 0 to 1, because WORLD_SIZE=2\n"
 
 
 def test_the_commands_in_the_documentation():

@@ -1,4 +1,4 @@
-"""Trackers on the command line, and each extra as users install it."""
+"""Trackers on the command line, and each extra installed as users do it."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def test_without_its_library_nothing_is_written(refused, tiny, monkeypatch, trac
     assert refused("run", "-m", *tiny, f"tracker=none,{tracker}") == line
 
 
-def test_a_dry_run_needs_none(fedsim, tiny, monkeypatch):
+def test_a_dry_run_needs_no_tracker(fedsim, tiny, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert fedsim("run", *tiny, "tracker=wandb", "--dry-run").code == 0
 
@@ -51,7 +51,7 @@ def test_mistakes(refused, tiny):
 @pytest.mark.network
 @pytest.mark.parametrize("extra", LEFT)
 def test_an_extra_in_a_clean_environment(tmp_path, tiny, extra):
-    """The extra is installed as users do it; a run is tracked without a word, goes on, and has the CSV of any other."""
+    """With the extra installed as users do it, a run is tracked silently, resumes, and has the same CSV as without."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV"))}
@@ -65,9 +65,9 @@ def test_an_extra_in_a_clean_environment(tmp_path, tiny, extra):
     call(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{ROOT}[{extra}]")
     quiet = [*tiny, "console=none"]
     call(python, "-m", "fedsim", "run", *quiet, "rounds=4", "hydra.run.dir=plain")
-    told = call(python, "-m", "fedsim", "run", *quiet, f"tracker={extra}", "hydra.run.dir=tracked")
-    assert told.stdout + told.stderr == ""
-    told = call(python, "-m", "fedsim", "resume", "tracked", "rounds=4")
-    assert told.stdout + told.stderr == ""
+    done = call(python, "-m", "fedsim", "run", *quiet, f"tracker={extra}", "hydra.run.dir=tracked")
+    assert done.stdout + done.stderr == ""
+    done = call(python, "-m", "fedsim", "resume", "tracked", "rounds=4")
+    assert done.stdout + done.stderr == ""
     assert (tmp_path / "tracked" / "metrics.csv").read_bytes() == (tmp_path / "plain" / "metrics.csv").read_bytes()
     assert list((tmp_path / "tracked").glob(LEFT[extra]))

@@ -1,4 +1,4 @@
-"""The wheel, installed where the sources are not: its configs are in it, and it runs."""
+"""The wheel, installed away from the sources, contains the configs and runs."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path):
     python = scripts / "python"
     call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=outside)
     site = Path(call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=outside).strip())
-    # The dependencies of this environment; what it installed in editable form does not come with them.
+    # The dependencies of this environment, without its packages that are installed in editable mode.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     found = Path(call(python, "-c", "import fedsim; print(fedsim.__file__)", cwd=outside).strip())

@@ -1,4 +1,4 @@
-"""Composing once what jobs have in common: the same configs as Hydra's own, never an old one."""
+"""The cache of merged configs: the same configs as Hydra's own, and never an outdated one."""
 
 import pickle
 
@@ -41,7 +41,7 @@ def composed(kind, overrides, config_dir=None):
 
 
 def flags(node, path=""):
-    """Everything of a config that its YAML does not show."""
+    """Everything in a config that its YAML does not show."""
     own = {path: (dict(node._metadata.flags or {}), node._metadata.ref_type, node._metadata.object_type)}
     children = node._content.items() if isinstance(node, DictConfig) and isinstance(node._content, dict) else ()
     return own | {k: v for key, child in children for k, v in flags(child, f"{path}.{key}").items()}
@@ -50,7 +50,7 @@ def flags(node, path=""):
 @pytest.mark.parametrize("overrides", OVERRIDES)
 def test_the_same_as_hydras_own(overrides):
     wanted = composed(ConfigLoaderImpl, overrides)
-    for _ in range(2):  # read from files, and from what was kept
+    for _ in range(2):  # read from files, and from the cache
         found = composed(MergingOnce, overrides)
         assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(wanted)
         assert flags(found) == flags(wanted)
@@ -80,7 +80,7 @@ def test_the_same_errors(overrides):
     assert messages[0] == messages[1] == messages[2]
 
 
-def test_files_are_merged_once_for_jobs_that_choose_the_same(monkeypatch):
+def test_files_are_merged_once_for_jobs_with_the_same_options(monkeypatch):
     merged = []
     merge = ConfigLoaderImpl._compose_config_from_defaults_list
     monkeypatch.setattr(
@@ -90,10 +90,10 @@ def test_files_are_merged_once_for_jobs_that_choose_the_same(monkeypatch):
     )
     request = config.Request(("data=synthetic", "model=rnn,gru", "seed=range(0,10)"), multirun=True)
     assert len(config.check_request(request)) == 20
-    assert len(merged) == 3  # with neither model, to see what sweeps; rnn; gru
+    assert len(merged) == 3  # once for the sweep itself, without a model; once for rnn; once for gru
 
 
-def test_a_job_cannot_change_what_is_kept():
+def test_a_job_cannot_change_the_cache():
     first = composed(MergingOnce, ("model=rnn",))
     untouched = OmegaConf.to_yaml(first)
     first.model.hidden_size = 999
@@ -121,8 +121,8 @@ def test_two_folders_with_the_same_names(tmp_path):
     assert sizes == [3, 4, 3]
 
 
-def test_what_is_kept_is_checked_too(tmp_path):
-    """A file that says something about Hydra is refused for every job, not only where it is read."""
+def test_cached_configs_are_checked_too(tmp_path):
+    """A file that changes settings of Hydra is refused for every job, not only when it is read."""
     file = tmp_path / "model" / "mine.yaml"
     file.parent.mkdir()
     file.write_text("# @package _global_\nhydra: {job: {env_set: {A: b}}}\n")
@@ -139,7 +139,7 @@ def test_a_loader_works_in_another_process(tmp_path):
     assert other.load_configuration("config", ["seed=2"], RunMode.RUN).seed == 2
 
 
-def test_memory_forgets_what_was_asked_for_longest_ago():
+def test_memory_drops_the_least_recently_used_value():
     made = []
     memory = Memory(2)
     for key in "abacab":

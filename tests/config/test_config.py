@@ -1,4 +1,4 @@
-"""Composing, checking and recording: types and ranges of every field, what a sweep becomes, and the record."""
+"""Composing, checking and recording: types and ranges of every field, the jobs of a sweep, and the record."""
 
 import copy
 import dataclasses
@@ -27,7 +27,7 @@ def composed(*overrides):
 
 @pytest.fixture
 def complaint():
-    """Return ``complaint(text, *overrides)``: what is said of ``KEY=VALUE`` in the config of `overrides`."""
+    """Return ``complaint(text, *overrides)``: the error for ``KEY=VALUE`` in the config of `overrides`."""
 
     def complain(text, *overrides):
         content = copy.deepcopy(composed(*overrides))
@@ -172,17 +172,17 @@ PRESETS = (
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "abc", "[]"])
-def test_no_number_takes_everything(complaint, preset, value):
+def test_every_number_refuses_some_value(complaint, preset, value):
     experiment = build.build(composed(*preset.split()), Experiment)
     fields = list(numeric_fields(experiment))
     assert len(fields) > 20
     for key in fields:
         if (key, value) in (("stop.target", "-1"), ("aggregator.combine.power", "-1")):
-            continue  # a loss or a score of some other kind may be negative, and so may an exponent
+            continue  # a loss or another score may be negative, and so may an exponent
         assert complaint(f"{key}={value}", *preset.split()).startswith(f"{key}=")
 
 
-# Numbers and words that a field takes
+# Values that a field accepts
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_conversions(value, hint, expected):
     assert type(converted) is type(expected)
 
 
-def test_the_type_that_fits_best_of_several():
+def test_the_best_fitting_of_several_types():
     assert build.convert("key", "all", int | str) == "all"
     assert build.convert("key", 3, str | int) == 3
     assert build.convert("key", 0.5, int | float) == 0.5
@@ -231,14 +231,14 @@ class Part:
         if self.size == 1:
             raise FieldError("size", self.size, "must not be 1")
         if self.size == 2:
-            raise ValueError("two is no size")
+            raise ValueError("two is not a size")
 
 
-def test_a_component_says_what_is_wrong_in_its_own_words():
+def test_a_component_words_its_own_errors():
     assert build.build({"size": 3, "other": None}, Part) == Part(3)
     with pytest.raises(UserError, match=r"^part\.size=1: must not be 1$"):
         build.build({"size": 1}, Part, "part")
-    with pytest.raises(UserError, match=r"^part: two is no size$"):
+    with pytest.raises(UserError, match=r"^part: two is not a size$"):
         build.build({"size": 2}, Part, "part")
     with pytest.raises(UserError, match=r"^part\.size: is missing$"):
         build.build({}, Part, "part")
@@ -289,12 +289,12 @@ def test_exclusive_pairs_in_a_sweep():
     assert found[0].experiment.sampler.fraction is None
 
 
-def test_keys_that_only_some_options_have():
+def test_a_key_of_the_chosen_option():
     aggregators = [j.experiment.aggregator for j in jobs("aggregator=fedprox", "aggregator.correction.mu=0.1,0.2")]
     assert [a.correction.mu for a in aggregators] == [0.1, 0.2]
 
 
-def test_data_in_interpolations(monkeypatch):
+def test_interpolations_are_resolved(monkeypatch):
     monkeypatch.setenv("FEDSIM_SEED", "12")
     (job,) = jobs("name=seed_${seed}", "seed=${oc.env:FEDSIM_SEED}", "tags=[a,${name}]", multirun=False)
     assert job.experiment.seed == 12
@@ -333,12 +333,12 @@ def test_the_record_rebuilds_the_same_experiment(overrides):
     assert config.build_experiment(read) == job.experiment
 
 
-def test_what_looks_like_an_interpolation_stays_a_text():
+def test_an_escaped_interpolation_stays_text():
     (job,) = jobs("name='\\${seed}'", multirun=False)
     assert job.experiment.name == "${seed}"
 
 
-def test_one_config_cannot_take_from_the_next():
+def test_experiments_share_no_state():
     first = jobs("model.hidden_size=3", multirun=False)[0].experiment
     assert jobs(multirun=False)[0].experiment.model.hidden_size == 64
     assert first.model.hidden_size == 3

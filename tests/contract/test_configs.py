@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fedsim.federation.simulation import initial_state, prepare, simulate
 
 from fedsim import build
 from fedsim.cli import listing
 from fedsim.config import compose as config
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.simulation import initial_state, prepare, simulate
 
 ROOT = Path(str(importlib.resources.files("fedsim.configs")))
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
@@ -32,10 +32,10 @@ NEEDS = {
     "experiment/patient_ecg.yaml": ("data.path=ecg", "num_clients=4"),
     "experiment/turbofan_cmapss.yaml": ("data.path=turbofan",),
 }
-"""What an option cannot do without, or not without a download."""
+"""Overrides that an option requires, or that spare it a download."""
 
 PRESETS = ("aggregator/",)
-"""Groups whose options may be presets: the parts that they choose hold the numbers."""
+"""Groups whose options may be presets: the numbers are in the parts that they choose."""
 
 
 def read(name):
@@ -53,8 +53,8 @@ def compose(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_first_line_says_in_one_line_what_it_is(name):
-    lines = (ROOT / name).read_text(encoding="ascii").splitlines()  # a terminal may know no more
+def test_the_first_line_is_a_comment_on_the_option(name):
+    lines = (ROOT / name).read_text(encoding="ascii").splitlines()  # a terminal may support no more
     comment = lines[1] if lines[0].startswith("# @package") else lines[0]
     assert comment.startswith("# ")
     assert len(comment) > 10
@@ -75,9 +75,9 @@ def test_the_fields_and_defaults_are_those_of_the_dataclass(name):
     group, hints = name.rpartition("/")[0], typing.get_type_hints(component(name))
     if (
         not group.startswith(("checkpoint", "console")) and name != "client/full_batch.yaml"
-    ):  # there the options are settings of one class
+    ):  # these options are settings of one class
         for key, value in written.items():
-            if name != "aggregator/local.yaml":  # the preset whose point is its one value
+            if name != "aggregator/local.yaml":  # this preset is about its one value
                 assert build.convert(key, value, hints[key]) == fields[key].default
 
 
@@ -92,7 +92,11 @@ def test_every_value_is_explained(name):
 
 def together():
     """Options of different groups, many at a time: the first of each group, the second of each, ..."""
-    apart = ("baseline", "schedule", "schedule/staleness")  # they do not go with personal models, or with some samplers
+    apart = (
+        "baseline",
+        "schedule",
+        "schedule/staleness",
+    )  # not for personal models or some samplers
     groups = [group for group in config.list_options() if group not in apart]
     columns = [[name for name in COMPONENTS if name.rpartition("/")[0] == group] for group in groups]
     return [[name for name in names if name] for names in itertools.zip_longest(*columns)]
@@ -137,7 +141,7 @@ def test_the_top_level_is_the_experiment():
     assert groups == {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "_"} - {"experiment"}
 
 
-def test_hydra_is_told_only_where_runs_go():
+def test_the_hydra_node_sets_only_directories_and_logging():
     hydra = read("config.yaml")["hydra"]
     assert set(hydra) == {"run", "sweep", "job", "job_logging"}
     assert hydra["job"] == {"name": "fedsim", "chdir": False}
@@ -174,7 +178,7 @@ def test_experiments_run(name, small_data):
     assert [result.metrics["round"] for result in simulate(simulation, initial_state(simulation))] == [0, 1, 2]
 
 
-def test_no_option_is_left_without_a_test():
+def test_every_option_is_tested():
     assert len(FILES) > 30
     assert EXPERIMENTS
     assert set(config.list_options()) == {name.rpartition("/")[0] for name in FILES if "/" in name}

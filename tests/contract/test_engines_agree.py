@@ -1,8 +1,8 @@
-"""The invariant: ``engine=stacked`` and ``engine=sequential`` give the same rows, for every option that there is.
+"""The invariant: ``engine=stacked`` and ``engine=sequential`` give the same rows, for every option.
 
-Options are found by their YAML files, so that a new one is tested by existing. `TINY` data (conftest) have clients of 1
-to 13 samples in batches of 4 and sequences of 1 to 6 steps, so that clients finish at different times and most of the
-last batches are partial.
+Options are found by their YAML files, so that a new one is tested automatically. In the `TINY` data (conftest) clients
+have 1 to 13 samples in batches of 4 and sequences of 1 to 6 steps, so that clients finish at different times and most
+of the last batches are partial.
 """
 
 import importlib.resources
@@ -51,7 +51,7 @@ def filled(metrics):
 
 @pytest.fixture(scope="module")
 def agree(run):
-    """Return ``agree(experiment)``: run both engines, compare every row of every round and all that is recorded."""
+    """Return ``agree(experiment)``: run both engines, compare every row of every round and everything recorded."""
 
     def agree(experiment):
         stacked = run(experiment)
@@ -102,7 +102,7 @@ def test_every_model_task_and_optimizer(tiny, option, agree, model, task, optimi
 
 @pytest.mark.parametrize("task", list(Task))
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_of_a_number_of_parameters(tiny, option, agree, model, task):
+def test_every_model_sized_by_its_number_of_parameters(tiny, option, agree, model, task):
     base = tiny(task=task)
     run = agree(replace(base, model=replace(option("model", model), hidden_size=None, parameters=600, num_layers=2)))
     assert run.state.row.numel() == pytest.approx(600, rel=0.2)
@@ -257,7 +257,7 @@ def test_kernels(tiny, agree, model, kernels):
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize(("model", "task"), [("gru", CLASSIFICATION), ("lstm", REGRESSION)])
 def test_kernels_in_single_precision(tiny, agree, model, task, kernels):
-    """As wide as a vector register and wider, and with sequences of all lengths."""
+    """A width of one vector register and more, and sequences of all lengths."""
     base = tiny(f"model={model}", TWO_LAYERS, "model.hidden_size=17", "dtype=float32", task=task)
     torch.set_num_threads(2 if kernels == "numba" else 1)  # until the fixture `one_thread` takes it back
     agree(replace(base, engine=StackedEngine(kernels=kernels)))

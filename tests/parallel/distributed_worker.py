@@ -1,20 +1,21 @@
-"""One of the processes that `test_distributed.py` starts: runs experiments from their records."""
+"""Run experiments from their records, in one of the processes that `test_distributed.py` starts."""
 
 import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
+from fedsim.federation.simulation import initial_state, prepare, simulate
+
 from fedsim import build
 from fedsim.errors import Diverged
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.simulation import initial_state, prepare, simulate
 from fedsim.parallel import processes as distributed
 from fedsim.runs.checkpoints import encode_state
 
 
 def canonical(state):
-    """A state whose stores hold their clients in order: the order in which they came is not told."""
+    """A state whose stores hold their clients in order, because the order in which they came is not recorded."""
     rows = state.store.state_dict()
     for name in [name for name in rows if name.endswith("/clients")]:
         order = rows[name].argsort()
@@ -26,12 +27,12 @@ def canonical(state):
 
 
 def run(world, record):
-    sim = prepare(build.build(record, Experiment))
-    state = initial_state(sim)
+    simulation = prepare(build.build(record, Experiment))
+    state = initial_state(simulation)
     world.added_up = world.gathered = 0
     metrics, evaluation, reason = [], None, ""
     try:
-        for result in simulate(replace(sim, world=world), state):
+        for result in simulate(replace(simulation, world=world), state):
             metrics.append(result.metrics)
             evaluation = result.evaluation or evaluation
     except Diverged as error:
@@ -40,7 +41,7 @@ def run(world, record):
     content = canonical(state).hex()
     assert evaluation is not None
     clients = [value for column in evaluation.clients.values() for value in column.tolist()]
-    same = len(set(world.tell(content))) == 1
+    same = len(set(world.exchange(content))) == 1
     return {
         "metrics": metrics,
         "clients": clients,

@@ -1,6 +1,6 @@
-"""Several processes give the numbers of one, to rounding, for every option that there is.
+"""Several processes give the numbers of one, to rounding, for every option.
 
-Two processes are started once and run all experiments one after another; this one runs them too, alone.
+Two processes are started once and run all experiments one after another; a single process runs them too.
 """
 
 import copy
@@ -38,7 +38,7 @@ GROUPS = {
     "schedule/staleness": ("schedule=fedbuff", "system=devices", "system.gflops_spread=2"),
     "system": ("sampler.fraction=0.5", "aggregator=scaffold", "link/down=quantize"),
 }
-"""What else runs with each option of a group."""
+"""Further overrides for each option of a group."""
 
 NEEDS = {
     "aggregator=local": ("personalize=none",),
@@ -93,7 +93,7 @@ def free_port():
 
 
 def start(size, folder, records):
-    """Processes that run the experiments of these records; the first writes what came of them."""
+    """Start processes that run the experiments of these records; rank 0 writes the results."""
     (folder / "records.json").write_text(json.dumps(records))
     shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
     shared |= {"MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
@@ -112,7 +112,7 @@ def start(size, folder, records):
 
 
 def record_of(compose, overrides):
-    """The record of a case. To compose takes a tenth of a second: where that is all, a part is put in the base's."""
+    """The record of a case; if only one part differs, it is put into the base's record, since composing takes 0.1 s."""
     option, *more = overrides
     group, _, name = option.partition("=")
     needs = NEEDS.get(option, ())
@@ -130,7 +130,7 @@ def record_of(compose, overrides):
 
 @pytest.fixture(scope="module")
 def results(compose, tmp_path_factory):
-    """What two processes give for every case, and what one does: ``{case: (two, one)}``, each with its rounds."""
+    """The results of two processes and of one for every case: ``{case: (two, one)}``, each with its rounds."""
     pytest.importorskip("dp_accounting")
     folder = tmp_path_factory.mktemp("together")
     (folder / "devices.csv").write_text(DEVICES)
@@ -157,30 +157,30 @@ def filled(row):
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_give_the_numbers_of_one(results, name):
     two, one = results[name]
-    assert two["reason"].partition(" (and")[0] == one["reason"].partition(" (and")[0]  # of how many is of a share
+    assert two["reason"].partition(" (and")[0] == one["reason"].partition(" (and")[0]  # then: of how many clients
     assert ("no longer finite" in one["reason"]) == name.startswith("diverges")
     assert len(two["metrics"]) == len(one["metrics"]) > 0
     for a, b in zip(two["metrics"], one["metrics"], strict=True):
         assert set(filled(a)) == set(filled(b))
-        # Two clients and more: their drift is a difference of sums, and none where they agree.
+        # With two clients or more, the drift is a difference of sums, and zero if they agree.
         assert filled(a) == pytest.approx(filled(b), rel=1e-10, abs=1e-10)
     assert two["clients"] == pytest.approx(one["clients"], rel=1e-10, nan_ok=True)
 
 
-def test_all_hold_the_same_state(results):
-    """Bit for bit, stores included: `same` is what the processes told each other at the end."""
+def test_all_processes_hold_the_same_state(results):
+    """Bit for bit, stores included: `same` is whether the states agree that the processes exchanged at the end."""
     assert all(two["same"] for two, _ in results.values())
 
 
 def test_work_is_shared(results):
-    """Rows travel for rules and attacks that look at them, sums for the others, and what nobody keeps stays away."""
+    """Rows are gathered only for rules and attacks that look at them, and memories only if clients keep them."""
     two, one = results["aggregator=fedavg"]
     assert (one["added_up"], one["gathered"]) == (0, 0)
     parameters, rounds = two["parameters"], 3
     assert two["added_up"] == rounds * 8 * (3 * parameters + 2 + 2)  # two weighted sums, the spread; its two numbers
     rows = results["aggregator=median"][0]
     assert rows["added_up"] == 0
-    # The half that the other one trained, with three numbers of a report each; then memories, with whose they are.
+    # The half that the other process trained, with three numbers of a report each; then memories with client numbers.
     assert rows["gathered"] - two["gathered"] == rounds * 5 * 8 * (parameters + 3)
     assert results["aggregator=feddyn"][0]["gathered"] - two["gathered"] == rounds * 5 * 8 * (parameters + 1)
 

@@ -1,16 +1,17 @@
-"""The study of audits: every defence goes with both audits."""
+"""`scripts/audit.py`: every defence works with both audits."""
 
 import importlib.util
 from pathlib import Path
 
+from fedsim.federation.simulation import prepare
+
 import fedsim
 from fedsim.config.compose import Request, check_request, normalise
-from fedsim.federation.simulation import prepare
 
 SCRIPT = Path(fedsim.__file__).parents[1] / "scripts" / "audit.py"
 
 
-def test_every_defence_goes():
+def test_every_defence_is_accepted():
     spec = importlib.util.spec_from_file_location("audit", SCRIPT)
     study = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(study)

@@ -31,7 +31,7 @@ turns.finish(lambda: 1.5)
 
 @pytest.fixture(autouse=True)
 def scripts(monkeypatch):
-    """The scripts' folder is where Python would look if one of them were run."""
+    """Put the scripts' folder on the path, as if one of them were run."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
 
 
@@ -61,7 +61,7 @@ def test_parse_refuses(text):
 
 
 @pytest.mark.parametrize("name", ["W1", "W2", "W3", "W4"])
-def test_operations_are_counted_as_fedsim_counts_them(name):
+def test_operations_are_counted_as_in_fedsim(name):
     from bench.workloads import WORKLOADS
 
     w = WORKLOADS[name]
@@ -104,17 +104,17 @@ def test_contenders_take_turns(contender, monkeypatch):
     from bench.measure import MOST_ROUNDS, Worker, interleaved, rounds_needed
     from bench.workloads import WORKLOADS, Spec
 
-    monkeypatch.setattr(measure, "HOPELESS", float("inf"))  # on a busy machine one of two equals may seem to be
+    monkeypatch.setattr(measure, "HOPELESS", float("inf"))  # on a busy machine one of two equals may look so
     spec = Spec(WORKLOADS["W1"], rounds_needed(repeats=2, warm_up=1))
     assert spec.rounds == 1 + 2 * MOST_ROUNDS
     with Worker(contender, spec) as one, Worker(contender, spec) as other:
-        seconds = interleaved([one, other], repeats=2, warm_up=1)  # its rounds take no time, so a turn has the most
+        seconds = interleaved([one, other], repeats=2, warm_up=1)  # its rounds take no time: the most per turn
         assert [len(own) for own in seconds] == [2, 2]
         assert one.loss() == 1.5
         assert other.peak_rss_mb() > 1
 
 
-def test_a_failure_is_shown(contender):
+def test_a_failure_is_reported(contender):
     from bench.measure import Failed, Worker
     from bench.workloads import Spec, parse
 

@@ -1,4 +1,4 @@
-"""The generated pages of the documentation say everything: each option, each key with its default, each docstring."""
+"""The generated pages of the documentation are complete: each option, each key with its default, each docstring."""
 
 import dataclasses
 import importlib.resources
@@ -48,10 +48,10 @@ def test_an_option_is_explained(name, hook, pages):
             row = re.escape(f"| `{group.replace('/', '.')}.{field.name}") + r"(\.\w+)?` \| `.*` \| (.*) \|"
             found = re.search(row, section)
             assert found, field.name
-            assert found[2] or len(content) == 2, field.name  # the only key: the first line is about it
+            assert found[2] or len(content) == 2, field.name  # a single key is explained by the first line
 
 
-def test_links_lead_somewhere(pages):
+def test_links_have_targets(pages):
     for path, text in pages.items():
         for file, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
             target = pages[f"options/{file}"] if file else text
@@ -64,7 +64,7 @@ def test_every_page_written_by_hand_is_in_the_navigation():
 
 
 @pytest.mark.slow
-def test_the_site_is_built_without_a_warning(tmp_path):
+def test_the_site_builds_without_warnings(tmp_path):
     pytest.importorskip("material")
     from mkdocs.commands.build import build
     from mkdocs.config import load_config

@@ -1,4 +1,4 @@
-"""The study of attacks against rules: every command of it is one that fedsim takes, and the table has its shape."""
+"""`scripts/robustness.py`: fedsim accepts every one of its runs, and the table has the right shape."""
 
 import importlib.util
 import itertools
@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from fedsim.federation.simulation import prepare
 
 import fedsim
 from fedsim.config.compose import Request, check_request, normalise
-from fedsim.federation.simulation import prepare
 
 SCRIPT = Path(fedsim.__file__).parents[1] / "scripts" / "robustness.py"
 SMALL = (
@@ -26,7 +26,7 @@ def robustness():
     return module
 
 
-def test_every_attack_and_every_rule_goes(robustness):
+def test_every_attack_and_every_rule_is_accepted(robustness):
     for attack, rule in itertools.zip_longest(robustness.ATTACKS.values(), robustness.RULES.values(), fillvalue=()):
         prepare(check_request(normalise(Request((*robustness.BASE, *SMALL, *attack, *rule))))[0].experiment)
 

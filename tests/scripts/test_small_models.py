@@ -1,15 +1,15 @@
-"""The study of small models: its tasks go with every cell, and its table has its shape and its numbers."""
+"""`scripts/small_models.py`: its tasks work with every cell, and its table has the right shape and numbers."""
 
 import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
+from fedsim.federation.simulation import prepare
 
 import fedsim
 from fedsim.config.compose import Request, check_request, normalise
 from fedsim.data.dataset import Task
-from fedsim.federation.simulation import prepare
 
 SCRIPT = Path(fedsim.__file__).parents[1] / "scripts" / "small_models.py"
 SMALL = (
@@ -24,7 +24,7 @@ def study(monkeypatch):
     """Return ``study(*arguments)``, which runs the script, with the module as its attribute."""
     spec = importlib.util.spec_from_file_location("small_models", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "small_models", module)  # where its dataclasses look for their names
+    monkeypatch.setitem(sys.modules, "small_models", module)  # where its dataclasses look up their names
     spec.loader.exec_module(module)
 
     def call(*arguments):
@@ -42,7 +42,7 @@ def without_onnx(monkeypatch):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_every_task_goes_with_every_cell(study, tmp_path, cell):
+def test_every_task_works_with_every_cell(study, tmp_path, cell):
     study.module.write_play(tmp_path / "play.txt")
     found = set()
     for task in study.module.TASKS.values():
@@ -61,7 +61,7 @@ def test_the_table(study, without_onnx, tmp_path, capsys, monkeypatch):
     arguments = ("--tasks", "regression", "--sizes", "110", "--seeds", "2", "--out", str(tmp_path / "runs"), *SMALL)
     study(*arguments)
     printed = capsys.readouterr()
-    assert printed.err == "no int8 columns: they need onnx and onnxruntime; pip install 'fedsim-rnn[onnx]'\n"
+    assert printed.err == "no int8 columns, which need onnx and onnxruntime: pip install 'fedsim-rnn[onnx]'\n"
     title, _, head, line, *rows = printed.out.strip().splitlines()
     assert title.startswith("Regression")
     assert head.endswith("| bytes down, up | float32 | pruned 50 % | pruned 80 % |")
@@ -75,7 +75,7 @@ def test_the_table(study, without_onnx, tmp_path, capsys, monkeypatch):
     assert all(one == pytest.approx(other, abs=0.1) for one, *others in sizes for other in others)  # dense files
     assert all(full > half > fifth for full, half, fifth in zipped)
     assert all(" ± " in row[6] and " ± " not in row[7] for row in table)
-    # Again: from the runs that are there
+    # Once more, from the runs that are already there
     monkeypatch.setattr(study.module, "run_experiment", lambda *_: pytest.fail("it ran again"))
     study(*arguments)
     assert capsys.readouterr().out == printed.out
@@ -96,13 +96,13 @@ def test_int8_where_there_is_onnx(study, capsys):
     ("arguments", "message"),
     [
         (("--tasks", "vowel"), "--tasks vowel: known are vowels, text, regression"),
-        (("--sizes", "many"), "are whole numbers"),
-        (("--seeds", "0"), "at least one"),
+        (("--sizes", "many"), "must be whole numbers"),
+        (("--seeds", "0"), "--seeds at least 1"),
         (("--tasks", "regression", "--sizes", "5", *SMALL), "error: model.parameters=5: RNN has at least 15"),
         (("--tasks", "regression", "client.lr=1"), "client.lr=1: no such key"),
     ],
 )
-def test_what_it_does_not_know_is_refused(study, without_onnx, capsys, arguments, message):
+def test_mistakes(study, without_onnx, capsys, arguments, message):
     with pytest.raises(SystemExit) as exit_info:
         study(*arguments)
     assert exit_info.value.code == 2
