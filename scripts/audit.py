@@ -16,7 +16,8 @@ import torch
 
 from fedsim.config.compose import Request, check_request, normalise
 from fedsim.errors import Diverged
-from fedsim.federation.simulation import initial_state, prepare, simulate
+from fedsim.federation.prepare import initial_state, prepare
+from fedsim.federation.round import simulate
 
 DATA = (
     *("data=synthetic", "data.clients=10", "data.samples_per_client=20", "data.test_samples_per_client=20"),

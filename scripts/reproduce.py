@@ -24,8 +24,11 @@ from torch import Tensor
 
 from fedsim.clients.report import Memory
 from fedsim.config.compose import Request, check_request
-from fedsim.corrections.correction import Correction, NoCorrection, Scaffold
-from fedsim.federation.simulation import initial_state, prepare, simulate
+from fedsim.core.part import Correction
+from fedsim.corrections.none import NoCorrection
+from fedsim.corrections.scaffold import Scaffold
+from fedsim.federation.prepare import initial_state, prepare
+from fedsim.federation.round import simulate
 
 CURVATURE = torch.tensor([[2.0], [0.0]], dtype=torch.float64)
 """Second derivatives ``[C, P]`` of the two clients' functions."""

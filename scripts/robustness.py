@@ -17,7 +17,8 @@ import torch
 
 from fedsim.config.compose import Request, check_request, normalise
 from fedsim.errors import Diverged, UserError
-from fedsim.federation.simulation import initial_state, prepare, simulate
+from fedsim.federation.prepare import initial_state, prepare
+from fedsim.federation.round import simulate
 
 CLIENTS, SHARE = 20, 0.2
 MALICIOUS = round(CLIENTS * SHARE)

@@ -98,7 +98,8 @@ def work(overrides: list[str]) -> None:
     import torch
 
     from fedsim.config import compose as config
-    from fedsim.federation.simulation import initial_state, prepare, simulate
+    from fedsim.federation.prepare import initial_state, prepare
+from fedsim.federation.round import simulate
     from fedsim.parallel import processes as distributed
     from fedsim.parallel import share as sharing
 

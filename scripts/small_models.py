@@ -26,7 +26,7 @@ import torch
 
 from fedsim.config.compose import Request, check_request, normalise, record_of, to_yaml
 from fedsim.errors import UserError, print_error
-from fedsim.federation.simulation import prepare
+from fedsim.federation.prepare import prepare
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.runs.export import Line, export_run
 from fedsim.runs.record import DONE, run_state

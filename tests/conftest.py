@@ -12,7 +12,8 @@ from hypothesis import settings
 
 from fedsim.config import compose as config
 from fedsim.data.dataset import Assignment, Task
-from fedsim.federation.simulation import initial_state, prepare, simulate
+from fedsim.federation.prepare import initial_state, prepare
+from fedsim.federation.round import simulate
 
 # The same examples every time, and no verdict on how busy the machine is.
 settings.register_profile("fedsim", deadline=None, derandomize=True, database=None)

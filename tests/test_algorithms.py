@@ -15,7 +15,7 @@ from fedsim import seeding
 from fedsim.data.batches import batch_indices
 from fedsim.data.dataset import Assignment
 from fedsim.errors import UserError
-from fedsim.federation.simulation import initial_state
+from fedsim.federation.prepare import initial_state
 from fedsim.models.reference import ReferenceModel, load_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedsim.aggregation.rules import BLOCK
+from fedsim.core.cohort import BLOCK
 
 BLOCK_NUMBERS = 2**21
 """Numbers per block of parameters: sorting takes a float64 copy and as many indices."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fedsim.aggregation.columns import weighted_sum
-from fedsim.aggregation.rules import BLOCK
 from fedsim.clients.report import Report
+from fedsim.core.cohort import BLOCK
 from fedsim.core.facts import Fact, Facts
 from fedsim.errors import check_above, check_at_least
 

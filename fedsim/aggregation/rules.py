@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from fedsim.clients.report import Report
-from fedsim.core.cohort import Update
+from fedsim.core.cohort import BLOCK, Update
 from fedsim.core.results import Metrics
 from fedsim.parallel.share import Share
-
-BLOCK = 64
-"""Rows per float64 block: sums over clients run in float64 without a float64 copy of the whole cohort."""
 
 
 @dataclass
@@ -64,8 +61,8 @@ class CohortRule(Protocol):
 
 Combine = StreamingRule | CohortRule
 """Besides, a rule may have class variables `needs` (names of report columns that are made only when asked for) and
-`facts` (`fedsim.core.facts`; without them it is taken to read everything), and a method ``check(setting)``, which raises
-`UserError` where the rule cannot work or has an option without effect (`fedsim.core.setting.Setting`).
+`facts` (`fedsim.core.facts`; without them it is taken to read everything), and a method ``check(setting)``, which
+raises `UserError` where the rule cannot work or has an option without effect (`fedsim.core.setting.Setting`).
 """
 
 

@@ -27,6 +27,8 @@ from fedsim.metrics import COLUMNS, Column
 class Synchronous(Schedule):
     """Every round has a cohort of its own, all of which start from the newest model."""
 
+    facts: ClassVar[Facts] = frozenset()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asynchronous(Schedule):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fedsim.aggregation.distances import squared_distances
-from fedsim.aggregation.rules import BLOCK
 from fedsim.attacks.attack import CohortAttackers
 from fedsim.attacks.statistics import mean_and_std
+from fedsim.core.cohort import BLOCK
 from fedsim.errors import check_one_of
 
 

@@ -24,6 +24,8 @@ SEEN = "audit.seen"
 class NoAudit(Audit):
     """Nobody looks."""
 
+    facts: ClassVar[Facts] = frozenset()
+
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateAudit(Audit):

@@ -1,16 +1,9 @@
-"""The command line: arguments in, exit code out. Each command imports its implementation when it is called.
-
-Exit codes: 0 done (early stop included), 1 bug or I/O failure, 2 user error, 3 diverged, 4 some jobs of a sweep failed,
-130 interrupted by Ctrl-C, 143 by SIGTERM.
-"""
+"""The command line: arguments in, exit code out. Each command imports its implementation when it is called."""
 
 from __future__ import annotations
 
 import gc
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +11,12 @@ import typer
 
 from fedsim import __version__
 from fedsim.cli import completion
+from fedsim.cli.exit_codes import EXIT_FAILED, EXIT_USER, exit_code, exit_codes
 from fedsim.cli.options import AllowModule, Checkpoint, ConfigDir, SavedRun
 from fedsim.errors import UserError
 from fedsim.parallel.environment import print_once, refuse_torchrun
 
-EXIT_FAILED, EXIT_USER, EXIT_DIVERGED, EXIT_SOME_FAILED, EXIT_SIGNAL = 1, 2, 3, 4, 128
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # Typer's own or Click's, depending on Typer's version
-_STATUS_CODES = {"done": 0, "stopped": 0, "diverged": EXIT_DIVERGED, "refused": EXIT_USER}
 
 app = typer.Typer(
     rich_markup_mode="rich",
@@ -32,26 +24,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Simulate federated learning of recurrent models: [b]fedsim run model=gru aggregator=fedavg[/b]",
 )
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Turn expected errors into one line and an exit code; only a bug ends in a traceback."""
-    try:
-        yield
-    except UserError as error:
-        print_once(str(error))
-        raise typer.Exit(EXIT_USER) from None
-    except KeyboardInterrupt as error:
-        number = getattr(error, "number", signal.SIGINT)
-        print_once("interrupted" if number == signal.SIGINT else f"interrupted by {error}")
-        raise typer.Exit(EXIT_SIGNAL + number) from None
-    except OSError as error:
-        print_once(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
-        raise typer.Exit(EXIT_FAILED) from None
-    except MemoryError as error:
-        print_once(f"not enough memory: {error}")
-        raise typer.Exit(EXIT_FAILED) from None
 
 
 def _version(asked: bool) -> None:
@@ -68,7 +40,7 @@ def options(
     ] = False,
 ) -> None:
     """Handle the options that come before a command."""
-    with _exit_codes():
+    with exit_codes():
         if context.invoked_subcommand not in ("run", "resume"):
             refuse_torchrun(f"fedsim {context.invoked_subcommand}", "torchrun is for fedsim run and fedsim resume")
 
@@ -116,29 +88,31 @@ def run(
     ] = False,
 ) -> None:
     """Simulate a federation: one run, or with -m a sweep."""
-    with _exit_codes():
+    with exit_codes():
         if multirun:
             refuse_torchrun("-m", "torchrun starts one run; for a sweep use a launcher, such as hydra/launcher=joblib")
-        from fedsim.config import compose as config
-        from fedsim.config import launch as launching
+        from fedsim.config.compose import check_request, record_of, to_yaml
+        from fedsim.config.launch import launch
+        from fedsim.config.loader import make_loader
+        from fedsim.config.request import Request, normalise
         from fedsim.federation.prepare import prepare
-        from fedsim.runs import dry_run as plan
         from fedsim.runs import processes, sweep
-        from fedsim.runs import run as runner
+        from fedsim.runs.dry_run import show as show_plan
+        from fedsim.runs.run import run_experiment
 
         processes.meet(allow_module or ())
         if cfg not in (None, "job", "hydra", "all"):
             raise UserError(f"--cfg {cfg}: must be job, hydra or all")
         if cfg is not None and (multirun or dry_run):
             raise UserError(f"--cfg {cfg}: prints the config of one run and cannot be combined with -m or --dry-run")
-        request = config.normalise(
-            config.Request(tuple(overrides or ()), multirun, config_dir, tuple(allow_module or ()), resume, objective)
+        request = normalise(
+            Request(tuple(overrides or ()), multirun, config_dir, tuple(allow_module or ()), resume, objective)
         )
-        loader = config.make_loader(config_dir)
-        jobs = config.check_request(request, loader)
+        loader = make_loader(config_dir)
+        jobs = check_request(request, loader)
         if dry_run:
             for job in jobs:
-                plan.show(prepare(job.experiment), job.overrides)
+                show_plan(prepare(job.experiment), job.overrides)
             return
         sweep.check(jobs)
         gc.freeze()  # see `main`
@@ -146,15 +120,13 @@ def run(
         if multirun:
             statuses = sweep.run(request, jobs, loader)
         else:
-            statuses = launching.launch(
+            statuses = launch(
                 request,
-                lambda experiment, directory: runner.run_experiment(
-                    experiment, config.to_yaml(config.record_of(experiment)), directory
-                ),
+                lambda experiment, directory: run_experiment(experiment, to_yaml(record_of(experiment)), directory),
                 show_config=cfg,
                 loader=loader,
             )
-    raise typer.Exit(_exit_code(statuses, multirun))
+    raise typer.Exit(exit_code(statuses, multirun))
 
 
 @app.command(
@@ -184,24 +156,17 @@ def resume(
     ] = None,
 ) -> None:
     """Continue a run that was finished, interrupted or killed, from its last good checkpoint."""
-    with _exit_codes():
-        from fedsim.config import compose as config
+    with exit_codes():
+        from fedsim.config.request import Request
         from fedsim.runs import processes
         from fedsim.runs.resume import continue_run
 
         processes.meet(allow_module or ())
         gc.freeze()  # see `main`
         gc.enable()
-        request = config.Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
+        request = Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
         status = continue_run(run_dir, request, after_round)
-    raise typer.Exit(_exit_code([status]))
-
-
-def _exit_code(statuses: list[str], sweep: bool = False) -> int:
-    codes = [_STATUS_CODES.get(status, EXIT_FAILED) for status in statuses]
-    if sweep and any(codes):
-        return EXIT_SOME_FAILED
-    return codes[0] if codes else 0
+    raise typer.Exit(exit_code([status]))
 
 
 @app.command(name="list", epilog="[b]Examples[/b]\n\nfedsim list\n\nfedsim list aggregator")
@@ -215,7 +180,7 @@ def list_(
     config_dir: Annotated[str | None, typer.Option("--config-dir", help="List your own configs too.")] = None,
 ) -> None:
     """Print every config group and option with its one-line comment."""
-    with _exit_codes():
+    with exit_codes():
         from fedsim.cli import listing
 
         listing.show(group, config_dir)
@@ -280,7 +245,7 @@ def compare(
     ] = None,
 ) -> None:
     """Compare runs, grouping those that differ only in their seed: the settings that differ, and the results."""
-    with _exit_codes():
+    with exit_codes():
         from fedsim.compare import command
         from fedsim.compare.table import Question
 
@@ -309,13 +274,14 @@ def evaluate(
     allow_module: AllowModule = None,
 ) -> None:
     """Score the model that a run saved, on its own test data or on other data."""
-    with _exit_codes():
-        from fedsim.config import compose as config
-        from fedsim.runs import evaluate as evaluation
+    with exit_codes():
+        from fedsim.config.request import Request
+        from fedsim.runs.evaluate import evaluate_run
+        from fedsim.runs.evaluate import show as show_scores
 
         _check_checkpoint(checkpoint)
-        request = config.Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
-        evaluation.show(*evaluation.evaluate_run(run_dir, request, checkpoint))
+        request = Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
+        show_scores(*evaluate_run(run_dir, request, checkpoint))
 
 
 @app.command(
@@ -344,12 +310,13 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's model for use elsewhere: a torch.nn state dict, a torch.export program, ONNX, or int8 ONNX."""
-    with _exit_codes():
-        from fedsim.runs import export as exporting
+    with exit_codes():
+        from fedsim.runs.export import export_run
+        from fedsim.runs.export import show as show_exports
 
         _check_checkpoint(checkpoint)
-        exporting.show(
-            exporting.export_run(
+        show_exports(
+            export_run(
                 run_dir, to or ["torch"], prune=prune, out=out, which=checkpoint, allow_modules=allow_module or ()
             )
         )
@@ -386,13 +353,14 @@ def partition(
     allow_module: AllowModule = None,
 ) -> None:
     """Show which client would hold which samples, without training."""
-    with _exit_codes():
-        from fedsim.cli import partition_report
-        from fedsim.config import compose as config
+    with exit_codes():
+        from fedsim.cli import partition_command
+        from fedsim.config.compose import check_request
+        from fedsim.config.request import Request, normalise
 
-        request = config.Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
-        (job,) = config.check_request(config.normalise(request))
-        partition_report.show(job.experiment, csv, plot)
+        request = Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
+        (job,) = check_request(normalise(request))
+        partition_command.show(job.experiment, csv, plot)
 
 
 def main() -> None:

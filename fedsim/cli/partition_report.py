@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,10 +14,6 @@ from numpy.typing import NDArray
 
 from fedsim.data.dataset import IGNORE, Assignment, Dataset, Split, Task
 from fedsim.data.population import observed, refuse_empty
-from fedsim.data.source import load_dataset
-from fedsim.errors import show as as_config
-from fedsim.federation.experiment import Experiment
-from fedsim.files import write_file
 from fedsim.partition.common import quantile_bins, target_scores
 
 if TYPE_CHECKING:
@@ -253,35 +248,3 @@ def _rows(report: SplitReport) -> tuple[list[int], list[str]]:
             chosen[row] = f"{chosen[row]}, {why}" if row in chosen else why
     chosen = chosen or dict.fromkeys(range(_EXTREMES), "first")
     return list(chosen), list(chosen.values())
-
-
-def show(experiment: Experiment, csv: Path | None, plot: Path | None) -> None:
-    """Print an experiment's split; write its table to `csv` and its picture to `plot` if asked.
-
-    Raises:
-        UserError: if data and partition do not go together, or a file cannot be written.
-    """
-    from rich.console import Console
-
-    from fedsim.cli import partition_plot
-
-    if plot is not None:
-        partition_plot.check(plot)
-    dataset = load_dataset(experiment.data, experiment.seed)
-    assignment = experiment.partition.assign(dataset, experiment.num_clients, experiment.seed)
-    report = describe(dataset, assignment)
-    if csv is not None:
-        write_file(csv, report.table.to_csv(index=False, lineterminator="\n").encode())
-    if plot is not None:
-        write_file(plot, partition_plot.draw(report, plot.suffix[1:].lower()))
-    console = Console(highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 500  # a line per client, for grep
-    for part in render(report, f"{_in_words(experiment.partition)}; {dataset.name} ({dataset.task})"):
-        console.print(part)
-
-
-def _in_words(component: object) -> str:
-    """A partition and its settings, as on the command line."""
-    values = (f"{field.name}={as_config(getattr(component, field.name))}" for field in fields(component))  # type: ignore[arg-type]
-    return " ".join([type(component).__name__, *values])

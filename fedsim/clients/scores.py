@@ -17,7 +17,7 @@ def make_report(task: LocalTask, clients: Tensor, steps: Tensor, train_loss: Ten
     """Make the report of `clients` ``[C]`` from their losses ``[C]`` and validation sums ``[C]``."""
     loss = accuracy = None
     if validation is not None:
-        # Where all validation targets of a client are ignored, its loss is not a number, which rules must be able to see.
+        # Where all validation targets of a client are ignored, its loss is not a number, and rules must see that.
         loss = validation.loss / validation.count
         if task.population.task is not Task.REGRESSION:
             accuracy = validation.hits / validation.count

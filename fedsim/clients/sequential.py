@@ -115,9 +115,9 @@ class SequentialTrainer:
         return ReferenceModel(self.task.arch).to(device=like.device, dtype=like.dtype)
 
     def _gradient(self, rows: Tensor, batch: Batch, dropout: DropoutMask | None) -> Tensor:
-        """The gradient ``[1, P]`` of a batch at another row ``[1, P]``."""
+        """The gradient ``[1, P]`` of a batch at another row ``[1, P]`` or ``[P]``."""
         module = self._module(rows)
-        load_row(module, self.task.arch, rows[0])
+        load_row(module, self.task.arch, rows.reshape(-1))
         self._backward(module, batch, dropout)
         return _gradients(module)[None]
 
@@ -211,7 +211,7 @@ def _count_targets(task: Task, batch: Batch) -> int:
 
 
 def score_batch(task: Task, outputs: Tensor, batch: Batch, judge: Judge) -> Sums:
-    """Score outputs ``[b, K]`` (``[b, T, K]`` for a target at every step) by `torch.nn.functional`; sums are ``[b]``."""
+    """Score outputs ``[b, K]`` (``[b, T, K]`` for a target at every step) by `torch.nn.functional`, as sums ``[b]``."""
     targets = batch.targets[0]
     if task is Task.REGRESSION:
         error = outputs.double() - targets.double()

@@ -94,7 +94,8 @@ class StackedTrainer:
         return rows.sub_(anchor if start is None else start), report
 
     def _gradient(self, rows: Tensor, batch: Batch, dropout: DropoutMask | None) -> Tensor:
-        """The gradient ``[A, P]`` of a batch at `rows` ``[A, P]``."""
+        """The gradient ``[A, P]`` of a batch at `rows` ``[A, P]``, or ``[P]`` for all alike."""
+        rows = rows.expand(len(batch.lengths), -1).contiguous()
         arch, gradient = self.task.arch, torch.empty_like(rows)
         views, slopes = arch.layout.views(rows), arch.layout.views(gradient)
         stacked.loss_and_gradient(arch, views, batch, self.kernels, dropout, slopes)

@@ -23,7 +23,8 @@ class Step(NamedTuple):
         total: ``[A]`` int64, the local steps that each client takes.
         layout: which parameter lies where in a row.
         blocks: which parameters are aggregated.
-        at: gives the gradient ``[A, P]`` of the same minibatch, with the same dropout, at other rows ``[A, P]``.
+        at: gives the gradient ``[A, P]`` of the same minibatch, with the same dropout, at other rows ``[A, P]`` or
+            ``[P]``.
     """
 
     rows: Tensor

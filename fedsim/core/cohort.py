@@ -11,6 +11,9 @@ from torch import Tensor
 from fedsim.clients.report import Memory, Report
 from fedsim.parallel.share import Share
 
+BLOCK = 64
+"""Rows per float64 block: sums over clients run in float64 without a float64 copy of the whole cohort."""
+
 
 class Cohort(NamedTuple):
     """Who takes part in a round.

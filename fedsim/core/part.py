@@ -10,7 +10,7 @@ same object). It is asked in this order:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from fedsim.clients.report import Memory, Report
 from fedsim.clients.step import Step
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
+from fedsim.core.bound import Bound as Bound
 from fedsim.core.cohort import Cohort, Traffic, Update
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.results import Evaluation, Metrics, merge
@@ -180,6 +181,7 @@ class Link(Part):
     """The way between clients and server."""
 
     group: ClassVar[str] = "link"
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.LOSSY_UP, Fact.LOSSY_DOWN, Fact.FEEDS_BACK})
 
     def broadcast(self, state: State, round_number: int) -> None:
         """Send the global model to the clients, before a round."""
@@ -193,6 +195,7 @@ class System(Part):
     """The devices of the clients, and how long the server waits for them."""
 
     group: ClassVar[str] = "system"
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES})
 
     def cohort_sizes(self, smallest: int, largest: int) -> tuple[int, int]:
         """How many clients are combined at least and at most, where a sampler draws so many."""
@@ -211,6 +214,7 @@ class Schedule(Part):
     """Whether the server waits for a cohort, and from which model its clients start."""
 
     group: ClassVar[str] = "schedule"
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT})
 
     def cohort_sizes(self, smallest: int, largest: int) -> tuple[int, int]:
         """How many clients are combined at least and at most, where so many arrive of a cohort."""
@@ -233,13 +237,14 @@ class Audit(Part):
     """What a curious server finds out from what it sees anyway; it changes nothing of the run."""
 
     group: ClassVar[str] = "audit"
+    facts: ClassVar[Facts] = frozenset({Fact.READS_UPDATES, Fact.JUDGES_MODEL})
 
 
 class Personalization(Part):
     """How clients come to models of their own."""
 
     group: ClassVar[str] = "personalize"
-    facts: ClassVar[Facts] = frozenset({Fact.PERSONAL})
+    facts: ClassVar[Facts] = frozenset({Fact.PERSONAL, Fact.SECOND_MODEL})
 
     def train(self, anchors: Tensor, clients: Tensor, round: Round) -> None:
         """Train the personal models of clients ``[c]``, who got `anchors` ``[P]`` or ``[c, P]`` from the server."""
@@ -252,44 +257,6 @@ class Server(Part):
 
     def step(self, delta: Tensor, round: Round) -> None:
         """Move the global model by the combined delta ``[P]``."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What a part may hold on to when it is bound.
-
-    Attributes:
-        seed: of the run.
-        rounds: R.
-        population: all clients.
-        task: what they train.
-        blocks: which parameters are aggregated.
-        make_trainer: binds the engine to a task.
-        chunk_size: clients trained at a time.
-        sampler: who takes part.
-        combine: the aggregator's rule.
-        gradients: that a client computes of each sample and pass, over all parts.
-        dtype: of rows.
-        facts: of all parts, each with the setting that makes it so.
-    """
-
-    seed: int
-    rounds: int
-    population: Population
-    task: LocalTask
-    blocks: Blocks
-    make_trainer: Callable[[LocalTask], Trainer]
-    chunk_size: int
-    sampler: Any
-    combine: Any
-    gradients: int
-    dtype: torch.dtype
-    facts: Mapping[Fact, str]
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of a number."""
-        return self.dtype.itemsize
 
 
 @dataclass(frozen=True, kw_only=True)

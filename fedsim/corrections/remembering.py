@@ -9,9 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedsim.aggregation.rules import BLOCK
 from fedsim.clients.report import Memory, Report
-from fedsim.core.cohort import Update
+from fedsim.core.cohort import BLOCK, Update
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.part import Correction, Round
 from fedsim.core.state import Drawer

@@ -34,6 +34,8 @@ SECONDS = "virtual_seconds"
 class NoSystem(System):
     """All devices are alike, everybody is there, and time is not counted."""
 
+    facts: ClassVar[Facts] = frozenset()
+
     def cohort(self, federation: Federation, state: State, round_number: int) -> Cohort:
         """The sampler's cohort, all of whom arrive."""
         clients, informed = choose_cohort(federation, state, round_number)

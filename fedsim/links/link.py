@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from fedsim import seeding
-from fedsim.aggregation.rules import BLOCK
 from fedsim.client_store import ClientStore
-from fedsim.core.cohort import Traffic, Update
+from fedsim.core.cohort import BLOCK, Traffic, Update
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.names import option_name
 from fedsim.core.part import Bound, Link, Round

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsim import seeding
-from fedsim.aggregation.rules import BLOCK
-from fedsim.core.cohort import Update
+from fedsim.core.cohort import BLOCK, Update
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.part import Bound, Round
 from fedsim.privacy.budget import Budget, make_budget

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from fedsim.baselines.baseline import NoBaseline, plain_aggregator
-from fedsim.config import compose as config
+from fedsim.config.compose import amend
+from fedsim.config.request import Request
 from fedsim.core.results import Evaluation
 from fedsim.core.stopping import Stop
 from fedsim.errors import Diverged, UserError, print_error
@@ -19,7 +20,8 @@ from fedsim.federation.prepare import Simulation, prepare
 from fedsim.personalization.personalization import NoPersonalization
 from fedsim.runs.digests import data_hash
 from fedsim.runs.record import read_record
-from fedsim.runs.resume import changes, read_experiment
+from fedsim.runs.fit import changes
+from fedsim.runs.resume import read_experiment
 from fedsim.runs.saved_model import SavedModel, read_model
 from fedsim.samplers.uniform import Uniform
 
@@ -28,7 +30,7 @@ DATA = ("data", "partition", "num_clients", "seed", "dtype")
 SETTABLE = (*DATA, "engine", "device", "threads")
 
 
-def evaluate_run(directory: Path, request: config.Request, which: str = "last") -> tuple[SavedModel, Evaluation]:
+def evaluate_run(directory: Path, request: Request, which: str = "last") -> tuple[SavedModel, Evaluation]:
     """Score the saved model of a run.
 
     Without changes of the data that is what the run recorded, personal and private parts of the clients included; on
@@ -43,7 +45,7 @@ def evaluate_run(directory: Path, request: config.Request, which: str = "last") 
         UserError: naming the key, the value and what is allowed, or the first difference between model and data.
     """
     recorded = read_experiment(directory, request.allow_modules)
-    wanted = config.amend(read_record(directory), request)
+    wanted = amend(read_record(directory), request)
     changed = changes(recorded, wanted)
     if outside := [key for key in changed if key.split(".")[0] not in SETTABLE]:
         raise UserError(

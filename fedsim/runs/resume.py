@@ -17,24 +17,24 @@ from typing import Any
 
 import torch
 
-from fedsim import build
-from fedsim.config import compose as config
+from fedsim.config.compose import amend, record_of, to_yaml
+from fedsim.config.request import Request, normalise
 from fedsim.core import stopping
-from fedsim.core.part import Part
 from fedsim.core.results import Metrics
 from fedsim.core.state import State
-from fedsim.errors import UserError, print_error, show
+from fedsim.errors import UserError, show
 from fedsim.evaluation.evaluate import default_metric
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.prepare import Simulation, initial_state, prepare
+from fedsim.federation.prepare import Simulation, prepare
 from fedsim.parallel.processes import world
 from fedsim.recording.lock import locked
 from fedsim.recording.run_directory import refuse_used, write_atomically, write_json
-from fedsim.runs import dry_run as plan
 from fedsim.runs.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
-from fedsim.runs.digests import data_hash, devices_hash
+from fedsim.runs.digests import devices_hash
+from fedsim.runs.dry_run import refuse_impossible
+from fedsim.runs.fit import changes, check_facts, check_fit, check_rounds, warn
 from fedsim.runs.history import marked_content, parse_rows, replay, timing_size
-from fedsim.runs.record import differences, in_place, is_finished, read_record, read_status
+from fedsim.runs.record import in_place, is_finished, read_record, read_status
 from fedsim.runs.run import TIMING_COLUMNS, Start, guarded, record_run, versions
 from fedsim.runs.saved_model import first_state
 
@@ -42,12 +42,10 @@ log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # what users are to see is printed as well
 
 POINTS = "resumed.json"
-SAME_KIND = ("schedule", "personalize")
-"""Parts that must stay of one kind even where they have kept nothing yet: the rows of the CSV are about them."""
 MORE = "rounds=N goes on, and so does another stop setting"
 
 
-def continue_run(directory: Path, request: config.Request, after_round: int | None = None) -> str:
+def continue_run(directory: Path, request: Request, after_round: int | None = None) -> str:
     """Do what ``fedsim resume`` was asked for: resume the run in place, or fork it; returns the status.
 
     Raises:
@@ -58,7 +56,7 @@ def continue_run(directory: Path, request: config.Request, after_round: int | No
     targets = [text.removeprefix(place) for text in request.overrides if text.startswith(place)]
     rest = tuple(text for text in request.overrides if not text.startswith(place))
     recorded = read_experiment(directory, request.allow_modules)
-    wanted = config.amend(read_record(directory), config.normalise(dataclasses.replace(request, overrides=rest)))
+    wanted = amend(read_record(directory), normalise(dataclasses.replace(request, overrides=rest)))
     if not targets and after_round is None and all(in_place(key) for key in changes(recorded, wanted)):
         return resume_run(directory, wanted, request.allow_modules)
     target = Path(targets[-1].strip("'\"")) if targets else free_directory(directory)
@@ -89,7 +87,7 @@ def resume_run(directory: Path, experiment: Experiment | None = None, allow_modu
                 status = str(read_status(directory))
                 _say(wanted, f"{directory}: {status} already, nothing to do; {MORE}")
                 return status
-            _check_rounds(recorded, wanted)
+            check_rounds(recorded, wanted)
             return guarded(wanted, lambda: _go_on(directory, wanted, changed))
 
     return guarded(None, resume)
@@ -138,11 +136,11 @@ def fork_run(
         changed = changes(recorded, experiment)
         refuse_used(target, "hydra.run.dir")
         experiment.tracker.check()
-        _check_rounds(recorded, experiment)
+        check_rounds(recorded, experiment)
         with ExitStack() as held:
             with locked(directory):
                 simulation = prepare(experiment)
-                plan.refuse_impossible(simulation)
+                refuse_impossible(simulation)
                 start, _ = _find_start(directory, simulation, recorded, after_round)
                 if start.state.round == 0:
                     raise UserError(f"{directory}: has no checkpoint to fork from; fedsim run starts a new run")
@@ -185,14 +183,9 @@ def read_experiment(directory: Path, allow_modules: Sequence[str] = ()) -> Exper
     """
     record = read_record(directory)
     try:
-        return config.amend(record, config.Request(allow_modules=tuple(allow_modules)))
+        return amend(record, Request(allow_modules=tuple(allow_modules)))
     except UserError as error:
         raise UserError(f"{directory / 'config.yaml'}: {error}") from None
-
-
-def changes(recorded: Experiment, wanted: Experiment) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys in which two experiments differ, with both values."""
-    return differences(build.record_of(recorded), build.record_of(wanted))
 
 
 @contextmanager
@@ -241,19 +234,19 @@ def _find_start(
             if state.round != number:
                 raise UserError(f"{path}: is of round {state.round}")
         except UserError as error:
-            _warn(f"{error}; it is not used")
+            warn(f"{error}; it is not used")
             unusable.append(path)
             continue
         if number > simulation.experiment.rounds:
             raise UserError(f"rounds={simulation.experiment.rounds}: {directory} has done {number} already")
-        _check_facts(facts, simulation)
+        check_facts(facts, simulation)
         same_system = recorded is None or recorded.system == simulation.experiment.system
         if same_system and facts.get("devices") != devices_hash(simulation):
             raise UserError(
                 "the clients do not have the devices with which the run began (the file has changed); fedsim run "
                 "starts a new run"
             )
-        _check_fit(state, simulation, recorded or simulation.experiment)
+        check_fit(state, simulation, recorded or simulation.experiment)
         return _start(directory, simulation, state, content, points), unusable
     if after_round is not None:
         has = ", ".join(str(number) for number in rounds if number != after_round) or "none"
@@ -261,7 +254,7 @@ def _find_start(
     if parents := [point["fork_of"] for point in points if "fork_of" in point]:
         raise UserError(f"{directory}: has no usable checkpoint, and is a fork of {parents[-1]}: fork that again")
     if recorded is None:
-        _warn(f"{directory}: there is no usable checkpoint; starting over from round 0")
+        warn(f"{directory}: there is no usable checkpoint; starting over from round 0")
     return Start(first_state(simulation), size=0, timing_size=0, points=points), unusable
 
 
@@ -299,82 +292,6 @@ def _start(
     return Start(state, rows, size, kept, again, evaluation, seconds, points)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# what is refused, and what is told
-
-
-def _check_rounds(recorded: Experiment, wanted: Experiment) -> None:
-    bound = dict.fromkeys([*recorded.bound_to_rounds(), *wanted.bound_to_rounds()])
-    if recorded.rounds != wanted.rounds and bound:
-        raise UserError(
-            f"rounds={wanted.rounds}: {', '.join(bound)} depends on the round limit, so that the rounds done with "
-            f"rounds={recorded.rounds} are not those of such a run; fedsim run starts a new one"
-        )
-
-
-def _check_facts(facts: Mapping[str, Any], simulation: Simulation) -> None:
-    """Other data are refused; other versions or threads are told."""
-    if facts.get("data_hash") != data_hash(simulation.population):
-        raise UserError(
-            "the clients do not hold the samples with which the run began (data, partition, seed or files have "
-            "changed); fedsim run starts a new run"
-        )
-    now, before = versions(), facts.get("versions")
-    before = before if isinstance(before, dict) else {}
-    differing = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
-    if facts.get("threads") != torch.get_num_threads():
-        differing.append(f"threads {facts.get('threads')} -> {torch.get_num_threads()}")
-    if facts.get("processes", 1) != world().size:
-        differing.append(f"processes {facts.get('processes', 1)} -> {world().size}")
-    if differing:
-        _warn(f"not as when the checkpoint was written: {', '.join(differing)}; the last digits may differ")
-
-
-def _check_fit(state: State, simulation: Simulation, recorded: Experiment) -> None:
-    """Refuse settings under which what the checkpoint holds would mean something else, or nothing."""
-    now = simulation.experiment
-    _check_privacy(recorded, now)
-    fresh = initial_state(simulation)
-    keeps = recorded.client.keep_optimizer_state or now.client.keep_optimizer_state
-    misfits = {
-        "init_from": recorded.init_from != now.init_from,
-        "model": (state.row.shape, state.row.dtype) != (fresh.row.shape, fresh.row.dtype),
-        "num_clients": state.store.num_clients != fresh.store.num_clients,
-        "aggregator.blocks": recorded.aggregator.blocks != now.aggregator.blocks,
-        "client.optimizer": keeps and type(recorded.client.optimizer) is not type(now.client.optimizer),
-    }
-    before, after = recorded.by_drawer(), now.by_drawer()
-    for part in simulation.parts:
-        if part.group in after:
-            key, new = after[part.group]
-            misfits[key] = not _goes_on(part, before[part.group][1], new, state, fresh)
-    if bad := [key for key, misfit in misfits.items() if misfit]:
-        raise UserError(
-            f"{', '.join(bad)}: what the run has learnt or remembers does not fit this; fedsim run starts a new run"
-        )
-
-
-def _goes_on(part: Part, old: object, new: object, state: State, fresh: State) -> bool:
-    """Whether a part can go on with what the recorded one left: same kind, same shapes in its drawer."""
-    kept, empty = state.drawers.get(part.group, {}), fresh.drawers.get(part.group, {})
-    remembers = kept or empty or any(block.startswith(f"{part.group}.") for block in state.store.blocks)
-    if type(old) is not type(new) and (remembers or part.group in SAME_KIND):
-        return False
-    return part.accepts(kept, empty)
-
-
-def _check_privacy(recorded: Experiment, wanted: Experiment) -> None:
-    """Epsilon is that of all rounds under one setting (Abadi et al. 2016, Section 3.2: equal steps compose)."""
-    if not any(e.privacy.facts for e in (recorded, wanted)):
-        return
-    changed = [key for key in changes(recorded, wanted) if key.split(".")[0] in ("privacy", "sampler")]
-    if changed:
-        raise UserError(
-            f"{', '.join(changed)}: epsilon is that of all rounds under one setting of privacy and of who takes part, "
-            "and those before the fork had another; fedsim run starts a new run"
-        )
-
-
 def _read_points(directory: Path) -> list[dict[str, Any]]:
     """Where the run was taken up so far; what cannot be read is nothing that the run depends on."""
     try:
@@ -392,7 +309,7 @@ def _point(start: Start, changed: Mapping[str, tuple[Any, Any]]) -> dict[str, An
 
 def _write_record(directory: Path, start: Start, experiment: Experiment) -> None:
     write_json(directory / POINTS, {"resumed": start.points})
-    write_atomically(directory / "config.yaml", config.to_yaml(config.record_of(experiment)).encode())
+    write_atomically(directory / "config.yaml", to_yaml(record_of(experiment)).encode())
 
 
 def _list(changed: Mapping[str, tuple[Any, Any]]) -> str:
@@ -406,8 +323,3 @@ def _say(experiment: Experiment, text: str) -> None:
     log.info(text)
     if experiment.console.mode != "none":
         print(text)
-
-
-def _warn(text: str) -> None:
-    log.warning(text)
-    print_error(text, "warning")

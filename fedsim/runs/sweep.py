@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedsim.config import compose as config
-from fedsim.config import launch as launching
+from fedsim.config.compose import launcher_of, record_of, to_yaml
+from fedsim.config.launch import first_line, launch
 from fedsim.config.loader import SafeLoader
 from fedsim.config.request import Job, Request
 from fedsim.core.stopping import start
@@ -33,11 +33,11 @@ from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, prepare
 from fedsim.recording.run_directory import FORMAT_VERSION, Cell, write_atomically, write_csv
 from fedsim.recording.settings import Console as ConsoleSetting
-from fedsim.runs import dry_run as plan
-from fedsim.runs import run as runner
-from fedsim.runs import saved_model
-from fedsim.runs import sweep_jobs as taking_up
+from fedsim.runs import sweep_jobs
 from fedsim.runs.console import format_value
+from fedsim.runs.dry_run import refuse_impossible
+from fedsim.runs.run import run_experiment
+from fedsim.runs.saved_model import first_row
 
 NOT_STARTED, KILLED = "not started", "killed"
 FINISHED = ("done", "stopped")
@@ -76,8 +76,8 @@ def check(jobs: Sequence[Job]) -> None:
             seen.add(key)
             job.experiment.tracker.check()
             prepared = prepare(job.experiment)
-            plan.refuse_impossible(prepared)
-            saved_model.first_row(prepared)
+            refuse_impossible(prepared)
+            first_row(prepared)
 
 
 def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
@@ -90,7 +90,7 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
         UserError: before anything starts, if the folder holds jobs of another sweep.
         KeyboardInterrupt: after the table.
     """
-    settings = config.launcher_of(jobs[0], loader)
+    settings = launcher_of(jobs[0], loader)
     optuna = settings["names"]["sweeper"] == "optuna"
     folder = jobs[0].folder
     objective = None
@@ -125,16 +125,16 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
 def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[tuple[int, Job]]) -> None:
     """Launch; where a worker is killed, take its neighbours up again, each alone, so that one of them ends no other."""
     try:
-        launching.launch(request, task, loader=loader, pending=pending)
+        launch(request, task, loader=loader, pending=pending)
     except (UserError, KeyboardInterrupt, OSError):
         raise
     except BrokenExecutor as error:
-        print_error(f"a worker was killed, by the system if memory was short: {launching.first_line(error)}")
-        left = [(k, job) for k, job in pending if taking_up.unfinished(job.directory)]
-        begun = [pair for pair in left if taking_up.has_begun(pair[1].directory)] or left[:1]
+        print_error(f"a worker was killed, by the system if memory was short: {first_line(error)}")
+        left = [(k, job) for k, job in pending if sweep_jobs.unfinished(job.directory)]
+        begun = [pair for pair in left if sweep_jobs.has_begun(pair[1].directory)] or left[:1]
         for pair in begun:
             try:
-                launching.launch(request, task, loader=loader, pending=[pair])
+                launch(request, task, loader=loader, pending=[pair])
             except BrokenExecutor:
                 print_error(f"job {pair[0]} was killed twice; see {pair[1].directory}")
         if rest := [pair for pair in left if pair not in begun]:
@@ -142,7 +142,7 @@ def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[t
     except JobFailed as error:
         print_error(f"more trials failed than hydra.sweeper.max_failure_rate allows: {error}")
     except Exception as error:  # a launcher's own
-        print_error(f"the sweep ended early: {type(error).__name__}: {launching.first_line(error)}")
+        print_error(f"the sweep ended early: {type(error).__name__}: {first_line(error)}")
 
 
 def run_job(
@@ -173,10 +173,10 @@ def run_job(
         share = int(allotted) if allotted.isdecimal() else share
         if share is not None and experiment.threads is None:
             torch.set_num_threads(max(1, min(share, before)))
-        if taking_up.has_begun(directory):
-            status = taking_up.go_on(shown, directory, allow_modules)
+        if sweep_jobs.has_begun(directory):
+            status = sweep_jobs.go_on(shown, directory, allow_modules)
         else:
-            status = runner.run_experiment(shown, config.to_yaml(config.record_of(experiment)), directory)
+            status = run_experiment(shown, to_yaml(record_of(experiment)), directory)
     finally:
         torch.set_num_threads(before)
     if silent and experiment.console.mode != "none":
@@ -192,7 +192,7 @@ def run_job(
 
 def _is_pending(job: Job, request: Request) -> bool:
     """Whether a job is to run; raises `UserError` for one that cannot go on here."""
-    return True if request.resume is None else taking_up.is_pending(job.experiment, job.directory)
+    return True if request.resume is None else sweep_jobs.is_pending(job.experiment, job.directory)
 
 
 def check_direction(sweeper: Mapping[str, Any], simulation: Simulation) -> None:
@@ -270,7 +270,7 @@ def _trials(folder: Path) -> list[Row]:
 
 def read_row(number: int, parameters: Mapping[str, str], job: Job) -> Row:
     """Read how a job ended from what it left."""
-    status = NOT_STARTED if not taking_up.has_begun(job.directory) else KILLED
+    status = NOT_STARTED if not sweep_jobs.has_begun(job.directory) else KILLED
     if status == NOT_STARTED and job.directory.exists():
         status = "failed"
     try:

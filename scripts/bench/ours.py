@@ -20,17 +20,18 @@ from fedsim.aggregation.weighted import Weighted
 from fedsim.clients import optimizers
 from fedsim.clients.engine import StackedEngine
 from fedsim.clients.settings import ClientConfig
-from fedsim.corrections.correction import NoCorrection
+from fedsim.core.state import State
+from fedsim.corrections.none import NoCorrection
 from fedsim.data.batches import batch_indices
 from fedsim.data.dataset import Dataset, Split, Task
-from fedsim.federation.cohort import choose_cohort
 from fedsim.federation.experiment import Eval, Experiment
-from fedsim.federation.simulation import initial_state, prepare, simulate
-from fedsim.federation.state import Simulation, State
+from fedsim.federation.prepare import Simulation, initial_state, prepare
+from fedsim.federation.round import simulate
 from fedsim.models import recurrent
 from fedsim.models.macs import forward_macs
 from fedsim.partition.natural import Natural
-from fedsim.samplers.sampler import Uniform
+from fedsim.samplers.choose import choose_cohort
+from fedsim.samplers.uniform import Uniform
 from fedsim.server.optimizers import SGD
 
 

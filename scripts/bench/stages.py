@@ -16,8 +16,8 @@ import fedsim.federation.simulation
 import fedsim.models.stacked
 from bench.ours import start
 from bench.workloads import Spec
-from fedsim.federation.simulation import simulate
-from fedsim.federation.state import Simulation
+from fedsim.federation.prepare import Simulation
+from fedsim.federation.round import simulate
 
 
 class Clock:

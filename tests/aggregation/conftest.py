@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from fedsim.aggregation.rules import combine_chunks
-from fedsim.aggregation.setting import Setting
 from fedsim.clients.optimizers import SGD
 from fedsim.clients.report import Report
 from fedsim.clients.settings import ClientConfig
-from fedsim.corrections.correction import NoCorrection
+from fedsim.core.setting import Setting
+from fedsim.corrections.none import NoCorrection
 
 
 @pytest.fixture(scope="session")

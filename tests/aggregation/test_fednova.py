@@ -6,7 +6,7 @@ import pytest
 from fedsim.aggregation.fednova import FedNova
 from fedsim.aggregation.weighted import Weighted
 from fedsim.clients.optimizers import SGD, AdamW
-from fedsim.corrections.correction import Prox
+from fedsim.corrections.proximal import Prox
 from fedsim.errors import UserError
 
 RNG = np.random.default_rng(11)

@@ -11,10 +11,10 @@ from fedsim.asynchrony.queue import keep_waiting, scheduled
 from fedsim.attacks.sign_flip import SignFlip
 from fedsim.client_store import ClientStore
 from fedsim.clients.engine import SequentialEngine
-from fedsim.federation.simulation import initial_state, prepare
+from fedsim.federation.prepare import initial_state, prepare
 from fedsim.links.link import Link
 from fedsim.links.quantize import Quantize
-from fedsim.personalization.personalization import Ditto
+from fedsim.personalization.ditto import Ditto
 from fedsim.runs import dry_run as plan
 from fedsim.runs.checkpoints import load_checkpoint, save_checkpoint
 

@@ -6,7 +6,7 @@ import torch
 from fedsim.asynchrony.schedule import FedAsync, FedBuff
 from fedsim.asynchrony.staleness import Constant
 from fedsim.errors import FieldError, UserError
-from fedsim.federation.simulation import prepare
+from fedsim.federation.prepare import prepare
 
 DELTAS = torch.tensor([[2.0, 4.0], [6.0, 0.0]])
 BEHIND = torch.tensor([[0.0, 0.0], [1.0, -1.0]])

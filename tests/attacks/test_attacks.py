@@ -20,7 +20,7 @@ from fedsim.attacks.scale import Scale
 from fedsim.attacks.sign_flip import SignFlip
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.errors import FieldError, UserError
-from fedsim.federation.simulation import prepare
+from fedsim.federation.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KEY = seeding.stream_key(0, "attack", 1)

@@ -13,7 +13,7 @@ from fedsim.audits.tokens import trained_tokens
 from fedsim.config import compose as config
 from fedsim.data.dataset import Task
 from fedsim.errors import FieldError, UserError
-from fedsim.federation.simulation import prepare
+from fedsim.federation.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ONE_STEP = ("client.epochs=null", "client.steps=1", "client.batch_size=1")

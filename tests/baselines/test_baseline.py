@@ -8,7 +8,7 @@ import torch
 
 from fedsim import seeding
 from fedsim.errors import UserError
-from fedsim.federation.simulation import initial_state, prepare
+from fedsim.federation.prepare import initial_state, prepare
 from fedsim.models.reference import ReferenceModel, load_row, read_row
 
 SMALL = ("data=synthetic", "data.clients=3", "data.samples_per_client=7", "data.test_samples_per_client=2")

@@ -140,7 +140,7 @@ def test_cuda_on_a_machine_without_it(refused, tiny, kernels):
 
 def test_numba_on_a_gpu(refused, tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("fedsim.federation.simulation.to_device", lambda population, device: population)
+    monkeypatch.setattr("fedsim.federation.prepare.to_device", lambda population, device: population)
     line = refused("run", *tiny, "device=cuda", "engine.kernels=numba")
     assert "kernels=numba: runs on a CPU only" in line
 

@@ -9,7 +9,8 @@ from fedsim.clients.engine import StackedEngine
 from fedsim.clients.stacked import StackedTrainer
 from fedsim.data.dataset import Task
 from fedsim.data.population import to_device
-from fedsim.federation.simulation import initial_state, prepare, simulate
+from fedsim.federation.prepare import initial_state, prepare
+from fedsim.federation.round import simulate
 
 VARIANTS = [
     (Task.CLASSIFICATION, ("client/optimizer=adam", "client.clip_norm=1")),

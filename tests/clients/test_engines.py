@@ -13,7 +13,7 @@ from fedsim import seeding
 from fedsim.client_store import ClientStore
 from fedsim.clients.engine import SequentialEngine, StackedEngine
 from fedsim.data.batches import batch_indices
-from fedsim.federation.simulation import initial_state, prepare
+from fedsim.federation.prepare import initial_state, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

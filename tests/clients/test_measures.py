@@ -11,9 +11,10 @@ from fedsim.clients.measures import add_measures, coefficient_norms
 from fedsim.clients.optimizers import SGD
 from fedsim.clients.settings import ClientConfig
 from fedsim.clients.task import LocalTask
-from fedsim.corrections.correction import NoCorrection, Prox
+from fedsim.corrections.none import NoCorrection
+from fedsim.corrections.proximal import Prox
 from fedsim.data.dataset import Task
-from fedsim.federation.simulation import initial_state, prepare
+from fedsim.federation.prepare import initial_state, prepare
 
 STEPS = torch.tensor([1, 4, 7, 7, 2])
 TAU = STEPS.numpy()

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fedsim.federation.simulation import initial_state, prepare, simulate
 
 from fedsim import build
 from fedsim.cli import listing
 from fedsim.config import compose as config
 from fedsim.federation.experiment import Experiment
+from fedsim.federation.prepare import initial_state, prepare
+from fedsim.federation.round import simulate
 
 ROOT = Path(str(importlib.resources.files("fedsim.configs")))
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from fedsim.corrections.correction import Correction, FedDyn, NoCorrection, Prox
+from fedsim.core.part import Correction
+from fedsim.corrections.feddyn import FedDyn
+from fedsim.corrections.none import NoCorrection
+from fedsim.corrections.proximal import Prox
 from fedsim.errors import FieldError
 
 RNG = torch.Generator().manual_seed(0)

@@ -7,10 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.devices.clock import Clock, ending, online, sample_flops, stay, transfer
+from fedsim.devices.clock import Clock, Fleet, ending, online, sample_flops, stay, transfer
 from fedsim.devices.drawn import Devices
-from fedsim.devices.system import Fleet
-from fedsim.federation.simulation import prepare
+from fedsim.federation.prepare import prepare
 
 
 def numbers(*values):

@@ -9,13 +9,13 @@ import torch
 
 from fedsim.clients.engine import SequentialEngine, StackedEngine
 from fedsim.data.dataset import IGNORE, Score, Task
+from fedsim.data.source import load_dataset
 from fedsim.errors import UserError
 from fedsim.evaluation.evaluate import evaluate
 from fedsim.federation import simulation
-from fedsim.federation.experiment import load_dataset
-from fedsim.federation.simulation import initial_state, prepare
+from fedsim.federation.prepare import initial_state, prepare
 from fedsim.models.reference import ReferenceModel, load_row
-from fedsim.models.stacked import Sums
+from fedsim.models.scores import Sums
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

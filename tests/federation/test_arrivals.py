@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fedsim.federation.arrivals import arrivals, client_seconds
 
 from fedsim.clients.engine import SequentialEngine, client_bytes, training_bytes
 from fedsim.errors import UserError
-from fedsim.federation.arrivals import arrivals, client_seconds
-from fedsim.federation.cohort import choose_cohort
-from fedsim.federation.simulation import initial_state, prepare
-from fedsim.personalization.personalization import Ditto
+from fedsim.federation.prepare import initial_state, prepare
+from fedsim.personalization.ditto import Ditto
 from fedsim.runs import dry_run as plan
 from fedsim.runs.checkpoints import load_checkpoint, save_checkpoint
+from fedsim.samplers.choose import choose_cohort
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fedsim.federation.cohort import local_models
 
 from fedsim.data.dataset import Task
 from fedsim.errors import UserError
-from fedsim.federation.cohort import local_models
-from fedsim.federation.simulation import prepare
+from fedsim.federation.prepare import prepare
 from fedsim.runs.checkpoints import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")

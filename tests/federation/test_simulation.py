@@ -16,7 +16,8 @@ from fedsim.data.dataset import Task
 from fedsim.data.synthetic import Synthetic
 from fedsim.errors import Diverged, UserError
 from fedsim.evaluation.evaluate import evaluate
-from fedsim.federation.simulation import initial_state, prepare, simulate
+from fedsim.federation.prepare import initial_state, prepare
+from fedsim.federation.round import simulate
 from fedsim.runs.checkpoints import load_checkpoint, save_checkpoint
 from fedsim.server.optimizers import SGD, Momentum
 

@@ -5,11 +5,11 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from fedsim.federation.simulation import initial_state, prepare, simulate
-
 from fedsim import build
 from fedsim.errors import Diverged
 from fedsim.federation.experiment import Experiment
+from fedsim.federation.prepare import initial_state, prepare
+from fedsim.federation.round import simulate
 from fedsim.parallel import processes as distributed
 from fedsim.runs.checkpoints import encode_state
 

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from fedsim.errors import UserError
-from fedsim.privacy.budget import ADD_OR_REMOVE, REPLACE, Sampling, make_budget, sampling
-from fedsim.samplers.sampler import Poisson, RoundRobin, Uniform
+from fedsim.privacy.budget import make_budget, sampling
+from fedsim.samplers.poisson import Poisson
+from fedsim.samplers.round_robin import RoundRobin
+from fedsim.samplers.sampler import ADD_OR_REMOVE, REPLACE, Sampling
+from fedsim.samplers.uniform import Uniform
 
 PUBLISHED = {
     # q, sigma, steps, delta, epsilon

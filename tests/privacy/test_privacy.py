@@ -10,7 +10,7 @@ from fedsim import seeding
 from fedsim.aggregation.rules import combine_chunks
 from fedsim.clients.report import Report
 from fedsim.errors import FieldError, UserError
-from fedsim.federation.simulation import prepare
+from fedsim.federation.prepare import prepare
 from fedsim.privacy.budget import Budget
 from fedsim.privacy.central import AdaptiveCentralDP, CentralDP
 from fedsim.privacy.local import LocalDP

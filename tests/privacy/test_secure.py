@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from fedsim.federation.exchange import combine_rule, count_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +13,7 @@ from fedsim.aggregation.rules import combine_chunks
 from fedsim.aggregation.weighted import Weighted
 from fedsim.clients.report import Report
 from fedsim.errors import FieldError, UserError
-from fedsim.federation.exchange import combine_rule, count_bytes
-from fedsim.federation.simulation import initial_state, prepare
+from fedsim.federation.prepare import initial_state, prepare
 from fedsim.privacy.privacy import CentralPrivacy, LocalPrivacy
 from fedsim.privacy.secure import FixedPoint, SecureAggregation, SecureMean
 

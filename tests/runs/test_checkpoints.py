@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from fedsim.client_store import ClientStore
+from fedsim.core.state import State
 from fedsim.core.stopping import Progress
 from fedsim.errors import UserError
-from fedsim.federation.state import State
 from fedsim.runs.checkpoints import checkpoint_path, load_checkpoint, prune_checkpoints, save_checkpoint
 
 CPU = torch.device("cpu")

@@ -496,7 +496,7 @@ def test_other_data_are_refused(compose, tmp_path, capfd):
     experiment = compose(*few)
     start(experiment, "run")
     assert resume_run(Path("run"), replace(experiment, rounds=3)) == "done"
-    from fedsim.federation.experiment import load_dataset
+    from fedsim.data.source import load_dataset
 
     load_dataset.cache_clear()
     play.write_text("ANNA:\nthe sea is wild and the night is long.\n\nBORIS:\nno star at all\n")

@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 
 from fedsim import seeding
 from fedsim.errors import FieldError, UserError
-from fedsim.federation.cohort import choose_cohort
-from fedsim.federation.simulation import initial_state, prepare
-from fedsim.samplers.sampler import Availability, Poisson, PowerOfChoice, RoundRobin, Sampler, Uniform, WeightedBySize
+from fedsim.federation.prepare import initial_state, prepare
+from fedsim.samplers.availability import Availability
+from fedsim.samplers.choose import choose_cohort
+from fedsim.samplers.poisson import Poisson
+from fedsim.samplers.power_of_choice import PowerOfChoice
+from fedsim.samplers.round_robin import RoundRobin
+from fedsim.samplers.sampler import Sampler
+from fedsim.samplers.uniform import Uniform
+from fedsim.samplers.weighted import WeightedBySize
 
 ALL = [Uniform(fraction=0.3), WeightedBySize(), RoundRobin(), PowerOfChoice(fraction=0.2), Poisson(), Availability()]
 named = {"ids": lambda sampler: type(sampler).__name__}

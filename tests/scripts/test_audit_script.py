@@ -3,10 +3,9 @@
 import importlib.util
 from pathlib import Path
 
-from fedsim.federation.simulation import prepare
-
 import fedsim
 from fedsim.config.compose import Request, check_request, normalise
+from fedsim.federation.prepare import prepare
 
 SCRIPT = Path(fedsim.__file__).parents[1] / "scripts" / "audit.py"
 

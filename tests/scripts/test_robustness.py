@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from fedsim.federation.simulation import prepare
 
 import fedsim
 from fedsim.config.compose import Request, check_request, normalise
+from fedsim.federation.prepare import prepare
 
 SCRIPT = Path(fedsim.__file__).parents[1] / "scripts" / "robustness.py"
 SMALL = (

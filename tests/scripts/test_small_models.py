@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from fedsim.federation.simulation import prepare
 
 import fedsim
 from fedsim.config.compose import Request, check_request, normalise
 from fedsim.data.dataset import Task
+from fedsim.federation.prepare import prepare
 
 SCRIPT = Path(fedsim.__file__).parents[1] / "scripts" / "small_models.py"
 SMALL = (

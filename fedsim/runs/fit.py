@@ -1,0 +1,110 @@
+"""Whether a run can go on from a checkpoint under the settings, the data and the versions of now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fedsim import build
+from fedsim.core.part import Part
+from fedsim.core.state import State
+from fedsim.errors import UserError, print_error
+from fedsim.federation.experiment import Experiment
+from fedsim.federation.prepare import Simulation, initial_state
+from fedsim.parallel.processes import world
+from fedsim.runs.digests import data_hash
+from fedsim.runs.record import differences
+from fedsim.runs.run import versions
+
+log = logging.getLogger(__name__)
+log.addHandler(logging.NullHandler())  # what users are to see is printed as well
+
+SAME_KIND = ("schedule", "personalize")
+"""Parts that must stay of one kind even where they have kept nothing yet: the rows of the CSV are about them."""
+
+
+def changes(recorded: Experiment, wanted: Experiment) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys in which two experiments differ, with both values."""
+    return differences(build.record_of(recorded), build.record_of(wanted))
+
+
+def check_rounds(recorded: Experiment, wanted: Experiment) -> None:
+    """Refuse another round limit where a part depends on it."""
+    bound = dict.fromkeys([*recorded.bound_to_rounds(), *wanted.bound_to_rounds()])
+    if recorded.rounds != wanted.rounds and bound:
+        raise UserError(
+            f"rounds={wanted.rounds}: {', '.join(bound)} depends on the round limit, so that the rounds done with "
+            f"rounds={recorded.rounds} are not those of such a run; fedsim run starts a new one"
+        )
+
+
+def check_facts(facts: Mapping[str, Any], simulation: Simulation) -> None:
+    """Refuse other data; warn of other versions, threads or numbers of processes."""
+    if facts.get("data_hash") != data_hash(simulation.population):
+        raise UserError(
+            "the clients do not hold the samples with which the run began (data, partition, seed or files have "
+            "changed); fedsim run starts a new run"
+        )
+    now, before = versions(), facts.get("versions")
+    before = before if isinstance(before, dict) else {}
+    differing = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
+    if facts.get("threads") != torch.get_num_threads():
+        differing.append(f"threads {facts.get('threads')} -> {torch.get_num_threads()}")
+    if facts.get("processes", 1) != world().size:
+        differing.append(f"processes {facts.get('processes', 1)} -> {world().size}")
+    if differing:
+        warn(f"not as when the checkpoint was written: {', '.join(differing)}; the last digits may differ")
+
+
+def check_fit(state: State, simulation: Simulation, recorded: Experiment) -> None:
+    """Refuse settings under which what the checkpoint holds would mean something else, or nothing."""
+    now = simulation.experiment
+    _check_privacy(recorded, now)
+    fresh = initial_state(simulation)
+    keeps = recorded.client.keep_optimizer_state or now.client.keep_optimizer_state
+    misfits = {
+        "init_from": recorded.init_from != now.init_from,
+        "model": (state.row.shape, state.row.dtype) != (fresh.row.shape, fresh.row.dtype),
+        "num_clients": state.store.num_clients != fresh.store.num_clients,
+        "aggregator.blocks": recorded.aggregator.blocks != now.aggregator.blocks,
+        "client.optimizer": keeps and type(recorded.client.optimizer) is not type(now.client.optimizer),
+    }
+    before, after = recorded.by_drawer(), now.by_drawer()
+    for part in simulation.parts:
+        if part.group in after:
+            key, new = after[part.group]
+            misfits[key] = not _goes_on(part, before[part.group][1], new, state, fresh)
+    if bad := [key for key, misfit in misfits.items() if misfit]:
+        raise UserError(
+            f"{', '.join(bad)}: what the run has learnt or remembers does not fit this; fedsim run starts a new run"
+        )
+
+
+def _goes_on(part: Part, old: object, new: object, state: State, fresh: State) -> bool:
+    """Whether a part can go on with what the recorded one left: same kind, same shapes in its drawer."""
+    kept, empty = state.drawers.get(part.group, {}), fresh.drawers.get(part.group, {})
+    remembers = kept or empty or any(block.startswith(f"{part.group}.") for block in state.store.blocks)
+    if type(old) is not type(new) and (remembers or part.group in SAME_KIND):
+        return False
+    return part.accepts(kept, empty)
+
+
+def _check_privacy(recorded: Experiment, wanted: Experiment) -> None:
+    """Epsilon is that of all rounds under one setting (Abadi et al. 2016, Section 3.2: equal steps compose)."""
+    if not any(e.privacy.facts for e in (recorded, wanted)):
+        return
+    changed = [key for key in changes(recorded, wanted) if key.split(".")[0] in ("privacy", "sampler")]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: epsilon is that of all rounds under one setting of privacy and of who takes part, "
+            "and those before the fork had another; fedsim run starts a new run"
+        )
+
+
+def warn(text: str) -> None:
+    """Print a warning, and log it."""
+    log.warning(text)
+    print_error(text, "warning")
