@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from fedsim.errors import UserError
+from fedsim.recording.moved import moved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -234,7 +235,7 @@ def _read_config(path: Path) -> dict[str, object]:
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a config (its top level is not a mapping)")
     try:
-        flat = dict(_flatten(config))
+        flat = dict(_flatten(moved(config)))
     except RecursionError as error:
         raise _unusable(path, "malformed YAML", error) from error
     return {key: value for key, value in flat.items() if not _bookkeeping(key)}

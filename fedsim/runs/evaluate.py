@@ -19,8 +19,8 @@ from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, prepare
 from fedsim.personalization.personalization import NoPersonalization
 from fedsim.runs.digests import data_hash
-from fedsim.runs.record import read_record
 from fedsim.runs.fit import changes
+from fedsim.runs.record import read_record
 from fedsim.runs.resume import read_experiment
 from fedsim.runs.saved_model import SavedModel, read_model
 from fedsim.samplers.uniform import Uniform

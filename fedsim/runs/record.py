@@ -15,6 +15,7 @@ from fedsim import build
 from fedsim.errors import UserError
 from fedsim.federation.experiment import Experiment
 from fedsim.recording.lock import holder
+from fedsim.recording.moved import moved
 from fedsim.recording.run_directory import FORMAT_VERSION
 
 MISSING, RUNNING, INTERRUPTED, DONE, DIVERGED, OTHER = (
@@ -65,7 +66,8 @@ def parse_record(text: bytes, path: Path) -> dict[str, Any]:
     version = content.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise UserError(f"{path}: has format_version {version}; this fedsim reads {FORMAT_VERSION}")
-    return content
+    record: dict[str, Any] = moved(content)
+    return record
 
 
 def _instead_of_a_run(directory: Path) -> str:

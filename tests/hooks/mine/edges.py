@@ -1,7 +1,7 @@
 """Edge aggregation (HierFAVG, Liu 2020, Algorithm 1): clients meet at edge servers, and these in the cloud.
 
-The cloud averages every k rounds. Client n belongs to edge ``n mod E``. Between two meetings the global model is the mean
-that the cloud would have.
+The cloud averages every k rounds. Client n belongs to edge ``n mod E``. Between two meetings the global model is the
+mean that the cloud would have.
 """
 
 from dataclasses import dataclass
