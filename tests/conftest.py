@@ -145,10 +145,14 @@ class Spy:
 
 @pytest.fixture(scope="session")
 def run():
-    """Return ``run(experiment, state=None, **changes)``: simulate to the end and keep every step (a `Run`)."""
+    """Return ``run(experiment, state=None, **bound)``: simulate to the end and keep every step (a `Run`).
 
-    def run(experiment, state=None, **changes):
-        simulation = replace(prepare(experiment), **changes)
+    `bound` replaces what the parts are bound to, such as ``chunk_size``.
+    """
+
+    def run(experiment, state=None, **bound):
+        simulation = prepare(experiment)
+        simulation = replace(simulation, bound=replace(simulation.bound, **bound))
         kept = Run(simulation, state or initial_state(simulation))
         watched = replace(simulation, trainer=Spy(simulation.trainer, kept))
         for result in simulate(watched, kept.state):

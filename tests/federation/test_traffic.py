@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fedsim.federation.cohort import local_models
 
 from fedsim.data.dataset import Task
 from fedsim.errors import UserError
@@ -70,7 +69,7 @@ def test_with_every_kind_of_aggregator(tiny, run, aggregator):
 
 
 def test_private_blocks_are_not_sent(tiny, run):
-    shared = int(prepare(tiny("aggregator.blocks=[recurrent]")).shared.numel())
+    shared = int(prepare(tiny("aggregator.blocks=[recurrent]")).blocks.shared.numel())
     result = run(tiny("aggregator.blocks=[recurrent]", "link/up=sign", "link/down=sign", "attack=gaussian", "rounds=3"))
     assert result.metrics[1]["bytes_up"] == 5 * (8 + -(-shared // 8))
     assert result.metrics[1]["bytes_down"] == 5 * 8 * shared
@@ -108,7 +107,7 @@ def test_control_variates_travel_beside_the_link(tiny, run):
 def test_clients_train_from_the_decoded_model(tiny, run):
     """With feedback the copy stays near the model; what was sent is the copy's change."""
     result = run(tiny("link/down=quantize", "link.down.bits=2", "link.down.error_feedback=true", "rounds=12"))
-    copy, before = result.state.parts["link.copy"], result.rows[-2]
+    copy, before = result.state.drawers["link"]["copy"], result.rows[-2]
     assert not torch.equal(copy, before)  # before the last round it was brought near to this row
     assert (copy - before).norm() < (result.rows[0] - before).norm()
 
@@ -119,7 +118,7 @@ def test_the_models_that_are_judged_are_the_servers(tiny, run, blocks):
     options = ("personalize=finetune", "link/down=sign", "rounds=3", f"aggregator.blocks={blocks}")
     result = run(tiny(*options))
     sim, clients = result.simulation, torch.arange(5)
-    models = local_models(sim, result.state, clients, result.state.row).expand(5, -1)
+    models = sim.blocks.models(result.state.store, clients, result.state.row).expand(5, -1)
     sums = sim.trainer.score_clients(models, clients, sim.population.test)
     assert result.metrics[-1]["test_loss"] == pytest.approx(float(sums.loss.sum() / sums.count.sum()))
 

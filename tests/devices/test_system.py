@@ -1,10 +1,10 @@
 """Whole rounds on the virtual clock: who arrives, after how many steps, when, and for how many bytes."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
-from fedsim.federation.arrivals import arrivals, client_seconds
 
 from fedsim.clients.engine import SequentialEngine, client_bytes, training_bytes
 from fedsim.errors import UserError
@@ -32,7 +32,7 @@ def timed(tiny, tmp_path):
     """Return ``timed(*overrides, work=)``: five clients who work so many seconds a sample, and 3 for their messages."""
 
     def make(*overrides, work=(1, 1, 1, 1, 1)):
-        flops = prepare(tiny(*LINK)).clock.flops
+        flops = prepare(tiny(*LINK)).system.clock.flops
         rows = [f"{f / s / 1e9!r},{P * 64e-6!r},{P * 32e-6!r}" for f, s in zip(flops.tolist(), work, strict=True)]
         (tmp_path / "devices.csv").write_text("\n".join(["gflops,down_mbps,up_mbps", *rows, ""]))
         file = f"system.path={tmp_path / 'devices.csv'}"
@@ -66,7 +66,8 @@ def test_a_round_lasts_as_long_as_the_slowest(timed, run):
     assert list(result.metrics[0])[-2:] == ["dropped", "virtual_seconds"]
     state = initial_state(result.simulation)
     everyone = torch.arange(5)
-    seconds = client_seconds(result.simulation, state, everyone, result.simulation.task.steps(everyone), 1)
+    sim = result.simulation
+    seconds = sim.system.client_seconds(sim, state, everyone, sim.task.steps(everyone), 1)
     assert seconds.tolist() == pytest.approx([n + 3 for n in SIZES])
 
 
@@ -135,10 +136,10 @@ def test_over_selection_keeps_the_first(timed, run):
 def test_over_selection_rounds_up_and_not_further(tiny):
     """1.1 times 10 is 11, although the product of the numbers is a little more."""
     sim = prepare(tiny("data.clients=5", "sampler.cohort_size=2", *EQUAL, "system.over_selection=1.01"))
-    coming = arrivals(sim, initial_state(sim), 1)
+    coming = sim.system.cohort(sim, initial_state(sim), 1)
     assert (len(coming.clients), coming.dropped) == (2, 1)
     sim = prepare(tiny("sampler.cohort_size=2", *EQUAL, "system.over_selection=2"))
-    assert arrivals(sim, initial_state(sim), 1).dropped == 2
+    assert sim.system.cohort(sim, initial_state(sim), 1).dropped == 2
 
 
 def test_offline_clients_get_nothing(tiny, run):
@@ -200,7 +201,7 @@ def test_clients_with_too_little_memory_are_never_asked(tiny, run, tmp_path):
     (tmp_path / "d.csv").write_text("\n".join(["gflops,down_mbps,up_mbps,memory_mb", *rows, ""]))
     small = tiny("system=profiles", f"system.path={tmp_path / 'd.csv'}", "sampler.fraction=1.0")
     result = run(small)
-    assert result.simulation.clock.fitting.tolist() == [0, 3, 4]
+    assert result.simulation.system.clock.fitting.tolist() == [0, 3, 4]
     assert column(result, "clients") == [0, 3, 3]
     assert column(result, "dropped") == [0, 0, 0]
     assert result.reports[0].num_samples.tolist() == [2, 1, 9]
@@ -250,9 +251,9 @@ def test_who_does_not_arrive_keeps_what_it_had(timed, run, aggregator):
     """Nothing is remembered of clients 1 and 4, and the mean over all counts them as zero."""
     result = run(timed(f"aggregator={aggregator}", "system.deadline=11.5"))
     state = result.state.store.state_dict()
-    assert state["memory/clients"].sort().values.tolist() == [0, 2, 3]
-    mean = state["memory/rows"].sum(0) / 5
-    assert (mean - result.state.memory).norm() <= 1e-12
+    assert state["correction.own/clients"].sort().values.tolist() == [0, 2, 3]
+    mean = state["correction.own/rows"].sum(0) / 5
+    assert (mean - result.state.drawers["correction"]["mean"]).norm() <= 1e-12
 
 
 def test_optimizer_state_of_arrivals_only(timed, run):
@@ -261,13 +262,15 @@ def test_optimizer_state_of_arrivals_only(timed, run):
     assert state["optimizer.mean/clients"].sort().values.tolist() == [0, 2, 3]
 
 
-def test_arrivals_change_nothing(tiny):
+def test_asking_who_arrives_changes_nothing(tiny):
     sim = prepare(tiny(*ADVERSE, "link/down=sign"))
     state = initial_state(sim)
-    first, again = arrivals(sim, state, 1), arrivals(sim, state, 1)
+    before = copy.deepcopy(state.drawers)
+    first, again = sim.system.cohort(sim, state, 1), sim.system.cohort(sim, state, 1)
     assert first.clients.tolist() == again.clients.tolist()
     assert state.store.state_dict() == {}
-    assert (state.virtual_seconds, state.bytes_up) == (0, 0)
+    assert (float(state.drawers["system"]["virtual_seconds"]), int(state.drawers["traffic"]["up"])) == (0, 0)
+    torch.testing.assert_close(state.drawers, before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -281,12 +284,12 @@ def test_every_sampler_asks_whom_it_would(tiny, sampler):
     state = initial_state(sim)
     for number in range(1, 9):
         cohort, _ = choose_cohort(sim, state, number)
-        assert arrivals(sim, state, number).clients.tolist() == cohort.tolist()
+        assert sim.system.cohort(sim, state, number).clients.tolist() == cohort.tolist()
     if sampler == "poisson":
         return
     over = prepare(tiny(f"sampler={sampler}", *size, *EQUAL, "system.over_selection=1.5"))
     for number in range(1, 9):
-        wanted, coming = len(choose_cohort(sim, state, number)[0]), arrivals(over, state, number)
+        wanted, coming = len(choose_cohort(sim, state, number)[0]), over.system.cohort(over, state, number)
         assert len(coming.clients) == wanted
         assert coming.dropped in ({1} if sampler != "availability" else {0, 1})
 
