@@ -1,10 +1,10 @@
-"""A hook of mkdocs: draws the rooms of fedsim, from their imports, where docs/architecture.md has ``<!-- rooms -->``."""
+"""A hook of mkdocs that draws the rooms of fedsim, from their imports, in docs/architecture.md (``<!-- rooms -->``)."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-import rooms  # noqa: E402  # beside this file, which is no package
+import rooms  # beside this file, which is no package
 
 
 def on_page_markdown(markdown, page, config, files):

@@ -108,18 +108,20 @@ def draw(package: Path) -> str:
     """
     arrows = rooms(package)
     levels = floors(arrows)
-    width, box, row, gap = 1040, 26, 74, 14
+    box, row, gap = 26, 62, 14
     top = max(levels.values())
+    sizes = {name: 12 + 8.2 * len(name) for name in levels}
+    on = {level: sorted(name for name in levels if levels[name] == level) for level in range(1, top + 1)}
+    width = max(sum(sizes[name] + gap for name in names) for names in on.values()) + gap
     places: dict[str, tuple[float, float, float]] = {}
-    for level in range(1, top + 1):
-        names = sorted(name for name in levels if levels[name] == level)
-        sizes = [10 + 8.2 * len(name) for name in names]
-        x = (width - sum(sizes) - gap * (len(names) - 1)) / 2
-        for name, size in zip(names, sizes, strict=True):
+    for level, names in on.items():
+        x = (width - sum(sizes[name] + gap for name in names) + gap) / 2
+        for name in names:
+            size = sizes[name]
             places[name] = (x, (top - level) * row + 20, size)
             x += size + gap
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top * row}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {top * row}" role="img" '
         'font-family="monospace" font-size="13">',
         "<title>The rooms of fedsim: arrows are imports and run downwards</title>",
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
@@ -136,7 +138,8 @@ def draw(package: Path) -> str:
     for name, (x, y, size) in sorted(places.items()):
         lines.append(
             f'<rect x="{x:.0f}" y="{y:.0f}" width="{size:.0f}" height="{box}" rx="5" fill="#eef3fb" stroke="#3b5b92"/>'
-            f'<text x="{x + size / 2:.0f}" y="{y + 17:.0f}" text-anchor="middle" fill="#1c2a44">{html.escape(name)}</text>'
+            f'<text x="{x + size / 2:.0f}" y="{y + 17:.0f}" text-anchor="middle" fill="#1c2a44">'
+            f"{html.escape(name)}</text>"
         )
     return "\n".join([*lines, "</svg>"]) + "\n"
 

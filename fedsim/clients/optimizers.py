@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedsim.errors import FieldError, check_above, check_at_least, check_between
 
-State = dict[str, Tensor]
+OptimizerState = dict[str, Tensor]
 """Named optimizer state: ``[C, P]`` per parameter, or ``[C, 1]`` per client."""
 
 
@@ -25,11 +25,11 @@ class LocalOptimizer(Protocol):
 
     lr: float
 
-    def state(self, rows: Tensor) -> State:
+    def state(self, rows: Tensor) -> OptimizerState:
         """Fresh state for rows ``[C, P]``."""
         ...
 
-    def step(self, rows: Tensor, gradient: Tensor, state: State, lr: float) -> None:
+    def step(self, rows: Tensor, gradient: Tensor, state: OptimizerState, lr: float) -> None:
         """Take one step in place, for ``[A, P]`` rows and gradients and A rows of state; may overwrite `gradient`."""
         ...
 
@@ -54,11 +54,11 @@ class SGD:
         if self.nesterov and self.momentum == 0:
             raise FieldError("nesterov", self.nesterov, "needs momentum greater than 0")
 
-    def state(self, rows: Tensor) -> State:
+    def state(self, rows: Tensor) -> OptimizerState:
         """A momentum buffer of zeros, or nothing without momentum."""
         return {"momentum": torch.zeros_like(rows)} if self.momentum else {}
 
-    def step(self, rows: Tensor, gradient: Tensor, state: State, lr: float) -> None:
+    def step(self, rows: Tensor, gradient: Tensor, state: OptimizerState, lr: float) -> None:
         """``v = momentum * v + g``; ``row -= lr * v`` (with Nesterov: ``g + momentum * v``)."""
         if self.weight_decay:
             gradient.add_(rows, alpha=self.weight_decay)
@@ -91,7 +91,7 @@ class Adam:
         check_between(self, 0, 1, "beta1", "beta2", open_high=True)
         check_at_least(self, 0, "weight_decay")
 
-    def state(self, rows: Tensor) -> State:
+    def state(self, rows: Tensor) -> OptimizerState:
         """First and second moment ``[C, P]`` and the number of steps taken ``[C, 1]``."""
         steps = torch.zeros(len(rows), 1, dtype=rows.dtype, device=rows.device)
         return {"mean": torch.zeros_like(rows), "square": torch.zeros_like(rows), "steps": steps}
@@ -100,7 +100,7 @@ class Adam:
         if self.weight_decay:
             gradient.add_(rows, alpha=self.weight_decay)
 
-    def step(self, rows: Tensor, gradient: Tensor, state: State, lr: float) -> None:
+    def step(self, rows: Tensor, gradient: Tensor, state: OptimizerState, lr: float) -> None:
         """Algorithm 1; each row has its own step count, since clients take different numbers of steps."""
         self._decay(rows, gradient, lr)
         steps = state["steps"].add_(1)

@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from fedsim.client_store import ClientStore
-from fedsim.clients.optimizers import State
+from fedsim.clients.optimizers import OptimizerState
 from fedsim.clients.report import Memory, Report
 from fedsim.clients.task import LocalTask
 from fedsim.data.population import Samples
@@ -61,7 +61,7 @@ class Trainer(Protocol):
         ...
 
 
-def starting_state(task: LocalTask, rows: Tensor, clients: Tensor, store: ClientStore) -> State:
+def starting_state(task: LocalTask, rows: Tensor, clients: Tensor, store: ClientStore) -> OptimizerState:
     """Fresh optimizer state, or what these clients kept from their last round."""
     state = task.config.optimizer.state(rows)
     if not task.config.keep_optimizer_state:
@@ -69,7 +69,7 @@ def starting_state(task: LocalTask, rows: Tensor, clients: Tensor, store: Client
     return {name: store.read(f"optimizer.{name}", clients, fresh) for name, fresh in state.items()}
 
 
-def keep_state(task: LocalTask, state: State, clients: Tensor, store: ClientStore) -> None:
+def keep_state(task: LocalTask, state: OptimizerState, clients: Tensor, store: ClientStore) -> None:
     """Store the optimizer state if clients keep it."""
     if task.config.keep_optimizer_state:
         for name, rows in state.items():

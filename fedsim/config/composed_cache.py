@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 _numbers = itertools.count()
 
 
-class Memory:
+class Cache:
     """A cache of the `size` most recently used values; every caller gets a copy."""
 
     def __init__(self, size: int) -> None:
@@ -44,8 +44,8 @@ class Memory:
         return copy.deepcopy(kept[0])
 
 
-_FILES = Memory(500)
-_MERGED = Memory(100)  # of about 150 kB each
+_FILES = Cache(500)
+_MERGED = Cache(100)  # of about 150 kB each
 
 
 class Repository(ConfigRepository):

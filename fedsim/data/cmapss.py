@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.dataset import Dataset, Score, Split, Task
-from fedsim.data.files import content_identity, existing
+from fedsim.data.user_files import content_identity, existing
 from fedsim.errors import FieldError, UserError, check_at_least, check_one_of
 
 SUBSETS = ("FD001", "FD002", "FD003", "FD004")

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.download import fetch
-from fedsim.data.files import content_identity, existing
 from fedsim.data.scaling import standardised
+from fedsim.data.user_files import content_identity, existing
 from fedsim.errors import FieldError, UserError, check_above, check_between
 
 URL = "https://archive.ics.uci.edu/static/public/240/human+activity+recognition+using+smartphones.zip"

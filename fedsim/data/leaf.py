@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
-from fedsim.data.files import content_identity
 from fedsim.data.shakespeare import LEAF_CHARACTERS, encode
+from fedsim.data.user_files import content_identity
 from fedsim.errors import FieldError, UserError, check_at_least, check_one_of
 
 _LEAF_GAP = 79

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from fedsim.data.cache import Arrays, cache_directory, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.download import fetch, fetch_json
-from fedsim.data.files import content_identity, existing
 from fedsim.data.scaling import standardised
+from fedsim.data.user_files import content_identity, existing
 from fedsim.errors import FieldError, UserError, check_one_of, did_you_mean
 
 RECORDS = "https://zenodo.org/api/records"

@@ -19,7 +19,7 @@ from fedsim.errors import UserError
 from fedsim.models.recurrent import Architecture, DropoutMask
 from fedsim.models.reference import ReferenceModel, load_row
 
-State = tuple[Tensor, ...]
+Carry = tuple[Tensor, ...]
 
 
 class ScanModel(ReferenceModel):
@@ -39,7 +39,7 @@ class ScanModel(ReferenceModel):
             gates = linear(x, layer.weight_ih_l0, getattr(layer, "bias_ih_l0", None)).transpose(0, 1)
             zeros = x.new_zeros(x.shape[0], layer.weight_hh_l0.shape[1])
 
-            def step(state: State, arriving: Tensor, layer: nn.Module = layer) -> tuple[State, Tensor]:
+            def step(state: Carry, arriving: Tensor, layer: nn.Module = layer) -> tuple[Carry, Tensor]:
                 state = _step(self.cell, layer, state, arriving)
                 return state, state[0].clone()  # the carried state and the output must not share memory
 
@@ -51,7 +51,7 @@ class ScanModel(ReferenceModel):
         return result
 
 
-def _step(cell: str, layer: Any, state: State, x: Tensor) -> State:
+def _step(cell: str, layer: Any, state: Carry, x: Tensor) -> Carry:
     """One time step: the next state, given the gates' inputs ``[b, G]``; equations and names as in ``torch.nn``."""
     h, weight, bias = state[0], layer.weight_hh_l0, getattr(layer, "bias_hh_l0", None)
     if cell in ("rnn_tanh", "rnn_relu"):

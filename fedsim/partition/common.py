@@ -57,7 +57,7 @@ def even_sizes(total: int, parts: int) -> NDArray[np.int64]:
     return np.diff(np.arange(parts + 1, dtype=np.int64) * total // parts)
 
 
-def share_out(shares: NDArray[np.float64], totals: NDArray[np.int64]) -> NDArray[np.int64]:
+def apportion(shares: NDArray[np.float64], totals: NDArray[np.int64]) -> NDArray[np.int64]:
     """Cut each label's samples at the rounded running sums of its proportions.
 
     Args:
@@ -76,7 +76,7 @@ def share_out(shares: NDArray[np.float64], totals: NDArray[np.int64]) -> NDArray
 def sizes_like(weights: NDArray[np.float64], total: int, min_samples: int = 0) -> NDArray[np.int64]:
     """Give every client `min_samples` and share out the rest in proportion to `weights` ``[N]``."""
     rest = total - min_samples * len(weights)
-    sizes: NDArray[np.int64] = min_samples + share_out(weights[None] / weights.sum(), np.array([rest]))[0]
+    sizes: NDArray[np.int64] = min_samples + apportion(weights[None] / weights.sum(), np.array([rest]))[0]
     return sizes
 
 
@@ -140,7 +140,7 @@ def deal_test_like_train(
     counts[counts.sum(1) == 0] = sizes
     test = dataset.test.targets.astype(np.int64)
     shares = counts / counts.sum(1, keepdims=True)
-    return deal_labels(test, share_out(shares, np.bincount(test, minlength=labels)), rng)
+    return deal_labels(test, apportion(shares, np.bincount(test, minlength=labels)), rng)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

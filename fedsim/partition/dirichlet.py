@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedsim.data.dataset import Assignment, Dataset, Task
 from fedsim.errors import UserError, check_above, check_at_least, check_between
-from fedsim.partition.common import check_labels, deal_labels, made_clients, made_names, quantile_bins, share_out
+from fedsim.partition.common import apportion, check_labels, deal_labels, made_clients, made_names, quantile_bins
 from fedsim.seeding import generator
 
 _MAX_DRAWS = 10_000
@@ -85,7 +85,7 @@ class Dirichlet:
         shares = self._draw_shares(totals, clients, seed)
 
         def deal(labels: NDArray[np.int64], totals: NDArray[np.int64], split: int) -> list[NDArray[np.int64]]:
-            return deal_labels(labels, share_out(shares, totals), generator(seed, "partition", split))
+            return deal_labels(labels, apportion(shares, totals), generator(seed, "partition", split))
 
         in_test = np.bincount(test, minlength=labels)
         return Assignment(deal(train, totals, 0), deal(test, in_test, 1), made_names(clients))
@@ -99,7 +99,7 @@ class Dirichlet:
         best = 0
         for _ in range(0, draws, block):
             shares = rng.dirichlet(np.full(clients, self.alpha), (block, labels))
-            smallest = share_out(shares, totals).sum(1).min(1)  # [block]
+            smallest = apportion(shares, totals).sum(1).min(1)  # [block]
             enough = np.flatnonzero(smallest >= self.min_samples)
             if len(enough):
                 first: NDArray[np.float64] = shares[enough[0]]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedsim.data.dataset import Assignment, Dataset
 from fedsim.errors import UserError, check_at_least
-from fedsim.partition.common import check_labels, deal_labels, deal_test_like_train, made_clients, made_names, share_out
+from fedsim.partition.common import apportion, check_labels, deal_labels, deal_test_like_train, made_clients, made_names
 from fedsim.seeding import generator
 
 
@@ -72,7 +72,7 @@ class LabelsPerClient:
                 f"but has {totals[short[0]]} training samples; take fewer labels or clients"
             )
         shares = owns / np.maximum(owns.sum(1, keepdims=True), 1)
-        train = deal_labels(targets, share_out(shares, totals), generator(seed, "partition", 0))
+        train = deal_labels(targets, apportion(shares, totals), generator(seed, "partition", 0))
         return Assignment(
             train, deal_test_like_train(dataset, train, generator(seed, "partition", 1)), made_names(clients)
         )

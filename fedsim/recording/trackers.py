@@ -22,7 +22,7 @@ from fedsim.errors import FieldError, UserError, check_one_of
 FACTS = "tracker.json"
 """The file in a run's directory that names the tracker's own runs, so that a resumed run continues them."""
 
-Setting = str | int | float | bool
+Logged = str | int | float | bool
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Tracked:
 
     directory: Path
     name: str
-    config: Mapping[str, Setting]
+    config: Mapping[str, Logged]
     next: int = 0
 
 

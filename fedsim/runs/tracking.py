@@ -11,21 +11,21 @@ from fedsim.config.keys import flat
 from fedsim.core.results import Metrics
 from fedsim.errors import print_error
 from fedsim.federation.experiment import Experiment
-from fedsim.recording.trackers import Log, Setting, Tracked
+from fedsim.recording.trackers import Log, Logged, Tracked
 
 log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # what users are to see is printed as well
 
 
-def settings_of(experiment: Experiment) -> dict[str, Setting]:
+def settings_of(experiment: Experiment) -> dict[str, Logged]:
     """Every setting by its dotted key, a component's own being its class; the tracker's own are left out."""
     record = {key: value for key, value in record_of(experiment).items() if key != "tracker"}
-    settings: dict[str, Setting] = {}
+    settings: dict[str, Logged] = {}
     for key, value in flat(record).items():
         if key.endswith("._target_"):
             settings[key.removesuffix("._target_")] = str(value).rpartition(".")[2]
         else:
-            settings[key] = value if isinstance(value, Setting) else "null" if value is None else str(value)
+            settings[key] = value if isinstance(value, Logged) else "null" if value is None else str(value)
     return settings
 
 

@@ -1,7 +1,7 @@
 """Server optimizers: how the combined delta moves the global row.
 
 The delta points where the clients went, so every step *adds*; with `SGD` at learning rate 1 the weighted mean of
-deltas gives FedAvg. State goes in and comes out as a dictionary of tensors.
+deltas gives FedAvg. State goes in and comes out as a dictionary of tensors, which is the server's drawer.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from fedsim.core.facts import Fact, Facts
+from fedsim.core.state import Drawer
 from fedsim.errors import check_above, check_between
 from fedsim.server.schedules import CONSTANT, Schedule
-
-State = dict[str, Tensor]
 
 
 @runtime_checkable
@@ -34,11 +33,11 @@ class ServerOptimizer(Protocol):
         """How the learning rate changes over rounds."""
         ...
 
-    def init(self, row: Tensor) -> State:
+    def init(self, row: Tensor) -> Drawer:
         """State before the first round, for a global row ``[P]``."""
         ...
 
-    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+    def step(self, row: Tensor, delta: Tensor, state: Drawer, lr: float) -> tuple[Tensor, Drawer]:
         """Return the next global row ``[P]`` and state, given the combined delta ``[P]`` and this round's `lr`."""
         ...
 
@@ -64,11 +63,11 @@ class SGD:
         """Whether it changes the length of the step."""
         return {Fact.SCALES_STEP: f"aggregator.server_optimizer.lr={self.lr:g}"} if self.lr != 1 else {}
 
-    def init(self, row: Tensor) -> State:
+    def init(self, row: Tensor) -> Drawer:
         """Return an empty state."""
         return {}
 
-    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+    def step(self, row: Tensor, delta: Tensor, state: Drawer, lr: float) -> tuple[Tensor, Drawer]:
         """Add the scaled delta."""
         return row + lr * delta, state
 
@@ -87,11 +86,11 @@ class Momentum:
         check_above(self, 0, "lr")
         check_between(self, 0, 1, "beta", open_high=True)
 
-    def init(self, row: Tensor) -> State:
+    def init(self, row: Tensor) -> Drawer:
         """Return a ``velocity`` ``[P]`` of zeros."""
         return {"velocity": torch.zeros_like(row)}
 
-    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+    def step(self, row: Tensor, delta: Tensor, state: Drawer, lr: float) -> tuple[Tensor, Drawer]:
         """Update the velocity, then add it."""
         velocity = self.beta * state["velocity"] + delta
         return row + lr * velocity, {"velocity": velocity}
@@ -102,7 +101,7 @@ class Momentum:
 # from ``m = 0`` and ``v = tau^2`` (the least that the algorithm admits), without bias correction.
 
 
-def _moments(row: Tensor, tau: float) -> State:
+def _moments(row: Tensor, tau: float) -> Drawer:
     return {"mean": torch.zeros_like(row), "square": torch.full_like(row, tau**2)}
 
 
@@ -121,11 +120,11 @@ class Adagrad:
         check_above(self, 0, "lr", "tau")
         check_between(self, 0, 1, "beta1", open_high=True)
 
-    def init(self, row: Tensor) -> State:
+    def init(self, row: Tensor) -> Drawer:
         """Return ``mean`` ``[P]`` of zeros and ``square`` ``[P]`` of ``tau^2``."""
         return _moments(row, self.tau)
 
-    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+    def step(self, row: Tensor, delta: Tensor, state: Drawer, lr: float) -> tuple[Tensor, Drawer]:
         """Take a step of Algorithm 2, with line 12 for FedAdagrad."""
         mean = self.beta1 * state["mean"] + (1 - self.beta1) * delta
         square = state["square"] + delta**2
@@ -148,11 +147,11 @@ class Adam:
         check_above(self, 0, "lr", "tau")
         check_between(self, 0, 1, "beta1", "beta2", open_high=True)
 
-    def init(self, row: Tensor) -> State:
+    def init(self, row: Tensor) -> Drawer:
         """Return ``mean`` ``[P]`` of zeros and ``square`` ``[P]`` of ``tau^2``."""
         return _moments(row, self.tau)
 
-    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+    def step(self, row: Tensor, delta: Tensor, state: Drawer, lr: float) -> tuple[Tensor, Drawer]:
         """Take a step of Algorithm 2, with line 12 for FedAdam."""
         mean = self.beta1 * state["mean"] + (1 - self.beta1) * delta
         square = self.beta2 * state["square"] + (1 - self.beta2) * delta**2
@@ -175,11 +174,11 @@ class Yogi:
         check_above(self, 0, "lr", "tau")
         check_between(self, 0, 1, "beta1", "beta2", open_high=True)
 
-    def init(self, row: Tensor) -> State:
+    def init(self, row: Tensor) -> Drawer:
         """Return ``mean`` ``[P]`` of zeros and ``square`` ``[P]`` of ``tau^2``."""
         return _moments(row, self.tau)
 
-    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+    def step(self, row: Tensor, delta: Tensor, state: Drawer, lr: float) -> tuple[Tensor, Drawer]:
         """Take a step of Algorithm 2, with line 12 for FedYogi."""
         mean = self.beta1 * state["mean"] + (1 - self.beta1) * delta
         new = delta**2
@@ -207,12 +206,12 @@ class AdamCorrected:
         check_above(self, 0, "lr", "tau")
         check_between(self, 0, 1, "beta1", "beta2", open_high=True)
 
-    def init(self, row: Tensor) -> State:
+    def init(self, row: Tensor) -> Drawer:
         """Return both moments, ``mean`` and ``square`` ``[P]``, and the number of ``steps`` taken, all zero."""
         steps = torch.zeros((), dtype=torch.float64, device=row.device)
         return {"mean": torch.zeros_like(row), "square": torch.zeros_like(row), "steps": steps}
 
-    def step(self, row: Tensor, delta: Tensor, state: State, lr: float) -> tuple[Tensor, State]:
+    def step(self, row: Tensor, delta: Tensor, state: Drawer, lr: float) -> tuple[Tensor, Drawer]:
         """Take a step of Algorithm 1."""
         steps = state["steps"] + 1
         mean = self.beta1 * state["mean"] + (1 - self.beta1) * delta

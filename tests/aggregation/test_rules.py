@@ -8,8 +8,8 @@ import torch
 
 from fedsim.aggregation.mean import Mean
 from fedsim.aggregation.rules import WeightedSum, combine_chunks, concatenate_reports
-from fedsim.core.cohort import BLOCK
 from fedsim.clients.report import Report
+from fedsim.core.cohort import BLOCK
 
 DELTAS = np.random.default_rng(2).normal(size=(9, 6)) + 0.3
 

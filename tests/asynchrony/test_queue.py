@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim.asynchrony.queue import keep_waiting, scheduled
 from fedsim.attacks.sign_flip import SignFlip
 from fedsim.client_store import ClientStore
 from fedsim.clients.engine import SequentialEngine
 from fedsim.federation.prepare import initial_state, prepare
-from fedsim.links.link import Link
+from fedsim.links.link import TwoWayLink
 from fedsim.links.quantize import Quantize
 from fedsim.personalization.ditto import Ditto
 from fedsim.runs import dry_run as plan
@@ -35,7 +34,7 @@ def timed(tiny, tmp_path):
     """Return ``timed(*overrides, work=)``: five clients who work so many seconds a sample, and 3 for their messages."""
 
     def make(*overrides, work=(1, 1, 1, 1, 1)):
-        flops = prepare(tiny(*EQUAL)).clock.flops
+        flops = prepare(tiny(*EQUAL)).system.clock.flops
         rows = [f"{f / s / 1e9!r},{P * 64e-6!r},{P * 32e-6!r}" for f, s in zip(flops.tolist(), work, strict=True)]
         (tmp_path / "devices.csv").write_text("\n".join(["gflops,down_mbps,up_mbps", *rows, ""]))
         file = f"system.path={tmp_path / 'devices.csv'}"
@@ -52,11 +51,22 @@ def queue_alone(sim, versions):
     """Run the queue without training; returns what each version gets, and the state."""
     state, seen = initial_state(sim), []
     for number in range(1, versions + 1):
-        coming = scheduled(sim, state, number)
+        coming = sim.schedule.next_cohort(sim, state, number)
         seen.append(coming)
-        keep_waiting(state, coming)
-        state.round, state.virtual_seconds = number, state.virtual_seconds + coming.seconds
+        keep(sim, state, number, coming)
     return seen, state
+
+
+def keep(sim, state, number, coming):
+    """What is kept of a round in which nobody trains: who is at work, and the time."""
+    round = sim.begin(state, number, coming)
+    sim.schedule.close(round)
+    sim.system.close(round)
+    state.round = number
+
+
+def seconds_so_far(state):
+    return float(state.drawers["system"]["virtual_seconds"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -85,12 +95,12 @@ def test_events(timed, run):
     assert column(result, "bytes_down") == [5 * sent, 7 * sent, 9 * sent, 11 * sent, 13 * sent]
     assert column(result, "bytes_up") == [2 * sent, 4 * sent, 6 * sent, 8 * sent, 10 * sent]
     assert [r.num_samples.tolist() for r in result.reports] == [[2, 1], [5, 1], [2, 9], [13, 1], [2, 5]]
-    parts = result.state.parts
-    assert parts["schedule.clients"].tolist() == [3, 4, 1]
-    assert parts["schedule.versions"].tolist() == [4, 3, 4]
-    assert parts["schedule.finish"].tolist() == pytest.approx([20, 24, 32])
-    assert {name for name in parts if ".row." in name} == {"schedule.row.3", "schedule.row.4"}
-    assert torch.equal(parts["schedule.row.3"], result.rows[2])
+    kept = result.state.drawers["schedule"]
+    assert kept["clients"].tolist() == [3, 4, 1]
+    assert kept["versions"].tolist() == [4, 3, 4]
+    assert kept["finish"].tolist() == pytest.approx([20, 24, 32])
+    assert {name for name in kept if name.startswith("row.")} == {"row.3", "row.4"}
+    assert torch.equal(kept["row.3"], result.rows[2])
     assert list(result.metrics[0])[-4:] == ["dropped", "virtual_seconds", "staleness", "staleness_max"]
     assert result.metrics[0]["staleness"] is None
 
@@ -144,7 +154,7 @@ def test_more_at_an_instant_than_the_buffer_takes(timed):
     assert [c.versions.tolist() for c in seen] == [[0, 0], [0, 0], [2, 0], [2, 2], [4, 2]]
     assert [c.seconds for c in seen] == pytest.approx([4, 0, 4, 0, 4])
     assert [len(c.informed) for c in seen] == [5, 0, 4, 0, 4]
-    assert state.virtual_seconds == pytest.approx(12)
+    assert seconds_so_far(state) == pytest.approx(12)
 
 
 def test_a_slot_is_given_on_at_once(tiny):
@@ -153,7 +163,7 @@ def test_a_slot_is_given_on_at_once(tiny):
     seen, state = queue_alone(sim, 6)
     for coming in seen:
         assert len({*coming.clients.tolist()}) == 4
-    assert sum(len(c.informed) for c in seen) == 6 * 4 + len(state.parts["schedule.clients"])
+    assert sum(len(c.informed) for c in seen) == 6 * 4 + len(state.drawers["schedule"]["clients"])
 
 
 def test_whom_the_sampler_asks_is_at_work_first(tiny):
@@ -161,7 +171,7 @@ def test_whom_the_sampler_asks_is_at_work_first(tiny):
     for number in (1, 2, 3):
         state = initial_state(sim)
         state.round = number - 1
-        asked = scheduled(sim, state, number).informed[:3]
+        asked = sim.schedule.next_cohort(sim, state, number).informed[:3]
         cohort = sim.experiment.sampler.cohort(sim.population.train.sizes, number, 0, None)
         assert sorted(asked.tolist()) == cohort.tolist()
 
@@ -228,24 +238,23 @@ def test_what_always_holds(tiny, seed, spread, concurrency, buffer, dropout, ava
     sim = prepare(replace(on, seed=seed, system=system, sampler=sampler, schedule=schedule))
     state, informed, arrived, lost = initial_state(sim), 0, 0, 0
     for number in range(1, 9):
-        coming = scheduled(sim, state, number)
-        again = scheduled(sim, state, number)  # it changes nothing
+        coming = sim.schedule.next_cohort(sim, state, number)
+        again = sim.schedule.next_cohort(sim, state, number)  # it changes nothing
         assert coming.clients.tolist() == again.clients.tolist()
         clients, staleness = coming.clients.tolist(), number - 1 - coming.versions
         assert len(clients) == buffer or (len(clients) == 0 and availability < 1)
         assert clients == sorted({*clients})
         assert bool((staleness >= 0).all())
         assert coming.seconds >= 0
-        keep_waiting(state, coming)
-        state.round, state.virtual_seconds = number, state.virtual_seconds + coming.seconds
-        parts = state.parts
-        flying = parts["schedule.clients"].tolist() if parts else []
+        keep(sim, state, number, coming)
+        kept = state.drawers["schedule"]
+        flying = kept["clients"].tolist() if kept else []
         assert len({*flying}) == len(flying)
         if clients:  # else who is in the buffer has been there for some time
-            assert all(at >= state.virtual_seconds * (1 - 1e-9) for at in parts.get("schedule.finish", ()))
-        vanish = parts["schedule.vanishes"] if parts else torch.zeros(0, dtype=torch.bool)
-        needed = {*parts["schedule.versions"][~vanish].tolist()} if parts else set()
-        assert {f"schedule.row.{v}" for v in needed} == {name for name in parts if ".row." in name}
+            assert all(at >= seconds_so_far(state) * (1 - 1e-9) for at in kept.get("finish", ()))
+        vanish = kept["vanishes"] if kept else torch.zeros(0, dtype=torch.bool)
+        needed = {*kept["versions"][~vanish].tolist()} if kept else set()
+        assert {f"row.{v}" for v in needed} == {name for name in kept if name.startswith("row.")}
         informed, arrived, lost = informed + len(coming.informed), arrived + len(clients), lost + coming.dropped
         assert len(flying) <= max(concurrency, 5)
         assert informed <= arrived + len(flying) + lost
@@ -273,7 +282,7 @@ def test_who_vanishes_got_the_model_and_sends_nothing(tiny, run):
     result = run(tiny(*EQUAL, "schedule=fedbuff", "system.dropout=0.5", "rounds=6"))
     assert column(result, "clients") == [2] * 6
     assert sum(column(result, "dropped")) > 0
-    waiting = len(result.state.parts["schedule.clients"])
+    waiting = len(result.state.drawers["schedule"]["clients"])
     assert result.metrics[-1]["bytes_up"] == 12 * P * 8
     assert result.metrics[-1]["bytes_down"] == (12 + sum(column(result, "dropped")) + waiting) * P * 8
 
@@ -358,7 +367,7 @@ def test_attacks_and_links_come_before_staleness(timed, run):
     expected = flip.rows[0] - (2**-0.5 * flip.deltas[1][0] + flip.deltas[1][1]) / 2
     assert (flip.rows[1] - expected).norm() <= 1e-12
     assert column(flip, "malicious") == [2, 2]
-    coarse = run(replace(timed("schedule=fedbuff"), link=Link(up=Quantize())))
+    coarse = run(replace(timed("schedule=fedbuff"), link=TwoWayLink(up=Quantize())))
     assert coarse.metrics[1]["bytes_up"] < 2 * P * 8
     assert column(coarse, "virtual_seconds") != column(flip, "virtual_seconds")
 

@@ -98,4 +98,4 @@ def test_too_little_memory_leaves_too_few(tiny, tmp_path):
     profiles = ("system=profiles", f"system.path={tmp_path / 'd.csv'}", BUFF)
     with pytest.raises(UserError, match=r"buffer_size=4: there are only 3 clients \(system: 2 of 5"):
         prepare(tiny(*profiles, "schedule.buffer_size=4"))
-    assert prepare(tiny(*profiles, "schedule.buffer_size=3")).clock.fitting.tolist() == [0, 2, 3]
+    assert prepare(tiny(*profiles, "schedule.buffer_size=3")).system.clock.fitting.tolist() == [0, 2, 3]

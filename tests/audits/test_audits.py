@@ -37,7 +37,7 @@ def test_it_only_observes(tiny, run, option):
     task, more = CASES[option]
     watched = tiny(f"audit={option}", *more, task=task)
     plain = replace(watched, audit=NoAudit())
-    columns = watched.audit.columns
+    columns = [column.name for column in watched.audit.columns]
     rows, before = run(watched).metrics, run(plain).metrics
     assert [{k: v for k, v in row.items() if k not in columns} for row in rows] == before
     assert rows[1][columns[0]] is not None

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedsim.config import compose as config
 from fedsim.config import composed_cache as composing
-from fedsim.config.composed_cache import Memory, MergingOnce
+from fedsim.config.composed_cache import Cache, MergingOnce
 from fedsim.errors import UserError
 
 OVERRIDES = [
@@ -30,8 +30,8 @@ OVERRIDES = [
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch):
-    monkeypatch.setattr(composing, "_FILES", Memory(500))
-    monkeypatch.setattr(composing, "_MERGED", Memory(100))
+    monkeypatch.setattr(composing, "_FILES", Cache(500))
+    monkeypatch.setattr(composing, "_MERGED", Cache(100))
 
 
 def composed(kind, overrides, config_dir=None):
@@ -141,7 +141,7 @@ def test_a_loader_works_in_another_process(tmp_path):
 
 def test_memory_drops_the_least_recently_used_value():
     made = []
-    memory = Memory(2)
+    memory = Cache(2)
     for key in "abacab":
         memory.get(key, lambda key=key: made.append(key))
     assert made == ["a", "b", "c", "b"]

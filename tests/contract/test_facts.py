@@ -24,6 +24,10 @@ from fedsim.models.blocks import Blocks
 from fedsim.models.parameters import ParameterLayout
 
 ROOT = Path(str(importlib.resources.files("fedsim.configs")))
+GROUPS = (
+    *("aggregator/combine", "aggregator/correction", "aggregator/server_optimizer", "sampler", "privacy", "attack"),
+    *("audit", "system", "schedule", "personalize", "link/up", "baseline"),
+)
 SMALL = (
     *("data=synthetic", "data.clients=6", "data.samples_per_client=5", "data.test_samples_per_client=2"),
     *("data.length=3", "data.features=2", "partition=quantity", "num_clients=6", "model.hidden_size=2"),
@@ -49,18 +53,7 @@ def facts(group, name, **changes):
 
 @pytest.mark.parametrize(
     ("group", "name"),
-    [
-        (group, name)
-        for group in (
-            "aggregator/combine",
-            "aggregator/correction",
-            "aggregator/server_optimizer",
-            "sampler",
-            "privacy",
-        )
-        + ("attack", "audit", "system", "schedule", "personalize", "link/up", "baseline")
-        for name in options(group)
-    ],
+    [(group, name) for group in GROUPS for name in options(group)],
 )
 def test_components_know_what_the_config_calls_them(group, name):
     needs = {"profiles": {"path": "x.csv"}, "weighted": {}}.get(name, {}) if group == "system" else {}
@@ -74,8 +67,8 @@ SIZES = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5])
 RULES = options("aggregator/combine")
 
 
-def deltas(seed=0, count=len(SIZES)):
-    return 100 * torch.randn(count, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def deltas(seed=0):
+    return 100 * torch.randn(len(SIZES), 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def report(sizes=SIZES, other=1.0):
@@ -328,7 +321,7 @@ def test_schedules(played, name):
 
 def test_systems_that_count_the_time(played):
     for name in ("none", "devices"):
-        simulation, state = played(f"system={name}")
+        _, state = played(f"system={name}")
         assert ("virtual_seconds" in state.drawers.get("system", {})) == (Fact.TIMED in facts("system", name))
 
 

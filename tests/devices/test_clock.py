@@ -116,7 +116,7 @@ def test_a_later_deadline_loses_nobody(seconds, wanted, one, other):
 def test_more_dropout_never_brings_more(one, other, number):
     low, high = sorted((one, other))
     clients = torch.arange(50)
-    few, many = (stay(Devices(dropout=p), clients, 0, number) for p in (low, high))
+    few, many = (stay(p, clients, 0, number) for p in (low, high))
     assert bool((few[many == 1] == 1).all())
     assert float(many.min()) >= 0
     assert float(few.max()) <= 1
@@ -124,12 +124,12 @@ def test_more_dropout_never_brings_more(one, other, number):
 
 def test_dropout_is_as_frequent_as_it_says():
     clients = torch.arange(20_000)
-    stays = stay(Devices(dropout=0.3), clients, 0, 1)
+    stays = stay(0.3, clients, 0, 1)
     gone = stays < 1
     assert float(gone.double().mean()) == pytest.approx(0.3, abs=0.01)  # 3 standard deviations: 0.0097
     assert float(stays[gone].mean()) == pytest.approx(0.5, abs=0.012)
-    assert not torch.equal(stays, stay(Devices(dropout=0.3), clients, 0, 2))
-    assert torch.equal(stays[5:9], stay(Devices(dropout=0.3), clients[5:9], 0, 1))
+    assert not torch.equal(stays, stay(0.3, clients, 0, 2))
+    assert torch.equal(stays[5:9], stay(0.3, clients[5:9], 0, 1))
 
 
 def test_online_by_availability():

@@ -206,7 +206,7 @@ def test_clients_with_too_little_memory_are_never_asked(tiny, run, tmp_path):
     assert column(result, "dropped") == [0, 0, 0]
     assert result.reports[0].num_samples.tolist() == [2, 1, 9]
     assert plan.plan(result.simulation)["left out"].startswith("2 of 5 clients have too little memory")
-    with pytest.raises(UserError, match=r"cohort_size=4: there are only 3 clients \(system: 2 of 5 clients have less"):
+    with pytest.raises(UserError, match=r"cohort_size=4: there are only 3 clients \(system: 2 of 5 clients have too"):
         prepare(replace(small, sampler=replace(small.sampler, fraction=None, cohort_size=4)))
 
 
@@ -333,7 +333,7 @@ REFUSED = {
     "everybody asked": (("system.over_selection=1.3",), "has no effect where all 5 client"),
     "too many wanted": (("system.min_clients=6", "system.dropout=0.1"), "a round has at most 5 client"),
     "always enough": (("system.min_clients=5",), "has no effect where all of at least 5"),
-    "nothing sent": (("aggregator=local",), "no server waits"),
+    "nothing sent": (("aggregator=local",), "nothing is sent that system=devices could act on"),
     "second model": (
         ("personalize=ditto", "system.deadline=9", "system.late=partial"),
         "personalize=ditto trains a second model",
@@ -344,7 +344,7 @@ REFUSED = {
         "no client makes it; with a single local step the fastest",
     ),
     "memory": (("system.memory_mb=0.001",), "5 of 5 clients have less memory than training takes"),
-    "baseline": (("baseline=centralised",), "baseline=centralised: is no federation, in which system would act"),
+    "baseline": (("baseline=centralised",), "baseline=centralised: is no federation, in which system=devices would act"),
     "small cohorts": (
         ("aggregator=krum", "system.dropout=0.1"),
         "krum",

@@ -1,5 +1,6 @@
 """The federated loop as a whole: repeatable, resumable, right in its books, and able to learn."""
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,8 +153,9 @@ def test_columns(tiny, run, task):
     }
     tests[Task.SEQUENCE_LABELLING] = tests[Task.CLASSIFICATION]
     ends = ["delta_norm", "client_drift", "bytes_down", "bytes_up"]
-    assert list(result.simulation.columns) == ["round", "clients", "train_loss", *tests[task], *ends]
-    assert all(tuple(metrics) == result.simulation.columns for metrics in result.metrics)
+    columns = [column.name for column in result.simulation.columns]
+    assert columns == ["round", "clients", "train_loss", *tests[task], *ends]
+    assert all(list(metrics) == columns for metrics in result.metrics)
     assert [metrics["round"] for metrics in result.metrics] == [0, 1, 2]
 
 
@@ -199,7 +201,7 @@ def test_rounds_between_evaluations_have_empty_cells(tiny, run):
 def test_validation_loss_is_recorded(tiny, uneven, run):
     base = tiny("client.validation_fraction=0.3", "aggregator=weighted", "aggregator.combine.by=loss")
     result = run(replace(base, partition=uneven((2, 9, 5, 3, 8), (3, 0, 1, 2, 4))))
-    assert result.simulation.columns.index("validation_loss") == 3
+    assert result.simulation.columns[3].name == "validation_loss"
     report, sizes = result.reports[0], result.simulation.population.train.sizes.double()
     expected = (report.validation_loss * sizes).sum() / sizes.sum()
     assert result.metrics[1]["validation_loss"] == pytest.approx(expected.item(), rel=1e-12)
@@ -292,17 +294,17 @@ def test_a_diverged_round_leaves_the_state_of_the_round_before(tiny):
     next(rounds)
     with pytest.raises(Diverged):
         next(rounds)
-    assert (state.round, state.bytes_up) == (0, 0)
+    assert (state.round, int(state.drawers["traffic"]["up"])) == (0, 0)
     assert torch.equal(state.row, before)
 
 
-def test_what_does_not_go_together_is_refused(tiny):
+def test_what_does_not_go_together_is_refused(tiny, uneven):
     with pytest.raises(UserError, match=r"stop\.metric=test_rmse"):
         prepare(replace(tiny(), stop=Stop(metric="test_rmse")))
     regression = tiny("client.validation_fraction=0.3", task=Task.REGRESSION)
     by_accuracy = tiny("client.validation_fraction=0.3", "aggregator.combine.by=accuracy").aggregator
     with pytest.raises(UserError, match=r"aggregator\.combine\.by=accuracy"):
-        prepare(replace(regression, aggregator=by_accuracy))
+        prepare(replace(regression, partition=uneven((2, 9, 5, 3, 8)), aggregator=by_accuracy))
     with pytest.raises(UserError, match=r"sampler\.cohort_size=9"):
         prepare(tiny("sampler.cohort_size=9"))
     with pytest.raises(UserError, match=r"model\.embedding_size=3"):
@@ -334,8 +336,11 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_bit(everything, run, tmp_path, e
     assert first + rest.metrics == whole.metrics
     assert torch.equal(loaded.row, whole.state.row)
     assert loaded.progress == whole.state.progress
-    for name, value in whole.state.server.items():
-        assert torch.equal(loaded.server[name], value)
+    assert loaded.drawers.keys() == whole.state.drawers.keys() == {"server", "traffic"}
+    for group, drawer in whole.state.drawers.items():
+        assert loaded.drawers[group].keys() == drawer.keys()
+        for name, value in drawer.items():
+            assert torch.equal(loaded.drawers[group][name], value)
     for name, value in whole.state.store.state_dict().items():
         assert torch.equal(loaded.store.state_dict()[name], value)
 
@@ -358,14 +363,16 @@ def test_forgetting_any_part_would_show(everything, run):
         next(rounds)
     whole = run(everything).state.row
 
-    def finish(**changes):
-        return run(everything, replace(state, progress=replace(state.progress), **changes)).state.row
+    def finish(store, drawers):
+        progress, drawers = replace(state.progress), copy.deepcopy(drawers)  # what one run changes is not the next's
+        return run(everything, replace(state, progress=progress, store=store, drawers=drawers)).state.row
 
-    fresh = initial_state(sim)
+    forgotten = state.drawers | {"server": initial_state(sim).drawers["server"]}
     store = ClientStore(5)
     store.load_state_dict(state.store.state_dict())
-    assert not torch.equal(finish(store=ClientStore(5)), whole)
-    assert not torch.equal(finish(store=store, server=fresh.server), whole)
+    assert not torch.equal(finish(ClientStore(5), state.drawers), whole)
+    assert not torch.equal(finish(copy.deepcopy(store), forgotten), whole)
+    assert torch.equal(finish(store, state.drawers), whole)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def test_what_has_nothing_to_act_on_is_refused(tiny, compose):
     cases = {
         ("aggregator=local", "link/up=sign"): "nothing is sent",
         ("aggregator=local", "attack=scale"): "nothing is sent",
-        ("aggregator.blocks=[recurrent]", "attack=backdoor"): "judged by the global model",
+        ("aggregator.blocks=[recurrent]", "attack=backdoor"): "attack=backdoor judges a whole global model",
         ("attack=scale", "attack.start_round=9"): "after the last of rounds=2",
         ("attack=alie",): "attack.z=null: the paper's z_max is 0",
         ("attack=backdoor", "attack.target=4"): "attack.target=4: there are classes 0 to 3",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedsim.data.dataset import Task
 from fedsim.errors import FieldError, UserError
-from fedsim.partition.dirichlet import Dirichlet, share_out
+from fedsim.partition.dirichlet import Dirichlet, apportion
 
 
 def counts(split, members, labels):
@@ -52,7 +52,7 @@ def test_train_and_test_have_the_same_proportions(make_dataset, seed, alpha):
 def test_share_out_by_hand():
     """Running sums 0.5, 0.75, 1 times 10: cuts at 5, 8 (7.5 to even), 10; times 3: 1.5 -> 2, 2.25 -> 2, 3."""
     shares = np.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]])
-    assert share_out(shares, np.array([10, 3])).tolist() == [[5, 3, 2], [2, 0, 1]]
+    assert apportion(shares, np.array([10, 3])).tolist() == [[5, 3, 2], [2, 0, 1]]
 
 
 def test_alpha_sets_the_skew(make_dataset):

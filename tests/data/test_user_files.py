@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedsim.data.files import content_identity, existing
+from fedsim.data.user_files import content_identity, existing
 from fedsim.errors import UserError
 
 
