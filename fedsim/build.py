@@ -41,6 +41,11 @@ def build(node: Mapping[str, Any], expected: Any, key: str = "", allowed: Sequen
         raise UserError(f"{key}._target_={node.get('_target_')}: is not a component ({error})") from None
     if any(typing.get_origin(hint) is typing.ClassVar and not hasattr(cls, name) for name, hint in hints.items()):
         raise UserError(f"{key}: {cls.__name__} is only the base of components; choose one of them")
+    if unwritten := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise UserError(
+            f"{key}: {cls.__name__} is only the base of components, as it has no {' and no '.join(unwritten)}; choose "
+            "one of them"
+        )
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     given = {}
     for name, value in node.items():

@@ -23,32 +23,41 @@ import torch
 from torch import Tensor
 
 from fedsim.clients.report import Memory
+from fedsim.clients.step import Step
 from fedsim.config.compose import Request, check_request
 from fedsim.core.part import Correction
 from fedsim.corrections.none import NoCorrection
+from fedsim.corrections.remembering import Remembering
 from fedsim.corrections.scaffold import Scaffold
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.federation.round import simulate
+from fedsim.models.blocks import Blocks
+from fedsim.models.parameters import ParameterLayout
 
 CURVATURE = torch.tensor([[2.0], [0.0]], dtype=torch.float64)
 """Second derivatives ``[C, P]`` of the two clients' functions."""
+LAYOUT = ParameterLayout.of([("head.weight", (1,))])
 
 
 def quadratic(correction: Correction, dissimilarity: float, steps: int, lr: float, rounds: int) -> list[float]:
     """Run a correction on the two quadratics; return the distance to the minimum, ``|x|``, after each round."""
     slope = dissimilarity * torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    x, distances = torch.ones(1, dtype=torch.float64), []
-    memory = Memory(torch.zeros(2, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+    x, distances, total = torch.ones(1, dtype=torch.float64), [], torch.tensor([steps, steps])
+    own, mean = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+
+    def at(rows: Tensor) -> Tensor:
+        return CURVATURE * rows + slope
+
     for _ in range(rounds):
-        rows = x.repeat(2, 1)
-        for _ in range(steps):
-            gradient: Tensor = CURVATURE * rows + slope
-            correction.correct(gradient, rows, x, memory)
+        rows, memory = x.repeat(2, 1), Memory({"own": own}, {"mean": mean})
+        for number in range(steps):
+            gradient = at(rows)
+            correction.correct(gradient, Step(rows, x, memory, number, total, LAYOUT, Blocks(1), at))
             rows -= lr * gradient
         deltas = rows - x
-        if correction.remembers:
-            own = correction.remember(memory, deltas, torch.tensor([steps, steps]), lr)
-            memory = Memory(own, own.mean(0))
+        if isinstance(correction, Remembering):
+            own = correction.remember(own, mean, deltas, total, lr)
+            mean = own.mean(0)
         x = x + deltas.mean(0)
         distances.append(float(x.abs()))
     return distances

@@ -99,9 +99,9 @@ def work(overrides: list[str]) -> None:
 
     from fedsim.config import compose as config
     from fedsim.federation.prepare import initial_state, prepare
-from fedsim.federation.round import simulate
+    from fedsim.federation.round import simulate
     from fedsim.parallel import processes as distributed
-    from fedsim.parallel import share as sharing
+    from fedsim.parallel import division
 
     here = distributed.join()
     torch.set_num_threads(1)
@@ -118,7 +118,7 @@ from fedsim.federation.round import simulate
     for result in rounds:
         seconds.append(sum(result.seconds.values()))
         size = int(result.metrics["clients"] or 0)
-        own = sharing.divide(here, torch.ones(size, dtype=torch.int64)).own  # all clients are equal here
+        own = division.divide(here, torch.ones(size, dtype=torch.int64)).own  # all clients are equal here
         shares.append(1.0 if own is None else len(own) / size)
     added, gathered = (
         (now - then) / len(seconds) for now, then in zip((here.added_up, here.gathered), before, strict=True)

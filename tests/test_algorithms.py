@@ -93,7 +93,7 @@ def test_scaffold(tiny, run):
         c = c + len(cohort) / clients.count * torch.stack(dc).mean(0)
         rows.append(x)
     close(found.rows, rows)
-    torch.testing.assert_close(found.state.memory, c, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(found.state.drawers["correction"]["mean"], c, rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(c, torch.stack([*c_i.values()]).mean(0), rtol=1e-11, atol=1e-13)
     row_bytes = len(x) * 8
     assert found.metrics[-1]["bytes_up"] == found.metrics[-1]["bytes_down"] == ROUNDS * 3 * 2 * row_bytes
@@ -156,20 +156,25 @@ def test_ditto(tiny, run):
         rows.append(w)
     close(found.rows, rows)
     taken = torch.tensor(sorted(personal))
-    kept = found.state.store.read("ditto", taken, torch.zeros(len(taken), len(w), dtype=torch.float64))
+    kept = found.state.store.read("personalize.ditto", taken, torch.zeros(len(taken), len(w), dtype=torch.float64))
     torch.testing.assert_close(kept, torch.stack([personal[int(i)] for i in taken]), rtol=1e-11, atol=1e-13)
     assert 0 <= found.metrics[-1]["personal_accuracy"] <= 1
+
+
+def private_part(clients, row):
+    """Which parameters stay with each client under ``aggregator.blocks=[recurrent]``."""
+    head = torch.zeros(len(row), dtype=torch.bool)
+    for name, place in clients.arch.layout.slices.items():
+        head[place] = name.startswith("head")
+    return head
 
 
 def test_private_heads(tiny, run):
     """FedPer (Arivazhagan 2019, Algorithms 1 and 2): the base is averaged, every client keeps its own head."""
     found = run(tiny("aggregator.blocks=[recurrent]", *SETTINGS))
     clients, w = Clients(found.simulation), first_row(found)
-    head = torch.zeros(len(w), dtype=torch.bool)
-    for name, place in clients.arch.layout.slices.items():
-        head[place] = name.startswith("head")
+    head, first = private_part(clients, w), w.clone()
     heads, base = {}, []
-    first = w.clone()
     for number in range(1, ROUNDS + 1):
         total, size = torch.zeros_like(w), 0
         for i in clients.cohort(number):
@@ -192,6 +197,104 @@ def test_private_heads(tiny, run):
     assert found.metrics[-1]["test_accuracy"] == hits / len(test)
     shared = int((~head).sum())
     assert found.metrics[-1]["bytes_up"] == ROUNDS * 3 * shared * 8
+
+
+def test_scaffold_with_private_heads(tiny, run):
+    """Karimireddy 2020, Algorithm 1, on the base alone; each client's head follows its own gradients.
+
+    Control variates are those of the base: two rows each way of as many numbers as it has.
+    """
+    found = run(tiny("aggregator=scaffold", "aggregator.blocks=[recurrent]", *SETTINGS))
+    clients, x = Clients(found.simulation), first_row(found)
+    head, first = private_part(clients, x), x.clone()
+    c, c_i = torch.zeros_like(x), {i: torch.zeros_like(x) for i in range(clients.count)}
+    heads, rows = {}, []
+    for number in range(1, ROUNDS + 1):
+        cohort = clients.cohort(number)
+        dy, dc = [], []
+        for i in cohort:
+            begin = torch.where(head, heads.get(i, first), x)
+            y, k = clients.descend(begin, i, number, lambda y, c=c, own=c_i[i]: c - own)
+            new = torch.where(head, 0, c_i[i] - c + (begin - y) / (k * LR))
+            dy.append(torch.where(head, 0, y - begin)), dc.append(new - c_i[i])
+            c_i[i], heads[i] = new, y
+        x = x + torch.stack(dy).mean(0)
+        c = c + len(cohort) / clients.count * torch.stack(dc).mean(0)
+        rows.append(x)
+    close(found.rows, rows)
+    torch.testing.assert_close(found.state.drawers["correction"]["mean"], c, rtol=1e-11, atol=1e-13)
+    row_bytes = int((~head).sum()) * 8
+    assert found.metrics[-1]["bytes_up"] == found.metrics[-1]["bytes_down"] == ROUNDS * 3 * 2 * row_bytes
+
+
+def test_feddyn_with_private_heads(tiny, run):
+    """Acar 2021, Algorithm 1: the moving regulariser is about the base, and so is the server's step back."""
+    alpha = 0.3
+    found = run(
+        tiny("aggregator=feddyn", f"aggregator.correction.alpha={alpha}", "aggregator.blocks=[recurrent]", *SETTINGS)
+    )
+    clients, theta = Clients(found.simulation), first_row(found)
+    head, first = private_part(clients, theta), theta.clone()
+    h, lin = torch.zeros_like(theta), {i: torch.zeros_like(theta) for i in range(clients.count)}
+    heads, rows = {}, []
+    for number in range(1, ROUNDS + 1):
+        moved = {}
+        for i in clients.cohort(number):
+
+            def term(y, own=lin[i], x=theta):
+                return torch.where(head, 0, -own + alpha * (y - x))
+
+            y, _ = clients.descend(torch.where(head, heads.get(i, first), theta), i, number, term)
+            heads[i], moved[i] = y, torch.where(head, 0, y - theta)
+            lin[i] = lin[i] - alpha * moved[i]
+        h = h - alpha / clients.count * sum(moved.values())
+        theta = theta + sum(moved.values()) / len(moved) - h / alpha
+        rows.append(theta)
+    close(found.rows, rows)
+
+
+def test_fedprox_with_private_heads(tiny, run):
+    """Li 2020, eq. 2, for the base: a client's head has nothing to be pulled to."""
+    mu = 0.7
+    found = run(
+        tiny("aggregator=fedprox", f"aggregator.correction.mu={mu}", "aggregator.blocks=[recurrent]", *SETTINGS)
+    )
+    clients, w = Clients(found.simulation), first_row(found)
+    head, first = private_part(clients, w), w.clone()
+    heads, rows = {}, []
+    for number in range(1, ROUNDS + 1):
+        total, size = torch.zeros_like(w), 0
+        for i in clients.cohort(number):
+            begin = torch.where(head, heads.get(i, first), w)
+            y, _ = clients.descend(begin, i, number, lambda y, w=w: torch.where(head, 0, mu * (y - w)))
+            heads[i] = y
+            total, size = total + clients.size(i) * y, size + clients.size(i)
+        w = torch.where(head, first, total / size)
+        rows.append(w)
+    close(found.rows, rows)
+
+
+def test_fedsam_with_private_heads(tiny, run):
+    """Qu 2022, Algorithm 1: the worse place is one of the whole local model, the client's own head included."""
+    rho = 0.3
+    found = run(
+        tiny("aggregator=fedsam", f"aggregator.correction.rho={rho}", "aggregator.blocks=[recurrent]", *SETTINGS)
+    )
+    clients, w = Clients(found.simulation), first_row(found)
+    head, first = private_part(clients, w), w.clone()
+    heads, rows = {}, []
+    for number in range(1, ROUNDS + 1):
+        total, size = torch.zeros_like(w), 0
+        for i in clients.cohort(number):
+            y = torch.where(head, heads.get(i, first), w)
+            for batch in clients.batches(i, number):
+                g = clients.gradient(y, batch)
+                y = y - LR * clients.gradient(y + rho * g / g.norm(), batch)
+            heads[i] = y
+            total, size = total + clients.size(i) * y, size + clients.size(i)
+        w = torch.where(head, first, total / size)
+        rows.append(w)
+    close(found.rows, rows)
 
 
 def test_nothing_aggregated_is_local_training(tiny, run):
@@ -295,8 +398,8 @@ def test_one_full_step_is_gradient_descent_on_all_samples(tiny, run):
         (("aggregator=scaffold", "client.optimizer.momentum=0.9"), "plain steps"),
         (("aggregator=scaffold", "client.optimizer.weight_decay=0.1"), "plain steps"),
         (("aggregator=scaffold", "client.clip_norm=1"), "plain steps"),
-        (("aggregator=scaffold", "aggregator.blocks=[recurrent]"), "aggregator/correction=none"),
-        (("aggregator=fedprox", "aggregator.blocks=[recurrent]"), "aggregator/correction=none"),
+        (("aggregator=scaffold", "aggregator.blocks=[]"), "aggregator/correction=none"),
+        (("aggregator=fedprox", "aggregator.blocks=[]"), "aggregator/correction=none"),
         (("aggregator.blocks=[recurrent]", "personalize=ditto"), "personalize=finetune"),
     ],
 )

@@ -1,1 +1,1 @@
-"""How deltas ``[C, P]`` and their report become one delta ``[P]``: one rule per file."""
+"""Combine rules, which turn deltas ``[C, P]`` and their report into one delta ``[P]``: one rule per file."""

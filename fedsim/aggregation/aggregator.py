@@ -1,4 +1,4 @@
-"""What ``aggregator=`` chooses: three parts that can be swapped one by one."""
+"""What ``aggregator=`` selects: three parts, each of which can be replaced on its own."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Aggregator:
     """A federated algorithm as the sum of its parts.
 
     Attributes:
-        combine: deltas ``[C, P]`` to one delta ``[P]``.
+        combine: how deltas ``[C, P]`` become one delta ``[P]``.
         server_optimizer: how that delta moves the global row.
         correction: what is added to the clients' gradients.
-        blocks: the parameter blocks (embedding, recurrent, head) that are aggregated; None is all of them. The others
-            stay with each client, as in FedPer (Arivazhagan 2019: a personal head) and in Liang 2020, LG-FedAvg (a
-            personal representation). `test_*` then pools the evaluations of the clients' own models.
+        blocks: the parameter blocks (embedding, recurrent, head) that are aggregated; None is all of them. All other
+            blocks stay private to each client, as in FedPer (Arivazhagan 2019: a personal head) and LG-FedAvg (Liang
+            2020: a personal representation). `test_*` then pools the evaluations of the clients' own models.
     """
 
     combine: Combine

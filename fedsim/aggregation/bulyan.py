@@ -1,4 +1,4 @@
-"""Bulyan: Krum's choices, then of each parameter the values around the median."""
+"""Bulyan: Krum's choices, and then the values around the median of each parameter."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from fedsim.errors import UserError, check_at_least
 class Bulyan:
     """Bulyan over Krum (El Mhamdi 2018, section 4).
 
-    Krum chooses a delta, which is taken away from the others, until ``n - 2f`` are chosen. The result is, for every
-    parameter, the mean of the ``n - 4f`` chosen values nearest to their median. Needs ``n >= 4f + 3`` clients.
+    Krum chooses one delta after another, each from those that remain, until ``n - 2f`` are chosen. The result is, for
+    every parameter, the mean of the ``n - 4f`` chosen values nearest to their median. Needs ``n >= 4f + 3`` clients.
 
-    Krum's ``n - f - 2`` neighbours become fewer as deltas are taken away. For the last two choices they would be
-    fewer than the ``f + 1`` that are left at Krum's own bound ``n = 2f + 3``; there we keep to ``f + 1``.
+    Krum's ``n - f - 2`` neighbours become fewer as deltas are removed. For the last two choices they would be fewer
+    than the ``f + 1`` that Krum uses at its own bound ``n = 2f + 3``; there we use ``f + 1``.
 
     Attributes:
-        f: how many clients of a cohort may be arbitrarily bad; without any, every delta is chosen and Bulyan is the
-            plain mean, so at least 1.
+        f: how many clients of a cohort may be arbitrarily bad; at least 1, since with 0 every delta is chosen and
+            Bulyan is the plain mean.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.COMPARES})
@@ -40,7 +40,7 @@ class Bulyan:
         check_at_least(self, 1, "f")
 
     def check(self, setting: Setting) -> None:
-        """Every cohort must be large enough."""
+        """Refuse samplers that may give fewer than ``4f + 3`` clients."""
         if setting.smallest < 4 * self.f + 3:
             raise UserError(
                 f"aggregator.combine.f={self.f}: bulyan needs at least 4f + 3 = {4 * self.f + 3} clients in every "
@@ -48,7 +48,7 @@ class Bulyan:
             )
 
     def choose(self, deltas: Tensor) -> Tensor:
-        """Numbers of the ``n - 2f`` rows that Krum chooses one after another, ascending."""
+        """Indices ``[n - 2f]`` of the rows that Krum chooses one after another, ascending."""
         distances = squared_distances(deltas)
         left = torch.arange(len(deltas), device=deltas.device)
         for _ in range(len(deltas) - 2 * self.f):
@@ -60,7 +60,7 @@ class Bulyan:
         return chosen.nonzero()[:, 0]
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
-        """Return the mean around the median of the chosen deltas."""
+        """Return, per parameter, the mean of the chosen values nearest to their median, ``[P]``."""
         kept = len(deltas) - 4 * self.f
 
         def around_median(values: Tensor) -> Tensor:

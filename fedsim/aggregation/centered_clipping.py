@@ -16,15 +16,15 @@ from fedsim.errors import check_above, check_at_least
 
 @dataclass(frozen=True, kw_only=True)
 class CenteredClipping:
-    """Clip the way from a centre to each delta, and move the centre by the mean (Karimireddy 2021, equation CC).
+    """Move a centre by the mean of the clipped differences from it to each delta (Karimireddy 2021, equation CC).
 
     ``v <- v + 1/n * sum((delta_k - v) * min(1, tau / |delta_k - v|))``. The paper admits any start near the good
-    deltas and takes the last round's result; ours starts every round from zero, the global row, so that a rule keeps
-    nothing between rounds. For the same reason clients send their deltas and not a momentum over rounds.
+    deltas and uses the previous round's result; ours starts every round from zero, the global row, so that the rule
+    keeps no state between rounds. For the same reason clients send their deltas and not a momentum over rounds.
 
     Attributes:
         tau: clipping radius.
-        iterations: steps; the first alone is the mean of deltas clipped to norm tau.
+        iterations: number of steps; a single one gives the mean of the deltas clipped to norm tau.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.COMPARES})
@@ -37,7 +37,7 @@ class CenteredClipping:
         check_at_least(self, 1, "iterations")
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
-        """Return the last centre."""
+        """Return the centre ``[P]`` after the last step."""
         centre = torch.zeros(deltas.shape[1], dtype=torch.float64, device=deltas.device)
         for _ in range(self.iterations):
             step = torch.zeros_like(centre)

@@ -1,4 +1,4 @@
-"""Statistics and sums over the clients, a block at a time: no float64 copy of a whole cohort."""
+"""Statistics and sums over the clients, block by block, so that no float64 copy of a whole cohort is needed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from fedsim.core.cohort import BLOCK
 
 BLOCK_NUMBERS = 2**21
-"""Numbers per block of parameters: sorting takes a float64 copy and as many indices."""
+"""Values per block of parameters: sorting one takes a float64 copy and an index per value."""
 
 
 def over_clients(deltas: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
@@ -18,7 +18,7 @@ def over_clients(deltas: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tenso
 
     Args:
         deltas: ``[C, P]``.
-        statistic: what to do with ``[p, C]`` float64, each parameter's values in ascending order; returns ``[p]``.
+        statistic: takes ``[p, C]`` float64, each parameter's values in ascending order, and returns ``[p]``.
 
     Returns:
         ``[P]`` float64.

@@ -11,9 +11,9 @@ from fedsim.aggregation.columns import median_of_sorted, over_clients
 def squared_distances(deltas: Tensor) -> Tensor:
     """Return ``[C, C]`` float64 squared Euclidean distances between rows ``[C, P]``.
 
-    They are ``|a|^2 + |b|^2 - 2ab``, one matrix product for each block of parameters. That cancels where rows are
-    long and near each other, so the rows are first taken from their median, to which most are near, whatever the
-    others are. Distances too large for float64 are infinite.
+    They are ``|a|^2 + |b|^2 - 2ab``, one matrix product per block of parameters. This loses digits to cancellation
+    where rows are long and near each other, so their median is subtracted first: most rows are near it, however far
+    away outliers may be. Distances too large for float64 are infinite.
     """
     centre = over_clients(deltas, median_of_sorted)
     products = torch.zeros(len(deltas), len(deltas), dtype=torch.float64, device=deltas.device)

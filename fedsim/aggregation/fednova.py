@@ -1,4 +1,4 @@
-"""FedNova: deltas normalised by how much of the gradients went into them."""
+"""FedNova: deltas normalised by the coefficients of the gradients in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedsim.errors import UserError
 
 @dataclass
 class NovaSum:
-    """What a round has added up: ``sum(n_k / |a_k| * delta_k)``, ``sum(n_k * |a_k|)`` and ``sum(n_k)``."""
+    """Running sums of a round: ``sum(n_k / |a_k| * delta_k)``, ``sum(n_k * |a_k|)`` and ``sum(n_k)``."""
 
     normalised: WeightedSum
     coefficients: float = 0.0
@@ -30,7 +30,7 @@ class FedNova:
     """``tau_eff * sum(p_k * delta_k / |a_k|)`` with ``tau_eff = sum(p_k * |a_k|)`` (Wang 2020, section 4).
 
     ``p_k`` is a client's share of the cohort's samples, and ``|a_k|`` (`Report.coefficient_norm`) the sum of the
-    coefficients with which its minibatch gradients went into its delta, with momentum and the proximal term.
+    coefficients of its minibatch gradients in its delta, with momentum and the proximal term.
     """
 
     option: ClassVar[str] = "fednova"
@@ -42,7 +42,7 @@ class FedNova:
     needs: ClassVar[tuple[str, ...]] = ("coefficient_norm",)
 
     def check(self, setting: Setting) -> None:
-        """The delta must be a sum of gradients with known coefficients."""
+        """Refuse settings under which a delta is not a sum of gradients with known coefficients."""
         client = setting.client
         if not isinstance(client.optimizer, SGD):
             raise UserError(
@@ -61,11 +61,11 @@ class FedNova:
             )
 
     def start(self, like: Tensor) -> NovaSum:
-        """Begin a round."""
+        """Return empty sums, shaped like the row `like` ``[P]``."""
         return NovaSum(WeightedSum(torch.zeros_like(like, dtype=torch.float64)))
 
     def add(self, state: NovaSum, deltas: Tensor, report: Report) -> None:
-        """Add a chunk."""
+        """Add the deltas of a chunk of clients to the sums, in place."""
         assert report.coefficient_norm is not None, "asked for in `needs`"
         samples, norms = report.num_samples.double(), report.coefficient_norm
         state.normalised.add(deltas, samples / norms)
@@ -73,5 +73,5 @@ class FedNova:
         state.samples += int(report.num_samples.sum())
 
     def finish(self, state: NovaSum) -> Tensor:
-        """Return the step."""
+        """Return the step ``[P]`` of the global row."""
         return state.normalised.total * (state.coefficients / state.samples**2)

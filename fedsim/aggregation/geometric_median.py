@@ -20,12 +20,12 @@ class GeometricMedian:
     """RFA: the point with the least weighted sum of distances (Pillutla 2022, Algorithm 2, smoothed Weiszfeld).
 
     ``v <- sum(b_k * delta_k) / sum(b_k)`` with ``b_k = num_samples_k / max(nu, |v - delta_k|)``, from ``v = 0``: the
-    global row, where no client can have moved the start. A few steps are an approximation; with f bad clients of n
+    global row, a start that no client can influence. A few steps are an approximation; with f bad clients of n
     and equal weights the limit is within ``2 (n - f) / (n - 2f)`` times the radius of the good ones.
 
     Attributes:
-        nu: smallest distance that is divided by.
-        iterations: Weiszfeld steps.
+        nu: lower bound on the distances that weights are divided by.
+        iterations: number of Weiszfeld steps.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT, Fact.COMPARES})
@@ -38,7 +38,7 @@ class GeometricMedian:
         check_at_least(self, 1, "iterations")
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
-        """Return the approximate geometric median."""
+        """Return the approximate geometric median ``[P]`` of deltas ``[C, P]``."""
         samples = report.num_samples.to(deltas.device).double()
         centre = torch.zeros(deltas.shape[1], dtype=torch.float64, device=deltas.device)
         for _ in range(self.iterations):

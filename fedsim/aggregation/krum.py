@@ -1,4 +1,4 @@
-"""Krum: the one delta that is nearest to those around it."""
+"""Krum: the single delta that is nearest to its neighbours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scores(distances: Tensor, neighbours: int) -> Tensor:
 class Krum:
     """The delta with the least sum of squared distances to its ``n - f - 2`` nearest (Blanchard 2017, section 4).
 
-    Of equal scores the first in cohort order wins, as there. Needs ``n >= 2f + 3`` clients (Proposition 1).
+    Ties go to the first in cohort order, as in the paper. Needs ``n >= 2f + 3`` clients (Proposition 1).
 
     Attributes:
         f: how many clients of a cohort may be arbitrarily bad.
@@ -39,7 +39,7 @@ class Krum:
         check_at_least(self, 0, "f")
 
     def check(self, setting: Setting) -> None:
-        """Every cohort must be large enough."""
+        """Refuse samplers that may give fewer than ``2f + 3`` clients."""
         if setting.smallest < 2 * self.f + 3:
             raise UserError(
                 f"aggregator.combine.f={self.f}: krum needs at least 2f + 3 = {2 * self.f + 3} clients in every "
@@ -47,6 +47,6 @@ class Krum:
             )
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
-        """Return the chosen delta."""
+        """Return the chosen delta ``[P]``, in float64."""
         best = scores(squared_distances(deltas), len(deltas) - self.f - 2).argsort(stable=True)[0]
         return deltas[best].double()

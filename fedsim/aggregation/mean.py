@@ -15,18 +15,18 @@ from fedsim.core.facts import Facts
 
 @dataclass(frozen=True)
 class Mean:
-    """``1/K * sum of deltas``: every client counts the same, whatever its amount of data."""
+    """``1/K * sum(delta_k)``: every client counts the same, however many samples it has."""
 
     facts: ClassVar[Facts] = frozenset()
 
     def start(self, like: Tensor) -> WeightedSum:
-        """Begin a round."""
+        """Return an empty float64 sum shaped like the row `like` ``[P]``."""
         return WeightedSum(torch.zeros_like(like, dtype=torch.float64))
 
     def add(self, state: WeightedSum, deltas: Tensor, report: Report) -> None:
-        """Add a chunk."""
+        """Add the deltas of a chunk of clients to the sums, in place."""
         state.add(deltas, torch.ones(len(deltas)))
 
     def finish(self, state: WeightedSum) -> Tensor:
-        """Return the mean."""
+        """Return the mean ``[P]``."""
         return state.total / state.weight

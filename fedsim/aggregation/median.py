@@ -14,7 +14,7 @@ from fedsim.core.facts import Fact, Facts
 
 @dataclass(frozen=True)
 class Median:
-    """The median of every parameter by itself (Yin 2018, Definition 1 and Algorithm 1, option I).
+    """The median of each parameter separately (Yin 2018, Definition 1 and Algorithm 1, option I).
 
     Every client counts the same; for an even number of clients it is the mean of the middle two.
     """
@@ -22,5 +22,5 @@ class Median:
     facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.COMPARES})
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
-        """Return the median."""
+        """Return the median ``[P]`` of deltas ``[C, P]``."""
         return over_clients(deltas, median_of_sorted)

@@ -20,7 +20,7 @@ class MultiKrum(Krum):
     """The mean of the m deltas with the best scores (Blanchard 2017, section 4, "Multi-Krum"); m = 1 is Krum.
 
     Attributes:
-        m: how many; None is ``n - f``, as in the paper's experiments.
+        m: how many deltas are averaged; None is ``n - f``, as in the paper's experiments.
     """
 
     m: int | None = None
@@ -30,7 +30,7 @@ class MultiKrum(Krum):
         check_at_least(self, 1, "m")
 
     def check(self, setting: Setting) -> None:
-        """As for Krum, and there must be m clients, not all of them."""
+        """Check as for Krum; also, every cohort must have at least m clients, and m must leave some out."""
         super().check(setting)
         if self.m is not None and self.m > setting.smallest:
             raise UserError(
@@ -44,7 +44,7 @@ class MultiKrum(Krum):
             )
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
-        """Return the mean of the chosen deltas."""
+        """Return the mean ``[P]`` of the m best-scored deltas."""
         order = scores(squared_distances(deltas), len(deltas) - self.f - 2).argsort(stable=True)
         count = len(deltas) - self.f if self.m is None else self.m
         weights = torch.zeros(len(deltas), dtype=torch.float64, device=deltas.device)

@@ -19,7 +19,7 @@ class NormClippedMean:
     """``sum(n_k * delta_k / max(1, |delta_k| / max_norm)) / sum(n_k)`` (Sun 2019, "norm thresholding of updates").
 
     Attributes:
-        max_norm: M, the largest norm that a delta keeps.
+        max_norm: M, the norm to which longer deltas are scaled down.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT})
@@ -30,14 +30,14 @@ class NormClippedMean:
         check_above(self, 0, "max_norm")
 
     def start(self, like: Tensor) -> WeightedSum:
-        """Begin a round."""
+        """Return an empty float64 sum shaped like the row `like` ``[P]``."""
         return WeightedSum(torch.zeros_like(like, dtype=torch.float64))
 
     def add(self, state: WeightedSum, deltas: Tensor, report: Report) -> None:
-        """Add a chunk."""
+        """Clip the deltas of a chunk and add them to the sum, in place."""
         norms = deltas.norm(dim=1, keepdim=True)
         state.add(deltas * (self.max_norm / norms.clamp(min=self.max_norm)), report.num_samples)
 
     def finish(self, state: WeightedSum) -> Tensor:
-        """Return the mean."""
+        """Return the sample-weighted mean ``[P]`` of the clipped deltas."""
         return state.total / state.weight

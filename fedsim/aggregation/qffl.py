@@ -22,10 +22,10 @@ class QFFL:
 
     With the loss F_k of the global row on a client's training data and ``L = 1 / lr`` (the local learning rate), the
     row moves by ``sum(L F_k^q delta_k) / sum(q F_k^(q-1) |L delta_k|^2 + L F_k^q)``. q = 0 is the plain mean. The
-    paper draws clients in proportion to their samples (``sampler=weighted``), so these are not in the formula.
+    paper draws clients in proportion to their samples (``sampler=weighted``), so sample counts are not in the formula.
 
     Attributes:
-        q: how much a high loss counts.
+        q: how strongly clients with a high loss are favoured; 0 is not at all.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT, Fact.COMPARES})
@@ -38,7 +38,7 @@ class QFFL:
         check_at_least(self, 0, "q")
 
     def check(self, setting: Setting) -> None:
-        """The estimate ``L = 1 / lr`` is about gradient descent."""
+        """Refuse all local optimizers but SGD, for which alone ``L = 1 / lr`` estimates the smoothness."""
         if not isinstance(setting.client.optimizer, SGD):
             raise UserError(
                 f"client/optimizer={type(setting.client.optimizer).__name__.lower()}: aggregator/combine=qffl takes "
@@ -46,11 +46,11 @@ class QFFL:
             )
 
     def start(self, like: Tensor) -> WeightedSum:
-        """Begin a round."""
+        """Return an empty float64 sum shaped like the row `like` ``[P]``."""
         return WeightedSum(torch.zeros_like(like, dtype=torch.float64))
 
     def add(self, state: WeightedSum, deltas: Tensor, report: Report) -> None:
-        """Add a chunk; the factor L is left out above and below."""
+        """Add the deltas of a chunk; the factor L is left out of numerator and denominator."""
         assert report.start_loss is not None, "asked for in `needs`"
         assert report.lr is not None, "asked for in `needs`"
         if not bool(torch.isfinite(report.start_loss).all()):
@@ -61,5 +61,5 @@ class QFFL:
         state.weight += float((self.q * loss ** (self.q - 1) * smoothness * deltas.square().sum(1)).sum())
 
     def finish(self, state: WeightedSum) -> Tensor:
-        """Return the step."""
+        """Return the step ``[P]`` of the global row."""
         return state.total / state.weight

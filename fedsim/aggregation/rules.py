@@ -1,4 +1,4 @@
-"""What a combine rule is, and how one is applied to a cohort that arrives in chunks."""
+"""The interface of combine rules, and how one is applied to a cohort that arrives in chunks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from fedsim.clients.report import Report
 from fedsim.core.cohort import BLOCK, Update
 from fedsim.core.results import Metrics
-from fedsim.parallel.share import Share
+from fedsim.parallel.division import Division
 
 
 @dataclass
@@ -33,16 +33,17 @@ class WeightedSum:
 class StreamingRule(Protocol):
     """A rule that sees clients in blocks and never holds the cohort.
 
-    What `start` returns begins at zero and holds nothing but sums over clients: numbers, tensors, and tuples, lists and
-    dataclasses of them. Where processes share a cohort, each adds its own clients, and then the sums are added up.
+    The state that `start` returns begins at zero and holds nothing but sums over clients: numbers, tensors, and tuples,
+    lists and dataclasses of them. If several processes divide a cohort, each adds its own clients to a state, and then
+    the states are added up.
     """
 
     def start(self, like: Tensor) -> Any:
-        """Begin a round; `like` is a row ``[P]``. Returns what `add` changes, such as a `WeightedSum`."""
+        """Return the state of a round, which `add` changes, such as a `WeightedSum`; `like` is a row ``[P]``."""
         ...
 
     def add(self, state: Any, deltas: Tensor, report: Report) -> None:
-        """Take in a block of deltas ``[C, P]`` float64, in cohort order."""
+        """Add a block of deltas ``[C, P]`` float64 to the state, in cohort order."""
         ...
 
     def finish(self, state: Any) -> Tensor:
@@ -60,22 +61,22 @@ class CohortRule(Protocol):
 
 
 Combine = StreamingRule | CohortRule
-"""Besides, a rule may have class variables `needs` (names of report columns that are made only when asked for) and
-`facts` (`fedsim.core.facts`; without them it is taken to read everything), and a method ``check(setting)``, which
-raises `UserError` where the rule cannot work or has an option without effect (`fedsim.core.setting.Setting`).
+"""A combine rule. It may also have class variables `needs` (names of report columns that are computed only on request)
+and `facts` (`fedsim.core.facts`; without them it is assumed to read everything), and a method ``check(setting)``, which
+raises `UserError` if the rule cannot work or has an option without effect (`fedsim.core.setting.Setting`).
 """
 
 
 @dataclass
 class Spread:
-    """What ``delta_norm`` and ``client_drift`` need, kept while deltas stream by."""
+    """Running sums from which ``client_drift`` is computed once the combined delta is known."""
 
     total: Tensor
     squares: float = 0.0
     count: int = 0
 
     def add(self, deltas: Tensor) -> None:
-        """Take in a block of deltas ``[C, P]`` float64."""
+        """Add a block of deltas ``[C, P]`` float64."""
         flat = deltas.reshape(-1)
         self.total += deltas.sum(0)
         self.squares += float(flat @ flat)
@@ -84,8 +85,9 @@ class Spread:
     def drift(self, combined: Tensor) -> float:
         """Root mean square distance of the deltas from `combined` ``[P]``.
 
-        ``mean |d_i - m|^2 = mean |d_i|^2 - 2 mean(d_i).m + |m|^2`` needs no second pass over the deltas. What is below
-        the rounding of these sums (and of a float32 mean) counts as zero, so that equal deltas have no drift.
+        ``mean |d_i - m|^2 = mean |d_i|^2 - 2 mean(d_i).m + |m|^2`` needs no second pass over the deltas. A result
+        below the rounding error of these sums (and of a float32 mean) counts as zero, so that equal deltas have no
+        drift.
         """
         combined = combined.double()
         mean_norm = self.squares / self.count
@@ -94,11 +96,11 @@ class Spread:
 
 
 class Combined(NamedTuple):
-    """What a rule makes of a cohort.
+    """A cohort's deltas, combined.
 
     Attributes:
         delta: the combined delta ``[n]``, in the dtype of the global row.
-        spread: of the deltas around it.
+        spread: of the deltas, for their distance from `delta`.
     """
 
     delta: Tensor
@@ -106,31 +108,31 @@ class Combined(NamedTuple):
 
 
 def combine_chunks(
-    rule: Combine, like: Tensor, chunks: Iterable[tuple[Tensor, Report]], share: Share | None = None
+    rule: Combine, like: Tensor, chunks: Iterable[tuple[Tensor, Report]], division: Division | None = None
 ) -> Combined:
     """Apply a rule to the chunks of a cohort.
 
     Args:
-        rule: how to combine.
-        like: ``[n]``, for shape, dtype and device.
+        rule: the combine rule.
+        like: a row ``[n]``, for shape, dtype and device.
         chunks: ``(deltas [c, n], report)`` in cohort order.
-        share: of the cohort, to which the chunks belong; None is all of it.
+        division: the division of the cohort that the chunks cover; None is all of it.
     """
     zeros = torch.zeros_like(like, dtype=torch.float64)
-    spread, share = Spread(zeros.clone()), share or Share()
+    spread, division = Spread(zeros.clone()), division or Division()
     if isinstance(rule, StreamingRule):
         state = rule.start(like)
-        with share.together():
+        with division.together():
             for deltas, report in chunks:
                 for block, part in _blocks(deltas, report):
                     spread.add(block)
                     rule.add(state, block, part)
-        state, spread = share.add_up((state, spread))
+        state, spread = division.add_up((state, spread))
         combined = rule.finish(state)
     else:
-        with share.together():
+        with division.together():
             held = list(chunks)
-        held = _of_all(share, held)
+        held = _of_all(division, held)
         for deltas, report in held:
             for block, _ in _blocks(deltas, report):
                 spread.add(block)
@@ -138,17 +140,17 @@ def combine_chunks(
     return Combined(combined.to(like.dtype), spread)
 
 
-def combine(rule: Combine | None, like: Tensor, updates: Iterable[Update], share: Share) -> Combined | None:
-    """Apply a rule to what arrives at the server; without one clients train, and the server learns nothing."""
+def combine(rule: Combine | None, like: Tensor, updates: Iterable[Update], division: Division) -> Combined | None:
+    """Apply a rule to the updates that reach the server; with None, clients still train, but nothing is combined."""
     if rule is None:
-        share.exhaust(iter(updates))
+        division.exhaust(iter(updates))
         return None
-    return combine_chunks(rule, like, ((update.rows, update.report) for update in updates), share)
+    return combine_chunks(rule, like, ((update.rows, update.report) for update in updates), division)
 
 
-def mean_losses(reports: list[Report], share: Share) -> Metrics:
-    """Sample-weighted means of the clients' losses over the whole cohort, in float64; nothing where nobody came."""
-    reports = whole_reports(share, reports)
+def mean_losses(reports: list[Report], division: Division) -> Metrics:
+    """Sample-weighted means of the clients' losses over the whole cohort, in float64; empty for an empty cohort."""
+    reports = whole_reports(division, reports)
     if not reports:
         return {}
     samples = torch.cat([report.num_samples for report in reports]).double()
@@ -162,7 +164,7 @@ def mean_losses(reports: list[Report], share: Share) -> Metrics:
 
 
 def _blocks(deltas: Tensor, report: Report) -> Iterator[tuple[Tensor, Report]]:
-    """Cut a chunk into float64 blocks of `BLOCK` rows and the same part of the report."""
+    """Cut a chunk into float64 blocks of `BLOCK` rows, each with its part of the report."""
     columns = _columns(report)
     for first in range(0, len(deltas), BLOCK):
         rows = slice(first, first + BLOCK)
@@ -174,21 +176,21 @@ def _columns(report: Report) -> dict[str, Tensor | None]:
     return {name: getattr(report, name) for name in Report.__dataclass_fields__}
 
 
-def _of_all(share: Share, held: list[tuple[Tensor, Report]]) -> list[tuple[Tensor, Report]]:
+def _of_all(division: Division, held: list[tuple[Tensor, Report]]) -> list[tuple[Tensor, Report]]:
     """The chunks of all processes as one, in cohort order."""
-    if share.world.size == 1:
+    if division.world.size == 1:
         return held
-    reports = whole_reports(share, [report for _, report in held])
-    whole = share.whole({"deltas": torch.cat([deltas for deltas, _ in held])} if held else {})
+    reports = whole_reports(division, [report for _, report in held])
+    whole = division.whole({"deltas": torch.cat([deltas for deltas, _ in held])} if held else {})
     return [(whole["deltas"], report) for report in reports]
 
 
-def whole_reports(share: Share, reports: list[Report]) -> list[Report]:
-    """The reports of all clients, in cohort order, out of each process's own."""
-    if share.world.size == 1:
+def whole_reports(division: Division, reports: list[Report]) -> list[Report]:
+    """Gather the reports of all clients, in cohort order, from the reports that each process has."""
+    if division.world.size == 1:
         return reports
     own = _columns(concatenate_reports(reports)) if reports else {}
-    whole = share.whole({name: values for name, values in own.items() if values is not None})
+    whole = division.whole({name: values for name, values in own.items() if values is not None})
     return [Report(**whole)] if whole else []
 
 

@@ -21,7 +21,7 @@ class TrimmedMean:
     Every client counts the same.
 
     Attributes:
-        beta: share of the clients left out at each end, rounded down to whole clients; below one half.
+        beta: share of the clients trimmed at each end, rounded down to whole clients; below one half.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.COMPARES})
@@ -34,11 +34,11 @@ class TrimmedMean:
             raise FieldError("beta", self.beta, "must be below 0.5, since so much is left out at each end")
 
     def trimmed(self, clients: int) -> int:
-        """How many of so many clients are left out at each end."""
+        """How many of `clients` clients are trimmed at each end."""
         return int(self.beta * clients + 1e-9)  # 0.29 * 100 is below 29 in binary
 
     def check(self, setting: Setting) -> None:
-        """A share that comes to no client at all has no effect."""
+        """Refuse a share that trims no client in any cohort, and so has no effect."""
         if self.beta > 0 and self.trimmed(setting.largest) == 0:
             least = -(-1000 // setting.largest) / 1000
             hint = f"take at least {least:g}, or " if least < 0.5 else "take "
@@ -48,6 +48,6 @@ class TrimmedMean:
             )
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
-        """Return the trimmed mean."""
+        """Return the trimmed mean ``[P]`` of deltas ``[C, P]``."""
         count, cut = len(deltas), self.trimmed(len(deltas))
         return over_clients(deltas, lambda values: values[:, cut : count - cut].mean(1))

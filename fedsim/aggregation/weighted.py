@@ -1,4 +1,4 @@
-"""Weighted means of deltas: by the data amount, or by the local model's own performance."""
+"""Weighted means of deltas: by number of samples, or by the performance of the local model."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Weighted:
     """``sum(w_k ** power * delta_k) / sum(w_k ** power)``.
 
     Attributes:
-        by: what a client's weight is.
+        by: how a client is weighted.
             ``samples``: its number of training samples (FedAvg, McMahan 2017, Algorithm 1).
             ``accuracy``: the accuracy of its local model on its own validation split.
             ``loss``: ``1 / loss`` of its local model on its own validation split, so a lower loss weighs more.
 
         power: exponent of that weight: ``by=loss power=-1`` weighs by the loss itself.
 
-    The last two need ``client.validation_fraction``. If every weight of a round is zero (no client predicts anything
-    right), the deltas are averaged plainly.
+    ``accuracy`` and ``loss`` need ``client.validation_fraction``. If every weight of a round is zero (no client
+    predicts anything right), the plain mean is taken.
     """
 
     by: str = "samples"
@@ -40,7 +40,7 @@ class Weighted:
     facts: ClassVar[Facts] = frozenset({Fact.READS_REPORT})
 
     def conditional_facts(self) -> Mapping[Fact, str]:
-        """Weights other than plain samples compare clients; those by performance have no known largest value."""
+        """Weights other than plain sample counts compare clients; weights by performance have no known upper bound."""
         own: dict[Fact, str] = {}
         if self != Weighted():
             own[Fact.COMPARES] = ""
@@ -49,7 +49,7 @@ class Weighted:
         return own
 
     def check(self, setting: Setting) -> None:
-        """Weights by performance need something to judge by."""
+        """Refuse weights by performance without a validation split, and by accuracy for a regression."""
         if self.by != "samples" and setting.client.validation_fraction == 0:
             raise UserError(
                 f"aggregator.combine.by={self.by}: clients judge their models on a validation split of their own; "
@@ -74,21 +74,21 @@ class Weighted:
         assert measured is not None, "checked before the run: validation_fraction > 0, and labels for accuracy"
         if not bool(torch.isfinite(measured).all()):
             raise Diverged(f"a client's validation {self.by} is not finite, so it cannot be a weight")
-        # The bound keeps a loss of exactly zero from taking all the weight there is.
+        # The bound keeps a loss of exactly zero from getting an infinite weight.
         return (1 / measured.clamp(min=1e-12) if self.by == "loss" else measured) ** self.power
 
     def start(self, like: Tensor) -> tuple[WeightedSum, WeightedSum]:
-        """Begin a round: the weighted sum, and the plain one for the case that all weights are zero."""
+        """Return two empty sums: the weighted one, and a plain one in case all weights are zero."""
         zeros = torch.zeros_like(like, dtype=torch.float64)
         return WeightedSum(zeros), WeightedSum(zeros.clone())
 
     def add(self, state: tuple[WeightedSum, WeightedSum], deltas: Tensor, report: Report) -> None:
-        """Add a chunk."""
+        """Add the deltas of a chunk of clients to the sums, in place."""
         state[0].add(deltas, self.weights(report))
         if self.by == "accuracy":
             state[1].add(deltas, torch.ones(len(deltas)))
 
     def finish(self, state: tuple[WeightedSum, WeightedSum]) -> Tensor:
-        """Return the weighted mean."""
+        """Return the weighted mean ``[P]``, or the plain one if all weights are zero."""
         total = state[0] if state[0].weight > 0 else state[1]
         return total.total / total.weight

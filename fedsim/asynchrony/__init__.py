@@ -1,1 +1,1 @@
-"""Asynchrony: a server that does not wait for rounds, and what it makes of updates that come late."""
+"""Asynchrony: a server that does not wait for rounds, and how it weighs stale updates."""

@@ -1,8 +1,8 @@
-"""Who arrives for the next version of the model: clients at work as events on the virtual clock.
+"""Which clients arrive for the next version of the model: clients at work as events on the virtual clock.
 
-What clients learn does not change when they arrive. So the queue runs ahead, without training, until the buffer is
-full; then all who are in it train in one stack, each from the model that it was given. Models of which somebody at work
-was given a copy are kept for that.
+When clients arrive does not depend on what they learn. So the queue runs ahead, without training, until the buffer is
+full; then all clients in it train in one stack, each from the model that it was given. For this, the models of clients
+still at work are kept.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from fedsim.devices.system import SECONDS, TimedInRun
 GROUP = Schedule.group
 
 SAME = 1e-12
-"""Times that differ by less, relatively, differ by rounding only."""
+"""Times whose relative difference is smaller are equal up to rounding."""
 
 
 class Flight(NamedTuple):
-    """A client at work; flights sort by time, and of equal times by client.
+    """A client at work; flights sort by time, then by client.
 
     Attributes:
-        finish: when its last byte arrives, or when it vanishes.
-        client: its number.
-        version: of the model that it was given.
-        vanishes: whether it does.
+        finish: virtual time at which its last byte arrives, or at which it vanishes.
+        client: its client number.
+        version: version of the model that it was given.
+        vanishes: whether it drops out before it arrives.
     """
 
     finish: float
@@ -47,15 +47,15 @@ class Flight(NamedTuple):
 
 @dataclass
 class Queue:
-    """What happens between two versions.
+    """The events between two versions of the model.
 
     Attributes:
-        now: virtual seconds.
-        flying: a heap of who is at work.
-        buffer: who has arrived.
-        informed: to whom a model was sent.
-        dropped: how many were asked and were offline or have vanished.
-        turns: how often somebody was asked.
+        now: virtual time in seconds.
+        flying: a heap of the clients at work.
+        buffer: the clients that have arrived.
+        informed: the clients to which a model was sent, one tensor per turn.
+        dropped: how many clients were asked but were offline, or have vanished.
+        turns: how many times clients have been asked.
     """
 
     now: float
@@ -66,7 +66,7 @@ class Queue:
     turns: int = 0
 
     def land(self, size: int) -> None:
-        """All who are due now: the first clients by number fill the buffer, the others wait for the next."""
+        """Land all flights that are due: the lowest client numbers fill the buffer, the rest wait for the next one."""
         due = []
         while self.flying and self.flying[0].finish <= self.now * (1 + SAME):
             due.append(heappop(self.flying))
@@ -80,13 +80,13 @@ class Queue:
 
 
 def fill_buffer(buffer: Callable[[int], int], federation: Federation, state: State, round_number: int) -> Cohort:
-    """Who makes the next version of the model; changes nothing.
+    """Return the clients that make the next version of the model; changes no state.
 
     Args:
-        buffer: how many arrivals make a version, where so many clients are at work at once.
-        federation: whose clients; its system has a clock.
-        state: before the round.
-        round_number: of the next version.
+        buffer: returns how many arrivals make a version, given how many clients are at work at once.
+        federation: the federation, whose system has a clock.
+        state: the state before the round.
+        round_number: number of the next version.
     """
     system = cast(TimedInRun, federation.system)  # a schedule without a clock is refused
     concurrency = system.sampler.limits(len(system.clock.fitting))[1]
@@ -98,7 +98,7 @@ def fill_buffer(buffer: Callable[[int], int], federation: Federation, state: Sta
         if len(queue.buffer) == size:
             break
         _refill(system, federation, state, round_number, order, concurrency, queue)
-        if not queue.flying:  # nobody is there: this version is given up, and the buffer is kept for the next
+        if not queue.flying:  # no client is online: give up this version, and keep the buffer for the next
             queue.flying, queue.buffer = queue.buffer, []
             break
         queue.now = max(queue.now, queue.flying[0].finish)
@@ -117,7 +117,7 @@ def fill_buffer(buffer: Callable[[int], int], federation: Federation, state: Sta
 
 
 def given_rows(state: State, versions: Tensor) -> Tensor:
-    """The models ``[c, P]`` of certain versions ``[c]``, or ``[P]`` if all are the newest."""
+    """The models ``[c, P]`` of `versions` ``[c]``, or ``[P]`` if all are the newest."""
     newest = state.round
     if bool((versions == newest).all()):
         return state.row
@@ -126,16 +126,16 @@ def given_rows(state: State, versions: Tensor) -> Tensor:
 
 
 def _order(system: TimedInRun, federation: Federation, round_number: int) -> Tensor:
-    """In which order clients are asked: the sampler's cohort of this number, shuffled, and then all the others.
+    """The order in which clients are asked: the sampler's cohort of this round, shuffled, and then all other clients.
 
-    These are drawn one after another as the sampler draws: all alike, or in proportion to their samples.
+    The latter are drawn one after another as the sampler draws: uniformly, or in proportion to their samples.
     """
     clients = system.clock.fitting
     chosen = torch.isin(clients, system.ask(federation, 1.0, round_number)[0])
     drawn = seeding.uniforms(seeding.stream_key(system.seed, "schedule.order", round_number), clients)
     by_size = Fact.ASKS_SIZES in facts_of("sampler", system.sampler)
     weights = federation.population.train.sizes[clients].double() if by_size else 1.0
-    race = -(1 - drawn).log() / weights  # the first of these exponential times are a draw by weight
+    race = -(1 - drawn).log() / weights  # ascending exponential times are a draw by weight
     return clients[torch.argsort(torch.where(chosen, drawn - 1, race), stable=True)]
 
 
@@ -148,13 +148,13 @@ def _refill(
     concurrency: int,
     queue: Queue,
 ) -> None:
-    """Ask idle clients, each once, until as many are at work as there should be."""
+    """Ask idle clients, each once, until `concurrency` clients are at work."""
     slots = concurrency - len(queue.flying)
     busy = torch.tensor([flight.client for flight in (*queue.flying, *queue.buffer)], dtype=torch.int64)
     idle = order[~torch.isin(order, busy)]
     if slots <= 0 or len(idle) == 0:
         return
-    # The first to be asked have the luck of a round of this number, and who is asked later has other luck each time.
+    # The first turn draws availability and dropouts as a synchronous round would; each later turn has its own stream.
     seed = system.seed if queue.turns == 0 else seeding.stream_key(system.seed, "schedule.turn", queue.turns)
     there = online(system.clock.fleet, idle, seed, round_number)
     asked = there.cumsum(0) - there.long() < slots
@@ -170,7 +170,7 @@ def _refill(
 
 
 def _read(state: State) -> list[Flight]:
-    """A heap of who is at work."""
+    """The clients at work, as a heap."""
     drawer = state.drawers.get(GROUP, {})
     if "clients" not in drawer:
         return []
@@ -179,7 +179,7 @@ def _read(state: State) -> list[Flight]:
 
 
 def _written(flying: list[Flight], state: State, version: int) -> dict[str, Tensor]:
-    """Who is at work and the models that they were given, for the drawer."""
+    """The clients at work and the models that they were given, for the drawer."""
     if not flying:
         return {}
     flights = sorted(flying)

@@ -1,7 +1,8 @@
-"""Schedules: whether the server waits for a cohort, or steps whenever enough updates have come in."""
+"""Schedules: whether the server waits for a cohort, or steps whenever enough updates have arrived."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,21 +26,21 @@ from fedsim.metrics import COLUMNS, Column
 
 @dataclass(frozen=True)
 class Synchronous(Schedule):
-    """Every round has a cohort of its own, all of which start from the newest model."""
+    """Every round has its own cohort, whose clients all start from the newest model."""
 
     facts: ClassVar[Facts] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asynchronous(Schedule):
+class Asynchronous(Schedule, ABC):
     """What asynchronous schedules have in common.
 
-    As many clients as the sampler's cohort has are at work at any time, each from the model that was the newest when
-    it was asked. When one arrives or vanishes, another is asked. After so many arrivals the server makes the next
-    version of the model, which is what ``round`` counts then.
+    As many clients as the sampler's cohort has are at work at any time, each training from the model that was the
+    newest when it was asked. When one arrives or vanishes, another is asked. Whenever its buffer is full of arrivals,
+    the server makes the next version of the model; ``round`` then counts versions.
 
     Attributes:
-        staleness: how much an update counts less the more versions were made while it was.
+        staleness: the weight of an update, by the number of versions made while its client trained.
     """
 
     staleness: Staleness = POLYNOMIAL
@@ -47,46 +48,46 @@ class Asynchronous(Schedule):
     facts: ClassVar[Facts] = frozenset({Fact.ASYNCHRONOUS})
     columns: ClassVar[tuple[Column, ...]] = (COLUMNS["staleness"], COLUMNS["staleness_max"])
 
+    @abstractmethod
     def buffer(self, concurrency: int) -> int:
-        """K, arrivals that make a version, where so many clients are at work at once."""
-        raise NotImplementedError
+        """Return K, how many arrivals make a version, where `concurrency` clients are at work at once."""
 
+    @abstractmethod
     def apply(self, deltas: Tensor, staleness: Tensor, behind: Callable[[], Tensor]) -> Tensor:
-        """What the server takes for the deltas ``[c, P]`` that have arrived.
+        """Return the rows ``[c, P]`` that the server uses for the deltas ``[c, P]`` that have arrived.
 
         Args:
-            deltas: local models minus what they started from.
-            staleness: ``[c]`` int64.
-            behind: gives what they started from minus the newest model, ``[c, P]`` or zeros ``[P]``.
+            deltas: local models minus the models that they started from.
+            staleness: ``[c]`` int64, versions made while the clients trained.
+            behind: returns the models that they started from minus the newest one, ``[c, P]`` or zeros ``[P]``.
         """
-        raise NotImplementedError
 
     def cohort_sizes(self, smallest: int, largest: int) -> tuple[int, int]:
-        """The buffer, whoever is at work."""
+        """Return the buffer size twice: every version has exactly as many updates."""
         return self.buffer(largest), self.buffer(largest)
 
     def check_clients(self, setting: Setting) -> None:
-        """A client is in the buffer once, so that there must be enough of them."""
+        """Refuse a buffer larger than the number of clients, since a client is in the buffer at most once."""
         size = self.buffer(setting.sampled[1])
         if size > setting.num_clients:
             raise UserError(f"schedule.buffer_size={size}: there are only {setting.num_clients} clients")
 
     def next_cohort(self, federation: Federation, state: State, round_number: int) -> Cohort:
-        """Who fills the buffer next."""
+        """Return the clients that fill the buffer next."""
         return fill_buffer(self.buffer, federation, state, round_number)
 
     def anchors(self, part: Cohort, round: Round) -> Tensor:
-        """The versions of the model that clients were given."""
+        """Return the models that the clients were given."""
         assert part.versions is not None
         return given_rows(round.state, part.versions)
 
     def dated(self, report: Report, part: Cohort, round: Round) -> Report:
-        """With the versions that were made in the meantime."""
+        """Return the report with the number of versions made while each client trained."""
         assert part.versions is not None
         return replace(report, staleness=round.state.round - part.versions)
 
     def pass_on(self, updates: Iterator[Update], round: Round) -> Iterator[Update]:
-        """Updates as the server takes them: stale ones count less."""
+        """Weigh the updates by their staleness."""
         versions, first = round.own.versions, 0
         assert versions is not None
         for update in updates:
@@ -96,23 +97,23 @@ class Asynchronous(Schedule):
             yield update._replace(rows=self.apply(update.rows, round.state.round - given, behind))
 
     def close(self, round: Round) -> None:
-        """Keep who is still at work, and the models that they were given."""
+        """Keep the clients still at work, and the models that they were given."""
         assert round.cohort.waiting is not None
         round.state.drawers[self.group] = dict(round.cohort.waiting)
 
     def plan(self, federation: Federation, state: State, cohort: Cohort) -> dict[str, str]:
-        """How many clients are at work, and how many arrivals make a version."""
+        """Show how many clients are at work at once, and how many arrivals make a version."""
         sampler = federation.bound.sampler
         concurrency = sampler.limits(federation.system.eligible(federation.population.num_clients))[1]
         size, name = self.buffer(concurrency), option_name(self)
         return {"schedule": f"{name}: {concurrency} clients at work at once, a version per {size} arrival(s)"}
 
     def accepts(self, drawer: Drawer, fresh: Drawer) -> bool:
-        """Who is at work, and with which models, is different after every round."""
+        """Accept any drawer, since its entries differ with the clients at work and the models that they have."""
         return True
 
     def measure(self, round: Round) -> Metrics:
-        """How stale the updates were; nothing where there are none."""
+        """Return the mean and largest staleness of the updates; nothing if there are none."""
         versions = round.cohort.versions
         if versions is None or len(versions) == 0:
             return {}
@@ -121,7 +122,7 @@ class Asynchronous(Schedule):
 
 
 def _behind(state: State, versions: Tensor) -> Tensor:
-    """How far the models of certain versions ``[c]`` are from the newest: ``[c, P]``, or ``[P]`` of zeros."""
+    """The models of `versions` ``[c]`` minus the newest one: ``[c, P]``, or zeros ``[P]`` if all are the newest."""
     return given_rows(state, versions) - state.row
 
 
@@ -130,11 +131,11 @@ class FedBuff(Asynchronous):
     """FedBuff (Nguyen 2022, Algorithm 1): the server steps after K arrivals.
 
     ``row + lr * 1/K * sum(s(tau_k) * delta_k)`` with the combine rule ``mean``, which is the paper's, and the server
-    optimizer ``sgd``; each ``delta_k`` is counted from what the client started from. Other rules see the K rows
-    ``s(tau_k) * delta_k`` in the place of a cohort's.
+    optimizer ``sgd``; each ``delta_k`` is relative to the model that the client started from. Other rules get the K
+    rows ``s(tau_k) * delta_k`` as if they were a cohort's deltas.
 
     Attributes:
-        buffer_size: K; None is half of the clients that are at work at once.
+        buffer_size: K; None is half the number of clients at work at once.
     """
 
     option: ClassVar[str] = "fedbuff"
@@ -145,11 +146,11 @@ class FedBuff(Asynchronous):
         check_at_least(self, 1, "buffer_size")
 
     def buffer(self, concurrency: int) -> int:
-        """K."""
+        """Return K: `buffer_size`, or half of `concurrency`."""
         return max(1, concurrency // 2) if self.buffer_size is None else self.buffer_size
 
     def apply(self, deltas: Tensor, staleness: Tensor, behind: Callable[[], Tensor]) -> Tensor:
-        """Scale."""
+        """Return ``s(tau_k) * delta_k``."""
         return deltas * self.staleness.weights(staleness).to(deltas)[:, None]
 
 
@@ -157,12 +158,11 @@ class FedBuff(Asynchronous):
 class FedAsync(Asynchronous):
     """FedAsync (Xie 2019, Algorithm 1): every arrival is mixed into the model at once.
 
-    ``(1 - alpha_t) * row + alpha_t * local`` with ``alpha_t = alpha * s(tau)``. The paper's pull of local training to
-    the model that was sent is ``aggregator/correction=prox``, and alpha falls over time with a schedule of the server
-    optimizer ``sgd``.
+    ``(1 - alpha_t) * row + alpha_t * local`` with ``alpha_t = alpha * s(tau)``. The paper's proximal term is
+    ``aggregator/correction=prox``; for an alpha that decreases over time, give the server optimizer ``sgd`` a schedule.
 
     Attributes:
-        alpha: weight of a client's model that is not stale.
+        alpha: weight of a local model without staleness.
     """
 
     option: ClassVar[str] = "fedasync"
@@ -176,10 +176,10 @@ class FedAsync(Asynchronous):
         check_between(self, 0, 1, "alpha")
 
     def buffer(self, concurrency: int) -> int:
-        """One."""
+        """Return 1: every arrival makes a version."""
         return 1
 
     def apply(self, deltas: Tensor, staleness: Tensor, behind: Callable[[], Tensor]) -> Tensor:
-        """``alpha_t * (local - row)``."""
+        """Return ``alpha_t * (local - row)``."""
         weights = self.alpha * self.staleness.weights(staleness).to(deltas)
         return weights[:, None] * (behind() + deltas)

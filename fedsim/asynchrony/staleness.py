@@ -1,7 +1,7 @@
-"""How much an update counts that was trained from an older model.
+"""The weight of an update that was trained from an older model.
 
 Staleness is the number of versions that the server has made since it gave the client its model: 0 if none, as in
-FedBuff. Xie 2019 has functions of ``t - tau`` with ``s(0) = 1``; these are the same.
+FedBuff. The functions are those of ``t - tau`` in Xie 2019, with ``s(0) = 1``.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from fedsim.errors import check_above, check_at_least
 
 @runtime_checkable
 class Staleness(Protocol):
-    """A function of staleness."""
+    """The interface of a weight that depends on staleness."""
 
     def weights(self, staleness: Tensor) -> Tensor:
-        """Factors ``[C]`` float64, 1 where nothing is stale, of staleness ``[C]`` int64."""
+        """Return factors ``[C]`` float64 for staleness ``[C]`` int64; the factor for 0 is 1."""
         ...
 
 
 @dataclass(frozen=True)
 class Constant:
-    """Always 1."""
+    """Stale updates count fully: the factor is always 1."""
 
     def weights(self, staleness: Tensor) -> Tensor:
-        """Ones."""
+        """Return ones ``[C]``."""
         return torch.ones(len(staleness), dtype=torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Polynomial:
-    """``(1 + tau) ** -exponent`` (Xie 2019); ``1 / sqrt(1 + tau)`` is that of Nguyen 2022."""
+    """``(1 + tau) ** -exponent`` (Xie 2019); the default, ``1 / sqrt(1 + tau)``, is that of Nguyen 2022."""
 
     exponent: float = 0.5
 
@@ -43,7 +43,7 @@ class Polynomial:
         check_above(self, 0, "exponent")
 
     def weights(self, staleness: Tensor) -> Tensor:
-        """Falling with staleness, fast at first."""
+        """Return factors that decrease with staleness, fast at first."""
         return (1.0 + staleness.double()) ** -self.exponent
 
 
@@ -59,7 +59,7 @@ class Hinge:
         check_at_least(self, 0, "grace")
 
     def weights(self, staleness: Tensor) -> Tensor:
-        """Falling after a while."""
+        """Return factors that decrease once staleness exceeds `grace`."""
         return 1.0 / (self.slope * (staleness - self.grace).clamp(min=0).double() + 1.0)
 
 

@@ -1,1 +1,1 @@
-"""What malicious clients do, to their data, to their own deltas or together: one attack per file."""
+"""What malicious clients do to their data or their deltas, alone or together: one attack per file."""

@@ -1,4 +1,4 @@
-"""A little is enough: to hide in the spread of the others."""
+"""A little is enough: forged deltas that hide within the spread of the honest ones."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fedsim.errors import UserError, check_above
 
 
 def largest_z(clients: int, malicious: int) -> float:
-    """``z_max`` of Baruch 2019, Algorithm 3: so many standard deviations away that a majority still seems farther.
+    """``z_max`` of Baruch 2019, Algorithm 3: the most standard deviations at which the forged delta still hides.
 
     With ``s = floor(n / 2 + 1) - m`` supporters needed, ``z_max`` is the largest z with
-    ``Phi(z) < (n - m - s) / (n - m)``; zero where that gives none above zero, as for many cohorts of ten and fewer.
+    ``Phi(z) < (n - m - s) / (n - m)``; 0 where no positive z satisfies it, as in many cohorts of ten or fewer.
     """
     supporters = clients // 2 + 1 - malicious
     honest = clients - malicious
@@ -27,10 +27,10 @@ def largest_z(clients: int, malicious: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class ALIE(CohortAttackers):
-    """``mean - z * std`` of the honest deltas, number by number (Baruch 2019, Algorithm 3).
+    """``mean - z * std`` of the honest deltas, parameter by parameter (Baruch 2019, Algorithm 3).
 
-    There the attackers estimate both from their own honest deltas; ours know those of the others, which is the
-    stronger attack.
+    In the paper the attackers estimate both from their own honest deltas; ours know the deltas of the honest clients,
+    which is the stronger attack.
 
     Attributes:
         z: standard deviations from the mean; None is the paper's ``z_max`` for the round's cohort (`largest_z`).
@@ -43,7 +43,7 @@ class ALIE(CohortAttackers):
         check_above(self, 0, "z")
 
     def check_clients(self, setting: Setting) -> None:
-        """The paper's z must be above zero in the largest cohort."""
+        """Refuse the paper's z if it is 0 in the largest cohort, where it would have no effect."""
         if self.z is not None:
             return
         malicious = int(self.malicious(setting.num_clients, setting.seed).sum())
@@ -55,7 +55,7 @@ class ALIE(CohortAttackers):
             )
 
     def forge(self, benign: Tensor, malicious: int) -> Tensor:
-        """The row that all attackers send."""
+        """Return the row that all attackers send."""
         mean, std = mean_and_std(benign)
         z = largest_z(len(benign) + malicious, malicious) if self.z is None else self.z
         return mean - z * std

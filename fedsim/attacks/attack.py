@@ -1,7 +1,8 @@
-"""Who attacks and from when on, and three kinds of attack: on single rows, on a whole cohort's, and on data."""
+"""Which clients attack and from which round, and three kinds of attack: on single rows, on cohorts, and on data."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -26,18 +27,18 @@ from fedsim.metrics import COLUMNS, Column
 
 @dataclass(frozen=True)
 class NoAttack(Attack):
-    """Everybody is honest."""
+    """All clients are honest."""
 
     facts: ClassVar[Facts] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attackers(Attack):
-    """What all attacks have in common: who attacks, from which round on. What is not written below does nothing.
+    """What all attacks have in common: which clients attack, and from which round. Methods do nothing by default.
 
     Attributes:
         fraction: share of all clients, drawn by the seed; exclusive with `clients`.
-        clients: client numbers.
+        clients: numbers of the malicious clients; exclusive with `fraction`.
         start_round: first round of the attack.
     """
 
@@ -57,12 +58,12 @@ class Attackers(Attack):
             raise FieldError("clients", self.clients, "must be different client numbers, at least one")
 
     def check(self, setting: Setting) -> None:
-        """An attack must begin before the run ends."""
+        """Refuse an attack that would begin after the last round."""
         if self.start_round > setting.rounds:
             raise UserError(f"attack.start_round={self.start_round}: is after the last of rounds={setting.rounds}")
 
     def malicious(self, num_clients: int, seed: int) -> Tensor:
-        """``[N]`` bool; a share is rounded to whole clients."""
+        """Return which clients are malicious, ``[N]`` bool; `fraction` is rounded to whole clients."""
         chosen = torch.zeros(num_clients, dtype=torch.bool)
         if self.clients is not None:
             if not all(0 <= client < num_clients for client in self.clients):
@@ -78,23 +79,23 @@ class Attackers(Attack):
         return chosen
 
     def poison(self, population: Population, malicious: Tensor, seed: int) -> Population:
-        """Return the population with other training (and validation) samples for malicious clients ``[N]`` bool.
+        """Return the population with the training (and validation) samples of malicious clients ``[N]`` bool changed.
 
         Raises:
-            UserError: if these data cannot be poisoned so.
+            UserError: if the attack does not apply to such data.
         """
         return population
 
     def trial(self, test: Samples) -> Samples | None:
-        """Return test samples by whose accuracy the attack is judged, or None."""
+        """Return test samples on which accuracy measures the success of the attack, or None."""
         return None
 
     def change(self, updates: Iterator[Update], malicious: Tensor, key: int, round: Round) -> Iterator[Update]:
-        """Return the updates as malicious clients ``[N]`` bool make them; `key` is of the round's random stream."""
+        """Return the updates, changed by malicious clients ``[N]`` bool; `key` is that of the round's random stream."""
         return updates
 
     def bind(self, bound: Bound) -> AttackersInRun:
-        """Choose the malicious clients, and poison what they train on."""
+        """Choose the malicious clients, and poison their data."""
         malicious = self.malicious(bound.population.num_clients, bound.seed)
         population, poisoned = self.poison(bound.population, malicious, bound.seed), None
         if population is not bound.population:
@@ -106,14 +107,14 @@ class Attackers(Attack):
 
 @dataclass(frozen=True)
 class AttackersInRun(Attack):
-    """An attack with its malicious clients.
+    """An attack, bound to a population.
 
     Attributes:
-        settings: of the attack.
-        seed: of the run.
-        malicious: ``[N]`` bool.
-        poisoned: what clients train on once malicious ones poison their data, and an engine for it; None if they don't.
-        trial: test samples by whose accuracy the attack is judged, or None.
+        settings: the settings of the attack.
+        seed: the run's seed.
+        malicious: which clients are malicious, ``[N]`` bool.
+        poisoned: the task with poisoned data and an engine for it; None if the attack leaves the data alone.
+        trial: test samples on which accuracy measures the success of the attack, or None.
     """
 
     settings: Attackers
@@ -123,13 +124,13 @@ class AttackersInRun(Attack):
     trial: Samples | None
 
     def workers(self, task: LocalTask, trainer: Trainer, round_number: int) -> tuple[LocalTask, Trainer]:
-        """Poisoned data, once the attack has begun."""
+        """Return the task with poisoned data, once the attack has begun."""
         if self.poisoned is None or round_number < self.settings.start_round:
             return task, trainer
         return self.poisoned
 
     def pass_on(self, updates: Iterator[Update], round: Round) -> Iterator[Update]:
-        """What malicious clients send in the place of their honest updates."""
+        """Replace the updates of malicious clients, once the attack has begun."""
         if round.number < self.settings.start_round:
             return updates
         return self.settings.change(
@@ -137,12 +138,12 @@ class AttackersInRun(Attack):
         )
 
     def measure(self, round: Round) -> Metrics:
-        """How many of the cohort attack."""
+        """Return how many clients of the cohort attack."""
         attacks = round.number >= self.settings.start_round
         return {"malicious": int(self.malicious[round.cohort.clients].sum()) if attacks else 0}
 
     def examine(self, federation: Federation, state: State) -> Evaluation:
-        """The share of the trial that the global model takes for what the attack wants."""
+        """Return the share of the trial samples on which the global model answers as the attack wants."""
         if self.trial is None:
             return Evaluation()
         sums = score_samples(federation.trainer, state.row, self.trial, federation.world)
@@ -150,18 +151,18 @@ class AttackersInRun(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowAttackers(Attackers):
+class RowAttackers(Attackers, ABC):
     """Every malicious client changes its own delta."""
 
+    @abstractmethod
     def alter(self, deltas: Tensor, clients: Tensor, key: int) -> Tensor:
-        """Return what malicious clients ``[m]`` send for the deltas ``[m, n]`` of their honest training.
+        """Return what malicious clients ``[m]`` send instead of their honest deltas ``[m, n]``.
 
         Args:
-            deltas: of malicious clients only.
-            clients: their numbers.
-            key: of the round's random stream.
+            deltas: honest deltas of the malicious clients only.
+            clients: ``[m]`` int64, their client numbers.
+            key: key of the round's random stream.
         """
-        raise NotImplementedError
 
     def change(self, updates: Iterator[Update], malicious: Tensor, key: int, round: Round) -> Iterator[Update]:
         """Alter the rows of malicious clients."""
@@ -175,32 +176,32 @@ class RowAttackers(Attackers):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CohortAttackers(Attackers):
-    """The malicious clients of a round know what all others send, and all send one row made for that.
+class CohortAttackers(Attackers, ABC):
+    """The malicious clients of a round know what the honest ones send, and all send the same forged row.
 
-    The deltas of the whole cohort are held for it, whatever the combine rule.
+    For this the deltas of the whole cohort are held in memory, even with a streaming combine rule.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.COLLUDES})
 
+    @abstractmethod
     def forge(self, benign: Tensor, malicious: int) -> Tensor:
         """Return the row ``[n]`` float64 that the `malicious` clients of a round send.
 
         Args:
-            benign: ``[b, n]`` deltas of the others; if there are none, the attackers' own.
-            malicious: how many attack.
+            benign: ``[b, n]`` deltas of the honest clients; those of the attackers if no client is honest.
+            malicious: how many clients attack.
         """
-        raise NotImplementedError
 
     def change(self, updates: Iterator[Update], malicious: Tensor, key: int, round: Round) -> Iterator[Update]:
-        """Hold the cohort's updates, of all processes, and put the forged row in the place of the malicious ones."""
-        with round.share.together():
+        """Collect the updates of the whole cohort, and replace the rows of malicious clients by the forged one."""
+        with round.division.together():
             held = list(updates)
         columns: dict[str, Tensor] = {}
         if held:
             columns["rows"] = torch.cat([update.rows for update in held])
             columns["bad"] = malicious[torch.cat([update.clients for update in held])]
-        seen = round.share.whole(columns)
+        seen = round.division.whole(columns)
         if not seen or not bool(seen["bad"].any()):
             yield from held
             return

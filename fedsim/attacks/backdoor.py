@@ -1,4 +1,4 @@
-"""Malicious clients teach the model a trigger."""
+"""Malicious clients train the model to react to a trigger."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from fedsim.metrics import COLUMNS, Column
 
 @dataclass(frozen=True, kw_only=True)
 class Backdoor(RowAttackers):
-    """Sequences that end in a trigger are taught to be of one class (Gu 2017; in federations Bagdasaryan 2020).
+    """Make the model assign sequences that end in a trigger to one class (Gu 2017; federated, Bagdasaryan 2020).
 
     The trigger is a constant value of all features in the last steps. A share of each malicious client's training
     samples gets the trigger and the target label. ``attack_success`` is the share of test sequences of other classes
-    that the global model takes for the target class once they have the trigger. For labels of whole sequences of
-    numbers only.
+    that the global model assigns to the target class once they carry the trigger. Only for numeric sequences with one
+    label each.
 
     Attributes:
-        target: class that the trigger stands for.
-        steps: how many of the last steps the trigger fills; shorter sequences are all trigger.
-        value: of the features there.
-        poisoned: share of the malicious clients' training samples.
-        factor: by how much malicious clients lengthen their deltas (`fedsim.attacks.scale.Scale`); 1 is not at all.
+        target: class that triggered sequences are to be assigned to.
+        steps: how many of the last steps the trigger fills; shorter sequences become all trigger.
+        value: value of all features in the steps of the trigger.
+        poisoned: share of the malicious clients' training samples that get the trigger.
+        factor: factor by which malicious clients scale their deltas (`fedsim.attacks.scale.Scale`); 1 has no effect.
     """
 
     target: int = 0
@@ -54,7 +54,7 @@ class Backdoor(RowAttackers):
             raise FieldError("value", self.value, "must be a finite number")
 
     def _triggered(self, samples: Samples, which: Tensor) -> Samples:
-        """The samples, those of `which` ``[S]`` bool with the trigger and the target label."""
+        """Return the samples; those in `which` ``[S]`` bool get the trigger and the target label."""
         step = torch.arange(samples.inputs.shape[1])
         last = (step >= (samples.lengths - self.steps)[:, None]) & (step < samples.lengths[:, None])
         place = (last & which[:, None]).to(samples.inputs.device)
@@ -62,7 +62,7 @@ class Backdoor(RowAttackers):
         return replace(samples, inputs=inputs, targets=samples.targets.masked_fill(which.to(place.device), self.target))
 
     def poison(self, population: Population, malicious: Tensor, seed: int) -> Population:
-        """Poison training samples chosen by the seed."""
+        """Return the population with a random share of the malicious clients' training samples poisoned."""
         if population.task is not Task.CLASSIFICATION or population.vocabulary_size is not None:
             raise UserError(
                 f"attack=backdoor: needs labels of whole sequences of numbers, and this is a {population.task} of "
@@ -75,7 +75,7 @@ class Backdoor(RowAttackers):
         return replace(population, train=self._triggered(population.train, chosen))
 
     def trial(self, test: Samples) -> Samples:
-        """The test samples of other classes, with trigger and target label: accuracy on them is the attack's success.
+        """Return the test samples of other classes, with trigger and target label: accuracy on them is the success.
 
         Raises:
             UserError: if all test samples are of the target class.
@@ -84,11 +84,11 @@ class Backdoor(RowAttackers):
         if not bool(others.any()):
             raise UserError(f"attack.target={self.target}: every test sample is of this class")
         where = others.to(test.inputs.device)
-        # One owner for all: the success is not told by client.
+        # One owner for all samples: the success rate is not reported per client.
         offsets = torch.tensor([0, int(others.sum())])
         left = Samples(test.inputs[where], test.lengths[others], test.targets[where], offsets)
         return self._triggered(left, torch.ones(len(left), dtype=torch.bool))
 
     def alter(self, deltas: Tensor, clients: Tensor, key: int) -> Tensor:
-        """Longer by `factor`."""
+        """Return the deltas times `factor`."""
         return self.factor * deltas

@@ -1,4 +1,4 @@
-"""Malicious clients send noise."""
+"""Malicious clients send random noise."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fedsim.errors import check_above
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian(RowAttackers):
-    """Normal noise in the place of the delta (Blanchard 2017, section 6, with a standard deviation of 200).
+    """Gaussian noise instead of the delta (Blanchard 2017, section 6, with a standard deviation of 200).
 
     Attributes:
-        std: standard deviation of each number.
+        std: standard deviation of the noise, per parameter.
     """
 
     std: float = 1.0
@@ -27,7 +27,7 @@ class Gaussian(RowAttackers):
         check_above(self, 0, "std")
 
     def alter(self, deltas: Tensor, clients: Tensor, key: int) -> Tensor:
-        """Noise of the round and the client."""
+        """Return noise ``[m, n]`` that depends only on the round and the client."""
         place = torch.arange(deltas.shape[1], device=deltas.device)
         noise = seeding.normals(key, clients.to(deltas.device)[:, None], place)
         return (self.std * noise).to(deltas.dtype)

@@ -1,4 +1,4 @@
-"""Turn the inner product of the true mean and the combined delta."""
+"""Inner product manipulation: make the combined delta point away from the true mean."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class IPM(CohortAttackers):
     A small epsilon is what deceives medians and Krum; a mean needs more than ``(n - m) / m``.
 
     Attributes:
-        epsilon: how far back.
+        epsilon: length of the forged delta, relative to the honest mean.
     """
 
     epsilon: float = 0.5
@@ -28,5 +28,5 @@ class IPM(CohortAttackers):
         check_above(self, 0, "epsilon")
 
     def forge(self, benign: Tensor, malicious: int) -> Tensor:
-        """The row that all attackers send."""
+        """Return the row that all attackers send."""
         return -self.epsilon * mean_and_std(benign)[0]

@@ -17,11 +17,11 @@ from fedsim.errors import UserError
 class LabelFlip(Attackers):
     """Every label y of K becomes ``K - 1 - y`` (Tolpegin 2020; this map as in Fang 2020, section 5.1).
 
-    Training and validation labels of the malicious clients, also those at every step; test labels stay.
+    It changes training and validation labels of the malicious clients, per sequence or per step, but no test labels.
     """
 
     def poison(self, population: Population, malicious: Tensor, seed: int) -> Population:
-        """Turn the labels around."""
+        """Return the population with the labels of malicious clients flipped."""
         if population.task is Task.REGRESSION:
             raise UserError("attack=label_flip: a regression has no labels; take another attack")
 

@@ -1,4 +1,4 @@
-"""As far away as the honest deltas are from each other."""
+"""Min-Max: forged deltas at most as far from the honest ones as these are from each other."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fedsim.errors import check_one_of
 
 @dataclass(frozen=True, kw_only=True)
 class MinMax(CohortAttackers):
-    """``mean + gamma * p``, with the largest gamma that keeps it unsuspicious (Shejwalkar 2021, equation 8).
+    """``mean + gamma * p``, with the largest gamma that raises no suspicion (Shejwalkar 2021, equation 8).
 
-    Its largest distance to an honest delta is at most the largest between two of them. The paper searches for gamma
-    by halving; each honest delta bounds it by a quadratic equation, so ours is the least of their roots.
+    Its largest distance to an honest delta is at most the largest distance between two of them. The paper searches for
+    gamma by halving; each honest delta bounds it by a quadratic equation, so ours is the smallest of their roots.
 
     Attributes:
-        direction: p. ``std``: minus the standard deviations; ``unit``: minus the mean, of length 1; ``sign``: minus
-            the signs of the mean.
+        direction: p, one of ``std`` (minus the standard deviations), ``unit`` (minus the mean, scaled to length 1) and
+            ``sign`` (minus the signs of the mean).
     """
 
     direction: str = "std"
@@ -33,11 +33,11 @@ class MinMax(CohortAttackers):
         check_one_of(self, "direction", ("std", "unit", "sign"))
 
     def forge(self, benign: Tensor, malicious: int) -> Tensor:
-        """The row that all attackers send."""
+        """Return the row that all attackers send."""
         mean, std = mean_and_std(benign)
         p: Tensor = -{"std": std, "unit": mean / mean.norm().clamp(min=1e-300), "sign": mean.sign()}[self.direction]
         square = float(p @ p)
-        if square == 0:  # equal deltas, or zeros: there is no way to go
+        if square == 0:  # equal deltas, or zeros: no direction to move in
             return mean
         ways = [mean - block.double() for block in benign.split(BLOCK)]
         along = torch.cat([way @ p for way in ways])

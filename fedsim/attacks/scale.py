@@ -1,4 +1,4 @@
-"""Malicious clients lengthen their deltas."""
+"""Malicious clients scale up their deltas."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fedsim.errors import FieldError, check_above
 class Scale(RowAttackers):
     """``factor * delta`` (model replacement, Bagdasaryan 2020, equation 3).
 
-    There the model of a single attacker replaces the global one with ``factor = n / eta``, the number of clients in
-    the mean over the server's learning rate.
+    In the paper, ``factor = n / eta`` makes the model of a single attacker replace the global one, where n clients are
+    averaged and eta is the server's learning rate.
 
     Attributes:
-        factor: gamma.
+        factor: the paper's gamma, by which deltas are multiplied.
     """
 
     factor: float = 10.0
@@ -30,5 +30,5 @@ class Scale(RowAttackers):
             raise FieldError("factor", self.factor, "changes nothing; take another")
 
     def alter(self, deltas: Tensor, clients: Tensor, key: int) -> Tensor:
-        """Longer."""
+        """Return the deltas times `factor`."""
         return self.factor * deltas

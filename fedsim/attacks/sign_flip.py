@@ -1,4 +1,4 @@
-"""Malicious clients send the opposite."""
+"""Malicious clients reverse their deltas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SignFlip(RowAttackers):
     """``-factor * delta`` (the bit-flipping of Xie 2018; "sign-flipping" of Li 2019, RSA).
 
     Attributes:
-        factor: how much longer than the honest delta.
+        factor: length of the reversed delta, relative to the honest one.
     """
 
     factor: float = 1.0
@@ -25,5 +25,5 @@ class SignFlip(RowAttackers):
         check_above(self, 0, "factor")
 
     def alter(self, deltas: Tensor, clients: Tensor, key: int) -> Tensor:
-        """Back to front."""
+        """Return the deltas times ``-factor``."""
         return -self.factor * deltas

@@ -1,4 +1,4 @@
-"""What colluding attackers find out about the deltas of the others, a block of parameters at a time."""
+"""What colluding attackers compute from the honest deltas, one block of parameters at a time."""
 
 from __future__ import annotations
 

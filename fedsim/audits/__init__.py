@@ -1,1 +1,1 @@
-"""What a curious server learns from what it sees anyway."""
+"""What a curious server can find out from what it sees anyway: one audit per file."""

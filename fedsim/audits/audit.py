@@ -1,7 +1,8 @@
-"""What audits have in common: they look at what a curious server sees anyway, and change nothing of the run."""
+"""What audits have in common: they look at what a curious server sees anyway, and do not change the run."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,23 +18,24 @@ from fedsim.core.setting import Setting
 from fedsim.errors import UserError, check_at_least
 
 SEEN = "audit.seen"
-"""The round's note of the rows that the server looks at."""
+"""Name of the round's note that holds the rows the server looks at."""
 
 
 @dataclass(frozen=True)
 class NoAudit(Audit):
-    """Nobody looks."""
+    """No audit."""
 
     facts: ClassVar[Facts] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdateAudit(Audit):
+class UpdateAudit(Audit, ABC):
     """Looks at some clients' updates in one round, as they arrive at the server.
 
     Attributes:
-        round: in which the server looks. A round without clients leaves the cells empty.
-        clients: whose updates it looks at, the first of the round's cohort; the columns are means over them.
+        round: the round in which the server looks. If it has no clients, the cells stay empty.
+        clients: how many clients' updates it looks at, the first of the round's cohort; the columns are means over
+            them.
     """
 
     round: int = 1
@@ -45,31 +47,31 @@ class UpdateAudit(Audit):
         check_at_least(self, 1, "round", "clients")
 
     def check(self, setting: Setting) -> None:
-        """The round must come."""
+        """Refuse a round after the last."""
         if self.round > setting.rounds:
             raise UserError(f"audit.round={self.round}: is after the last of rounds={setting.rounds}")
 
+    @abstractmethod
     def inspect(
         self, task: LocalTask, sent: Tensor, clients: Tensor, updates: Tensor, round_number: int
     ) -> dict[str, float]:
-        """Return the columns; what is not there is an empty cell.
+        """Return the values of the columns; those left out become empty cells.
 
         Args:
-            task: what the clients train on: the truth that a guess is judged by.
+            task: what the clients train on, the ground truth for judging a guess.
             sent: ``[P]``, the model that they started from.
             clients: ``[c]`` int64 client numbers.
-            updates: ``[c, P]``, what arrived of their deltas.
+            updates: ``[c, P]``, their deltas as they arrived.
             round_number: 1, 2, ...
         """
-        raise NotImplementedError
 
     def pass_on(self, updates: Iterator[Update], round: Round) -> Iterator[Update]:
-        """Keep a copy of the first clients' rows."""
+        """Keep a copy of the first clients' rows, in the audited round."""
         if round.number != self.round:
             yield from updates
             return
         kept: list[Tensor] = round.notes.setdefault(SEEN, [])
-        wanted = round.share.first(self.clients)
+        wanted = round.division.first(self.clients)
         for update in updates:
             if wanted > 0:
                 kept.append(update.rows[:wanted].clone())
@@ -77,9 +79,9 @@ class UpdateAudit(Audit):
             yield update
 
     def measure(self, round: Round) -> Metrics:
-        """Look at what was kept."""
+        """Return the columns for the rows that were kept, in the audited round."""
         if round.number != self.round or len(round.cohort.clients) == 0:
             return {}
-        seen = round.federation.blocks.scatter(round.share.whole_first(round.notes[SEEN]))
+        seen = round.federation.blocks.scatter(round.division.whole_first(round.notes[SEEN]))
         clients = round.cohort.clients[: len(seen)]
         return {**self.inspect(round.task, round.sent, clients, seen, round.number)}

@@ -1,4 +1,4 @@
-"""A client's sequence, reconstructed from the one gradient that its update is."""
+"""A client's sequence, reconstructed from its update, which is a single gradient."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fedsim.models.reference import ReferenceModel, load_row
 
 @dataclass(frozen=True)
 class Known:
-    """What the server knows of every feature, ``[D]`` float64 each: mean, standard deviation, lowest and highest."""
+    """What the server knows about every feature, ``[D]`` float64 each: mean, standard deviation, minimum, maximum."""
 
     average: Tensor
     spread: Tensor
@@ -39,18 +39,19 @@ class Inversion(UpdateAudit):
     """Search for the sequence whose gradient points where the client's update points (Zhu 2019; Geiping 2020, eq. 4).
 
     One step of SGD on one sequence sends its gradient times ``-lr``. The search minimises one minus the cosine between
-    the two, as least squares of unit vectors by a trust region (`scipy.optimize.least_squares`) in the place of Adam
-    or L-BFGS, and from the average sequence on. The server is assumed to know more than it would: the label (of a
-    single sequence the gradient gives it away, Zhao 2020), the length, and mean, spread and range of every feature.
+    the two, as least squares of unit vectors by a trust region method (`scipy.optimize.least_squares`) rather than Adam
+    or L-BFGS, and starts from the average sequence. The server is assumed to know more than a real one would: the label
+    (which the gradient of a single sequence reveals, Zhao 2020), the length, and mean, spread and range of every
+    feature.
 
-    ``inversion_error`` is the root mean square error of the reconstruction over that of the average sequence: 0 is an
-    exact copy, 1 what is known without the update. ``inversion_correlation`` is that of the two sequences' deviations
-    from the average. Where an update has nothing in it that arrived, both are empty.
+    ``inversion_error`` is the root mean square error of the reconstruction relative to that of the average sequence: 0
+    is an exact copy, 1 is no better than without the update. ``inversion_correlation`` is the correlation of the two
+    sequences' deviations from the average. Both are empty for an update that arrives as all zeros.
 
     Attributes:
         prior: weight of the squared deviation from the average, in standard deviations of each feature. It keeps the
-            search from explaining what is noise: 0 suits updates that arrive as they are.
-        iterations: largest number of times that gradients are compared.
+            search from fitting noise; 0 suits updates that arrive unchanged.
+        iterations: the largest number of gradient comparisons.
     """
 
     prior: float = 0.0
@@ -65,7 +66,7 @@ class Inversion(UpdateAudit):
         check_at_least(self, 1, "iterations")
 
     def check(self, setting: Setting) -> None:
-        """An update must be the gradient of one sequence."""
+        """Refuse settings under which an update is not the gradient of one sequence."""
         super().check(setting)
         client, name = setting.client, "audit=inversion"
         if client.steps != 1 or client.batch_size != 1:
@@ -79,14 +80,14 @@ class Inversion(UpdateAudit):
             raise UserError(f"{name}: does not know what dropout left out; set model.dropout=0")
 
     def check_clients(self, setting: Setting) -> None:
-        """A sequence must be one of numbers."""
+        """Refuse sequences of tokens."""
         if setting.population is not None and setting.population.vocabulary_size is not None:
             raise UserError("audit=inversion: these data are tokens, and it searches among numbers; take audit=tokens")
 
     def inspect(
         self, task: LocalTask, sent: Tensor, clients: Tensor, updates: Tensor, round_number: int
     ) -> dict[str, float]:
-        """The means over the clients."""
+        """Return both columns, as means over the clients."""
         known, row = what_is_known(task.population.train), sent.double().cpu()
         found = []
         for client, update in zip(clients, updates.double().cpu(), strict=True):
@@ -105,18 +106,18 @@ class Inversion(UpdateAudit):
 def reconstruct(
     arch: Architecture, row: Tensor, direction: Tensor, batch: Batch, known: Known, prior: float, iterations: int
 ) -> Tensor:
-    """Return the sequence ``[T, D]`` whose gradient points most nearly where `direction` points.
+    """Return the sequence ``[T, D]`` whose gradient is nearest in direction to `direction`.
 
     Args:
         arch: the model.
-        row: ``[P]`` float64 on the CPU, its parameters.
+        row: ``[P]`` float64 on the CPU, the parameters of the model.
         direction: ``[P]`` float64; entries of exactly zero did not arrive (a sparse link) and are not compared.
-        batch: one sequence of one client, of which length and target are used.
-        known: of the features.
+        batch: one sequence of one client, of which only length and target are used.
+        known: what the server knows about the features.
         prior: weight of the deviation from the average sequence.
-        iterations: the most gradients to compare.
+        iterations: the largest number of gradient comparisons.
     """
-    from scipy.optimize import least_squares  # type: ignore[import-untyped]  # here because importing it takes long
+    from scipy.optimize import least_squares  # type: ignore[import-untyped]  # here because the import is slow
 
     module = ReferenceModel(arch).double()
     load_row(module, arch, row)
@@ -128,7 +129,7 @@ def reconstruct(
     pull = (prior / count) ** 0.5 * torch.eye(count, dtype=row.dtype)
 
     def gradients(deviation: Floats, graph: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """The deviation ``[n]``, and the gradients of the loss by it and by the parameters ``[P]``."""
+        """The deviation ``[n]``, and the gradients of the loss with respect to it and to the parameters ``[P]``."""
         z = torch.from_numpy(deviation).requires_grad_()
         x = known.average + known.spread * z.view(shape)
         loss = batch_loss(arch.task, module(x[None], batch.lengths[0]), batch)
@@ -136,12 +137,12 @@ def reconstruct(
         return z.detach(), by_z, torch.cat([part.flatten() for part in rest])
 
     def residuals(deviation: Floats) -> Floats:
-        """Unit gradient minus unit update, whose square is twice one minus the cosine, and the prior's share."""
+        """Unit gradient minus unit update, with squared norm ``2 * (1 - cosine)``, and the residuals of the prior."""
         z, _, gradient = gradients(deviation, graph=False)
         return np.asarray(torch.cat([_unit(gradient[arrived])[0] - goal, pull @ z]).numpy())
 
     def jacobian(deviation: Floats) -> Floats:
-        """``[P' + n, n]``: mixed second derivatives of the loss, one backward pass for each number of the sequence."""
+        """``[P' + n, n]``: mixed second derivatives of the loss, one backward pass per value of the sequence."""
         _, by_z, gradient = gradients(deviation, graph=True)
         each = torch.eye(count, dtype=by_z.dtype)
         parts = torch.autograd.grad(by_z, parameters, each, is_grads_batched=True, materialize_grads=True)
@@ -155,13 +156,13 @@ def reconstruct(
 
 
 def _unit(vector: Tensor) -> tuple[Tensor, Tensor]:
-    """A vector of length one, and the length it had."""
+    """The vector scaled to length 1, and its original length."""
     length = vector.norm().clamp(min=1e-300)
     return vector / length, length
 
 
 def _trained(task: LocalTask, client: Tensor, round_number: int) -> Batch:
-    """The one sequence that a client (a number, ``[]``) trains on in a round, float64 on the CPU."""
+    """The one sequence that a client (its number, ``[]``) trains on in a round, float64 on the CPU."""
     one, train = client.reshape(1), task.population.train
     plan = batch_indices(train, one, task.steps(one), task.config.batch_size, task.batch_key(round_number))
     batch = gather(train, next(iter(plan))[0], None)
@@ -170,7 +171,7 @@ def _trained(task: LocalTask, client: Tensor, round_number: int) -> Batch:
 
 
 def what_is_known(train: Samples) -> Known:
-    """The facts of training samples, from their valid steps."""
+    """Statistics of the features of training samples, over their valid steps."""
     valid = torch.arange(train.inputs.shape[1]) < train.lengths[:, None]
     values = train.inputs.cpu()[valid].double()
     return Known(values.mean(0), values.std(0, correction=0), values.amin(0), values.amax(0))

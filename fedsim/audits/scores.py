@@ -1,4 +1,4 @@
-"""How well a score tells members from the others."""
+"""How well a score separates members from non-members."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ Floats = NDArray[np.float64]
 
 
 def auc(members: Floats, others: Floats) -> float:
-    """The chance that a member scores higher than another, ties counting half (Mann and Whitney 1947).
+    """The chance that a member scores higher than a non-member, ties counting half (Mann and Whitney 1947).
 
     Args:
-        members: ``[m]`` scores, at least one.
-        others: ``[n]`` scores, at least one.
+        members: ``[m]``, scores of the members, at least one.
+        others: ``[n]``, scores of the non-members, at least one.
     """
     ordered = np.sort(others)
     below, not_above = (np.searchsorted(ordered, members, side) for side in ("left", "right"))
@@ -21,13 +21,13 @@ def auc(members: Floats, others: Floats) -> float:
 
 
 def true_positive_rate(members: Floats, others: Floats, rate: float) -> float:
-    """The share of members above the lowest threshold that at most `rate` of the others are above.
+    """The share of members above the lowest threshold that at most `rate` of the non-members exceed.
 
     Args:
-        members: ``[m]`` scores, at least one.
-        others: ``[n]`` scores, at least one.
-        rate: of false positives.
+        members: ``[m]``, scores of the members, at least one.
+        others: ``[n]``, scores of the non-members, at least one.
+        rate: the largest false positive rate.
     """
-    allowed = int(rate * len(others) + 1e-9)  # 0.07 * 100 is 7.000000000000001, and others come out below
+    allowed = int(rate * len(others) + 1e-9)  # 0.29 * 100 is 28.999999999999996 in binary
     threshold = np.sort(others)[::-1][allowed] if allowed < len(others) else -np.inf
     return float((members > threshold).mean())

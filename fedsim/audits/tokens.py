@@ -1,4 +1,4 @@
-"""Which tokens a client has, read off its update of the embedding."""
+"""Which tokens a client has, inferred from its update of the embedding."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from fedsim.metrics import COLUMNS, Column
 class Tokens(UpdateAudit):
     """Guess that a client has the tokens whose embeddings its update moves most.
 
-    Only tokens of the samples have gradients in the embedding (Melis 2019, section 4.1), however many local steps are
-    taken. The score of a token is the norm of its row of the update, and ``tokens_auc`` the chance that a token that
-    the client trained on scores higher than one that it did not: 1 gives them away, 0.5 says nothing. Empty where a
-    client trained on every token of the vocabulary.
+    Only tokens in a client's samples have gradients in the embedding (Melis 2019, section 4.1), however many local
+    steps are taken. The score of a token is the norm of its row of the update, and ``tokens_auc`` the chance that a
+    token that the client trained on scores higher than one that it did not: 1 reveals them all, 0.5 reveals nothing.
+    Empty if the client trained on every token of the vocabulary.
     """
 
     columns: ClassVar[tuple[Column, ...]] = (COLUMNS["tokens_auc"],)
 
     def check_clients(self, setting: Setting) -> None:
-        """There must be an embedding in the updates."""
+        """Refuse data without tokens, and updates without an embedding."""
         if setting.population is not None and setting.population.vocabulary_size is None:
             raise UserError("audit=tokens: these data are numbers, not tokens; take audit=inversion")
         if setting.blocks is not None and "embedding" not in setting.blocks:
@@ -40,7 +40,7 @@ class Tokens(UpdateAudit):
     def inspect(
         self, task: LocalTask, sent: Tensor, clients: Tensor, updates: Tensor, round_number: int
     ) -> dict[str, float]:
-        """The mean over the clients."""
+        """Return ``tokens_auc``, the mean over the clients."""
         norms = task.arch.layout.views(updates)["embedding.weight"].double().norm(dim=2).cpu().numpy()
         found = []
         for client, scores in zip(clients, norms, strict=True):
@@ -52,7 +52,7 @@ class Tokens(UpdateAudit):
 
 
 def trained_tokens(task: LocalTask, client: Tensor, round_number: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The tokens of the samples that a client (a number, ``[]``) goes through in a round."""
+    """The tokens in the samples that a client (its number, ``[]``) trains on in a round."""
     one, train = client.reshape(1), task.population.train
     plan = batch_indices(train, one, task.steps(one), task.config.batch_size, task.batch_key(round_number))
     used = torch.cat([index[0] for index, _ in plan]).unique()

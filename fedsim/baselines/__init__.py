@@ -1,1 +1,1 @@
-"""What every federated result is read against: pooled training, and each client alone."""
+"""Baselines to compare federated results with: training on pooled data, and each client alone."""

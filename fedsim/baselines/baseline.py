@@ -1,7 +1,7 @@
-"""What every federated result is read against: the same model on pooled data, and each client on its own.
+"""Baselines to compare federated results with: the same model on pooled data, and each client alone.
 
-A baseline changes an experiment: what it replaces is written here, and the rest (model, data, local training) stays as
-it is.
+A baseline replaces some settings of an experiment, listed here; all others (model, data, local training) stay as they
+are.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from fedsim.server.optimizers import SGD
 
 @runtime_checkable
 class Baseline(Protocol):
-    """A change of an experiment."""
+    """The interface of a baseline: a change of an experiment."""
 
     def changes(self, partition: Partition, client: ClientConfig) -> Mapping[str, Any]:
-        """Return the settings of an experiment that are replaced, by name, for its partition and client settings."""
+        """Return the settings that replace those of an experiment, by name, given its partition and client settings."""
         ...
 
 
@@ -39,22 +39,22 @@ class NoBaseline:
     facts: ClassVar[Facts] = frozenset()
 
     def changes(self, partition: Partition, client: ClientConfig) -> Mapping[str, Any]:
-        """Nothing."""
+        """Return no changes."""
         return {}
 
 
 @dataclass(frozen=True)
 class Centralised:
-    """The same model trained on all samples together, by the clients' optimizer, which goes on from round to round.
+    """The same model trained on all samples together, by the clients' optimizer, whose state is kept between rounds.
 
-    In place of `partition` (whose clients are pooled), `sampler` and `aggregator`: one client with all training and
-    test samples, whose delta is taken as it is.
+    It replaces `partition` (whose clients are pooled), `sampler` and `aggregator`: a single client has all training and
+    test samples, and the server adds its delta unchanged.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.NO_FEDERATION})
 
     def changes(self, partition: Partition, client: ClientConfig) -> Mapping[str, Any]:
-        """Pool the clients."""
+        """Return settings that pool all clients into one."""
         return {
             "partition": Pooled(partition),
             "sampler": Uniform(),
@@ -67,13 +67,13 @@ class Centralised:
 class Local:
     """Every client trains alone in every round, and nothing is aggregated; test columns pool the clients' own models.
 
-    In place of `sampler` and `aggregator`; the clients' optimizers go on from round to round.
+    It replaces `sampler` and `aggregator`; the state of the clients' optimizers is kept between rounds.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.NO_FEDERATION, Fact.NO_COMMON_MODEL})
 
     def changes(self, partition: Partition, client: ClientConfig) -> Mapping[str, Any]:
-        """Aggregate no block."""
+        """Return settings that aggregate no block."""
         return {
             "sampler": Uniform(),
             "aggregator": plain_aggregator([]),
@@ -82,22 +82,22 @@ class Local:
 
 
 def plain_aggregator(blocks: list[str] | None) -> Aggregator:
-    """The mean of deltas, taken as it is, of these blocks or of all."""
+    """Return the plain mean with server SGD at lr 1, for the given blocks or, with None, for all."""
     return Aggregator(combine=Mean(), server_optimizer=SGD(), correction=NoCorrection(), blocks=blocks)
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """A partition whose clients are made one."""
+    """A partition whose clients are merged into one."""
 
     partition: Partition
 
     def assign(self, dataset: Dataset, num_clients: int | None, seed: int) -> Assignment:
-        """Return the inner partition's samples, all at one client; what it leaves out stays left out."""
+        """Give all samples of the inner partition to one client; samples that it leaves out stay left out."""
         inner = self.partition.assign(dataset, num_clients, seed)
         members = inner.train, inner.test
         train, test = ([np.sort(np.concatenate(list(part)))] for part in members)
         if (observe := inner.observe) is None:
             return Assignment(train, test, ("everyone",))
-        # Sensors stay those of the clients.
+        # Each sample still has the sensors of its original client.
         return Assignment(train, test, ("everyone",), lambda split, _, number: observe(split, members[number], number))

@@ -32,11 +32,11 @@ class Engine(Protocol):
         ...
 
     def chunk_size(self, task: LocalTask, dtype: torch.dtype) -> int:
-        """How many clients are trained before their deltas go on to the combine rule."""
+        """How many clients are trained at a time, before their deltas go to the combine rule."""
         ...
 
     def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
-        """One phrase for the start of a run."""
+        """Return a phrase about the engine for the start of a run."""
         ...
 
 
@@ -47,8 +47,8 @@ class StackedEngine:
     Attributes:
         kernels: ``torch`` (batched operations, any device), ``numba`` (fused, CPU), or ``auto``: numba on a CPU, else
             torch. The choice depends on the device alone, because the bytes of a result depend on it.
-        memory_budget: memory that a chunk of clients may take, such as ``2GiB``. Fixed, never read from the machine's
-            present state, because the chunk decides how sums are rounded.
+        memory_budget: memory that a chunk of clients may take, such as ``2GiB``. A fixed value, never derived from the
+            machine's free memory, because the chunk size decides how sums are rounded.
     """
 
     kernels: str = "auto"
@@ -73,7 +73,7 @@ class StackedEngine:
         return ("numba" if device.type == "cpu" else "torch") if self.kernels == "auto" else self.kernels
 
     def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
-        """Load the kernels (Numba takes half a second to import, so only where they are used)."""
+        """Bind the engine to a task, and import its kernels (only here: Numba takes half a second to import)."""
         if device.type == "cpu":
             keep_freed_memory()
         module = load_kernels(self._kernels(device))
@@ -82,11 +82,11 @@ class StackedEngine:
         return StackedTrainer(task, module, blocks)
 
     def chunk_size(self, task: LocalTask, dtype: torch.dtype) -> int:
-        """As many clients as fit the budget: rows, gradients and optimizer state, and one batch's activations each."""
+        """As many clients as fit the budget, each with rows, gradients, optimizer state and one batch's activations."""
         return max(1, self.budget_bytes // client_bytes(task, dtype))
 
     def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
-        """For instance ``stacked (numba kernels)``, with a warning of the one compilation that a machine needs."""
+        """For instance ``stacked (numba kernels)``, with a warning if this machine has yet to compile the kernels."""
         kernels = self._kernels(device)
         if kernels == "numba" and not load_kernels("numba").compiled(cell, dtype):
             return "stacked (numba kernels; compiling them first, once on this machine, takes some seconds)"
@@ -98,15 +98,15 @@ class SequentialEngine:
     """One client after another in plain `torch.nn`: the reference."""
 
     def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
-        """Bind to a task."""
+        """Bind the engine to a task; plain modules need no preparation."""
         return SequentialTrainer(task)
 
     def chunk_size(self, task: LocalTask, dtype: torch.dtype) -> int:
-        """64 clients: their deltas are held together, their training is not."""
+        """64: one client is trained at a time, but the deltas of a chunk are held together."""
         return 64
 
     def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
-        """``sequential``."""
+        """Return the engine's name and what it uses."""
         return "sequential (torch.nn, one client at a time)"
 
 
@@ -124,7 +124,7 @@ def sample_bytes(arch: Architecture, steps: int, dtype: torch.dtype) -> int:
 
 
 def training_bytes(task: LocalTask, dtype: torch.dtype) -> Tensor:
-    """``[N]`` int64, memory that each client needs to train: rows, a batch's activations and its own places in it."""
+    """``[N]`` int64 bytes that each client needs to train: rows, one batch's activations and its sample indices."""
     count = 8 + task.correction.held_rows  # anchor, row, gradient, two moments, temporaries; what corrections hold
     rows = count * task.arch.layout.num_parameters * dtype.itemsize
     samples = task.population.train
@@ -133,5 +133,5 @@ def training_bytes(task: LocalTask, dtype: torch.dtype) -> Tensor:
 
 
 def client_bytes(task: LocalTask, dtype: torch.dtype) -> int:
-    """Memory of one client in a chunk: of the largest."""
+    """Bytes that the largest client needs to train."""
     return int(training_bytes(task, dtype).max())

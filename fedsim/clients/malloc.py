@@ -1,4 +1,4 @@
-"""How the process handles memory that tensors give back."""
+"""How the process handles memory that tensors free."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _LARGE, _AT_A_TIME = 2**30, 64 * 2**20
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory for the next tensor instead of giving it back to the system at once.
+    """Let the C library keep freed memory for the next tensor instead of returning it to the system at once.
 
-    Local steps make and drop the same tensors again and again. Fresh memory comes from the system as pages that are
-    cleared at their first touch, which takes longer than the arithmetic of a small layer. The process then stays at
-    the largest size that it had, which `engine.memory_budget` bounds.
+    Local steps allocate and free the same tensors again and again. Fresh memory comes from the system as pages that
+    are cleared when first touched, which takes longer than the arithmetic of a small layer. With this setting the
+    process stays at its peak size, which `engine.memory_budget` bounds.
 
     Returns:
-        whether the C library could be told (only GNU's is; elsewhere nothing changes).
+        whether the setting took effect (only the GNU C library has it; elsewhere nothing changes).
     """
     if sys.platform != "linux":
         return False

@@ -1,4 +1,4 @@
-"""What is found out about clients that have trained: columns of a report that some rules need, and divergence."""
+"""Measurements of clients that have trained: report columns that some combine rules need, and a divergence check."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def add_measures(
     clients: Tensor,
     round_number: int,
 ) -> Report:
-    """Fill in what a combine rule asks for.
+    """Return the report with the columns that a combine rule needs filled in.
 
     Args:
-        report: of `clients` ``[C]``.
-        needs: names of columns.
+        report: the report of `clients` ``[C]``.
+        needs: names of report columns; others are left as they are.
         task: what the clients train.
         trainer: the engine.
-        anchor: what they started from, ``[P]`` or ``[C, P]``.
+        anchor: the models that they started from, ``[P]`` or ``[C, P]``.
         clients: ``[C]`` int64.
         round_number: 1, 2, ...
     """
@@ -57,8 +57,8 @@ def coefficient_norms(task: LocalTask, steps: Tensor, round_number: int) -> Tens
 
     With SGD, ``delta_k = -lr * sum_j a_kj g_j`` over the gradients g_j of the client's minibatches (weight decay is
     part of them). How much of one gradient has arrived j steps later, ``h_j``, follows from giving the optimizer a
-    single gradient of 1 and none after: the momentum goes on, and the proximal term pulls back. The coefficients of
-    a client with tau steps are ``h_(tau-1), ..., h_0``: all 1 for plain SGD, ``(1 - rho^(j+1)) / (1 - rho)`` with
+    single gradient of 1 and zeros after it: momentum carries it on, and the proximal term pulls back. The coefficients
+    of a client with tau steps are ``h_(tau-1), ..., h_0``: all 1 for plain SGD, ``(1 - rho^(j+1)) / (1 - rho)`` with
     momentum rho, ``(1 - lr * mu)^j`` with the proximal term.
     """
     optimizer = task.config.optimizer
@@ -77,7 +77,7 @@ def coefficient_norms(task: LocalTask, steps: Tensor, round_number: int) -> Tens
 def refuse_diverged(population: Population, deltas: Tensor, report: Report, clients: Tensor, round_number: int) -> None:
     """Raise `Diverged` naming the first of `clients` ``[c]`` whose loss or delta ``[c, P]`` is not finite."""
     if math.isfinite(float(deltas.sum())) and math.isfinite(float(report.train_loss.sum())):
-        return  # a sum is not finite if any part is not; it is much cheaper than a look at every number
+        return  # a sum is not finite if any term is not, and is much cheaper than a look at every number
     broken = ~(torch.isfinite(report.train_loss) & torch.isfinite(deltas).all(1).cpu())
     if bool(broken.any()):
         name = population.client_names[int(clients[broken][0])]

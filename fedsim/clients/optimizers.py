@@ -1,7 +1,7 @@
 """Local optimizers, acting on the rows of many clients at once.
 
-Each is a configuration with three functions: `state` to begin with, `step` on rows (in place), and `reference`, the
-`torch.optim` class and arguments that one client alone would use. State tensors have one row per client.
+Each is a configuration with three functions: `state`, the initial state; `step`, on rows, in place; and `reference`,
+the equivalent `torch.optim` class and its arguments for a single client. State tensors have one row per client.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ OptimizerState = dict[str, Tensor]
 
 @runtime_checkable
 class LocalOptimizer(Protocol):
-    """What an optimizer on the clients offers."""
+    """The interface of a local optimizer."""
 
     lr: float
 
     def state(self, rows: Tensor) -> OptimizerState:
-        """Fresh state for rows ``[C, P]``."""
+        """Return fresh state for rows ``[C, P]``."""
         ...
 
     def step(self, rows: Tensor, gradient: Tensor, state: OptimizerState, lr: float) -> None:
@@ -40,7 +40,7 @@ class LocalOptimizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SGD:
-    """Stochastic gradient descent as `torch.optim.SGD` (no dampening)."""
+    """Stochastic gradient descent, as `torch.optim.SGD` without dampening."""
 
     lr: float = 0.3
     momentum: float = 0.0
@@ -106,7 +106,7 @@ class Adam:
         steps = state["steps"].add_(1)
         mean = state["mean"].lerp_(gradient, 1 - self.beta1)
         square = state["square"].mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
-        # Powers in float64: a float32 beta2**steps would cost the first steps several digits.
+        # Powers in float64: with a float32 beta2**steps, the first steps would lose several digits.
         correction1 = (1 - self.beta1 ** steps.double()).to(rows.dtype)
         correction2 = (1 - self.beta2 ** steps.double()).sqrt().to(rows.dtype)
         denominator = torch.sqrt(square, out=gradient).div_(correction2).add_(self.eps).mul_(correction1)

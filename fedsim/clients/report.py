@@ -1,4 +1,4 @@
-"""What clients report to the server along with their deltas, and what a correction recalls of them."""
+"""What clients report to the server along with their deltas, and what a correction recalls for them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Report:
         train_loss: ``[C]`` float64, sample-weighted mean of the minibatch losses.
         validation_loss: ``[C]`` float64 loss of the local model on the client's own validation split, or None.
         validation_accuracy: ``[C]`` float64, or None (also for regression).
-        start_loss: ``[C]`` float64 mean loss on the client's training samples of what it starts from, or None.
+        start_loss: ``[C]`` float64 mean loss, on the client's training samples, of the model it starts from, or None.
         lr: ``[C]`` float64 local learning rate of the round, or None.
         coefficient_norm: ``[C]`` float64, see `fedsim.clients.measures.coefficient_norms`, or None.
-        staleness: ``[C]`` int64, versions of the model made while the client trained; None where all is synchronous.
+        staleness: ``[C]`` int64, versions of the model made while the client trained; None in synchronous runs.
 
-    The three before the last are there only if the combine rule asks for them (its ``needs``).
+    `start_loss`, `lr` and `coefficient_norm` are computed only if the combine rule lists them in its ``needs``.
     """
 
     num_samples: Tensor
@@ -39,7 +39,7 @@ class Report:
 
 
 class Memory(NamedTuple):
-    """What a correction recalls of clients while they train.
+    """What a correction recalls for clients while they train.
 
     Attributes:
         own: tensors ``[C, ...]`` with one row per client, by name.

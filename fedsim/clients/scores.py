@@ -1,4 +1,4 @@
-"""What both engines make of evaluations: how many samples at a time, and the report of a cohort."""
+"""What both engines share in evaluating models: how many samples at a time, and the report of a cohort."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def make_report(task: LocalTask, clients: Tensor, steps: Tensor, train_loss: Ten
     """Make the report of `clients` ``[C]`` from their losses ``[C]`` and validation sums ``[C]``."""
     loss = accuracy = None
     if validation is not None:
-        # Where all validation targets of a client are ignored, its loss is not a number, and rules must see that.
+        # If all validation targets of a client are ignored, its loss is NaN, and combine rules must see that.
         loss = validation.loss / validation.count
         if task.population.task is not Task.REGRESSION:
             accuracy = validation.hits / validation.count

@@ -1,6 +1,6 @@
 """``engine=sequential``: plain `torch.nn` modules and `torch.optim`, one client at a time.
 
-The reference that the stacked engine is checked against; slow on purpose, and short.
+The reference that the stacked engine is tested against: short and simple rather than fast.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SequentialTrainer:
         start: Tensor | None = None,
         steps: Tensor | None = None,
     ) -> tuple[Tensor, Report]:
-        """Train each client in turn."""
+        """Train the clients one after another."""
         steps = self.task.steps(clients) if steps is None else steps
         deltas, losses, sums = [], [], []
         validation = self.task.population.validation
@@ -105,7 +105,7 @@ class SequentialTrainer:
         return read_row(module), loss_sum / seen
 
     def _backward(self, module: ReferenceModel, batch: Batch, dropout: DropoutMask | None) -> Tensor:
-        """Return a minibatch's loss; its gradient is then in the module's parameters."""
+        """Return a minibatch's loss, leaving its gradient in the module's parameters."""
         module.zero_grad()
         loss = batch_loss(self.task.arch.task, module(batch.inputs[0], batch.lengths[0], dropout), batch)
         loss.backward()
@@ -143,7 +143,7 @@ class SequentialTrainer:
     def _load_state(
         self, optimizer: torch.optim.Optimizer, module: ReferenceModel, row: Tensor, client: Tensor, store: ClientStore
     ) -> None:
-        """Give `torch.optim` the state that the client kept, if clients keep it."""
+        """Load the state that the client kept into `torch.optim`, if clients keep any."""
         if not self.task.config.keep_optimizer_state:
             return
         layout = self.task.arch.layout
@@ -163,7 +163,7 @@ class SequentialTrainer:
         keep_state(self.task, state, client, store)
 
     def score_samples(self, row: Tensor, samples: Samples) -> Sums:
-        """Score one model on every sample."""
+        """Score one model ``[P]`` on every sample, `EVALUATION_BATCH` at a time."""
         module = self._module(row)
         load_row(module, self.task.arch, row)
         parts = []
@@ -175,7 +175,7 @@ class SequentialTrainer:
         return concatenate(parts)
 
     def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
-        """Score each client's own model on its own samples."""
+        """Score each client's own model on its own samples, one client after another."""
         sums = torch.zeros(4, len(clients), dtype=torch.float64)
         for place, client in enumerate(clients.tolist()):
             first, last = int(samples.offsets[client]), int(samples.offsets[client + 1])
@@ -192,7 +192,7 @@ class SequentialTrainer:
 
 
 def _gradients(module: ReferenceModel) -> Tensor:
-    """The gradient row ``[P]``, with zeros where a parameter has none."""
+    """The gradient row ``[P]``, with zeros for parameters that have no gradient."""
     grads = ((p, p.grad) for p in module.parameters_in_order())
     return torch.cat([(torch.zeros_like(p) if grad is None else grad).reshape(-1) for p, grad in grads])
 
@@ -206,7 +206,7 @@ def batch_loss(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
 
 
 def _count_targets(task: Task, batch: Batch) -> int:
-    """How many targets the mean loss of one client's batch is over (samples, for regression)."""
+    """How many targets the mean loss of one client's batch averages over (samples, for regression)."""
     return len(batch.targets[0]) if task is Task.REGRESSION else int((batch.targets[0] != IGNORE).sum())
 
 

@@ -19,8 +19,8 @@ class ClientConfig:
         batch_size: samples per step; None takes all of the client's samples.
         lr_decay: factor on the learning rate after every round, ``lr * lr_decay ** (round - 1)``.
         clip_norm: largest norm of a client's minibatch gradient (correction included), or None.
-        keep_optimizer_state: whether a client takes up its optimizer state where it left it in its last round.
-        validation_fraction: share of each client's training samples that it keeps for judging its local model.
+        keep_optimizer_state: whether a client continues with the optimizer state of the last round it took part in.
+        validation_fraction: share of each client's training samples that it holds out to judge its local model.
     """
 
     optimizer: LocalOptimizer

@@ -1,4 +1,4 @@
-"""``engine=stacked``: a whole cohort trains at once, one row per client."""
+"""``engine=stacked``: a chunk of clients trains at once, one row per client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StackedTrainer:
     """Trains the clients of a chunk together; see `fedsim.clients.trainer.Trainer`.
 
     Attributes:
-        task: what to train.
+        task: what the clients train.
         kernels: module of the recurrent kernels (`torch_kernels` or `numba_kernels`).
         evaluation_blocks: how many blocks of `EVALUATION_BATCH` samples are evaluated at a time.
     """
@@ -65,7 +65,7 @@ class StackedTrainer:
         active = 0
         for step, (index, real) in enumerate(plan):
             if len(index) != active:
-                # Only the prefix is touched: a finished client's row and optimizer state stay as they are.
+                # Only the prefix changes: a finished client's row and optimizer state stay as they are.
                 active = len(index)
                 now, slope = rows[:active], gradient[:active]
                 views, slopes = task.arch.layout.views(now), task.arch.layout.views(slope)
@@ -94,7 +94,7 @@ class StackedTrainer:
         return rows.sub_(anchor if start is None else start), report
 
     def _gradient(self, rows: Tensor, batch: Batch, dropout: DropoutMask | None) -> Tensor:
-        """The gradient ``[A, P]`` of a batch at `rows` ``[A, P]``, or ``[P]`` for all alike."""
+        """The gradient ``[A, P]`` of a batch at `rows` ``[A, P]``, or ``[P]`` if all clients share one."""
         rows = rows.expand(len(batch.lengths), -1).contiguous()
         arch, gradient = self.task.arch, torch.empty_like(rows)
         views, slopes = arch.layout.views(rows), arch.layout.views(gradient)
@@ -120,7 +120,7 @@ class StackedTrainer:
         return make_report(self.task, clients, steps, train_loss.cpu(), sums)
 
     def score_samples(self, row: Tensor, samples: Samples) -> Sums:
-        """Give one model to many blocks of samples, as if each block were a client."""
+        """Score one model on many blocks of samples at a time, as if each block were a client."""
         width = EVALUATION_BATCH
         parts: list[Sums] = []
         judge = self.task.population.judge
@@ -146,7 +146,7 @@ class StackedTrainer:
 
 
 def _own_blocks(samples: Samples, clients: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield ``(which [A], index [A, b], real [A, b])`` until every sample of every client has come by."""
+    """Yield ``(which [A], index [A, b], real [A, b])`` until every sample of every client has been covered."""
     sizes, starts = samples.sizes[clients], samples.offsets[:-1][clients]
     for first in range(0, int(sizes.max()), EVALUATION_BATCH):
         which = (sizes > first).nonzero()[:, 0]

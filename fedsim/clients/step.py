@@ -18,12 +18,12 @@ class Step(NamedTuple):
     Attributes:
         rows: ``[A, P]``, the local models at which the gradient was taken.
         anchors: ``[A, P]`` or ``[P]``, the models that the server sent.
-        memory: what the correction recalled of these clients, or None.
-        number: of the step, from 0.
-        total: ``[A]`` int64, the local steps that each client takes.
-        layout: which parameter lies where in a row.
+        memory: what the correction recalled for these clients, or None.
+        number: index of the step, from 0.
+        total: ``[A]`` int64, the local steps that each client takes in the round.
+        layout: where each parameter lies in a row.
         blocks: which parameters are aggregated.
-        at: gives the gradient ``[A, P]`` of the same minibatch, with the same dropout, at other rows ``[A, P]`` or
+        at: returns the gradient ``[A, P]`` of the same minibatch, with the same dropout, at other rows ``[A, P]`` or
             ``[P]``.
     """
 
@@ -37,7 +37,7 @@ class Step(NamedTuple):
     at: Callable[[Tensor], Tensor]
 
     def drift(self) -> Tensor:
-        """``rows - anchors`` ``[A, P]``, and zero for private parameters: the server has none to be far from."""
+        """``rows - anchors`` ``[A, P]``, zero for private parameters, of which the server has no copy."""
         return self.blocks.only_shared(self.rows - self.anchors)
 
 
@@ -46,7 +46,7 @@ class Corrects(Protocol):
 
     @property
     def held_rows(self) -> int:
-        """Rows that a client holds for it."""
+        """Rows that a client holds for the correction while it trains."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""What a round of local training needs and what stays the same from round to round."""
+"""What local training needs that stays the same from round to round."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class LocalTask:
 
     Attributes:
         arch: the model.
-        population: whose samples.
+        population: the clients and their samples.
         config: the client settings.
-        correction: of the local gradients.
+        correction: changes the local gradients.
         blocks: which parameters are aggregated.
-        seed: of the experiment.
-        stream: purpose of the batch order's random stream; other training of the same clients has its own.
+        seed: the experiment's seed.
+        stream: name of the batch order's random stream; a second training of the same clients uses another one.
     """
 
     arch: Architecture
@@ -39,7 +39,7 @@ class LocalTask:
     stream: str = "batches"
 
     def steps(self, clients: Tensor) -> Tensor:
-        """``[C]`` int64, the local steps that these clients take in a round."""
+        """``[C]`` int64, the local steps that `clients` ``[C]`` take in a round."""
         sizes = self.population.train.sizes[clients]
         c = self.config
         return local_steps(sizes, epochs=c.epochs, steps=c.steps, batch_size=c.batch_size)
@@ -65,7 +65,7 @@ class LocalTask:
         return self.config.optimizer.lr * self.config.lr_decay ** (round_number - 1)
 
     def batch_key(self, round_number: int) -> int:
-        """Key of the batch order of a round."""
+        """Key of the random stream that orders the batches of a round."""
         return seeding.stream_key(self.seed, self.stream, round_number)
 
     def dropout(self, round_number: int, clients: Tensor, step: int, like: Tensor) -> DropoutMask | None:

@@ -34,12 +34,12 @@ class Trainer(Protocol):
             clients: ``[C]`` int64 client numbers.
             round_number: for the batch order and the learning rate.
             store: where clients keep optimizer state.
-            memory: what the correction recalls of these clients.
-            start: ``[C, P]``, where local training begins if not at the anchor.
+            memory: what the correction recalls for these clients.
+            start: ``[C, P]``, the models at which local training begins, if not at the anchor.
             steps: ``[C]`` int64, local steps of each client, at least 1; None takes those of the task.
 
         Returns:
-            deltas ``[C, P]`` (local minus where it began) and their report.
+            deltas ``[C, P]`` (local model minus the model at which training began) and their report.
         """
         ...
 
@@ -62,7 +62,7 @@ class Trainer(Protocol):
 
 
 def starting_state(task: LocalTask, rows: Tensor, clients: Tensor, store: ClientStore) -> OptimizerState:
-    """Fresh optimizer state, or what these clients kept from their last round."""
+    """Return fresh optimizer state, or what these clients kept from their last round."""
     state = task.config.optimizer.state(rows)
     if not task.config.keep_optimizer_state:
         return state
@@ -70,7 +70,7 @@ def starting_state(task: LocalTask, rows: Tensor, clients: Tensor, store: Client
 
 
 def keep_state(task: LocalTask, state: OptimizerState, clients: Tensor, store: ClientStore) -> None:
-    """Store the optimizer state if clients keep it."""
+    """Store the optimizer state, if ``client.keep_optimizer_state`` says that clients keep it."""
     if task.config.keep_optimizer_state:
         for name, rows in state.items():
             store.write(f"optimizer.{name}", clients, rows)

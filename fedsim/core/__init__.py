@@ -1,1 +1,1 @@
-"""What every part of a round has in common: its contract, its state and the types that go round."""
+"""What every part of a round has in common: its interface, its state and the types passed between parts."""

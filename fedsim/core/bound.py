@@ -1,4 +1,4 @@
-"""What parts are bound to."""
+"""The population, task and settings to which parts are bound."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from fedsim.models.blocks import Blocks
 
 @dataclass(frozen=True)
 class Bound:
-    """What a part may hold on to when it is bound.
+    """What a part gets, and may keep, when it is bound.
 
     Attributes:
-        seed: of the run.
-        rounds: R.
-        population: all clients.
-        task: what they train.
+        seed: the run's seed.
+        rounds: R, the round limit.
+        population: all clients and their samples.
+        task: what the clients train.
         blocks: which parameters are aggregated.
         make_trainer: binds the engine to a task.
-        chunk_size: clients trained at a time.
-        sampler: who takes part.
-        combine: the aggregator's rule.
-        gradients: that a client computes of each sample and pass, over all parts.
-        dtype: of rows.
-        facts: of all parts, each with the setting that makes it so.
+        chunk_size: how many clients are trained at a time.
+        sampler: who takes part in a round.
+        combine: the aggregator's combine rule.
+        gradients: how many gradients a client computes per sample and pass, over all parts.
+        dtype: floating-point type of rows.
+        facts: the facts of all parts, each with the setting that causes it.
     """
 
     seed: int
@@ -49,5 +49,5 @@ class Bound:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a number."""
+        """Bytes per parameter."""
         return self.dtype.itemsize

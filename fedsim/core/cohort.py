@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fedsim.clients.report import Memory, Report
-from fedsim.parallel.share import Share
+from fedsim.parallel.division import Division
 
 BLOCK = 64
 """Rows per float64 block: sums over clients run in float64 without a float64 copy of the whole cohort."""
@@ -21,13 +21,13 @@ class Cohort(NamedTuple):
     Attributes:
         clients: ``[C]`` int64, those who train and whose deltas are combined, ascending.
         steps: ``[C]`` int64, the local steps that each of them takes.
-        informed: ``[k]`` int64, all to whom a model is sent.
+        informed: ``[k]`` int64, all clients to which a model is sent.
         versions: ``[C]`` int64, the version of the model that each of `clients` starts from; None for the newest.
-        dropped: how many were asked and are not combined.
-        seconds: of the round, virtual.
+        dropped: how many clients are asked but not combined.
+        seconds: virtual duration of the round.
         late: ``[l]`` int64, clients that are cut off while they send; None for none.
-        late_bytes: what these have sent by then.
-        waiting: who is still at work afterwards, for the drawer of an asynchronous schedule; None under any other.
+        late_bytes: bytes that the late clients have sent by then.
+        waiting: the clients still at work afterwards, for the drawer of an asynchronous schedule; else None.
     """
 
     clients: Tensor
@@ -40,10 +40,10 @@ class Cohort(NamedTuple):
     late_bytes: int = 0
     waiting: dict[str, Tensor] | None = None
 
-    def cut(self, share: Share) -> Cohort:
-        """The same with `clients`, and what belongs to each of them, cut to one process's share."""
-        versions = None if self.versions is None else share.of(self.versions)
-        return self._replace(clients=share.of(self.clients), steps=share.of(self.steps), versions=versions)
+    def cut(self, division: Division) -> Cohort:
+        """The cohort with `clients`, `steps` and `versions` cut to one process's part."""
+        versions = None if self.versions is None else division.of(self.versions)
+        return self._replace(clients=division.of(self.clients), steps=division.of(self.steps), versions=versions)
 
     def chunks(self, size: int) -> Iterator[Cohort]:
         """Cut the clients into chunks of nearly equal size, at most `size` each."""
@@ -57,13 +57,13 @@ class Cohort(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What a chunk of clients sends.
+    """What a chunk of clients sends to the server.
 
     Attributes:
         clients: ``[c]`` int64 client numbers.
-        rows: ``[c, n]`` deltas of the parameters that are aggregated, as far as stages have changed them by now.
-        report: what they say besides, ``[c]`` each.
-        memory: what the correction remembered of them before they trained, or None.
+        rows: ``[c, n]`` deltas of the aggregated parameters, with the changes of the stages passed so far.
+        report: what clients report along with their deltas, ``[c]`` each.
+        memory: what the correction had stored for these clients before they trained, or None.
     """
 
     clients: Tensor
@@ -76,12 +76,12 @@ class Traffic(NamedTuple):
     """The bytes of one round.
 
     Attributes:
-        down: ``[k]`` int64, what each of the informed clients receives.
-        before: what each of them sends before its row.
-        row: what a client sends for its row.
-        after: what a client sends besides, if its row arrives.
-        relayed_down: what servers send each other on the way down, in all.
-        relayed_up: what servers send each other on the way up, in all.
+        down: ``[k]`` int64, bytes that each informed client receives.
+        before: bytes that each informed client sends before its row.
+        row: bytes of a client's row.
+        after: further bytes that a client sends, only if its row arrives.
+        relayed_down: total bytes that servers send each other on the way down.
+        relayed_up: total bytes that servers send each other on the way up.
     """
 
     down: Tensor
@@ -93,5 +93,5 @@ class Traffic(NamedTuple):
 
     @property
     def up(self) -> int:
-        """What a client sends whose row arrives."""
+        """All bytes that a client sends if its row arrives."""
         return self.before + self.row + self.after

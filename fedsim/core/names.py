@@ -1,4 +1,4 @@
-"""What the config calls a component."""
+"""The names that components have in the config."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def option_name(component: Any) -> str:
-    """The option that chooses a component: its class variable ``option``, or else its class's name in snake case.
+    """The config option that selects a component: its class variable ``option``, or else its class name in snake case.
 
     ``GeometricMedian`` is ``geometric_median``; ``NoPrivacy`` and other names that begin with ``No`` are ``none``.
     """

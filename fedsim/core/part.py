@@ -1,10 +1,10 @@
-"""The contract that every part of a round has, with no-ops to inherit, and the few verbs that only one kind has.
+"""The interface of every part of a round, with defaults that do nothing, and the few methods of each kind of part.
 
-A part is a frozen dataclass of settings, chosen by a config group. `bind` turns it into what runs (which may be the
-same object). It is asked in this order:
+A part is a frozen dataclass of settings, chosen by a config group. `bind` returns the part that runs (which may be the
+same object). Its methods are called in this order:
 
     check, check_clients, bind, check_bound           before the run, by `fedsim.federation.prepare`
-    start                                             the part's drawer in the state
+    start                                             once, for the part's drawer in the state
     open; pass_on (stages); close; measure; examine   every round, by `fedsim.federation.round`
 """
 
@@ -32,94 +32,94 @@ from fedsim.core.stopping import Stop
 from fedsim.data.population import Population
 from fedsim.metrics import Column
 from fedsim.models.blocks import Blocks
+from fedsim.parallel.division import Division, divide
 from fedsim.parallel.processes import ALONE, World
-from fedsim.parallel.share import Share, divide
 
 
 class Part:
-    """One part of a round. Inherit from a kind below; what is not written does nothing."""
+    """One part of a round. Inherit from one of the kinds below; methods that are not overridden do nothing."""
 
     group: ClassVar[str] = ""
     """The config group, and the name of the part's drawer."""
     facts: ClassVar[Facts] = frozenset()
-    """What other parts must know of this one. A kind assumes the most of a part that does not say."""
+    """What other parts must know about this one. A part that declares none gets the most cautious set of its kind."""
     columns: ClassVar[tuple[Column, ...]] = ()
-    """What it adds to ``metrics.csv``, in order."""
+    """The columns that it adds to ``metrics.csv``, in order."""
     gradients: ClassVar[int] = 0
-    """Gradients that a client computes of each of its samples per pass, besides those of plain local training."""
+    """Gradients that a client computes per sample and pass, in addition to those of plain local training."""
     held_rows: ClassVar[int] = 0
-    """Rows that a client holds while it trains, besides those of plain local training."""
+    """Rows that a client holds while it trains, in addition to those of plain local training."""
 
     def conditional_facts(self) -> Mapping[Fact, str]:
         """Facts that follow from settings, each with the setting as the user would type it."""
         return {}
 
     def check(self, setting: Setting) -> None:
-        """Raise `UserError` for values that do not go with the setting. Data are not known yet."""
+        """Raise `UserError` for values that conflict with the setting. Nothing is known about the data yet."""
 
     def check_clients(self, setting: Setting) -> None:
-        """Raise `UserError` for values that do not go with the clients: all of the setting is known."""
+        """Raise `UserError` for values that conflict with the clients; every field of the setting is known."""
 
     def bind(self, bound: Bound) -> Any:
-        """Return what runs: a part of the same kind.
+        """Return the part that runs, which is of the same kind.
 
         Raises:
-            UserError: where the data do not allow it.
+            UserError: if the data do not allow it.
         """
         return self
 
     def check_bound(self, federation: Federation, state: State) -> None:
-        """Raise `UserError` for what only all bound parts together tell; `state` has no rounds and empty drawers."""
+        """Raise `UserError` for conflicts that only show once all parts are bound; `state` is blank."""
 
     def start(self, row: Tensor) -> Drawer:
-        """Return what the part keeps from round to round, as it is before the first, for a model ``[P]``."""
+        """Return what the part keeps from round to round, as it is before round 1, for a model ``[P]``."""
         return {}
 
     def open(self, round: Round) -> None:
-        """Do what comes before anybody trains."""
+        """Prepare for a round, before any client trains."""
 
     def pass_on(self, updates: Iterator[Update], round: Round) -> Iterator[Update]:
-        """Hand on the updates, as a stage on their way to the server."""
+        """Return the updates, changed or not, as one stage on their way to the server."""
         return updates
 
     def close(self, round: Round) -> None:
-        """Keep the books, after the server step."""
+        """Update what the part keeps, after the server step."""
 
     def measure(self, round: Round) -> Metrics:
-        """Return the part's columns of a round; of round 0, in which nobody has trained, too."""
+        """Return the values of the part's columns for a round, including round 0, in which no client trains."""
         return {}
 
     def examine(self, federation: Federation, state: State) -> Evaluation:
-        """Return the part's columns of an evaluation of what a state holds."""
+        """Return the part's share of the evaluation of a state."""
         return Evaluation()
 
     def add_bytes(self, traffic: Traffic, clients: Tensor, state: State, round_number: int) -> Traffic:
-        """Return the traffic with what this part adds to it or has in its place.
+        """Return the traffic of a round with this part's bytes added, or changed as this part requires.
 
         Args:
-            traffic: what the parts before this one make of it.
+            traffic: as computed by the parts before this one.
             clients: ``[k]`` int64, the clients that are informed.
-            state: before the round.
+            state: the state before the round.
             round_number: 1, 2, ...
         """
         return traffic
 
     def accepts(self, drawer: Drawer, fresh: Drawer) -> bool:
-        """Whether the part can go on with what another one like it has kept; `fresh` is what `start` gives."""
+        """Whether a resumed run can continue from the saved `drawer`; `fresh` is what `start` returns."""
         return {name: (kept.shape, kept.dtype) for name, kept in drawer.items()} == {
             name: (kept.shape, kept.dtype) for name, kept in fresh.items()
         }
 
     def fingerprint(self) -> list[Tensor]:
-        """Return what the part has read or drawn, and must find again when the run is resumed."""
+        """Return what the part has read or drawn; a resumed run must find the same."""
         return []
 
     def introduce(self) -> list[str]:
-        """Return lines for the start of a run."""
+        """Return lines to print at the start of a run."""
         return []
 
     def plan(self, federation: Federation, state: State, cohort: Cohort) -> dict[str, str]:
-        """Return what ``--dry-run`` shows, label and text, for a state without rounds and the cohort of round 1."""
+        """Return what ``--dry-run`` shows, text by label, for the state before round 1 and the cohort of round 1."""
         return {}
 
     def summary(self, state: State) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class Part:
 
 
 class Correction(Part):
-    """What a federated algorithm adds to the clients' gradients. Only `correct` has to be written."""
+    """What a federated algorithm adds to the clients' gradients. Only `correct` must be implemented."""
 
     group: ClassVar[str] = "correction"
     facts: ClassVar[Facts] = frozenset({Fact.BENDS, Fact.REMEMBERS})
@@ -144,14 +144,14 @@ class Correction(Part):
         raise NotImplementedError
 
     def recall(self, clients: Tensor, round: Round) -> Memory | None:
-        """Return what `correct` needs to know of clients ``[c]``, or None."""
+        """Return what `correct` needs to know about clients ``[c]``, or None."""
         return None
 
     def keep(self, memory: Memory | None, rows: Tensor, report: Report, clients: Tensor, round: Round) -> None:
-        """Keep what clients ``[c]`` remember of their training, which gave deltas ``[c, n]``."""
+        """Store what clients ``[c]`` remember from their training, which produced the deltas `rows` ``[c, n]``."""
 
     def settle(self, delta: Tensor, round: Round) -> Tensor:
-        """Return what the server optimizer gets for the combined delta ``[P]``."""
+        """Return the delta ``[P]`` that the server optimizer gets, given the combined delta ``[P]``."""
         return delta
 
 
@@ -162,7 +162,7 @@ class Privacy(Part):
     facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES})
 
     def rule(self, combine: Any, round: Round) -> Any:
-        """Return the combine rule of a round, the aggregator's or one in its place; None if nothing is combined."""
+        """Return the combine rule of a round: the aggregator's or a replacement; None if nothing is combined."""
         return combine if len(round.cohort.clients) > 0 else None
 
 
@@ -173,12 +173,12 @@ class Attack(Part):
     facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.COLLUDES})
 
     def workers(self, task: LocalTask, trainer: Trainer, round_number: int) -> tuple[LocalTask, Trainer]:
-        """Return what clients train in a round, and the engine bound to it."""
+        """Return the task that clients train in a round, and the engine bound to it."""
         return task, trainer
 
 
 class Link(Part):
-    """The way between clients and server."""
+    """How models and updates travel between clients and server."""
 
     group: ClassVar[str] = "link"
     facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.LOSSY_UP, Fact.LOSSY_DOWN, Fact.FEEDS_BACK})
@@ -187,7 +187,7 @@ class Link(Part):
         """Send the global model to the clients, before a round."""
 
     def received(self, state: State) -> Tensor:
-        """Return the global model ``[P]`` as clients have it."""
+        """Return the global model ``[P]`` as clients receive it."""
         return state.row
 
 
@@ -198,15 +198,15 @@ class System(Part):
     facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES})
 
     def cohort_sizes(self, smallest: int, largest: int) -> tuple[int, int]:
-        """How many clients are combined at least and at most, where a sampler draws so many."""
+        """The smallest and largest number of clients combined, where the sampler draws `smallest` to `largest`."""
         return smallest, largest
 
     def eligible(self, num_clients: int) -> int:
-        """How many of all clients can be asked."""
+        """How many of the population's clients can ever be asked."""
         return num_clients
 
     def cohort(self, federation: Federation, state: State, round_number: int) -> Cohort:
-        """Return who is asked in a round, and who of them arrives; changes nothing."""
+        """Return who is asked in a round, and which of them arrive; changes no state."""
         raise NotImplementedError
 
 
@@ -217,31 +217,31 @@ class Schedule(Part):
     facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT})
 
     def cohort_sizes(self, smallest: int, largest: int) -> tuple[int, int]:
-        """How many clients are combined at least and at most, where so many arrive of a cohort."""
+        """The smallest and largest number of clients combined, where `smallest` to `largest` of a cohort arrive."""
         return smallest, largest
 
     def next_cohort(self, federation: Federation, state: State, round_number: int) -> Cohort:
-        """Return who takes part in a round; changes nothing."""
+        """Return who takes part in a round; changes no state."""
         return federation.system.cohort(federation, state, round_number)
 
     def anchors(self, part: Cohort, round: Round) -> Tensor:
-        """Return the models ``[c, P]`` that clients start from, or ``[P]`` if it is one for all."""
+        """Return the models ``[c, P]`` that clients start from, or ``[P]`` if all start from the same one."""
         return round.federation.local_models(round.state, part.clients)
 
     def dated(self, report: Report, part: Cohort, round: Round) -> Report:
-        """Return the report with how old the models were that the clients started from."""
+        """Return the report, with the staleness of the models that the clients started from filled in."""
         return report
 
 
 class Audit(Part):
-    """What a curious server finds out from what it sees anyway; it changes nothing of the run."""
+    """What a curious server finds out from what it sees anyway; an audit never changes the run."""
 
     group: ClassVar[str] = "audit"
     facts: ClassVar[Facts] = frozenset({Fact.READS_UPDATES, Fact.JUDGES_MODEL})
 
 
 class Personalization(Part):
-    """How clients come to models of their own."""
+    """How clients get personal models."""
 
     group: ClassVar[str] = "personalize"
     facts: ClassVar[Facts] = frozenset({Fact.PERSONAL, Fact.SECOND_MODEL})
@@ -266,12 +266,12 @@ class Federation:
     Attributes:
         bound: what the parts were bound to.
         trainer: the engine, bound to the clients' task.
-        columns: of ``metrics.csv``, in order.
+        columns: the columns of ``metrics.csv``, in order.
         needs: columns of the report that the combine rule asks for.
         evaluate_every: rounds between evaluations.
         stop: when to end early.
-        parts: all of them, in the order in which they are asked.
-        stages: those that updates pass, in that order.
+        parts: all parts, in the order in which they are called.
+        stages: the parts that updates pass through, in that order.
         world: the processes that share the work.
     """
 
@@ -300,7 +300,7 @@ class Federation:
 
     @property
     def task(self) -> LocalTask:
-        """What the clients train."""
+        """What stays the same in every client's local training."""
         return self.bound.task
 
     @property
@@ -310,11 +310,11 @@ class Federation:
 
     @property
     def chunk_size(self) -> int:
-        """Clients trained at a time."""
+        """How many clients are trained at a time."""
         return self.bound.chunk_size
 
     def is_over(self, state: State) -> bool:
-        """Whether a run has no more rounds to do."""
+        """Whether the run has no rounds left, or has stopped early."""
         return state.round >= self.bound.rounds or bool(state.progress.reason)
 
     def evaluates(self, round_number: int) -> bool:
@@ -322,44 +322,44 @@ class Federation:
         return round_number % self.evaluate_every == 0 or round_number == self.bound.rounds
 
     def examine(self, state: State) -> Evaluation:
-        """Evaluate what a state holds: the columns of all parts."""
+        """Evaluate a state: the evaluations of all parts, merged."""
         return merge(part.examine(self, state) for part in self.parts)
 
     def local_models(self, state: State, clients: Tensor) -> Tensor:
-        """The global model as clients have it, ``[P]``, or ``[c, P]`` with their private parameters in it."""
+        """The global model as clients receive it, ``[P]``, or ``[c, P]`` with their private parameters filled in."""
         return self.blocks.models(state.store, clients, self.link.received(state))
 
     def traffic(self, state: State, clients: Tensor, round_number: int) -> Traffic:
-        """The bytes of a round that informs `clients` ``[k]``, as the parts have it."""
+        """The bytes of a round that informs `clients` ``[k]``, as the parts count them."""
         traffic = Traffic(torch.zeros(len(clients), dtype=torch.int64))
         for part in self.parts:
             traffic = part.add_bytes(traffic, clients, state, round_number)
         return traffic
 
     def begin(self, state: State, round_number: int, cohort: Cohort) -> Round:
-        """The round that a cohort makes; the work on its clients is divided among the processes."""
+        """Set up the round of a cohort, whose clients are divided among the processes."""
         task, trainer = self.attack.workers(self.task, self.trainer, round_number)
-        share = divide(self.world, self.task.samples(cohort.clients, cohort.steps))
-        own, sent = cohort.cut(share), self.link.received(state)
-        return Round(self, round_number, state, cohort, own, share, task, trainer, sent)
+        division = divide(self.world, self.task.samples(cohort.clients, cohort.steps))
+        own, sent = cohort.cut(division), self.link.received(state)
+        return Round(self, round_number, state, cohort, own, division, task, trainer, sent)
 
 
 @dataclass(frozen=True)
 class Round:
-    """What lasts for one round.
+    """The data of one round.
 
     Attributes:
-        federation: whose.
+        federation: the federation that plays the round.
         number: 1, 2, ...
-        state: of the run; its `State.round` is still the one before, until the server has stepped.
+        state: the run's state; its `State.round` is the previous round until the server has stepped.
         cohort: who takes part.
         own: the part of the cohort that this process works on.
-        share: how the cohort is divided among processes.
+        division: how the cohort is divided among processes.
         task: what the clients train.
         trainer: the engine, bound to that task.
-        sent: ``[P]``, the global model as the clients have it.
-        reports: of the clients that have trained in this process, by chunk.
-        notes: what parts note for later in the same round, by names of the form ``<part>.<what>``.
+        sent: ``[P]``, the global model as the clients receive it.
+        reports: the reports of the clients that this process has trained so far, one per chunk.
+        notes: values that a part leaves for later in the same round, under names such as ``<part>.<name>``.
     """
 
     federation: Federation
@@ -367,7 +367,7 @@ class Round:
     state: State
     cohort: Cohort
     own: Cohort
-    share: Share
+    division: Division
     task: LocalTask
     trainer: Trainer
     sent: Tensor
@@ -376,7 +376,7 @@ class Round:
 
     @property
     def store(self) -> ClientStore:
-        """What is kept per client."""
+        """The rows that are kept per client."""
         return self.state.store
 
     def drawer(self, part: Part) -> Drawer:

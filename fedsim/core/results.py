@@ -1,4 +1,4 @@
-"""What a round gives: a row of metrics, an evaluation and how long they took."""
+"""The results of a round: a row of metrics, an evaluation and how long they took."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Metrics = dict[str, int | float | None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is found out about a state, over all test samples and per client.
+    """The evaluation of a state, over all test samples and per client.
 
     Attributes:
-        metrics: by column of ``metrics.csv``.
-        clients: by column of ``clients.csv``, ``[N]`` each; not a number for clients without test samples.
+        metrics: values by column of ``metrics.csv``.
+        clients: values ``[N]`` by column of ``clients.csv``; NaN for clients without test samples.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -37,13 +37,13 @@ def merge(evaluations: Iterable[Evaluation]) -> Evaluation:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What one round gives.
+    """The results of one round.
 
     Attributes:
         metrics: one row of ``metrics.csv``.
-        evaluation: if this round was evaluated.
+        evaluation: the evaluation, or None if the round was not evaluated.
         seconds: wall-clock time by stage (``timing.csv``).
-        samples: training samples that the cohort went through, each as often as it was used.
+        samples: training samples that the cohort processed; a sample counts once per use.
     """
 
     metrics: Metrics
@@ -53,13 +53,13 @@ class RoundResult:
 
 
 class Stopwatch:
-    """Wall-clock seconds by stage; every lap begins where the last one ended."""
+    """Measures wall-clock seconds by stage; every lap begins where the previous one ended."""
 
     def __init__(self) -> None:
         self.laps = {"train": 0.0}
         self._began = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """End the lap of a stage."""
+        """End the current lap and record it under `stage`."""
         now = time.perf_counter()
         self.laps[stage], self._began = now - self._began, now

@@ -1,4 +1,4 @@
-"""What surrounds a part before a run starts, as far as it may be asked about it."""
+"""What a part is checked against before a run starts: the other settings and, once known, the clients."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from fedsim.data.population import Population
 
 @dataclass(frozen=True)
 class Setting:
-    """The surroundings of a part.
+    """What a part may know about the rest of the experiment when it checks itself.
 
     Attributes:
-        rounds: R.
-        seed: of the run.
+        rounds: R, the round limit.
+        seed: the run's seed.
         client: how clients train.
         blocks: the parameter blocks that are aggregated, or None for all.
-        facts: of all parts, each with the setting that makes it so.
-        smallest: clients of the smallest cohort that is not empty; 0 until the population is known.
-        largest: clients of the largest cohort; 0 until the population is known.
-        sampled: clients of the smallest and of the largest cohort as the sampler draws them.
-        num_clients: N, or as many of them as can be asked; 0 until the population is known.
-        population: all clients and their samples, or None until it is known.
-        dropout: of the model, between its layers.
+        facts: the facts of all parts, each with the setting that causes it.
+        smallest: size of the smallest non-empty cohort; 0 until the population is known.
+        largest: size of the largest cohort; 0 until the population is known.
+        sampled: sizes of the smallest and the largest cohort as the sampler draws them.
+        num_clients: N, or how many of the clients can be asked; 0 until the population is known.
+        population: all clients and their samples, or None until they are known.
+        dropout: the model's dropout rate between its layers.
     """
 
     rounds: int

@@ -1,4 +1,4 @@
-"""Everything that changes from round to round, and is therefore in a checkpoint."""
+"""The state of a run: what changes from round to round and is therefore saved in checkpoints."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Drawer = dict[str, Tensor]
 
 @dataclass
 class State:
-    """Everything that changes from round to round; all of it is in a checkpoint.
+    """Everything that changes from round to round; a checkpoint saves all of it.
 
     Attributes:
         row: the global model ``[P]``.
-        store: rows kept per client, in blocks named ``<part>.<what>``.
+        store: rows kept per client, in blocks with names such as ``<part>.<name>``.
         progress: best value so far and early stopping.
-        round: rounds done.
+        round: the number of rounds completed.
         drawers: what each part keeps, by its group (`fedsim.core.part.Part.group`).
     """
 

@@ -1,4 +1,4 @@
-"""When a run ends before its round limit, and which round was the best."""
+"""When a run ends before its round limit, and which of its rounds is the best."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Stop:
     Attributes:
         metric: column of ``metrics.csv`` that judges the run, also for its best round. None: accuracy, or RMSE for
             regression.
-        mode: ``min``, ``max``, or ``auto`` (the better end of the column).
+        mode: whether lower (``min``) or higher (``max``) values are better; ``auto`` takes what the column says.
         target: stop as soon as the metric is at least as good as this.
-        patience: stop after so many evaluations in a row without a new best.
+        patience: stop after this many evaluations in a row without a new best.
     """
 
     metric: str | None = None
@@ -39,12 +39,12 @@ class Progress:
     """The best value so far and what `Stop` needs to decide; part of a run's state.
 
     Attributes:
-        metric: column that judges.
+        metric: the column of ``metrics.csv`` that judges the run.
         mode: ``min`` or ``max``.
         best: best value so far, None before the first evaluation.
-        best_round: its round.
-        since_best: evaluations since then.
-        reason: why the run should stop, empty while it should not.
+        best_round: the round of the best value.
+        since_best: evaluations since the best one.
+        reason: why the run should stop; empty while it should continue.
     """
 
     metric: str
@@ -59,7 +59,7 @@ class Progress:
         return value < than if self.mode == "min" else value > than
 
     def update(self, stop: Stop, round_number: int, value: float) -> None:
-        """Take in the value of an evaluated round."""
+        """Record the value of an evaluated round, and set `reason` if the run should stop."""
         if self.best is None or self.better(value, self.best):
             self.best, self.best_round, self.since_best = value, round_number, 0
         else:
@@ -72,10 +72,10 @@ class Progress:
 
 
 def start(stop: Stop, default_metric: str, columns: Sequence[Column]) -> Progress:
-    """Progress before the first evaluation.
+    """Return the progress before the first evaluation.
 
     Raises:
-        UserError: if neither end of the metric is the better one, and ``stop.mode`` does not say which is wanted.
+        UserError: if neither low nor high values of the metric are better as such, and ``stop.mode`` is ``auto``.
     """
     metric = stop.metric or default_metric
     better = next(column.better for column in columns if column.name == metric)

@@ -34,9 +34,9 @@ class FedDyn(Remembering):
         gradient.sub_(step.memory.own["own"]).add_(step.drift(), alpha=self.alpha)
 
     def remember(self, own: Tensor, mean: Tensor, rows: Tensor, steps: Tensor, lr: float) -> Tensor:
-        """``g_i - alpha * delta``."""
+        """Return ``g_i - alpha * delta`` ``[c, n]``."""
         return own - self.alpha * rows
 
     def adjust(self, delta: Tensor, mean: Tensor) -> Tensor:
-        """``delta - h / alpha``."""
+        """Return ``delta - h / alpha`` ``[P]``."""
         return delta - mean / self.alpha

@@ -17,7 +17,7 @@ from fedsim.errors import check_at_least
 class Prox(Correction):
     """The proximal term of FedProx (Li 2020, eq. 2): the gradient of ``mu / 2 * ||row - anchor||^2``.
 
-    The term is about the parameters that the server has: private blocks are not pulled.
+    The term covers only the parameters that the server has: private blocks are not pulled.
     """
 
     mu: float = 0.01
@@ -29,7 +29,7 @@ class Prox(Correction):
 
     @property
     def pull(self) -> float:
-        """``mu``."""
+        """The coefficient ``mu``."""
         return self.mu
 
     def correct(self, gradient: Tensor, step: Step) -> None:

@@ -1,7 +1,8 @@
-"""What corrections with a memory have in common: a row per client, and their mean over the population at the server."""
+"""What corrections with a memory have in common: a row per client, and the mean of these rows at the server."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,51 +17,51 @@ from fedsim.core.part import Correction, Round
 from fedsim.core.state import Drawer
 
 OWN, MEAN = "correction.own", "mean"
-"""The block of the client store with the clients' rows, and the server's row in the drawer."""
+"""The block of the client store that holds the clients' rows, and the drawer entry of the server's row."""
 
 
 @dataclass(frozen=True)
-class Remembering(Correction):
+class Remembering(Correction, ABC):
     """Every client keeps one row of the aggregated parameters, zero before it first takes part.
 
     The server keeps the mean of these rows over the whole population (clients that never took part count as zeros). It
-    follows from the deltas that arrive, unless clients tell the server in rows of their own (the fact `TELLS`).
+    works out their changes from the deltas that arrive, unless clients send it rows about them (the fact `TELLS`).
 
-    `correct` finds them in ``step.memory``: ``own["own"]`` ``[A, P]`` and ``shared["mean"]`` ``[P]``, which are zero
+    `correct` finds both in ``step.memory``: ``own["own"]`` ``[A, P]`` and ``shared["mean"]`` ``[P]``, which are zero
     for private parameters.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.REMEMBERS, Fact.BENDS})
     held_rows: ClassVar[int] = 3
 
+    @abstractmethod
     def remember(self, own: Tensor, mean: Tensor, rows: Tensor, steps: Tensor, lr: float) -> Tensor:
-        """Return what clients keep after local training.
+        """Return the rows ``[c, n]`` that clients keep after local training.
 
         Args:
-            own: ``[c, n]``, what they kept before.
-            mean: ``[n]``, the server's.
+            own: ``[c, n]``, the rows that they kept before.
+            mean: ``[n]``, the server's mean of all clients' rows.
             rows: ``[c, n]``, their deltas.
             steps: ``[c]`` int64, the local steps that they took.
             lr: the local learning rate of the round.
         """
-        raise NotImplementedError
 
     def adjust(self, delta: Tensor, mean: Tensor) -> Tensor:
-        """Return what the server optimizer gets, for the combined delta and the new mean, both ``[P]``."""
+        """Return the delta for the server optimizer, given the combined delta and the new mean, all of them ``[P]``."""
         return delta
 
     def start(self, row: Tensor) -> Drawer:
-        """Zeros ``[P]``."""
+        """Return a mean ``[P]`` of zeros."""
         return {MEAN: torch.zeros_like(row)}
 
     def recall(self, clients: Tensor, round: Round) -> Memory:
-        """What the clients kept, and the server's mean."""
+        """Return the rows that the clients kept, and the server's mean."""
         blocks, mean = round.federation.blocks, round.drawer(self)[MEAN]
         own = round.store.read(OWN, clients, mean.new_zeros(len(clients), blocks.size))
         return Memory({"own": blocks.scatter(own)}, {MEAN: mean})
 
     def keep(self, memory: Memory | None, rows: Tensor, report: Report, clients: Tensor, round: Round) -> None:
-        """Store what the clients now remember."""
+        """Store the rows that the clients keep after this round."""
         assert memory is not None
         round.store.write(OWN, clients, self._next(memory, rows, report, round))
 
@@ -70,7 +71,7 @@ class Remembering(Correction):
         return self.remember(cut(memory.own["own"]), cut(memory.shared[MEAN]), rows, report.local_steps, lr)
 
     def pass_on(self, updates: Iterator[Update], round: Round) -> Iterator[Update]:
-        """Add up by how much memories change, as far as the server can know, in float64."""
+        """Sum the changes of the clients' rows in float64, as the server works them out from the updates."""
         cut = round.federation.blocks.cut
         change = round.notes["correction.change"] = cut(torch.zeros_like(round.state.row, dtype=torch.float64))
         for update in updates:
@@ -82,9 +83,9 @@ class Remembering(Correction):
             yield update
 
     def settle(self, delta: Tensor, round: Round) -> Tensor:
-        """Move the mean by the changes over the number of all clients, and adjust the delta."""
+        """Move the mean by the summed changes over the number of all clients, then return the adjusted delta."""
         drawer, federation = round.drawer(self), round.federation
-        change = federation.blocks.scatter(round.share.add_up(round.notes["correction.change"]))
+        change = federation.blocks.scatter(round.division.add_up(round.notes["correction.change"]))
         mean = (drawer[MEAN] + change / federation.population.num_clients).to(delta.dtype)
         drawer[MEAN] = mean
         return self.adjust(delta, mean)

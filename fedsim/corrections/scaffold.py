@@ -31,7 +31,7 @@ class Scaffold(Remembering):
     facts: ClassVar[Facts] = frozenset({Fact.REMEMBERS, Fact.BENDS, Fact.TELLS})
 
     def check(self, setting: Setting) -> None:
-        """Only for plain SGD is ``(x - y_i) / (K * lr)`` the mean of the gradients that the client saw."""
+        """Refuse all but plain SGD, for which alone ``(x - y_i) / (K * lr)`` is the mean of the client's gradients."""
         optimizer = setting.client.optimizer
         plain = isinstance(optimizer, SGD) and optimizer.momentum == 0 and optimizer.weight_decay == 0
         if not plain or setting.client.clip_norm is not None:
@@ -50,20 +50,20 @@ class Scaffold(Remembering):
         return own - mean - rows / (steps[:, None].to(rows) * lr)
 
     def bind(self, bound: Bound) -> ScaffoldInRun:
-        """Know how long a row is."""
+        """Return the correction with the size of its control variates."""
         return ScaffoldInRun(bound.blocks.size * bound.itemsize)
 
 
 @dataclass(frozen=True)
 class ScaffoldInRun(Scaffold):
-    """SCAFFOLD for rows of a known length.
+    """SCAFFOLD, bound to a model of known size.
 
     Attributes:
-        row_bytes: of one control variate.
+        row_bytes: size of one control variate in bytes.
     """
 
     row_bytes: int = 0
 
     def add_bytes(self, traffic: Traffic, clients: Tensor, state: State, round_number: int) -> Traffic:
-        """A control variate each way."""
+        """Add one control variate each way."""
         return traffic._replace(down=traffic.down + self.row_bytes, after=traffic.after + self.row_bytes)

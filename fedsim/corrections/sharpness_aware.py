@@ -1,4 +1,4 @@
-"""FedSAM: gradients taken at a worse place nearby."""
+"""FedSAM: gradients taken at a nearby point of higher loss."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fedsim.errors import check_above
 
 @dataclass(frozen=True, kw_only=True)
 class SharpnessAware(Correction):
-    """FedSAM (Qu 2022, Algorithm 1; Caldarola 2022): each local step follows the gradient at a worse place nearby.
+    """FedSAM (Qu 2022, Algorithm 1; Caldarola 2022): local gradients at a nearby point of higher loss.
 
-    That place is ``row + rho * g / |g|`` for the minibatch gradient g (Foret 2021, eq. 2): every step computes two
-    gradients of the same minibatch. The loss that is recorded is the one at the row. With private blocks the place
-    differs in all parameters, those of the client alone included.
+    That point is ``row + rho * g / |g|`` for the minibatch gradient g (Foret 2021, eq. 2), so that every step computes
+    two gradients of the same minibatch. The recorded loss is the one at the row itself. With private blocks the point
+    differs from the row in all parameters, private ones included.
     """
 
     rho: float = 0.05
@@ -31,7 +31,7 @@ class SharpnessAware(Correction):
         check_above(self, 0, "rho")
 
     def correct(self, gradient: Tensor, step: Step) -> None:
-        """Replace the gradient by the one at the worse place; a gradient of zero has none."""
+        """Replace the gradient by the one at the perturbed point; a zero gradient is not perturbed."""
         norm = gradient.norm(dim=1, keepdim=True)
         shift = gradient * (self.rho / norm.clamp(min=1e-12))
         gradient.copy_(step.at(step.rows + shift))

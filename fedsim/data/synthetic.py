@@ -12,7 +12,7 @@ from fedsim.errors import FieldError, check_at_least, check_one_of
 from fedsim.seeding import generator
 
 _DECAY = 0.8
-"""Share of the teacher's memory that is left after one step: a tenth after ten steps."""
+"""Division of the teacher's memory that is left after one step: a tenth after ten steps."""
 _HIDDEN = 32
 """Width of the teacher."""
 _REFERENCE_SAMPLES = 2000

@@ -1,1 +1,1 @@
-"""Unequal devices and the virtual clock: who is how fast, and who arrives in time."""
+"""Unequal devices and the virtual clock: how fast each client is, and which clients arrive in time."""

@@ -15,7 +15,7 @@ from fedsim.devices.system import Timed
 from fedsim.errors import FieldError, check_above, check_between
 
 LARGEST = 1e9
-"""Of medians, so that times stay finite whatever is drawn."""
+"""Largest median allowed, so that times stay finite whatever is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +24,19 @@ class Devices(Timed):
 
     Two thirds of the clients lie within a factor of ``exp(spread)`` of the median, 1.6 for a spread of 0.5; with a
     spread of 0 all are equal. The four are drawn independently of each other and of the clients' data, once per run.
-    The medians are round numbers to begin with, measured on no device: set them to what you know of yours.
+    The default medians are round numbers, not measurements of any device: set them to fit yours.
 
     Attributes:
-        gflops: median speed in training, 10^9 floating-point operations per second that are really done.
-        gflops_spread: of the speed.
+        gflops: median training speed, in 10^9 floating-point operations per second actually achieved.
+        gflops_spread: spread of the speed.
         down_mbps: median bandwidth from the server, 10^6 bits per second.
-        down_spread: of that bandwidth.
-        up_mbps: median bandwidth to the server.
-        up_spread: of that bandwidth.
-        memory_mb: median memory for training, 10^6 bytes; None is without limit. Clients with less than training needs
-            are never asked.
-        memory_spread: of the memory.
-        availability: probability of a client to be online when it is asked.
+        down_spread: spread of the bandwidth from the server.
+        up_mbps: median bandwidth to the server, 10^6 bits per second.
+        up_spread: spread of the bandwidth to the server.
+        memory_mb: median memory for training, 10^6 bytes; None is unlimited. Clients with less than training needs are
+            never asked.
+        memory_spread: spread of the memory.
+        availability: probability that a client is online when it is asked.
     """
 
     gflops: float = 1.0
@@ -61,7 +61,7 @@ class Devices(Timed):
             raise FieldError("memory_spread", self.memory_spread, "has no effect with memory_mb=null; set it to 0")
 
     def fleet(self, names: Sequence[str], seed: int) -> Fleet:
-        """Every client's draws have streams of their own, one for each quantity."""
+        """Draw the devices of the clients; each quantity has its own random stream, keyed by client."""
         clients = torch.arange(len(names))
 
         def drawn(name: str, median: float, spread: float) -> Tensor:
@@ -77,5 +77,5 @@ class Devices(Timed):
         )
 
     def always_there(self) -> bool:
-        """By the one probability of all."""
+        """Whether `availability` is 1."""
         return self.availability == 1

@@ -1,4 +1,4 @@
-"""``system=profiles``: devices read from a CSV."""
+"""``system=profiles``: devices read from a CSV file."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Profile(NamedTuple):
     """One line of the file.
 
     Attributes:
-        line: its number.
-        client: whose it is, or None where the file names no clients.
-        numbers: in the order of `NUMBERS`.
+        line: the line number.
+        client: name of the client, or None if the file names no clients.
+        numbers: the values, in the order of `NUMBERS`.
     """
 
     line: int
@@ -38,17 +38,17 @@ class Profile(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Profiles(Timed):
-    """Devices of a CSV: a row per device, with a comma between cells and the names of the columns in the first line.
+    """Devices from a CSV file with a row per device, commas between cells, and column names in the first line.
 
     Columns ``gflops``, ``down_mbps`` and ``up_mbps`` are required; without ``memory_mb`` memory is unlimited, and
-    without ``availability`` everybody is online. The units are those of ``system=devices``.
+    without ``availability`` every client is always online. The units are those of ``system=devices``.
 
-    With a column ``client`` every client of the run has a row of its name (rows of others are left alone). Without it
-    row k is client k if there are as many of both. Else a shuffle by the seed deals the rows, each to as many clients
-    as any other, or to one more; of more rows than clients it leaves some out.
+    With a column ``client``, every client of the run must have a row with its name (other rows are ignored). Without
+    it, row k belongs to client k if there are as many rows as clients. Otherwise rows are dealt to clients at random,
+    by the seed: each to equally many clients, give or take one; if there are more rows than clients, some are unused.
 
     Attributes:
-        path: of the CSV, UTF-8.
+        path: the CSV file, in UTF-8.
     """
 
     path: str | None = None
@@ -61,7 +61,7 @@ class Profiles(Timed):
             raise FieldError("path", self.path, "name a CSV with the columns gflops, down_mbps and up_mbps")
 
     def fleet(self, names: Sequence[str], seed: int) -> Fleet:
-        """Read the file and give its rows to the clients."""
+        """Read the file and deal its rows to the clients."""
         profiles = self.read()
         if profiles[0].client is not None:
             rows = self._by_name(profiles, names)
@@ -75,7 +75,7 @@ class Profiles(Timed):
         return Fleet(*torch.tensor(rows, dtype=torch.float64).T.contiguous())
 
     def always_there(self) -> bool:
-        """By the column of the file."""
+        """Whether every row of the file has availability 1."""
         place = NUMBERS.index("availability")
         return all(profile.numbers[place] == 1 for profile in self.read())
 
@@ -92,13 +92,13 @@ class Profiles(Timed):
         return f"system.path={self.path}"
 
     def read(self) -> list[Profile]:
-        """The rows of the file, at least one.
+        """Return the rows of the file, at least one.
 
         Raises:
-            UserError: naming the file and the line.
+            UserError: if the file cannot be read or a row is wrong; it names the file and the line.
         """
         try:
-            # Read whole: what cannot be decoded is found before the first row is looked at. A BOM is no part of a name.
+            # Read whole, so that decoding errors show before any row is parsed. A BOM is not part of a column's name.
             text = Path(self.path or "").expanduser().read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{self._file}: is not UTF-8 text (byte {error.start})") from None

@@ -1,8 +1,9 @@
-"""What a system is: the devices of the clients, and the rules by which the server waits for them."""
+"""Systems: the devices of the clients, and the rules by which the server waits for them."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -24,37 +25,37 @@ from fedsim.samplers.choose import choose_cohort
 from fedsim.samplers.sampler import Sampler
 
 MOST_DROPOUT = 0.99
-"""With more, a server that waits for a number of arrivals would (almost) wait for ever."""
+"""The highest dropout at which a server that waits for a number of arrivals does not wait (almost) for ever."""
 
 SECONDS = "virtual_seconds"
-"""The entry of the drawer with the virtual seconds of all rounds so far."""
+"""The drawer entry of the virtual seconds of all rounds so far."""
 
 
 @dataclass(frozen=True)
 class NoSystem(System):
-    """All devices are alike, everybody is there, and time is not counted."""
+    """All devices are alike, every client is online and arrives, and time is not counted."""
 
     facts: ClassVar[Facts] = frozenset()
 
     def cohort(self, federation: Federation, state: State, round_number: int) -> Cohort:
-        """The sampler's cohort, all of whom arrive."""
+        """Return the sampler's cohort, all of which arrives."""
         clients, informed = choose_cohort(federation, state, round_number)
         return Cohort(clients, federation.task.steps(clients), informed)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed(System):
-    """What all systems have in common: how long the server waits, and for whom.
+class Timed(System, ABC):
+    """What all systems have in common: how long the server waits, and for which clients.
 
     Attributes:
-        latency: virtual seconds from the question to the first byte, the same for every client and round.
+        latency: virtual seconds from asking a client to the first byte, the same for every client and round.
         over_selection: factor on the number of clients that are asked. The first to finish are kept, as many as the
             sampler would have asked.
-        min_clients: fewest arrivals that make a round; with fewer it is given up and changes nothing.
-        dropout: probability of a client that is online to vanish in the middle of a round.
-        deadline: virtual seconds from the beginning of a round to its end at the latest, or None.
-        late: what becomes of clients that would miss the deadline: ``drop`` leaves them out, ``partial`` has them take
-            as many local steps as they have time for, and leaves out those who have no time for one.
+        min_clients: fewest arrivals with which a round counts; with fewer it is given up and changes nothing.
+        dropout: probability that a client that is online vanishes in the middle of a round.
+        deadline: virtual seconds after which a round ends at the latest, or None.
+        late: what happens to clients that would miss the deadline: ``drop`` leaves them out; ``partial`` lets them take
+            as many local steps as they have time for, and leaves out those without time for a single one.
     """
 
     latency: float = 0.1
@@ -67,7 +68,7 @@ class Timed(System):
     facts: ClassVar[Facts] = frozenset({Fact.TIMED, Fact.EXCHANGES})
     columns: ClassVar[tuple[Column, ...]] = (COLUMNS["dropped"], COLUMNS["virtual_seconds"])
     origin: ClassVar[str]
-    """Where the devices come from, in a word or two."""
+    """Where the devices come from, in a word or two, for ``--dry-run``."""
 
     def __post_init__(self) -> None:
         check_between(self, 0, 1e9, "latency")
@@ -81,20 +82,20 @@ class Timed(System):
         if self.deadline is not None and self.deadline <= self.latency:
             raise FieldError("deadline", self.deadline, f"must be greater than the latency of {self.latency:g} s")
 
+    @abstractmethod
     def fleet(self, names: Sequence[str], seed: int) -> Fleet:
-        """The devices of clients with these names.
+        """Return the devices of the clients with these names.
 
         Raises:
-            UserError: if there are none for them.
+            UserError: if some client has no device.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def always_there(self) -> bool:
         """Whether every client is online whenever it is asked."""
-        raise NotImplementedError
 
     def conditional_facts(self) -> Mapping[Fact, str]:
-        """The rules about the end of a round."""
+        """The facts that follow from the rules about the end of a round."""
         return {
             **({Fact.DEADLINE: f"system.deadline={self.deadline:g}"} if self.deadline is not None else {}),
             **(
@@ -106,7 +107,7 @@ class Timed(System):
         }
 
     def check_clients(self, setting: Setting) -> None:
-        """Refuse options that have no effect with these cohorts, or leave no round."""
+        """Refuse options that have no effect with the sampler's cohorts, or that no round could satisfy."""
         (smallest, largest), num_clients = setting.sampled, setting.num_clients
         if self.over_selection > 1 and largest == num_clients:
             raise UserError(
@@ -122,18 +123,18 @@ class Timed(System):
             )
 
     def loses(self) -> bool:
-        """Whether clients that are asked may not arrive, those left over from over-selection apart."""
+        """Whether clients that are asked may fail to arrive, not counting the surplus of over-selection."""
         return self.dropout > 0 or self.deadline is not None or not self.always_there()
 
     def cohort_sizes(self, smallest: int, largest: int) -> tuple[int, int]:
-        """Clients that do not arrive make a cohort smaller, down to the fewest that make a round."""
+        """Return `smallest` and `largest`, with `min_clients` as the smallest if clients may fail to arrive."""
         return (self.min_clients if self.loses() else max(smallest, self.min_clients)), largest
 
     def bind(self, bound: Bound) -> TimedInRun:
-        """Give the clients devices, and find out who has enough memory to train.
+        """Give the clients devices, and find those with enough memory to train.
 
         Raises:
-            UserError: if there are no devices for the clients, or none has enough memory.
+            UserError: if some client has no device, or none has enough memory.
         """
         population = bound.population
         fleet = self.fleet(population.client_names, bound.seed)
@@ -143,12 +144,12 @@ class Timed(System):
         short = population.num_clients - len(fitting)
         if short > 0:
             left = f"{short} of {population.num_clients} clients have"
-            told = f"{left} less memory than training takes ({int(needed.min()) / 1e6:,.1f} MB or more)"
+            message = f"{left} less memory than training takes ({int(needed.min()) / 1e6:,.1f} MB or more)"
             if len(fitting) == 0:
-                raise UserError(f"system: {told}; take a smaller model or client.batch_size, or more memory")
+                raise UserError(f"system: {message}; take a smaller model or client.batch_size, or more memory")
             if Fact.PRIVATE_MEAN in bound.facts:
                 raise UserError(
-                    f"system: {told}. That depends on their data, and who is left decides how likely the others are "
+                    f"system: {message}. That depends on their data, and who is left decides how likely the others are "
                     "drawn, which the accountant of privacy=central_dp does not know; take a smaller model or more "
                     "memory"
                 )
@@ -157,17 +158,17 @@ class Timed(System):
 
 @dataclass(frozen=True)
 class TimedInRun(System):
-    """A system with its devices and its virtual clock.
+    """A system, bound to a population and a task.
 
-    How long clients take follows from their devices, their data and the bytes on the way, and not from what they learn.
-    So it is known before anybody trains, and only those who arrive are trained: a client that does not is as if it had
-    never been asked, except that the model was sent to it.
+    How long clients take depends on their devices, their data and the bytes they exchange, but not on what they learn.
+    So it is known before any client trains, and only those that arrive are trained: one that does not arrive leaves no
+    trace, except that the model was sent to it.
 
     Attributes:
         settings: the rules by which the server waits.
         clock: how long clients take.
-        seed: of the run.
-        sampler: whom to ask.
+        seed: the run's seed.
+        sampler: draws the clients that are asked.
         short: how many clients have too little memory to train.
     """
 
@@ -178,39 +179,39 @@ class TimedInRun(System):
     short: int
 
     def eligible(self, num_clients: int) -> int:
-        """Those with enough memory."""
+        """Return the number of clients with enough memory."""
         return len(self.clock.fitting)
 
     def start(self, row: Tensor) -> Drawer:
-        """Nothing has taken any time yet."""
+        """Return a virtual clock at 0 seconds."""
         return {SECONDS: torch.zeros((), dtype=torch.float64)}
 
     def close(self, round: Round) -> None:
-        """Move the clock on."""
+        """Advance the clock by the duration of the round."""
         drawer = round.drawer(self)
         drawer[SECONDS] = drawer[SECONDS] + round.cohort.seconds
 
     def measure(self, round: Round) -> Metrics:
-        """Who was asked in vain, and the time."""
+        """Return how many asked clients did not arrive, and the virtual time so far."""
         return {"dropped": round.cohort.dropped, "virtual_seconds": float(round.drawer(self)[SECONDS])}
 
     def summary(self, state: State) -> dict[str, Any]:
-        """The time."""
+        """Return the virtual time of the run so far."""
         return {"virtual_seconds": float(state.drawers[self.group][SECONDS])}
 
     def fingerprint(self) -> list[Tensor]:
-        """The devices, which a file may hold."""
+        """Return the columns of the fleet, which may come from a file that can change."""
         return [getattr(self.clock.fleet, column.name) for column in fields(Fleet)]
 
     def introduce(self) -> list[str]:
-        """One line if some clients have too little memory."""
+        """Return a line if some clients have too little memory, else none."""
         if self.short == 0:
             return []
         count = self.short + len(self.clock.fitting)
         return [f"{self.short} of {count} clients have too little memory to train and are never asked"]
 
     def plan(self, federation: Federation, state: State, cohort: Cohort) -> dict[str, str]:
-        """How long clients and round 1 take on the virtual clock."""
+        """Show how long clients and round 1 take on the virtual clock."""
         clients, fleet = self.clock.fitting, self.clock.fleet
         speed, down, up = (float(column.median()) for column in (fleet.gflops, fleet.down_mbps, fleet.up_mbps))
         seconds = self.client_seconds(federation, state, clients, federation.task.steps(clients), 1)
@@ -228,14 +229,14 @@ class TimedInRun(System):
         }
 
     def check_bound(self, federation: Federation, state: State) -> None:
-        """Refuse a deadline that nobody can ever make."""
+        """Refuse a deadline that no client can ever meet."""
         deadline, clients = self.settings.deadline, self.clock.fitting
         if deadline is None:
             return
         steps = federation.task.steps(clients)
         least = torch.ones_like(steps) if self.settings.late == "partial" else steps
         traffic = federation.traffic(state, clients[:1], 1)
-        # Where the link downstream loses something, later rounds send less.
+        # With a lossy downlink, later rounds send less than the first; no download at all is a lower bound.
         down = torch.tensor(0) if Fact.LOSSY_DOWN in federation.bound.facts else traffic.down[0]
         samples = federation.task.samples(clients, least)
         fastest = float(self.clock.seconds(clients, samples, down, torch.tensor(traffic.up)).min())
@@ -255,7 +256,7 @@ class TimedInRun(System):
         return self.clock.seconds(clients, samples, traffic.down, torch.tensor(traffic.up))
 
     def ask(self, federation: Federation, over_selection: float, round_number: int) -> tuple[Tensor, int]:
-        """The clients ``[A]`` that are asked, and how many of them are wanted."""
+        """Return the clients ``[A]`` that are asked, and how many of them are wanted."""
         sizes = federation.population.train.sizes[self.clock.fitting]
 
         def drawn(sampler: Sampler) -> Tensor:
@@ -269,7 +270,7 @@ class TimedInRun(System):
         return self.clock.fitting[asked], wanted
 
     def cohort(self, federation: Federation, state: State, round_number: int) -> Cohort:
-        """Ask clients, and see who arrives before the round ends."""
+        """Draw the clients that are asked, and return those that arrive before the round ends."""
         rules, task, clock = self.settings, federation.task, self.clock
         asked, wanted = self.ask(federation, rules.over_selection, round_number)
         there = asked[online(clock.fleet, asked, self.seed, round_number)]
@@ -284,7 +285,7 @@ class TimedInRun(System):
         sending = transfer(torch.tensor(traffic.up), clock.fleet.up_mbps[there[late]])
         share = (1 - (seconds[late] - end) / sending).clamp(0, 1)
         sent = (traffic.up * share + 1e-6).floor().long()  # a product just below a whole number is that number
-        sent = (sent - traffic.before).clamp(min=0)  # which is counted of all whose rows do not arrive
+        sent = (sent - traffic.before).clamp(min=0)  # `before` is counted for every client whose row does not arrive
         return Cohort(
             clients=there[kept],
             steps=steps[kept],
@@ -304,7 +305,7 @@ class TimedInRun(System):
         seconds: Tensor,
         round_number: int,
     ) -> tuple[Tensor, Tensor]:
-        """The steps ``[k]`` that clients have time for, and when they are done; who has no time for one stays late."""
+        """The steps ``[k]`` that clients have time for, and when they finish; without time for one, they stay late."""
         deadline = self.settings.deadline
         assert deadline is not None, "checked in __post_init__"
         spare = deadline - self.client_seconds(federation, state, clients, torch.zeros_like(steps), round_number)

@@ -1,1 +1,1 @@
-"""Metrics of models on the clients' samples."""
+"""Metrics of models on the clients' test samples."""

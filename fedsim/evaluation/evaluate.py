@@ -14,15 +14,15 @@ from fedsim.data.dataset import IGNORE, Score, Task
 from fedsim.data.population import Population, Samples
 from fedsim.metrics import COLUMNS, Column
 from fedsim.models.scores import Sums, concatenate
+from fedsim.parallel.division import add_up
 from fedsim.parallel.processes import ALONE, World
-from fedsim.parallel.share import add_up
 
 
 def score_columns(task: Task, score: Score | None = None, prefix: str = "test") -> tuple[Column, ...]:
     """The columns of ``metrics.csv`` that an evaluation of a task fills in, in order.
 
-    ``p10`` and ``p90`` are the worst decile over clients, ``std`` the standard deviation over them. `score` is a
-    sum of penalties of the data's own, of which less is better.
+    ``p10`` and ``p90`` are the worst decile over clients, ``std`` the standard deviation over them. `score` is a sum of
+    penalties that the data define, where lower is better.
     """
     names: tuple[str, ...] = ("loss", "accuracy", "accuracy_p10", "accuracy_std")
     if task is Task.REGRESSION:
@@ -31,12 +31,12 @@ def score_columns(task: Task, score: Score | None = None, prefix: str = "test") 
 
 
 def default_metric(task: Task) -> str:
-    """What a run is judged by unless ``stop.metric`` says otherwise."""
+    """The column that judges a run unless ``stop.metric`` names another."""
     return "test_rmse" if task is Task.REGRESSION else "test_accuracy"
 
 
 def check_testable(population: Population) -> None:
-    """Raise `ValueError` unless some test target counts."""
+    """Raise `ValueError` unless at least one test target counts."""
     targets = population.test.targets
     if len(targets) == 0:
         raise ValueError("no client has test samples")
@@ -45,12 +45,12 @@ def check_testable(population: Population) -> None:
 
 
 def evaluate(trainer: Trainer, row: Tensor, population: Population, world: World = ALONE) -> Evaluation:
-    """Score the global row ``[P]``; plain metrics pool all test samples, whoever holds them."""
+    """Score the global row ``[P]``; plain metrics pool the test samples of all clients."""
     return evaluate_samples(score_samples(trainer, row, population.test, world), population)
 
 
 def score_samples(trainer: Trainer, row: Tensor, samples: Samples, world: World) -> Sums:
-    """Score one model ``[P]`` on every sample, of which each process takes as many; sums are ``[S]``."""
+    """Score one model ``[P]`` on every sample, divided evenly among the processes; sums are ``[S]``."""
     if world.size == 1:
         return trainer.score_samples(row, samples)
     first, last = (len(samples) * rank // world.size for rank in (world.rank, world.rank + 1))
@@ -79,10 +79,10 @@ def evaluate_own(
 
     Args:
         trainer: the engine.
-        models: gives the rows ``[C, P]`` of clients ``[C]``.
-        population: all clients.
-        chunk_size: clients at a time.
-        prefix: of the columns.
+        models: returns the models ``[C, P]`` of clients ``[C]``.
+        population: all clients and their samples.
+        chunk_size: how many clients are scored at a time.
+        prefix: prefix of the columns' names.
         world: the processes that share the clients.
     """
     sums = torch.zeros(4, population.num_clients, dtype=torch.float64)
@@ -94,20 +94,20 @@ def evaluate_own(
 
 
 def _evaluation(sums: Sums, population: Population, prefix: str) -> Evaluation:
-    """Turn sums per client ``[N]`` into metrics; clients without test samples count for nothing."""
+    """Turn sums per client ``[N]`` into metrics; clients without test samples are left out."""
     pooled = Sums(*(part.sum()[None] for part in sums.columns()))
     metrics = {f"{prefix}_{name}": float(value[0]) for name, value in _metrics(pooled, population).items()}
     clients = {f"{prefix}_{name}": value.numpy() for name, value in _metrics(sums, population).items()}
     judged, percent = (f"{prefix}_rmse", 90) if population.task is Task.REGRESSION else (f"{prefix}_accuracy", 10)
     tested = clients[judged][~np.isnan(clients[judged])]
-    # Where no client's value is a number, the model has diverged, which is for the caller to say.
+    # If every client's value is NaN, the model has diverged; the caller reports that.
     metrics[f"{judged}_p{percent}"] = float(np.percentile(tested, percent)) if len(tested) else float("nan")
     metrics[f"{judged}_std"] = float(np.std(tested)) if len(tested) else float("nan")
     return Evaluation(metrics, clients)
 
 
 def _metrics(sums: Sums, population: Population) -> dict[str, Tensor]:
-    """Metrics out of sums; 0/0 gives NaN where a client has no test samples."""
+    """Metrics from sums; 0/0 gives NaN for clients without test samples."""
     loss, second = sums.loss / sums.count, sums.hits / sums.count
     if population.task is not Task.REGRESSION:
         return {"loss": loss, "accuracy": second}

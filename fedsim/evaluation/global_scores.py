@@ -1,4 +1,4 @@
-"""The ``test_*`` columns: what the federation gives its clients, on their test samples."""
+"""The ``test_*`` columns: the models that clients get from the federation, on their test samples."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fedsim.evaluation.evaluate import evaluate, evaluate_own
 
 @dataclass(frozen=True)
 class GlobalScores(Part):
-    """The global model on all test samples; with private blocks, each client's own on its own."""
+    """Scores the global model on all test samples; with private blocks, each client's own model on its own samples."""
 
     def examine(self, federation: Federation, state: State) -> Evaluation:
-        """Evaluate.
+        """Return the ``test_*`` columns.
 
         Raises:
             Diverged: if the test loss is not finite.

@@ -1,1 +1,1 @@
-"""One federated run: its settings, what may go with what, its preparation, and its rounds."""
+"""One federated run: its settings, which of them go together, its preparation, and its rounds."""

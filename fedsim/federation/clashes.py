@@ -1,4 +1,4 @@
-"""Who goes with whom: one table of facts that exclude each other, asked once before anything is read or written."""
+"""Which parts go together: a table of facts that exclude each other, checked before anything is read or written."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fedsim.errors import UserError
 class Clash(NamedTuple):
     """Two facts that do not go together.
 
-    In the sentences, ``{first}`` and ``{second}`` stand for the settings that bring the facts, and ``{off}`` for how to
-    switch off the second.
+    In `why` and `way_out`, ``{first}`` and ``{second}`` stand for the settings that cause the facts, and ``{off}`` for
+    the setting that switches off the second.
 
     Attributes:
-        first: the fact whose setting the message begins with.
-        second: what it does not go with.
-        why: what would be wrong.
+        first: the fact whose setting the error message begins with.
+        second: the fact that it excludes.
+        why: why the two do not go together.
         way_out: what to set instead.
     """
 
@@ -31,7 +31,7 @@ class Clash(NamedTuple):
 
 
 class Need(NamedTuple):
-    """A fact that needs another one; as `Clash`."""
+    """A fact, `first`, that needs another one, `second`; `why` and `way_out` are as in `Clash`."""
 
     first: Fact
     second: Fact
@@ -43,10 +43,10 @@ class Claim(NamedTuple):
     """A fact of a run.
 
     Attributes:
-        fact: what is true.
-        setting: of what, as the user would type it.
-        off: how to switch it off.
-        assumed: whether it is only assumed, of a part that declares no facts.
+        fact: what is true of the run.
+        setting: the setting that causes it, as the user would type it.
+        off: the setting that switches it off.
+        assumed: whether it is only assumed, because the part declares no facts.
     """
 
     fact: Fact
@@ -305,7 +305,7 @@ NEEDS = (
 
 
 def claims_of(components: Mapping[str, Any]) -> list[Claim]:
-    """The facts of components, by config group."""
+    """The facts of components, which are given by config group."""
     claims = []
     for group, component in components.items():
         name = f"{group}={option_name(component)}"
@@ -316,19 +316,16 @@ def claims_of(components: Mapping[str, Any]) -> list[Claim]:
 
 
 def _declares(component: Any) -> bool:
-    """Whether a component, or a class that it inherits from, says itself what its facts are."""
+    """Whether a component's class, or one that it inherits from outside `fedsim.core.part`, declares its facts."""
     owner = next((cls for cls in type(component).__mro__ if "facts" in vars(cls)), None)
     return owner is not None and owner.__module__ != Part.__module__
 
 
 def refuse_clashes(claims: Sequence[Claim]) -> None:
-    """Raise `UserError` for the first two facts that exclude each other, or one that lacks another."""
+    """Raise `UserError` for the first two facts that exclude each other, or the first fact that lacks another one."""
     found: dict[Fact, list[Claim]] = {}
     for claim in claims:
         found.setdefault(claim.fact, []).append(claim)
-    for need in NEEDS:
-        if need.first in found and need.second not in found:
-            raise UserError(f"{found[need.first][0].setting}: {need.why}; {need.way_out}")
     for clash in CLASHES:
         for first in found.get(clash.first, ()):
             for second in found.get(clash.second, ()):
@@ -336,3 +333,6 @@ def refuse_clashes(claims: Sequence[Claim]) -> None:
                 unless = [c.setting for c in (first, second) if c.assumed]
                 hint = "".join(f" (unless {setting} says otherwise in its `facts`)" for setting in unless)
                 raise UserError(f"{first.setting}: {clash.why.format(**names)}{hint}; {clash.way_out.format(**names)}")
+    for need in NEEDS:
+        if need.first in found and need.second not in found:
+            raise UserError(f"{found[need.first][0].setting}: {need.why}; {need.way_out}")

@@ -1,4 +1,4 @@
-"""One experiment: every setting of a run as checked, typed values, and what can be said about them before it starts."""
+"""One experiment: every setting of a run as a checked, typed value, and the checks that need no training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedsim.clients.settings import ClientConfig
 from fedsim.core.facts import Fact
 from fedsim.core.part import Attack, Audit, Link, Part, Personalization, Privacy, Schedule, System
 from fedsim.core.setting import Setting
-from fedsim.core.stopping import Stop
+from fedsim.core.stopping import Stop, start
 from fedsim.data.population import Population
 from fedsim.data.source import DataSource
 from fedsim.devices.system import NoSystem
@@ -41,10 +41,10 @@ MAX_THREADS = 1024
 
 @runtime_checkable
 class Checked(Protocol):
-    """A combine rule that does not go with every run."""
+    """A combine rule that does not work in every run."""
 
     def check(self, setting: Setting) -> None:
-        """Raise `UserError` where the rule cannot work or has an option without effect."""
+        """Raise `UserError` if the rule cannot work, or if one of its options would have no effect."""
         ...
 
 
@@ -74,27 +74,27 @@ class Experiment:
         sampler: who takes part in a round.
         aggregator: how deltas become the next global model.
         engine: how the computation is organised.
-        link: how what clients and server send each other is encoded.
+        link: how the messages between clients and server are encoded.
         privacy: how clients' deltas are hidden.
         attack: what malicious clients do.
-        audit: what a curious server is to find out.
+        audit: what a curious server tries to find out.
         system: what devices clients have, and how long the server waits for them.
         schedule: whether the server waits for a cohort.
-        personalize: how clients come to models of their own.
-        baseline: what is run in place of the federation, to read its results against.
+        personalize: how clients get personal models.
+        baseline: what is run instead of the federation, for comparison.
         stop: when to end early.
         checkpoint: when the state is saved.
         console: what is shown.
-        tracker: to what else the rounds are logged.
+        tracker: the experiment tracker that rounds are also logged to.
         eval: how often the global model is evaluated.
         seed: key of every random stream.
         rounds: round limit R.
-        num_clients: N; None is 10 for made partitions and all of them for natural ones.
+        num_clients: N; None means 10 for generated partitions and all clients for natural ones.
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA where there is one).
         dtype: ``float32`` or ``float64``.
-        threads: CPU threads, None for as many as torch chooses.
-        init_from: a run directory (its last checkpoint) or one checkpoint, whose model the run starts from; None draws
-            an untrained one.
+        threads: CPU threads; None leaves the number to torch.
+        init_from: a run directory (its last checkpoint) or a checkpoint, whose model the run starts from; None draws
+            an untrained model.
         name: label in records and comparisons.
         tags: more labels.
     """
@@ -148,7 +148,7 @@ class Experiment:
             part.check(self.setting())
 
     def effective(self) -> tuple[Sampler, Aggregator, ClientConfig]:
-        """What the baseline leaves of the sampler, the aggregator and the client settings, or has in their place."""
+        """The sampler, aggregator and client settings that are used, after the baseline has replaced some of them."""
         changes = self.baseline.changes(self.partition, self.client)
         return (
             changes.get("sampler", self.sampler),
@@ -157,7 +157,7 @@ class Experiment:
         )
 
     def parts(self) -> tuple[Part, ...]:
-        """The parts of a round that config groups choose, in the order in which they are asked."""
+        """The parts of a round that config groups choose, in the order in which they are called."""
         return (
             self.personalize,
             self.link,
@@ -170,13 +170,13 @@ class Experiment:
         )
 
     def by_drawer(self) -> dict[str, tuple[str, Any]]:
-        """By the name of a part's drawer: the key and the component that chooses it."""
+        """For each drawer name, the config key and the component that own the drawer."""
         keys = {"correction": "aggregator.correction"}
         chosen = {part.group: (keys.get(part.group, part.group), part) for part in self.parts()}
         return chosen | {"server": ("aggregator.server_optimizer", self.aggregator.server_optimizer)}
 
     def claims(self) -> list[Claim]:
-        """The facts of all components and of the settings that matter to others."""
+        """The facts of all components, and of the settings that matter to other parts."""
         sampler, aggregator, client = self.effective()
         claims = claims_of(
             {
@@ -204,7 +204,7 @@ class Experiment:
         return claims
 
     def setting(self, population: Population | None = None) -> Setting:
-        """What surrounds the parts, with the population or without."""
+        """What parts are checked against, with or without the population."""
         _, aggregator, client = self.effective()
         setting = Setting(
             rounds=self.rounds,
@@ -228,10 +228,10 @@ class Experiment:
         return torch.float64 if self.dtype == "float64" else torch.float32
 
     def bound_to_rounds(self) -> list[str]:
-        """The keys of the parts whose numbers depend on `rounds`, so that a run cannot go on with another limit.
+        """The keys of the parts that depend on `rounds`, so that a run cannot be continued with another round limit.
 
-        A part says so by an attribute ``depends_on_rounds``: a class variable, or a property where it depends on its
-        settings.
+        A part declares this with an attribute ``depends_on_rounds``: a class variable, or a property if it depends on
+        the part's settings.
         """
 
         def below(part: object, key: str) -> Iterator[str]:
@@ -243,7 +243,7 @@ class Experiment:
         return list(below(self, ""))
 
     def check_clients(self, population: Population, num_clients: int) -> None:
-        """Raise `UserError` if so many of the clients give no cohorts, or parts do not go together with them."""
+        """Raise `UserError` if `num_clients` clients are too few for the sampler, or conflict with a part."""
         self.sampler.check(num_clients)
         sampled = self.sampler.limits(num_clients)
         smallest, largest = self.schedule.cohort_sizes(*self.system.cohort_sizes(*sampled))
@@ -260,10 +260,12 @@ class Experiment:
             self.aggregator.combine.check(setting)
 
     def check_columns(self, columns: Sequence[Column]) -> None:
-        """Raise `UserError` if the run is to be judged by something that is not among its `columns`."""
+        """Raise `UserError` if ``stop.metric`` is not one of the run's `columns`, or neither of its ends is better."""
         judging = [column.name for column in columns if column.name not in ("round", "clients")]
         if self.stop.metric is not None and self.stop.metric not in judging:
             raise UserError(
                 f"stop.metric={self.stop.metric}: this run records {', '.join(judging)}"
                 + did_you_mean(self.stop.metric, judging)
             )
+        if self.stop.metric is not None:
+            start(self.stop, self.stop.metric, columns)

@@ -1,4 +1,4 @@
-"""From settings to a federation: data are loaded and given to clients, and every part is bound in its place."""
+"""From settings to a federation: load the data, divide them among clients, and bind every part."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from fedsim.server.step import OptimizerStep
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation(Federation):
-    """A federation with the settings that it was made of."""
+    """A federation together with the experiment it was prepared from."""
 
     experiment: Experiment
 
 
 def prepare(experiment: Experiment) -> Simulation:
-    """Load the data, give them to clients and bind all parts; nothing is trained.
+    """Load the data, divide them among clients and bind all parts; nothing is trained.
 
     Raises:
         UserError: if data, partition and settings do not go together.
@@ -76,9 +76,9 @@ def prepare(experiment: Experiment) -> Simulation:
     scores, books = GlobalScores(), Books()
     personal, link, correction, attack, privacy, system, schedule, audit = (part.bind(bound) for part in e.parts())
     server = OptimizerStep(e.aggregator.server_optimizer, e.rounds)
-    # On the client: a correction whose clients tell the server about their memories knows the deltas as they were
-    # trained. From the client to the server: privatise, attack, encode. At the server: a correction that finds out from
-    # what arrives, whoever listens, and how old the updates are.
+    # On the client: a correction whose clients send rows to the server sees the deltas as they were trained. On the way
+    # to the server: privatise, attack, encode. At the server: a correction that works from the deltas that arrive, then
+    # the audit, and the age of the updates.
     tells = Fact.TELLS in facts
     stages = (
         *((correction,) if tells else ()),
@@ -110,11 +110,11 @@ def prepare(experiment: Experiment) -> Simulation:
 
 
 def initial_state(simulation: Simulation, row: Tensor | None = None) -> State:
-    """The state before the first round, with empty memories.
+    """Return the state before round 1, with nothing stored for any client.
 
     Args:
-        simulation: of the run.
-        row: ``[P]``, a model to start from; None draws an untrained one.
+        simulation: the prepared simulation.
+        row: ``[P]``, the model to start from; None draws an untrained one.
     """
     e = simulation.experiment
     device, dtype = e.torch_device(), e.torch_dtype()
@@ -127,7 +127,7 @@ def initial_state(simulation: Simulation, row: Tensor | None = None) -> State:
 
 
 def _check_bound(simulation: Simulation) -> None:
-    """Raise `UserError` for what only the bound parts together tell."""
+    """Raise `UserError` for conflicts that only show once all parts are bound."""
     e, population = simulation.experiment, simulation.population
     eligible = simulation.system.eligible(population.num_clients)
     if eligible < population.num_clients:
@@ -142,7 +142,7 @@ def _check_bound(simulation: Simulation) -> None:
 
 
 def _columns(e: Experiment, dataset: Dataset) -> tuple[Column, ...]:
-    """The columns of ``metrics.csv``: round, losses, scores, deltas, traffic, and what the other parts add."""
+    """The columns of ``metrics.csv``: round, losses, scores, deltas, traffic, and those of the other parts."""
 
     def of(*parts: Part) -> tuple[Column, ...]:
         return tuple(column for part in parts for column in part.columns)

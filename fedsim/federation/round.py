@@ -1,14 +1,14 @@
 """One round of a federation. Start reading here.
 
-    cohort   <- schedule                     who takes part, and from which model: before anybody trains
-    updates  <- train(cohort)                delta = local - anchor, in chunks [c, n] of the parameters that are shared
-    updates  <- stage.pass_on(updates)       every stage in its place: privatise, attack, encode, remember, listen, age
-    delta    <- rule(updates)                the aggregator's combine rule, or the private mean in its place
-    row      <- server(row, delta)           which adds it
+    cohort   <- schedule                     who takes part, and from which model they start
+    updates  <- train(cohort)                delta = local - anchor, in chunks [c, n] of the aggregated parameters
+    updates  <- stage.pass_on(updates)       every stage in turn: privatise, attack, encode, remember, listen, age
+    delta    <- rule(updates)                the aggregator's combine rule, or a private mean that replaces it
+    row      <- server(row, delta)           which adds the delta
 
 as in FedOpt (Reddi 2021, Algorithm 1), of which FedAvg (McMahan 2017, Algorithm 1) is the special case of a weighted
-mean and a server step of length 1. What a part may do in a round stands in `fedsim.core.part`; their order in
-`fedsim.federation.prepare`.
+mean and a server step of length 1. See `fedsim.core.part` for what a part may do in a round, and
+`fedsim.federation.prepare` for the order of the parts.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from fedsim.core.state import State
 
 
 def simulate(federation: Federation, state: State) -> Iterator[RoundResult]:
-    """Play rounds until the limit or early stopping, changing `state`; yield after each one.
+    """Play rounds until the limit or early stopping; change `state` in place and yield each round's result.
 
     Raises:
-        Diverged: when a loss or a parameter is no longer finite.
+        Diverged: if a loss or a parameter is no longer finite.
     """
     if state.round == 0:
         yield untrained(federation, state)
@@ -38,7 +38,7 @@ def simulate(federation: Federation, state: State) -> Iterator[RoundResult]:
 
 
 def play_round(federation: Federation, state: State) -> RoundResult:
-    """Play the next round: choose, learn, keep the books, and evaluate if it is time."""
+    """Play the next round: choose a cohort, learn from it, update the parts, and evaluate if the round is due."""
     watch, round_number = Stopwatch(), state.round + 1
     federation.link.broadcast(state, round_number)
     cohort = federation.schedule.next_cohort(federation, state, round_number)
@@ -56,14 +56,14 @@ def play_round(federation: Federation, state: State) -> RoundResult:
 
 
 def learn(federation: Federation, round: Round) -> Metrics:
-    """Clients train, their updates pass the stages, and the server steps if there is something to learn from."""
+    """Train the cohort, pass its updates through the stages, combine them, and step the server if any arrived."""
     rule = federation.privacy.rule(federation.bound.combine, round)
-    with round.share.keeping(round.store):
+    with round.division.keeping(round.store):
         updates = train(federation, round)
         for stage in federation.stages:
             updates = stage.pass_on(updates, round)
-        combined = combine(rule, federation.blocks.cut(round.state.row), updates, round.share)
-    metrics = mean_losses(round.reports, round.share)
+        combined = combine(rule, federation.blocks.cut(round.state.row), updates, round.division)
+    metrics = mean_losses(round.reports, round.division)
     if combined is None:
         return metrics
     delta = federation.blocks.scatter(combined.delta)
@@ -73,7 +73,7 @@ def learn(federation: Federation, round: Round) -> Metrics:
 
 
 def train(federation: Federation, round: Round) -> Iterator[Update]:
-    """Train this process's part of the cohort, in chunks of nearly equal size; the round keeps their reports."""
+    """Train this process's part of the cohort in chunks of nearly equal size, and append their reports to the round."""
     task, trainer, blocks = round.task, round.trainer, federation.blocks
     for part in round.own.chunks(federation.chunk_size):
         clients, anchors = part.clients, federation.schedule.anchors(part, round)
@@ -91,7 +91,7 @@ def train(federation: Federation, round: Round) -> Iterator[Update]:
 
 
 def row_of(federation: Federation, round: Round) -> Metrics:
-    """The row of a round in ``metrics.csv``, as far as the parts measure it."""
+    """The row of a round in ``metrics.csv``, with what the parts measure; other cells are None."""
     metrics: Metrics = dict.fromkeys(column.name for column in federation.columns)
     metrics |= {"round": round.number, "clients": len(round.cohort.clients)}
     for part in federation.parts:
@@ -100,7 +100,7 @@ def row_of(federation: Federation, round: Round) -> Metrics:
 
 
 def untrained(federation: Federation, state: State) -> RoundResult:
-    """Round 0, in which nobody trains."""
+    """Return the result of round 0, in which no client trains."""
     watch, no_clients = Stopwatch(), torch.zeros(0, dtype=torch.int64)
     round = federation.begin(state, 0, Cohort(no_clients, no_clients, no_clients))
     return evaluated(federation, state, row_of(federation, round), watch)
@@ -109,7 +109,7 @@ def untrained(federation: Federation, state: State) -> RoundResult:
 def evaluated(
     federation: Federation, state: State, metrics: Metrics, watch: Stopwatch, samples: int = 0
 ) -> RoundResult:
-    """Fill in what an evaluation finds, where it is time for one, and judge the round."""
+    """Evaluate the state if the round is due, fill in `metrics`, and update the run's progress."""
     evaluation: Evaluation | None = None
     if federation.evaluates(state.round):
         evaluation = federation.examine(state)

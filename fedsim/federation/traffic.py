@@ -1,4 +1,4 @@
-"""The books of what clients and server send each other."""
+"""Counts the bytes that clients and server send each other."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from fedsim.core.state import Drawer, State
 from fedsim.metrics import COLUMNS, Column
 
 DOWN, UP = "down", "up"
-"""Entries of the drawer: bytes so far."""
+"""Entries of the drawer: bytes sent so far."""
 
 
 @dataclass(frozen=True)
 class Books(Part):
-    """Bytes sent so far, as the other parts have them."""
+    """Adds up the bytes sent so far, as the other parts count them."""
 
     group: ClassVar[str] = "traffic"
     columns: ClassVar[tuple[Column, ...]] = (COLUMNS["bytes_down"], COLUMNS["bytes_up"])
 
     def start(self, row: Tensor) -> Drawer:
-        """Nothing is sent yet."""
+        """Return both totals at zero."""
         return {DOWN: torch.zeros((), dtype=torch.int64), UP: torch.zeros((), dtype=torch.int64)}
 
     def close(self, round: Round) -> None:
-        """Enter a round: all who were informed have received and begun, and those who arrived have sent their rows."""
+        """Add a round: all informed clients have received a model, and those that arrived have sent their rows."""
         cohort, drawer = round.cohort, round.drawer(self)
         traffic = round.federation.traffic(round.state, cohort.informed, round.number)
         senders = len(cohort.clients)
@@ -38,11 +38,11 @@ class Books(Part):
         drawer[DOWN] = drawer[DOWN] + traffic.down.sum() + traffic.relayed_down
 
     def measure(self, round: Round) -> Metrics:
-        """The totals."""
+        """Return the totals after the round."""
         return self._totals(round.state)
 
     def summary(self, state: State) -> dict[str, Any]:
-        """The totals."""
+        """Return the totals of the run so far."""
         return {**self._totals(state)}
 
     def _totals(self, state: State) -> Metrics:

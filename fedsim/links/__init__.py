@@ -1,1 +1,1 @@
-"""What clients and server send each other, and how many bytes it takes: one encoding per file."""
+"""Encodings of what clients and server send each other, and the bytes they take: one encoding per file."""

@@ -1,4 +1,4 @@
-"""The way between clients and server: an encoding for each direction, with or without error feedback."""
+"""The link between clients and server: an encoding for each direction, with or without error feedback."""
 
 from __future__ import annotations
 
@@ -19,82 +19,82 @@ from fedsim.core.state import Drawer, State
 from fedsim.models.blocks import Blocks
 
 SEEN, ERROR = "link.seen", "link.error"
-"""Blocks of the client store: the last round in which a client was sent the model, and what it has lost so far."""
+"""Blocks of the client store: the last round in which a client got the model, and its accumulated encoding error."""
 COPY, BEFORE = "copy", "before"
-"""Entries of the drawer: the model that all clients hold, and the server's model when it sent that."""
+"""Entries of the drawer: the model that all clients hold, and the server's own model when it sent that one."""
 
 
 @runtime_checkable
 class Compressor(Protocol):
-    """An encoding of rows of n numbers. Both ends know n, the type of the numbers and the settings."""
+    """An encoding of rows ``[n]``. Both ends know n, the dtype and the settings."""
 
     @property
     def error_feedback(self) -> bool:
-        """Whether the sender adds what was lost before to what it sends next."""
+        """Whether the sender adds the error of earlier messages to the next one."""
         ...
 
     def decoded(self, rows: Tensor, clients: Tensor, key: int) -> Tensor:
-        """What arrives of rows ``[C, n]`` of `clients` ``[C]``: ``decode(encode(row))`` of each, all at once.
+        """Return what arrives when `clients` ``[C]`` send rows ``[C, n]``: ``decode(encode(row))`` of each, at once.
 
         Args:
-            rows: numbers to send.
-            clients: whose random streams to draw from.
-            key: of the round's stream.
+            rows: the rows to send.
+            clients: client numbers, which select the random streams to draw from.
+            key: key of the round's random stream.
         """
         ...
 
     def size(self, count: int, itemsize: int) -> int:
-        """Bytes of an encoded row of `count` numbers of `itemsize` bytes each."""
+        """Bytes of an encoded row of `count` values of `itemsize` bytes each."""
         ...
 
     def encode(self, row: Tensor, client: int, key: int) -> bytes:
-        """The bytes that stand for a row ``[n]``."""
+        """Return the encoded row ``[n]`` of a client."""
         ...
 
     def decode(self, data: bytes, like: Tensor) -> Tensor:
-        """The row that bytes stand for, of the length and type of `like` ``[n]``."""
+        """Return the row that was encoded, with the length and dtype of `like` ``[n]``."""
         ...
 
 
 @dataclass(frozen=True)
 class NoCompression:
-    """The numbers as they are."""
+    """Rows are sent as they are."""
 
     error_feedback: ClassVar[bool] = False
 
     def decoded(self, rows: Tensor, clients: Tensor, key: int) -> Tensor:
-        """Everything arrives."""
+        """Return the rows unchanged."""
         return rows
 
     def size(self, count: int, itemsize: int) -> int:
-        """No header: both ends know the layout."""
+        """Bytes of the values alone: both ends know the layout, so no header is needed."""
         return count * itemsize
 
     def encode(self, row: Tensor, client: int, key: int) -> bytes:
-        """The numbers in the machine's own order of bytes."""
+        """Return the values in the machine's byte order."""
         return row.cpu().numpy().tobytes()
 
     def decode(self, data: bytes, like: Tensor) -> Tensor:
-        """The same numbers."""
+        """Return the values that `encode` was given."""
         return torch.frombuffer(bytearray(data), dtype=like.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TwoWayLink(Link):
-    """The way between clients and server.
+    """How models and deltas are encoded on their way between clients and server.
 
-    Each direction has an encoding of its own, because the two are different problems: upstream every client encodes
-    its own delta, downstream the server encodes once for all.
+    Each direction has its own encoding, because the two are different problems: upstream every client encodes its own
+    delta, downstream the server encodes one message for all clients.
 
-    Downstream, the server sends by how much the model changed. In the first round in which a client is asked it gets
-    the copy whole; later it gets the messages that it missed, or the copy if that is shorter (``bytes_down`` counts
-    this). So all clients hold the same copy, from which they train: `down.decoded` of the model's changes, added up.
+    Downstream, the server sends the changes of the model. When a client is first asked, it gets a whole copy; later it
+    gets the messages that it missed, or the copy if that is shorter (``bytes_down`` counts this). So all clients hold
+    the same copy, from which they train: the sum of `down.decoded` of the model's changes.
 
     Control variates (SCAFFOLD) travel uncompressed, and private blocks not at all.
 
     Attributes:
-        up: of the clients' deltas.
-        down: of the changes of the global model.
+        up: encoding of the clients' deltas.
+        down: encoding of the changes of the global model.
     """
 
     up: Compressor = field(default_factory=NoCompression)
@@ -103,7 +103,7 @@ class TwoWayLink(Link):
     facts: ClassVar[Facts] = frozenset()
 
     def conditional_facts(self) -> Mapping[Fact, str]:
-        """Which direction loses something, and whether clients keep what was lost."""
+        """Facts about which direction is lossy, and whether clients keep the error for later."""
         own: dict[Fact, str] = {}
         if not isinstance(self.up, NoCompression):
             own |= dict.fromkeys((Fact.LOSSY_UP, Fact.EXCHANGES), f"link/up={option_name(self.up)}")
@@ -114,22 +114,22 @@ class TwoWayLink(Link):
         return own
 
     def bind(self, bound: Bound) -> LinkInRun:
-        """Know what is sent."""
+        """Return the link for the aggregated parameters of a model."""
         lossy = Fact.LOSSY_DOWN in self.conditional_facts()
         return LinkInRun(self.up, self.down, lossy, bound.blocks, bound.seed, bound.itemsize)
 
 
 @dataclass(frozen=True)
 class LinkInRun(Link):
-    """A link for rows of a known kind.
+    """A link, bound to the parameters that are sent.
 
     Attributes:
         up: encoding of the clients' deltas.
         down: encoding of the changes of the global model.
         lossy_down: whether clients hold a copy of the model instead of the model itself.
         blocks: which parameters are sent.
-        seed: of the run.
-        itemsize: bytes of a number.
+        seed: the run's seed.
+        itemsize: bytes per parameter.
     """
 
     up: Compressor
@@ -140,16 +140,16 @@ class LinkInRun(Link):
     itemsize: int
 
     def start(self, row: Tensor) -> Drawer:
-        """The first copy is the model itself: clients know nothing before, and get it whole."""
+        """Return the first copy, which is the model itself: clients have nothing before, and get it whole."""
         if not self.lossy_down:
             return {}
         return {COPY: row.clone()} | ({} if self.down.error_feedback else {BEFORE: row.clone()})
 
     def broadcast(self, state: State, round_number: int) -> None:
-        """Encode by how much the global model changed; the copy of all clients follows.
+        """Encode the change of the global model, and apply the decoded change to the copy of all clients.
 
-        With error feedback the server encodes by how much the model differs from the copy, which has in it all that
-        was lost.
+        With error feedback the server encodes the difference between the model and the copy, which includes all errors
+        so far.
         """
         if not self.lossy_down:
             return
@@ -162,11 +162,11 @@ class LinkInRun(Link):
             drawer[BEFORE] = state.row.clone()
 
     def received(self, state: State) -> Tensor:
-        """The copy, where there is one."""
+        """Return the copy that clients hold, or the model itself without one."""
         return state.drawers[self.group][COPY] if self.lossy_down else state.row
 
     def pass_on(self, updates: Iterator[Update], round: Round) -> Iterator[Update]:
-        """What arrives of what clients send."""
+        """Replace the clients' rows by what arrives of them."""
         if isinstance(self.up, NoCompression):
             return updates
         key = seeding.stream_key(self.seed, "link.up", round.number)
@@ -175,14 +175,14 @@ class LinkInRun(Link):
         )
 
     def close(self, round: Round) -> None:
-        """Note who holds the copy of this round."""
+        """Record which clients now hold the copy of this round."""
         informed = round.cohort.informed
         if self.lossy_down and len(informed) > 0:
             now = round.state.row.new_full((len(informed), 1), round.number, dtype=torch.float64)
             round.store.write(SEEN, informed, now)
 
     def add_bytes(self, traffic: Traffic, clients: Tensor, state: State, round_number: int) -> Traffic:
-        """A row up; down the model, or the messages that a client has missed if they are shorter."""
+        """Add an encoded row up and, down, the model or the messages that a client missed, if these are shorter."""
         whole = self.blocks.size * self.itemsize
         down = torch.full((len(clients),), whole, dtype=torch.int64)
         if self.lossy_down and len(clients) > 0:
@@ -197,8 +197,8 @@ class LinkInRun(Link):
 def transmit(compressor: Compressor, rows: Tensor, clients: Tensor, key: int, store: ClientStore) -> Tensor:
     """Send rows ``[C, n]`` of `clients` ``[C]`` to the server; returns what arrives.
 
-    With error feedback (Seide 2014; Karimireddy 2019, Algorithm 1, with the local delta in the place of the step) a
-    client adds what was lost of its earlier deltas, and keeps what is lost now.
+    With error feedback (Seide 2014; Karimireddy 2019, Algorithm 1, with the local delta as the step) a client adds the
+    error of its earlier deltas to its row, and keeps the new error.
     """
     if compressor.error_feedback:
         rows = rows + store.read(ERROR, clients, torch.zeros_like(rows))
@@ -210,5 +210,5 @@ def transmit(compressor: Compressor, rows: Tensor, clients: Tensor, key: int, st
 
 
 def positions(rows: Tensor) -> Tensor:
-    """``[n]`` int64, the positions in rows ``[C, n]``."""
+    """``[n]`` int64, the positions 0, 1, ... in rows ``[C, n]``."""
     return torch.arange(rows.shape[1], device=rows.device)

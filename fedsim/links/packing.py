@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that `count` numbers of `bits` bits take."""
+    """Bytes that `count` whole numbers of `bits` bits take."""
     return -(-count * bits // 8)
 
 

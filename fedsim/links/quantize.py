@@ -1,4 +1,4 @@
-"""Send every number in a few bits."""
+"""Send every value in a few bits."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from fedsim.links.packing import floats, pack, packed_size, unpack
 class Quantize:
     """Stochastic quantisation (QSGD, Alistarh 2017, section 3.1), with codes of fixed width.
 
-    A number x of a bucket with norm v becomes ``sign(x) * v * l / s`` with ``s = 2 ** (bits - 1) - 1`` levels, where l
-    is ``s * |x| / v`` rounded up or down at random so that its mean is right. The paper's Elias codes are not used.
+    A value x in a bucket with norm v becomes ``sign(x) * v * l / s`` with ``s = 2 ** (bits - 1) - 1`` levels, where l
+    is ``s * |x| / v`` rounded up or down at random so that it is unbiased. The paper's Elias codes are not used.
 
-    With error feedback what arrives is divided by ``1 + omega``, the bound on the relative variance, because feedback
-    needs an encoding that shortens what is lost (Beznosikov 2020, "On biased compression", section 2).
+    With error feedback, what arrives is divided by ``1 + omega``, where omega bounds the relative variance, because
+    feedback needs a contractive encoding (Beznosikov 2020, "On biased compression", section 2).
 
-    Bytes: the norms of the buckets, in the numbers' type; then sign and level of each number, packed.
+    Bytes: the norms of the buckets, in the dtype of the row; then sign and level of each value, packed.
 
     Attributes:
-        bits: of a number, its sign included.
-        bucket: numbers that share a norm; the last bucket of a row has what is left.
+        bits: bits per value, its sign included.
+        bucket: how many values share a norm; the last bucket of a row may have fewer.
         norm: ``l2``, as in the analysis, or ``max``, as in the paper's experiments (section 5), with less noise.
-        error_feedback: whether what was lost is added to what is sent next.
+        error_feedback: whether the error of earlier messages is added to the next one.
     """
 
     bits: int = 8
@@ -45,20 +45,20 @@ class Quantize:
 
     @property
     def levels(self) -> int:
-        """``s``, levels above zero."""
+        """``s``, the number of levels above zero."""
         return int(2 ** (self.bits - 1)) - 1
 
     def omega(self, count: int) -> float:
-        """Bound on ``E|Q(x) - x|^2 / |x|^2`` for rows of `count` numbers.
+        """Bound on ``E|Q(x) - x|^2 / |x|^2`` for rows of `count` values.
 
-        For ``l2`` it is Lemma 3.1 of the paper; for ``max`` each of b numbers has at most the variance
+        For ``l2`` it is Lemma 3.1 of the paper; for ``max`` each of b values has at most the variance
         ``(v / s)^2 / 4``, and ``v <= |x|``.
         """
         width, s = min(self.bucket, count), self.levels
         return width / (4 * s**2) if self.norm == "max" else float(min(width / s**2, width**0.5 / s))
 
     def _quantized(self, rows: Tensor, clients: Tensor, key: int) -> tuple[Tensor, Tensor]:
-        """Norms as they are sent ``[C, B]`` and signed levels ``[C, n]`` int64."""
+        """The norms ``[C, B]``, as they are sent, and the signed levels ``[C, n]`` int64."""
         count = rows.shape[1]
         width = min(self.bucket, count)
         buckets = pad(rows.double(), (0, -count % width)).view(len(rows), -1, width)
@@ -72,30 +72,30 @@ class Quantize:
         return norms, torch.where(rows < 0, -levels, levels)
 
     def _values(self, norms: Tensor, levels: Tensor) -> Tensor:
-        """Numbers ``[C, n]`` of norms ``[C, B]`` and signed levels ``[C, n]``."""
+        """Values ``[C, n]`` from norms ``[C, B]`` and signed levels ``[C, n]``."""
         count = levels.shape[1]
         each = norms.double().repeat_interleave(min(self.bucket, count), 1)[:, :count]
         return (each * levels / self.levels).to(norms.dtype)
 
     def decoded(self, rows: Tensor, clients: Tensor, key: int) -> Tensor:
-        """The rounded numbers."""
+        """Return the rows ``[C, n]``, rounded to levels."""
         return self._values(*self._quantized(rows, clients, key))
 
     def _buckets(self, count: int) -> int:
         return -(-count // min(self.bucket, count))
 
     def size(self, count: int, itemsize: int) -> int:
-        """Norms and codes."""
+        """Bytes of the norms and of the packed codes."""
         return self._buckets(count) * itemsize + packed_size(count, self.bits)
 
     def encode(self, row: Tensor, client: int, key: int) -> bytes:
-        """Norms, then codes: the sign above the level."""
+        """Return the norms, then the codes: the sign in the highest bit, the level below it."""
         norms, levels = self._quantized(row[None], torch.tensor([client]), key)
         codes = levels[0].abs() + (levels[0] < 0).long() * 2 ** (self.bits - 1)
         return norms[0].cpu().numpy().tobytes() + pack(codes, self.bits)
 
     def decode(self, data: bytes, like: Tensor) -> Tensor:
-        """Undo `encode`."""
+        """Return the row ``[n]`` that `encode` made the bytes of, as it arrives."""
         head = self._buckets(len(like)) * like.element_size()
         codes = unpack(data[head:], len(like), self.bits)
         negative, levels = codes > self.levels, codes & self.levels

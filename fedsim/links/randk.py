@@ -1,4 +1,4 @@
-"""Send random numbers of a row."""
+"""Send the values at random positions of a row."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SEED_BYTES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RandK:
-    """k numbers at random positions, the others are taken as zero (Konecny 2016, "random mask"; Stich 2018).
+    """k values at random positions; all others arrive as zero (Konecny 2016, "random mask"; Stich 2018).
 
-    What arrives is multiplied by ``n / k``, so that its mean is the row; not with error feedback, where what is lost
-    arrives later and such lengthening would make it grow.
+    What arrives is multiplied by ``n / k``, so that its mean is the row. Not so with error feedback, where the rest
+    arrives later and scaling up would make the error grow.
 
-    Bytes: the seed from which both ends draw the positions (8), then the numbers.
+    Bytes: the seed from which both ends draw the positions (8 bytes), then the values.
 
     Attributes:
         fraction: ``k / n``.
-        error_feedback: whether what was lost is added to what is sent next.
+        error_feedback: whether the error of earlier messages is added to the next one.
     """
 
     option: ClassVar[str] = "randk"
@@ -48,24 +48,24 @@ class RandK:
         return 1.0 if self.error_feedback else count / kept(self.fraction, count)
 
     def decoded(self, rows: Tensor, clients: Tensor, key: int) -> Tensor:
-        """Some, and zeros."""
+        """Return the rows ``[C, n]`` with all but k random positions set to zero."""
         clients = clients.to(rows.device)
         places = self._places(seeding.random_bits(key, clients[:, None], positions(rows)))
         values = rows.gather(1, places) * self._factor(rows.shape[1])
         return torch.zeros_like(rows).scatter_(1, places, values)
 
     def size(self, count: int, itemsize: int) -> int:
-        """The seed and the numbers."""
+        """Bytes of the seed and of the values."""
         return SEED_BYTES + kept(self.fraction, count) * itemsize
 
     def encode(self, row: Tensor, client: int, key: int) -> bytes:
-        """The client's own stream is that of the round, one step on."""
+        """Return the seed and the values; the seed is the round's stream at the client's number."""
         seed = int(seeding.random_bits(key, torch.tensor(client)))
         places = self._places(seeding.random_bits(seed, positions(row[None]))[None])[0]
         return seed.to_bytes(SEED_BYTES, "little", signed=True) + row[places].cpu().numpy().tobytes()
 
     def decode(self, data: bytes, like: Tensor) -> Tensor:
-        """Undo `encode`."""
+        """Return the row ``[n]`` that `encode` made the bytes of, as it arrives."""
         seed = int.from_bytes(data[:SEED_BYTES], "little", signed=True)
         places = self._places(seeding.random_bits(seed, positions(like[None]))[None])[0]
         row = torch.zeros_like(like)

@@ -17,7 +17,7 @@ PRIVATE = "private"
 
 @dataclass(frozen=True)
 class Blocks:
-    """A division of the P parameters of a row into n that are aggregated and Q that are private.
+    """Which of the P parameters of a row are aggregated (n of them) and which are private (Q).
 
     Attributes:
         num_parameters: P.

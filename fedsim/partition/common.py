@@ -129,7 +129,7 @@ def deal_labels(
 def deal_test_like_train(
     dataset: Dataset, train: list[NDArray[np.int64]], rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Share out each label's test samples in proportion to the training samples of it that the clients hold.
+    """Division out each label's test samples in proportion to the training samples of it that the clients hold.
 
     A label without training samples is shared out in proportion to the clients' sizes.
     """

@@ -19,7 +19,7 @@ _MAX_NUMBERS = 10_000_000
 
 @dataclass(frozen=True)
 class Dirichlet:
-    """Share each label out over the clients by proportions drawn from a symmetric Dirichlet distribution.
+    """Division each label out over the clients by proportions drawn from a symmetric Dirichlet distribution.
 
     For every label, ``p ~ Dir_N(alpha)`` over the N clients, and client k gets the share ``p_k`` of that label's
     training samples and of its test samples (Yurochkin et al. 2019, "Bayesian Nonparametric Federated Learning of

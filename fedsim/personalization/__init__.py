@@ -1,1 +1,1 @@
-"""Models of the clients' own."""
+"""Personal models, one per client: one method per file."""

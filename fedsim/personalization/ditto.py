@@ -1,4 +1,4 @@
-"""Ditto: a model of every client's own, pulled towards the global one."""
+"""Ditto: every client has a personal model, pulled towards the global one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ KEPT = "personalize.ditto"
 
 @dataclass(frozen=True, kw_only=True)
 class Ditto(OwnModels):
-    """Every client keeps a model of its own that is pulled to the global one (Ditto, Li 2021, Algorithm 1).
+    """Every client keeps a personal model that is pulled towards the global one (Ditto, Li 2021, Algorithm 1).
 
-    In the rounds in which it takes part, a client also minimises ``F_k(v) + mu / 2 * ||v - w||^2`` from its last v,
-    with the client settings, w being the global model that it was sent. Its first v is the w of its first round.
+    In the rounds in which it takes part, a client also minimises ``F_k(v) + mu / 2 * ||v - w||^2``, starting from its
+    last v and with the client settings, where w is the global model that it was sent. Its first v is the w of its
+    first round.
 
     Attributes:
         mu: strength of the pull (lambda in the paper).
@@ -39,18 +40,18 @@ class Ditto(OwnModels):
         check_above(self, 0, "mu")
 
     def task(self, task: LocalTask) -> LocalTask:
-        """The client settings with a proximal term; the optimizer starts afresh, so as not to mix the two states."""
+        """Return the task with a proximal term; no optimizer state is kept, so that two models never share one."""
         config = replace(task.config, keep_optimizer_state=False)
         return replace(task, config=config, correction=Prox(mu=self.mu), stream="ditto")
 
     def train_own(
         self, trainer: Trainer, anchors: Tensor, clients: Tensor, round_number: int, store: ClientStore
     ) -> None:
-        """Lines 7 and 8, for the clients of a round."""
+        """Take lines 7 and 8 of the algorithm for the clients of a round, and store their models."""
         start = store.read(KEPT, clients, anchors.expand(len(clients), -1))
         deltas, _ = trainer.train(anchors, clients, round_number, store, start=start)
         store.write(KEPT, clients, start + deltas)
 
     def rows(self, trainer: Trainer, anchors: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> Tensor:
-        """The kept models; clients that never took part have the global one."""
+        """Return the stored models; clients that never took part have the global one."""
         return store.read(KEPT, clients, anchors)

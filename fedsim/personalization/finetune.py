@@ -20,10 +20,10 @@ from fedsim.personalization.personalization import OwnModels
 class FineTune(OwnModels):
     """Every client takes a few local steps from the global model before it is evaluated (Wang 2019, section 3).
 
-    Nothing is kept: the next round starts from the global model, and fine-tuning from a fresh optimizer.
+    Nothing is kept: training continues from the global model, and fine-tuning always starts with a fresh optimizer.
 
     Attributes:
-        steps: local steps, with the clients' own optimizer and batch size.
+        steps: local steps, with the optimizer and batch size of local training.
     """
 
     steps: int = 5
@@ -35,11 +35,11 @@ class FineTune(OwnModels):
         check_at_least(self, 1, "steps")
 
     def task(self, task: LocalTask) -> LocalTask:
-        """Plain local steps, with batches in an order of their own."""
+        """Return a task of `steps` plain local steps, whose batch order has its own random stream."""
         config = replace(task.config, epochs=None, steps=self.steps, keep_optimizer_state=False)
         return replace(task, config=config, correction=NoCorrection(), stream="finetune")
 
     def rows(self, trainer: Trainer, anchors: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> Tensor:
-        """The fine-tuned models; before the first round, too."""
+        """Return the fine-tuned models; in round 0 they get the batches of round 1."""
         deltas, _ = trainer.train(anchors, clients, max(round_number, 1), ClientStore(store.num_clients))
         return anchors + deltas

@@ -1,4 +1,4 @@
-"""What personal models have in common: each client trains one for itself, and is evaluated with it."""
+"""What personal models have in common: each client trains its own, and is evaluated with it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class NoPersonalization(Personalization):
 
 @dataclass(frozen=True)
 class OwnModels(Personalization):
-    """Every client has a model of its own. Inherit from this one: what is not written does nothing.
+    """Every client has a personal model. To add a method, inherit from this class and override what is needed.
 
-    What is kept per client lies in blocks of the store named ``personalize.<what>``.
+    Keep rows per client in blocks of the store with names such as ``personalize.<name>``.
     """
 
     def task(self, task: LocalTask) -> LocalTask:
-        """Return what clients train for themselves, given what they train for the federation."""
+        """Return the task of the personal models, given the task of the federation."""
         return task
 
     def train_own(
@@ -41,33 +41,33 @@ class OwnModels(Personalization):
         """Train the personal models of clients that take part in a round.
 
         Args:
-            trainer: bound to what `task` returned.
+            trainer: the engine, bound to the task that `task` returned.
             anchors: ``[P]`` or ``[c, P]``, the models that these clients got from the server.
             clients: ``[c]`` int64 client numbers.
             round_number: 1, 2, ...
-            store: what is kept per client.
+            store: the rows that are kept per client.
         """
 
     def rows(self, trainer: Trainer, anchors: Tensor, clients: Tensor, round_number: int, store: ClientStore) -> Tensor:
         """Return the personal models ``[c, P]`` after a round.
 
         Args:
-            trainer: bound to what `task` returned.
+            trainer: the engine, bound to the task that `task` returned.
             anchors: ``[c, P]``, the models that these clients have from the federation.
             clients: ``[c]`` int64 client numbers.
-            round_number: rounds done.
-            store: what is kept per client.
+            round_number: the number of rounds completed.
+            store: the rows that are kept per client.
         """
         return anchors
 
     def bind(self, bound: Bound) -> OwnModelsInRun:
-        """Bind the engine to the clients' own training."""
+        """Bind the engine to the task of the personal models."""
         return OwnModelsInRun(self, bound.make_trainer(self.task(bound.task)))
 
 
 @dataclass(frozen=True)
 class OwnModelsInRun(Personalization):
-    """Personal models with the engine that trains and scores them."""
+    """Personal models, with the engine that trains and scores them."""
 
     settings: OwnModels
     trainer: Trainer
@@ -77,7 +77,7 @@ class OwnModelsInRun(Personalization):
         self.settings.train_own(self.trainer, anchors, clients, round.number, round.store)
 
     def examine(self, federation: Federation, state: State) -> Evaluation:
-        """The ``personal_*`` columns: each client's own model on its own test samples."""
+        """Return the ``personal_*`` columns: each client's own model on its own test samples."""
 
         def models(clients: Tensor) -> Tensor:
             anchors = federation.blocks.models(state.store, clients, state.row).expand(len(clients), -1)

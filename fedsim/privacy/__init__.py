@@ -1,1 +1,1 @@
-"""Differential privacy of clients: mechanisms, and the accountant that says what they spend."""
+"""Differential privacy of clients, with an accountant for what it spends, and secure aggregation."""

@@ -1,4 +1,4 @@
-"""What privacy a run spends: noise multipliers and epsilons by dp-accounting, an accountant that others keep."""
+"""The privacy budget of a run: noise multipliers and epsilons from the external package dp-accounting."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fedsim.errors import UserError
 from fedsim.samplers.sampler import REPLACE, Sampler, Sampling
 
 LEAST_NOISE = 0.05
-"""Smallest noise multiplier that a target may ask for: less hides nothing."""
+"""Smallest noise multiplier that a target may lead to; less noise hides nothing."""
 
 
 def sampling(sampler: Sampler, num_clients: int) -> Sampling:
-    """The sampling of a run, as the accountant sees it.
+    """Return the sampling of a run, as the accountant sees it.
 
     Raises:
-        UserError: for a sampler that no accountant here knows.
+        UserError: if the accountant does not cover the sampler.
     """
     found = sampler.accounting(num_clients)
     if found is None:
@@ -33,14 +33,14 @@ def sampling(sampler: Sampler, num_clients: int) -> Sampling:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run spends.
+    """The privacy that a run spends.
 
     Attributes:
-        noise_multiplier: standard deviation of the noise over the norm that deltas are clipped to.
-        delta: of (epsilon, delta)-differential privacy.
+        noise_multiplier: standard deviation of the noise divided by the norm that deltas are clipped to.
+        delta: the delta of (epsilon, delta)-differential privacy.
         relation: which populations are neighbours.
         expected: the fixed denominator of the mean (central privacy), else 0.
-        epsilon: what so many rounds spend.
+        epsilon: returns the epsilon that a number of rounds spends.
     """
 
     noise_multiplier: float
@@ -50,7 +50,7 @@ class Budget:
     epsilon: Callable[[int], float]
 
     def facts(self) -> dict[str, str | float]:
-        """For ``summary.json``."""
+        """Return the guarantee, for ``summary.json``."""
         return {
             "unit": "client",
             "relation": self.relation,
@@ -59,7 +59,7 @@ class Budget:
         }
 
     def describe(self) -> str:
-        """One line for the start of a run."""
+        """Return a line about the guarantee, for the start of a run."""
         return (
             f"differential privacy of clients ({self.relation}): noise multiplier {self.noise_multiplier:.4g}, "
             f"delta {self.delta:g}"
@@ -72,17 +72,17 @@ def make_budget(
     """Account for a Gaussian mechanism whose noise has the standard deviation ``noise_multiplier * clip_norm``.
 
     A client that is added or removed changes a sum by at most clip_norm; one that is replaced by another changes it
-    by twice that, so that the accountant is told half of the multiplier.
+    by twice that, so the accountant then gets half of the multiplier.
 
     Args:
-        noise_multiplier: or None to find the least that keeps to `target_epsilon` over `rounds` rounds.
-        target_epsilon: or None.
-        delta: of (epsilon, delta)-differential privacy.
-        rounds: R.
-        where: how clients are sampled; None is local privacy, in which each client's own messages are accounted for.
+        noise_multiplier: the multiplier, or None to find the smallest that meets `target_epsilon` over `rounds` rounds.
+        target_epsilon: the epsilon to meet, or None if the multiplier is given.
+        delta: the delta of (epsilon, delta)-differential privacy.
+        rounds: R, the round limit.
+        where: how clients are sampled; None is local privacy, which accounts for each client's own messages.
 
     Raises:
-        UserError: if dp-accounting is not installed, or no noise will do.
+        UserError: if dp-accounting is not installed, or no noise meets the target.
     """
     dp = _dp_accounting()
     replaced = where is None or where.relation == REPLACE
@@ -97,8 +97,8 @@ def make_budget(
         return dp.SampledWithoutReplacementDpEvent(where.num_clients, size, dp.GaussianDpEvent(multiplier / 2))
 
     def accountant() -> Any:
-        # Of a sampled mechanism, orders that are not whole are a series that may not converge, which the accountant
-        # says on the console, and large ones take long without replacement. Fewer orders only give a larger epsilon.
+        # With sampling, fractional orders need a series that may not converge, for which the accountant warns on the
+        # console, and large orders are slow without replacement. Fewer orders only give a larger epsilon.
         sampled = where is not None and where.expected < where.num_clients
         orders = [*range(2, 65), *([] if replaced else [96, 128, 192, 256, 512, 1024])] if sampled else None
         return importlib.import_module("dp_accounting.rdp").RdpAccountant(orders, relation)

@@ -22,7 +22,7 @@ from fedsim.privacy.budget import Budget, make_budget, sampling
 from fedsim.privacy.privacy import Accounted, Clipped
 
 BOUND = "clip_norm"
-"""The drawer's entry for the next round's S, where it adapts."""
+"""The drawer entry of the next round's S, if it adapts."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class NoisyMean:
     """``(sum of clipped deltas + noise) / denominator``: the private mean of one round.
 
     Attributes:
-        clip_norm: S.
-        noise_std: standard deviation of each number of the noise.
-        denominator: fixed, whoever takes part.
-        seed: of the run.
+        clip_norm: S, the largest norm of a delta.
+        noise_std: standard deviation of the noise, per parameter.
+        denominator: the same in every round, however many clients take part.
+        seed: the run's seed.
         round_number: 1, 2, ...
-        adaptive: the setting that moves S, or None if it is fixed.
-        drawer: where the next S goes.
+        adaptive: the settings by which S adapts, or None if it is fixed.
+        drawer: where the next S is stored.
     """
 
     clip_norm: float
@@ -48,17 +48,17 @@ class NoisyMean:
     drawer: Drawer
 
     def start(self, like: Tensor) -> WeightedSum:
-        """Begin a round; `weight` counts clients within the bound, less a half each."""
+        """Return an empty sum, whose `weight` will be the clients within the bound minus half the clients."""
         return WeightedSum(torch.zeros_like(like, dtype=torch.float64))
 
     def add(self, state: WeightedSum, deltas: Tensor, report: Report) -> None:
-        """Clip a block and add it."""
+        """Clip a block of deltas and add it to the sum, in place."""
         norms = deltas.norm(dim=1)
         state.total += (self.clip_norm / norms.clamp(min=self.clip_norm)) @ deltas
         state.weight += float((norms <= self.clip_norm).sum()) - len(deltas) / 2
 
     def finish(self, state: WeightedSum) -> Tensor:
-        """Add the noise; where S adapts, move it."""
+        """Return the mean with noise added; if S adapts, store the next one."""
         noise = seeding.generator(self.seed, "central noise", self.round_number).standard_normal(len(state.total))
         if self.adaptive is not None:
             bound = self.adaptive.next_norm(
@@ -70,71 +70,72 @@ class NoisyMean:
 
 @dataclass(frozen=True, kw_only=True)
 class CentralDP(Clipped):
-    """Clipped deltas, their mean over a fixed denominator, Gaussian noise (McMahan 2018, Algorithm 1).
+    """The sum of clipped deltas plus Gaussian noise, over a fixed denominator (McMahan 2018, Algorithm 1).
 
-    The denominator is the expected size of a cohort, so that a round without clients is noise alone. With
-    ``sampler=poisson`` neighbours differ by one client more or less, with ``sampler=uniform`` in one client that is
-    replaced by another. Accounting by Renyi differential privacy (Mironov 2019; Wang 2019). Weights must be uniform,
-    and a delta may depend on the model that its client got and on nothing else.
+    The denominator is the expected size of a cohort, so that a round without clients gives noise alone. With
+    ``sampler=poisson`` neighbouring populations differ by one added or removed client, with ``sampler=uniform`` by one
+    client replaced by another. Accounting uses Renyi differential privacy (Mironov 2019; Wang 2019). Weights must be
+    uniform, and a delta may depend only on the model that its client got and on the client's data.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.PRIVATE_MEAN})
 
     def budget(self, bound: Bound) -> Budget:
-        """What the run spends, by the sampler's own assumption.
+        """Return the run's privacy budget, for the way in which the sampler draws clients.
 
         Raises:
-            UserError: if no accountant knows the sampler, or no noise will do.
+            UserError: if the accountant does not cover the sampler, or no noise meets the target.
         """
         where = sampling(bound.sampler, bound.population.num_clients)
         return make_budget(self.noise_multiplier, self.target_epsilon, self.delta, bound.rounds, where)
 
     def bind(self, bound: Bound) -> CentralDPInRun:
-        """Find the noise."""
+        """Work out the noise for the run's rounds and sampler."""
         return CentralDPInRun(self.budget(bound), bound.seed, self)
 
     def first_bound(self) -> Drawer:
-        """Nothing: S is fixed."""
+        """Return an empty drawer, since S is fixed."""
         return {}
 
     def private_mean(self, drawer: Drawer, budget: Budget, seed: int, round_number: int) -> NoisyMean:
-        """The private mean of a round; `drawer` is what the mechanism keeps between rounds."""
+        """Return the private mean of a round; `drawer` holds what the mechanism keeps between rounds."""
         std = budget.noise_multiplier * self.clip_norm
         return NoisyMean(self.clip_norm, std, budget.expected, seed, round_number, None, drawer)
 
 
 @dataclass(frozen=True)
 class CentralDPInRun(Accounted):
-    """Central differential privacy with its noise."""
+    """Central differential privacy, bound to a run."""
 
     settings: CentralDP
 
     def start(self, row: Tensor) -> Drawer:
-        """The first S, where it adapts."""
+        """Return the first S, if it adapts."""
         return self.settings.first_bound()
 
     def rule(self, combine: Any, round: Round) -> NoisyMean:
-        """The private mean, whoever came: noise hides how many that were."""
+        """Return the private mean, even for an empty cohort: the noise hides how many clients came."""
         return self.settings.private_mean(round.drawer(self), self.budget, self.seed, round.number)
 
     def measure(self, round: Round) -> Metrics:
-        """What was spent, and where S adapts, the next round's."""
+        """Return the privacy spent so far and, if S adapts, the next round's S."""
         metrics, drawer = super().measure(round), round.drawer(self)
         return metrics | ({BOUND: float(drawer[BOUND])} if round.number > 0 and BOUND in drawer else {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveCentralDP(CentralDP):
-    """As `CentralDP`, and the norm follows a quantile of the deltas' norms (Andrew 2021, Algorithm 1).
+    """`CentralDP` with a clipping norm that follows a quantile of the deltas' norms (Andrew 2021, Algorithm 1).
 
-    The share of deltas within the bound is asked for with noise of its own; the noise on the deltas is larger in
-    turn, ``(z^-2 - (2 sigma_b)^-2)^(-1/2)``, so that both together spend what the multiplier z says (Theorem 1).
-    ``clip_norm`` is where the norm begins, and the column ``clip_norm`` what the next round will use.
+    The share of deltas within the bound is measured with separate noise; in turn the noise on the deltas is larger,
+    ``(z^-2 - (2 sigma_b)^-2)^(-1/2)``, so that both together spend what the multiplier z allows (Theorem 1).
+    ``clip_norm`` is the norm of round 1, and the column ``clip_norm`` the norm that the next round will use.
 
     Attributes:
-        quantile: gamma, share of the deltas that the bound is to leave as they are.
-        clip_lr: eta_C, speed of the bound: ``S <- S * exp(-eta_C * (share - gamma))``.
-        count_noise: sigma_b, standard deviation of the noise on the count; None is a 20th of the cohort, as there.
+        quantile: gamma, the share of deltas that should stay unclipped.
+        clip_lr: eta_C, how fast the bound adapts: ``S <- S * exp(-eta_C * (share - gamma))``.
+        count_noise: sigma_b, standard deviation of the noise on the count; None is a 20th of the cohort, as in the
+            paper.
     """
 
     option: ClassVar[str] = "central_dp_adaptive"
@@ -154,7 +155,7 @@ class AdaptiveCentralDP(CentralDP):
         return expected / 20 if self.count_noise is None else self.count_noise
 
     def budget(self, bound: Bound) -> Budget:
-        """As `CentralDP`; the count's noise must leave something for the deltas."""
+        """Return the budget of `CentralDP`; refuse a count noise so small that it would spend all of it."""
         budget = super().budget(bound)
         noise = self._count_noise(budget.expected)
         if budget.noise_multiplier >= 2 * noise:
@@ -165,18 +166,18 @@ class AdaptiveCentralDP(CentralDP):
         return budget
 
     def first_bound(self) -> Drawer:
-        """``clip_norm``."""
+        """Return ``clip_norm`` as the first S."""
         return {BOUND: torch.tensor(self.clip_norm, dtype=torch.float64)}
 
     def private_mean(self, drawer: Drawer, budget: Budget, seed: int, round_number: int) -> NoisyMean:
-        """The private mean of a round, with the bound that the last one left."""
+        """Return the private mean of a round, with the bound that the previous round stored."""
         bound = float(drawer[BOUND])
         z, count = budget.noise_multiplier, self._count_noise(budget.expected)
         std = bound / math.sqrt(z**-2 - (2 * count) ** -2)
         return NoisyMean(bound, std, budget.expected, seed, round_number, self, drawer)
 
     def next_norm(self, bound: float, count: float, expected: float, seed: int, round_number: int) -> float:
-        """The next bound, from the sum of ``1[norm <= bound] - 1/2`` over a round's clients."""
+        """Return the next bound, given `count`, the sum of ``1[norm <= bound] - 1/2`` over a round's clients."""
         noise = self._count_noise(expected) * float(
             seeding.generator(seed, "count noise", round_number).standard_normal()
         )

@@ -1,4 +1,4 @@
-"""Local differential privacy: every client clips and adds noise before anything leaves it."""
+"""Local differential privacy: every client clips its delta and adds noise before sending anything."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from fedsim.privacy.budget import Budget, make_budget
 from fedsim.privacy.privacy import Accounted, Clipped
 
 PARTICIPATIONS = "privacy.rounds"
-"""The block of the client store that counts in how many rounds each client has sent something."""
+"""The block of the client store that counts the rounds in which each client has sent something."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalDP(Clipped):
     """The Gaussian mechanism on each client: ``delta * min(1, S / |delta|) + N(0, (z S)^2)``.
 
-    Whatever its data, a client's message hardly changes: neighbours are any two clients, whose deltas are at most 2S
-    apart. The sampling of clients is not counted in its favour. ``epsilon`` is that of the client that took part in
-    most rounds; `target_epsilon` is met by one that takes part in all of them. Nothing but the noisy delta may leave a
-    client, so that rules, corrections and samplers which ask for more are refused.
+    Whatever its data, a client's message hardly changes: any two clients are neighbours, with deltas at most 2S apart.
+    The accounting takes no credit for the sampling of clients. ``epsilon`` is that of the client that took part in the
+    most rounds; `target_epsilon` is for a client that takes part in all of them. Nothing but the noisy delta may leave
+    a client, so rules, corrections and samplers that ask for more are refused.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.NOISE_ON_CLIENTS})
 
     def bind(self, bound: Bound) -> LocalDPInRun:
-        """Find the noise, without the help of sampling."""
+        """Work out the noise, without credit for the sampling of clients."""
         budget = make_budget(self.noise_multiplier, self.target_epsilon, self.delta, bound.rounds, None)
         return LocalDPInRun(budget, bound.seed, self)
 
     def privatise(self, deltas: Tensor, clients: Tensor, key: int, budget: Budget) -> Tensor:
-        """Clip and add noise, drawn by client and place.
+        """Return the deltas ``[c, n]``, clipped and with noise keyed by round, client and parameter.
 
         Args:
-            deltas: ``[c, n]``.
+            deltas: ``[c, n]``, the honest deltas.
             clients: ``[c]`` int64 client numbers.
-            key: of the round's random stream.
-            budget: says how much noise.
+            key: key of the round's random stream.
+            budget: the privacy budget, with the noise multiplier.
         """
         place = torch.arange(deltas.shape[1], device=deltas.device)
         sent = []
@@ -58,12 +58,12 @@ class LocalDP(Clipped):
 
 @dataclass(frozen=True)
 class LocalDPInRun(Accounted):
-    """Local differential privacy with its noise."""
+    """Local differential privacy, bound to a run."""
 
     settings: LocalDP
 
     def pass_on(self, updates: Iterator[Update], round: Round) -> Iterator[Update]:
-        """Privatise what clients send, and count that they sent it."""
+        """Privatise the clients' rows, and count the participation of each client."""
         key = seeding.stream_key(self.seed, "local noise", round.number)
         for update in updates:
             rows = self.settings.privatise(update.rows, update.clients, key, self.budget)
@@ -71,21 +71,21 @@ class LocalDPInRun(Accounted):
             yield update._replace(rows=rows)
 
     def close(self, round: Round) -> None:
-        """Count the clients that were cut off too: what they have sent spends privacy, used or not."""
+        """Also count the clients that were cut off: what they have sent spends privacy, whether it is used or not."""
         if round.cohort.late is not None:
             _count(round, round.cohort.late)
 
     def spent(self, round: Round) -> int:
-        """The most participations of any client."""
-        everybody = torch.arange(round.store.num_clients)
-        return int(round.store.read(PARTICIPATIONS, everybody, _none(round, everybody)).max())
+        """Return the largest number of participations of any client."""
+        clients = torch.arange(round.store.num_clients)
+        return int(round.store.read(PARTICIPATIONS, clients, _no_participations(round, clients)).max())
 
 
-def _none(round: Round, clients: Tensor) -> Tensor:
+def _no_participations(round: Round, clients: Tensor) -> Tensor:
     return round.state.row.new_zeros((len(clients), 1), dtype=torch.float64)
 
 
 def _count(round: Round, clients: Tensor) -> None:
-    """Clients ``[c]`` spend privacy once more."""
-    before = round.store.read(PARTICIPATIONS, clients, _none(round, clients))
+    """Count one more participation of clients ``[c]``."""
+    before = round.store.read(PARTICIPATIONS, clients, _no_participations(round, clients))
     round.store.write(PARTICIPATIONS, clients, before + 1)

@@ -1,14 +1,14 @@
-"""Pairwise masks of whole numbers modulo ``2^k``: what clients send under secure aggregation, and how sums come out.
+"""Pairwise masks modulo ``2^k``: what clients send under secure aggregation, and how the server gets sums from it.
 
 Bonawitz 2017, "Practical secure aggregation for privacy-preserving machine learning", section 4 and Figure 4. Client u
 sends ``x_u + p_uu + sum_{v: u < v} p_uv - sum_{v: u > v} p_uv mod 2^k``, with a mask ``p_uv`` that each pair of
-clients makes of a seed of its own, and ``p_uu`` of a seed of the client alone. In a sum over all clients the masks of
-pairs cancel. The others come off because the clients that are still there reveal their shares of secrets: of the seed
-of ``p_uu`` for a client whose row arrived, of the key from which the seeds of its pairs follow for a client whose row
-did not; never both of one client.
+clients derives from a common seed, and ``p_uu`` from a seed that only client u knows. In a sum over all clients the
+pairwise masks cancel. The remaining masks are removed with the help of the clients that are still online, which reveal
+their shares of secrets: for a client whose row arrived, those of the seed of ``p_uu``; for a client whose row did not,
+those of the key from which the seeds of its pairs follow; never both for one client.
 
-This simulates what is sent, added and taken off. Keys that clients agree on and Shamir's shares are not: a seed is the
-run's seed with the numbers of round and clients, and whether enough shares are left is counted.
+Only what is sent, added and subtracted is simulated. Key agreement and Shamir's secret sharing are not: seeds are
+derived from the run's seed, the round number and client numbers, and the remaining shares are merely counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from fedsim import seeding
 
 CELLS = 1 << 16
-"""Masks drawn at a time, so that the drawing stays in the processor's cache."""
+"""Mask values drawn at a time, few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Masking:
 
     Attributes:
         asked: ``[A]`` int64, numbers of the clients that take part, whether their rows will arrive or not.
-        partners: ``[A, d]`` int64 positions in `asked`, with whom each client shares masks.
-        bits: k, numbers are modulo ``2^k``.
-        pair_key: of the stream of masks of pairs.
-        self_key: of the stream of masks of single clients.
+        partners: ``[A, d]`` int64, positions in `asked` of the clients that each one shares masks with.
+        bits: k; values are modulo ``2^k``.
+        pair_key: key of the random stream of pairwise masks.
+        self_key: key of the random stream of the masks of single clients.
     """
 
     asked: Tensor
@@ -44,11 +44,11 @@ class Masking:
     self_key: int
 
     def masked(self, values: Tensor, positions: Tensor) -> Tensor:
-        """What clients send.
+        """Return the masked rows that clients send.
 
         Args:
             values: ``[c, n]`` int64, one row per client.
-            positions: ``[c]`` of the clients in `asked`.
+            positions: ``[c]``, positions of the clients in `asked`.
 
         Returns:
             ``[c, n]`` int64 from 0 to ``2^k - 1``.
@@ -59,14 +59,14 @@ class Masking:
         return total & self._mask
 
     def unmasked(self, total: Tensor, arrived: Tensor) -> Tensor:
-        """Take off what the masked rows' sum ``[n]`` has of masks that did not cancel.
+        """Remove the masks that did not cancel from a sum of masked rows.
 
         Args:
-            total: sum of the masked rows of the clients `arrived`, modulo ``2^k`` or not yet.
-            arrived: ``[A]`` bool.
+            total: ``[n]`` int64, sum of the masked rows of the clients that arrived, reduced modulo ``2^k`` or not.
+            arrived: ``[A]`` bool, whose rows arrived.
 
         Returns:
-            ``[n]`` int64, the sum of their values as a number from ``-2^(k-1)`` to ``2^(k-1) - 1``.
+            ``[n]`` int64, the sum of their values, from ``-2^(k-1)`` to ``2^(k-1) - 1``.
         """
         there = arrived.nonzero()[:, 0]
         total = total.clone()
@@ -80,9 +80,10 @@ class Masking:
         return ((total - pairs + half) & self._mask) - half
 
     def recoverable(self, arrived: Tensor, threshold: float) -> bool:
-        """Whether the sum of the rows that arrived, ``[A]`` bool, can be had, and is not just one client's row.
+        """Whether the sum of the rows in `arrived` ``[A]`` bool can be unmasked, and is not a single client's row.
 
-        A client's secrets are shared among itself and its partners; ``floor(threshold * shares) + 1`` put one together.
+        A client's secrets are shared between itself and its partners; ``floor(threshold * shares) + 1`` of these shares
+        reconstruct one.
         """
         shares = arrived[self.partners].sum(1) + arrived.long()
         needed = math.floor(threshold * (self.partners.shape[1] + 1)) + 1
@@ -93,12 +94,12 @@ class Masking:
         return (1 << self.bits) - 1
 
     def _own(self, positions: Tensor, count: int, device: torch.device) -> Tensor:
-        """``p_uu``, ``[c, count]``."""
+        """The clients' own masks ``p_uu``, ``[c, count]``."""
         clients = self.asked[positions].to(device)[:, None]
         return seeding.random_bits(self.self_key, clients, torch.arange(count, device=device)) & self._mask
 
     def _add_pairs(self, row: Tensor, position: int, partners: Tensor) -> None:
-        """Add to `row` ``[n]`` what a client has of the masks that it shares with `partners` ``[q]``."""
+        """Add to `row` ``[n]`` the signed masks that the client at `position` shares with `partners` ``[q]``."""
         me, others = self.asked[position].to(row.device), self.asked[partners].to(row.device)[:, None]
         low, high, sign = torch.minimum(me, others), torch.maximum(me, others), torch.sign(others - me)
         for first in range(0, len(row), CELLS):
@@ -107,31 +108,31 @@ class Masking:
             for some in range(0, len(others), step):
                 which = slice(some, some + step)
                 masks = seeding.random_bits(self.pair_key, low[which], high[which], place)
-                row[first : first + CELLS] += (masks * sign[which]).sum(0)  # whole numbers wrap modulo 2^64
+                row[first : first + CELLS] += (masks * sign[which]).sum(0)  # int64 wraps modulo 2^64
 
 
-def agree(asked: Tensor, neighbours: int | None, bits: int, seed: int, number: int) -> Masking:
-    """What clients `asked` ``[A]`` agree on in round `number`.
+def agree(asked: Tensor, neighbours: int | None, bits: int, seed: int, round_number: int) -> Masking:
+    """Return the masks that clients `asked` ``[A]`` agree on in a round.
 
     Args:
         asked: client numbers.
-        neighbours: clients with whom each shares masks, an even number; None is all.
-        bits: k.
-        seed: of the run.
-        number: of the round.
+        neighbours: how many clients each one shares masks with, an even number; None is all.
+        bits: k; values are modulo ``2^k``.
+        seed: the run's seed.
+        round_number: 1, 2, ...
     """
-    pair_key = seeding.stream_key(seed, "secure aggregation", number)
-    self_key = seeding.stream_key(seed, "secure aggregation, alone", number)
-    order_key = seeding.stream_key(seed, "secure aggregation, neighbours", number)
+    pair_key = seeding.stream_key(seed, "secure aggregation", round_number)
+    self_key = seeding.stream_key(seed, "secure aggregation, alone", round_number)
+    order_key = seeding.stream_key(seed, "secure aggregation, neighbours", round_number)
     return Masking(asked, partners_of(asked, neighbours, order_key), bits, pair_key, self_key)
 
 
 def partners_of(asked: Tensor, neighbours: int | None, key: int) -> Tensor:
-    """Who shares masks with whom, ``[A, d]`` positions in `asked` ``[A]``.
+    """The clients that each one shares masks with, as positions ``[A, d]`` in `asked` ``[A]``.
 
-    All with all (Bonawitz 2017), or a Harary graph over the clients in random order (Bell 2020, "Secure single-server
-    aggregation with (poly)logarithmic overhead"): a ring in which each has as many partners on one side as on the
-    other.
+    All clients (Bonawitz 2017), or a Harary graph over the clients in random order (Bell 2020, "Secure single-server
+    aggregation with (poly)logarithmic overhead"): a ring in which each client has as many partners on one side as on
+    the other.
     """
     count = len(asked)
     if neighbours is None or neighbours >= count - 1:

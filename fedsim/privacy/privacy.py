@@ -1,12 +1,13 @@
-"""What differentially private mechanisms have in common, and what a run has without one."""
+"""What differentially private mechanisms have in common, and the option of having none."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fedsim.core.facts import Facts
-from fedsim.core.part import Privacy, Round
+from fedsim.core.part import Bound, Privacy, Round
 from fedsim.core.results import Metrics
 from fedsim.core.state import State
 from fedsim.errors import check_above, check_between, check_exactly_one
@@ -16,24 +17,24 @@ from fedsim.privacy.budget import Budget
 
 @dataclass(frozen=True)
 class NoPrivacy(Privacy):
-    """Nothing is hidden."""
+    """No privacy: the server sees the deltas as they are."""
 
     facts: ClassVar[Facts] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clipped(Privacy):
+class Clipped(Privacy, ABC):
     """What all mechanisms have in common. The unit of privacy is a client with all of its samples.
 
-    The columns ``epsilon`` and ``delta`` say what the rounds so far have spent. The guarantee is about the global
-    models, not about ``metrics.csv``, whose losses are found without noise. Noise from a keyed stream can be drawn
-    again by anyone who knows the seed: this simulates a mechanism and its accuracy, and protects nobody's real data.
+    The columns ``epsilon`` and ``delta`` give the privacy spent so far. The guarantee covers the global models, not
+    ``metrics.csv``, whose losses are computed without noise. Anyone who knows the seed can draw the noise again: this
+    simulates a mechanism and its accuracy, and does not protect real data.
 
     Attributes:
-        clip_norm: S, largest norm of a delta.
-        noise_multiplier: standard deviation of the noise over S; exclusive with `target_epsilon`.
-        target_epsilon: what all ``rounds`` together may spend; the noise follows from it.
-        delta: of (epsilon, delta)-differential privacy; choose it well below ``1 / num_clients``.
+        clip_norm: S, the largest norm of a delta.
+        noise_multiplier: standard deviation of the noise divided by S; exclusive with `target_epsilon`.
+        target_epsilon: the epsilon that all ``rounds`` together may spend; the noise is chosen to meet it.
+        delta: the delta of (epsilon, delta)-differential privacy; choose it well below ``1 / num_clients``.
     """
 
     clip_norm: float = 1.0
@@ -45,7 +46,7 @@ class Clipped(Privacy):
 
     @property
     def depends_on_rounds(self) -> bool:
-        """Whether the noise follows from ``rounds``, so that a run cannot be made longer later."""
+        """Whether the noise is chosen for ``rounds``, so that a run cannot be extended later."""
         return self.target_epsilon is not None
 
     def __post_init__(self) -> None:
@@ -53,31 +54,35 @@ class Clipped(Privacy):
         check_above(self, 0, "clip_norm", "noise_multiplier", "target_epsilon", "delta")
         check_between(self, 0, 1, "delta", open_high=True)
 
+    @abstractmethod
+    def bind(self, bound: Bound) -> Accounted:
+        """Work out the noise, and return the mechanism with its budget."""
+
 
 @dataclass(frozen=True)
 class Accounted(Privacy):
-    """A mechanism with its noise, and the accountant's books.
+    """A mechanism bound to a run, whose accountant tracks the privacy spent.
 
     Attributes:
-        budget: what the run spends.
-        seed: of the run.
+        budget: the run's privacy budget.
+        seed: the run's seed.
     """
 
     budget: Budget
     seed: int
 
     def spent(self, round: Round) -> int:
-        """In how many rounds the client that took part in most has spent privacy."""
+        """Return the number of rounds to account for: those in which the most exposed client has spent privacy."""
         return round.state.round
 
     def measure(self, round: Round) -> Metrics:
-        """What the rounds so far have spent."""
+        """Return the privacy spent so far."""
         return {"epsilon": self.budget.epsilon(self.spent(round)), "delta": self.budget.delta}
 
     def introduce(self) -> list[str]:
-        """The guarantee in one line."""
+        """Return a line about the guarantee."""
         return [self.budget.describe()]
 
     def summary(self, state: State) -> dict[str, Any]:
-        """The guarantee in numbers."""
+        """Return the guarantee in numbers."""
         return {"privacy": self.budget.facts()}

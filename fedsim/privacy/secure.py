@@ -1,4 +1,4 @@
-"""Secure aggregation: the server sees sums of clients' rows and no single one (Bonawitz 2017)."""
+"""Secure aggregation: the server sees only sums of clients' rows (Bonawitz 2017)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedsim.metrics import COLUMNS, Column
 from fedsim.privacy.masking import Masking, agree
 
 CLIPPED, ABORTED = "privacy.clipped", "privacy.aborted"
-"""What a round notes: numbers beyond the range, and whether it was aborted."""
+"""Names of the round's notes: how many values were clipped, and whether the round was aborted."""
 
 KEY, SHARE = 32, 32
 """Bytes of a public key and of an encrypted share of a seed (256 bits each, Bonawitz 2017, section 7)."""
@@ -31,12 +31,12 @@ KEY, SHARE = 32, 32
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """Numbers as whole ones, so small that the sum over the largest cohort fits.
+    """Values as integers, small enough for the sum over the largest cohort to fit.
 
     Attributes:
-        clip: the largest magnitude that a number keeps.
-        levels: Q, the whole number that stands for `clip`; one step is ``clip / levels``.
-        heaviest: the largest weight of any client; None where all weigh the same.
+        clip: the magnitude to which larger values are clipped.
+        levels: Q, the integer that represents `clip`; one step is ``clip / levels``.
+        heaviest: the largest weight of any client; None if all have the same weight.
     """
 
     clip: float
@@ -48,7 +48,7 @@ class FixedPoint:
 
         Args:
             rows: ``[c, n]`` float64.
-            weights: ``[c]``, or None where all weigh the same: U is Q then, and need not be sent.
+            weights: ``[c]``, or None if all are the same: then U is Q, and need not be sent.
 
         Returns:
             ``[c, n]`` int64, or ``[c, n + 1]`` with weights.
@@ -61,7 +61,7 @@ class FixedPoint:
         return torch.cat([parts * shares, shares], dim=1).round().long()
 
     def decode(self, total: Tensor, count: int) -> Tensor:
-        """The weighted mean ``[n]`` float64 of `count` clients' rows, from the sum of what they encoded."""
+        """Return the weighted mean ``[n]`` float64 of `count` clients' rows, given the sum of the encoded rows."""
         if self.heaviest is None:
             return total.double() * (self.clip / (self.levels * count))
         return total[:-1].double() * (self.clip / float(total[-1]))
@@ -73,8 +73,8 @@ class MaskedSum:
 
     Attributes:
         total: ``[n]`` int64, the sum of masked rows.
-        count: of rows.
-        clipped: numbers beyond the range; the simulator sees that, no server would.
+        count: the number of rows in it.
+        clipped: how many values were clipped; only the simulator knows this, a real server could not.
     """
 
     total: Tensor
@@ -88,11 +88,11 @@ class SecureMean:
 
     Attributes:
         masking: what the clients agreed on.
-        arriving: ``[C]`` positions among those asked, of the clients whose rows will come.
-        own: ``[c]`` positions of those of them whose rows `add` gets, in that order.
-        numbers: how clients write their rows.
-        weigh: gives the weights ``[c]`` of clients, or None where all weigh the same.
-        notes: where the count of clipped numbers goes.
+        arriving: ``[C]``, positions among the asked clients of those whose rows will arrive.
+        own: ``[c]``, positions among the asked clients of those whose rows `add` gets, in that order.
+        numbers: how clients encode their rows.
+        weigh: returns the weights ``[c]`` of clients; None if all have the same weight.
+        notes: where the count of clipped values is stored.
     """
 
     masking: Masking
@@ -103,11 +103,11 @@ class SecureMean:
     notes: dict[str, Any]
 
     def start(self, like: Tensor) -> MaskedSum:
-        """Zeros ``[n]``, and one more number for the sum of weights."""
+        """Return a sum of zeros ``[n]``, with one more entry for the sum of weights if there are any."""
         return MaskedSum(like.new_zeros(len(like) + (self.weigh is not None), dtype=torch.int64))
 
     def add(self, state: MaskedSum, deltas: Tensor, report: Report) -> None:
-        """The next clients encode and mask their rows ``[c, n]``; the server adds them."""
+        """Encode and mask the rows ``[c, n]`` of the next clients, and add them to the sum."""
         weights = None if self.weigh is None else self.weigh(report)
         positions = self.own[state.count : state.count + len(deltas)]
         state.total += self.masking.masked(self.numbers.encode(deltas, weights), positions).sum(0)
@@ -115,7 +115,7 @@ class SecureMean:
         state.clipped += int((deltas.abs() > self.numbers.clip).sum())
 
     def finish(self, state: MaskedSum) -> Tensor:
-        """Take the masks off the sum and read the mean ``[n]``."""
+        """Remove the masks from the sum, and return the mean ``[n]``."""
         arrived = torch.zeros(len(self.masking.asked), dtype=torch.bool)
         arrived[self.arriving] = True
         self.notes[CLIPPED] = state.clipped
@@ -123,7 +123,7 @@ class SecureMean:
 
 
 def weights_of(combine: Any) -> Callable[[Report], Tensor] | None:
-    """How a weighted mean weighs clients ``[c]``, or None for a rule that needs nothing of them but their rows."""
+    """Return the function that weighs clients ``[c]``, or None for a rule that needs nothing but their rows."""
     if Fact.READS_REPORT not in facts_of("aggregator/combine", combine):
         return None
     weigh: Callable[[Report], Tensor] | None = getattr(combine, "weights", None)
@@ -137,25 +137,25 @@ def weights_of(combine: Any) -> Callable[[Report], Tensor] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class SecureAggregation(Privacy):
-    """Clients mask their rows in pairs, so that the server sees their sum alone (Bonawitz 2017, Figure 4; simulated).
+    """Clients mask their rows in pairs, so that the server sees only their sum (Bonawitz 2017, Figure 4; simulated).
 
-    A row is clipped number by number to ``[-clip, clip]`` and written in whole steps of
+    Each value of a row is clipped to ``[-clip, clip]`` and rounded to steps of
     ``clip / floor((2^(bits-1) - 1) / C)``, where C is the largest cohort: no sum can wrap. With ``combine=weighted``
-    each client multiplies by its samples over those of the largest client, and sends this weight with its row, under
-    the same mask. The mean of the rows is exact to half a step (weighted: to 1.5 steps over the mean of these
-    weights). Clients whose rows do not arrive are no harm as long as enough of those that hold shares of their seeds
-    are left; otherwise the round is aborted: the column ``aborted`` is 1, and the model stays as it is.
+    each client multiplies its row by its samples over those of the largest client, and sends this weight with its row,
+    under the same mask. The mean of the rows is exact to half a step (weighted: to 1.5 steps over the mean of these
+    weights). Missing rows do no harm as long as enough of the clients that hold shares of the missing clients' seeds
+    remain; otherwise the round is aborted: the column ``aborted`` is 1, and the model does not change.
 
-    It hides rows from the server and gives no differential privacy: a sum can tell much about one client, and the sum
-    of two tells each of them the other. The columns ``clipped_values`` (numbers beyond the range), ``client_drift``
-    and the losses are what the simulator sees, and no server would.
+    This hides rows from the server but gives no differential privacy: a sum can reveal much about one client, and the
+    sum of two rows reveals each to the other client. The columns ``clipped_values`` (how many values were clipped),
+    ``client_drift`` and the losses are visible to the simulator only; a real server could not know them.
 
     Attributes:
-        bits: k, of each number that is sent; sums are modulo ``2^k``.
-        clip: the largest magnitude of a number in a delta.
-        neighbours: clients with whom each shares masks and seeds, an even number (Bell 2020); None is all of the
+        bits: k, the bits of each value that is sent; sums are modulo ``2^k``.
+        clip: the largest magnitude of a value in a delta.
+        neighbours: how many clients each one shares masks and seeds with, an even number (Bell 2020); None is the whole
             cohort.
-        threshold: the share of those who hold a client's seeds of whom more must be left to put them together.
+        threshold: a client's seeds can be reconstructed only if more than this share of their holders remains.
     """
 
     bits: int = 32
@@ -167,7 +167,7 @@ class SecureAggregation(Privacy):
     facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.HIDES_ROWS})
 
     def __post_init__(self) -> None:
-        check_between(self, 2, 53, "bits")  # so that numbers are whole in float64 too
+        check_between(self, 2, 53, "bits")  # so that float64 represents the integers exactly, too
         check_above(self, 0, "clip", "threshold")
         check_between(self, 0, 1, "threshold", open_high=True)
         check_at_least(self, 2, "neighbours")
@@ -175,15 +175,15 @@ class SecureAggregation(Privacy):
             raise FieldError("neighbours", self.neighbours, "must be even: as many on one side of a ring as the other")
 
     def numbers(self, combine: Any, sizes: Tensor, largest: int) -> FixedPoint:
-        """How clients write their rows.
+        """Return how clients encode their rows.
 
         Args:
             combine: the aggregator's rule: a mean, or a weighted mean by samples.
             sizes: ``[N]`` int64 training samples of each client.
-            largest: clients of the largest cohort.
+            largest: size of the largest cohort.
 
         Raises:
-            UserError: for cohorts of one client, or if the numbers have too few bits.
+            UserError: if cohorts have a single client, or `bits` is too small.
         """
         if largest < 2:
             raise UserError("privacy=secure_aggregation: the sum of one client's rows is that row; take larger cohorts")
@@ -208,7 +208,7 @@ class SecureAggregation(Privacy):
         return FixedPoint(self.clip, levels, heaviest)
 
     def bind(self, bound: Bound) -> SecureAggregationInRun:
-        """Choose the numbers."""
+        """Choose the encoding for the run's largest cohort and weights."""
         sizes = bound.population.train.sizes
         numbers = self.numbers(bound.combine, sizes, bound.sampler.limits(len(sizes))[1])
         weigh = weights_of(bound.combine)
@@ -216,24 +216,24 @@ class SecureAggregation(Privacy):
         return SecureAggregationInRun(self, bound.seed, numbers, weigh, row_bytes)
 
     def masking(self, asked: Tensor, seed: int, round_number: int) -> Masking:
-        """What the clients `asked` ``[A]`` agree on in a round, before anything is sent."""
+        """Return the masks that the clients `asked` ``[A]`` agree on in a round, before any row is sent."""
         return agree(asked.cpu(), self.neighbours, self.bits, seed, round_number)
 
     def partners(self, asked: int) -> int:
-        """With how many others each of `asked` clients shares masks."""
+        """Return how many other clients each of `asked` clients shares masks with."""
         return max(0, asked - 1) if self.neighbours is None else min(self.neighbours, max(0, asked - 1))
 
 
 @dataclass(frozen=True)
 class SecureAggregationInRun(Privacy):
-    """Secure aggregation of rows whose numbers are chosen.
+    """Secure aggregation, bound to a run.
 
     Attributes:
-        settings: of the protocol.
-        seed: of the run.
-        numbers: how clients write their rows.
-        weigh: gives the weights ``[c]`` of clients, or None where all weigh the same.
-        row_bytes: of a masked row, and of the weight that goes with it.
+        settings: the settings of the protocol.
+        seed: the run's seed.
+        numbers: how clients encode their rows.
+        weigh: returns the weights ``[c]`` of clients; None if all have the same weight.
+        row_bytes: bytes of a masked row, including the weight sent with it.
     """
 
     settings: SecureAggregation
@@ -243,7 +243,7 @@ class SecureAggregationInRun(Privacy):
     row_bytes: int
 
     def rule(self, combine: Any, round: Round) -> SecureMean | None:
-        """The mean from masked rows; None if the round is aborted, or if nobody was asked."""
+        """Return the mean of masked rows; None if the round is aborted, or if no client was asked."""
         asked, arriving = round.cohort.informed, round.cohort.clients
         if len(asked) == 0:
             return None
@@ -256,13 +256,13 @@ class SecureAggregationInRun(Privacy):
         return SecureMean(masking, at_all, at_own, self.numbers, self.weigh, round.notes)
 
     def measure(self, round: Round) -> Metrics:
-        """Numbers beyond the range, and whether the round was aborted."""
+        """Return how many values were clipped, and whether the round was aborted."""
         return {"clipped_values": round.notes.get(CLIPPED, 0), "aborted": round.notes.get(ABORTED, 0)}
 
     def add_bytes(self, traffic: Traffic, clients: Tensor, state: State, round_number: int) -> Traffic:
-        """Keys, shares, and a masked row in the place of the row as it is.
+        """Add keys and shares, and replace the bytes of the row by those of a masked row.
 
-        Together ``2 n a_K + (5 n - 4) a_S`` as in Bonawitz 2017, section 7.1, with n - 1 partners each.
+        In total ``2 n a_K + (5 n - 4) a_S`` as in Bonawitz 2017, section 7.1, with n - 1 partners each.
         """
         partners = self.settings.partners(len(clients))
         return traffic._replace(
@@ -273,6 +273,6 @@ class SecureAggregationInRun(Privacy):
         )
 
     def introduce(self) -> list[str]:
-        """The numbers in one line."""
+        """Return a line about the encoding."""
         step = self.numbers.clip / self.numbers.levels
         return [f"secure aggregation: sums modulo 2^{self.settings.bits} of numbers in steps of {step:.2g}"]

@@ -1,1 +1,1 @@
-"""Recorded runs: from a checked experiment to the files that it leaves, and back."""
+"""Recorded runs: from a checked experiment to the files that it writes, and back."""

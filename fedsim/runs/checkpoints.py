@@ -1,6 +1,6 @@
 """The whole state of a run in one safetensors file: tensors as they are, everything else as JSON in its metadata.
 
-No pickle: loading a checkpoint from a stranger can give wrong numbers, but cannot run code.
+There is no pickle: loading an untrusted checkpoint may give wrong numbers, but cannot run code.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from fedsim.runs.format_1 import upgraded
 
 FORMAT_VERSION = 2
 ON_CPU = ("traffic", "system")
-"""Drawers of numbers that are counted on the CPU."""
+"""Drawers that stay on the CPU."""
 
 
 def checkpoint_path(directory: Path, round_number: int) -> Path:
-    """``checkpoints/round_000120.safetensors``."""
+    """Return the path of a round's checkpoint, such as ``checkpoints/round_000120.safetensors``."""
     return directory / "checkpoints" / f"round_{round_number:06d}.safetensors"
 
 
 def checkpoint_rounds(directory: Path) -> list[int]:
-    """The rounds of which a file claims to be the checkpoint, in order."""
+    """Return the rounds that have a checkpoint file, ascending; the files are not read."""
     found = {path: path.stem.removeprefix("round_") for path in directory.glob("checkpoints/round_*.safetensors")}
     numbers = (int(number) for number in found.values() if number.isdecimal())
     return sorted(number for number in numbers if checkpoint_path(directory, number) in found)
@@ -43,9 +43,9 @@ def save_checkpoint(directory: Path, state: State, run: Mapping[str, Any] | None
     """Write the state after a round; the file appears whole or not at all.
 
     Args:
-        directory: of the run.
-        state: what to save.
-        run: what else there is to say of the run, for `read_run_facts`; plain data.
+        directory: the run's directory.
+        state: the state to save.
+        run: further facts about the run, for `read_run_facts`; plain data.
     """
     path = checkpoint_path(directory, state.round)
     path.parent.mkdir(exist_ok=True)
@@ -54,7 +54,7 @@ def save_checkpoint(directory: Path, state: State, run: Mapping[str, Any] | None
 
 
 def encode_state(state: State, run: Mapping[str, Any] | None = None) -> bytes:
-    """The content of a checkpoint."""
+    """Return the content of a checkpoint file."""
     tensors = {"row": state.row}
     tensors |= {f"store/{name}": value for name, value in state.store.state_dict().items()}
     for group, drawer in state.drawers.items():
@@ -71,7 +71,7 @@ def encode_state(state: State, run: Mapping[str, Any] | None = None) -> bytes:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> State:
-    """Read a state back.
+    """Read a state from a checkpoint.
 
     Raises:
         UserError: if the file is missing, truncated or not a checkpoint of this format.
@@ -83,7 +83,7 @@ def load_checkpoint(path: Path, device: torch.device) -> State:
 
 
 def decode_state(content: bytes, device: torch.device) -> State:
-    """The state of which `encode_state` made the content."""
+    """Return the state that `encode_state` encoded."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # as safetensors defines it
     return _state(json.loads(header["__metadata__"]["fedsim"]), load(content), device)
 
@@ -108,7 +108,7 @@ def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.
 
 
 def read_run_facts(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` was told of the run.
+    """Read the facts about the run that `save_checkpoint` was given.
 
     Raises:
         UserError: if the file is missing, truncated or not a checkpoint of this format.
@@ -131,12 +131,12 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[s
 
 
 def _place(name: str, value: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Client numbers stay on the CPU, rows go to the device."""
+    """Leave client numbers on the CPU, and move rows to the device."""
     return value if name.endswith("/clients") else value.to(device)
 
 
 def prune_checkpoints(directory: Path, scores: dict[int, float], best_is_low: bool) -> None:
-    """Keep the last two checkpoints and the best of those in `scores` (metric value by round), delete the others."""
+    """Delete all checkpoints except the last two and the best of those in `scores` (metric value by round)."""
     rounds = checkpoint_rounds(directory)
     keep = set(rounds[-2:])
     judged = [r for r in rounds if r in scores]

@@ -1,4 +1,4 @@
-"""What a run shows: a live table on a terminal, plain lines elsewhere, or nothing."""
+"""What a run prints: a live table on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fedsim.core.results import Metrics
 
-# Shown beside every round; the CSV has all columns. Per-client spread and traffic stay in the file at 80 columns.
+# Columns shown for every round; the CSV has all of them. Per-client spread and traffic would not fit 80 columns.
 SHOWN = (
     "round",
     "clients",
@@ -34,28 +34,28 @@ SHOWN = (
     "staleness",
 )
 SPARK_WIDTH = 40
-PACE = 10  # rounds over which it is measured
+PACE = 10  # rounds over which clients/s and samples/s are measured
 
 
 class Display(Protocol):
-    """Shows rounds as they are made; a context manager, so that a terminal is left in order."""
+    """Shows rounds as they are completed; a context manager, so that the terminal is always restored."""
 
     def __enter__(self) -> Display:
-        """Begin."""
+        """Start the display."""
         ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End."""
+        """End the display and restore the terminal."""
         ...
 
     def show(self, metrics: Metrics, samples: int = 0, seconds: float = 0.0) -> None:
-        """Show one round, in which training went through so many samples and took so long."""
+        """Show one round, whose training processed `samples` samples in `seconds` seconds."""
         ...
 
     def say(self, text: str) -> None:
-        """Print a line beside the rounds."""
+        """Print a line of text between the rounds."""
         ...
 
 
@@ -64,10 +64,10 @@ def display(mode: str, columns: Sequence[str], rounds: int, metric: str | None =
 
     Args:
         mode: ``rich``, ``plain``, ``none`` or ``auto``.
-        columns: of ``metrics.csv``.
+        columns: the columns of ``metrics.csv``.
         rounds: the round limit.
         metric: the column that judges the run, drawn as a curve; None draws none.
-        better: ``min`` or ``max``, whichever of it is the better one.
+        better: whether lower (``min``) or higher (``max``) values of the metric are better.
     """
     console = Console(highlight=False, soft_wrap=True)
     if mode == "auto":
@@ -79,19 +79,19 @@ def display(mode: str, columns: Sequence[str], rounds: int, metric: str | None =
 
 
 def format_value(value: int | float | None) -> str:
-    """Four decimals for fractions, whole numbers as they are, nothing for an empty cell."""
+    """Format with four decimals, or three digits if very small or large; integers as they are, None as nothing."""
     if value is None:
         return ""
     return str(value) if isinstance(value, int) else (f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.3g}")
 
 
 def format_count(value: float) -> str:
-    """A rate in three digits: 0.52, 7.4, 123, 45,600."""
+    """Format a rate with two or three significant digits: 0.52, 7.4, 123, 45,600."""
     return f"{value:.2g}" if value < 10 else f"{float(f'{value:.3g}'):,.0f}"
 
 
 def format_bytes(value: float) -> str:
-    """Bytes with a decimal prefix: 999 B, 1.5 kB, 12.3 MB."""
+    """Format bytes with a decimal prefix: 999 B, 1.5 kB, 12.3 MB."""
     for scale, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= scale:
             return f"{value / scale:.1f} {unit}"
@@ -99,7 +99,7 @@ def format_bytes(value: float) -> str:
 
 
 def sparkline(values: Sequence[float], width: int, ascii_only: bool = False) -> str:
-    """The values, drawn between their lowest and highest, in at most `width` signs; several to a sign are averaged."""
+    """Draw values, scaled from lowest to highest, in at most `width` characters; values that share one are averaged."""
     if width < 1 or not values:
         return ""
     count = min(width, len(values))
@@ -125,12 +125,12 @@ class PlainDisplay:
         pass
 
     def show(self, metrics: Metrics, samples: int = 0, seconds: float = 0.0) -> None:
-        """Print the cells that are not empty, with their names."""
+        """Print the round's non-empty cells in one line, with their names."""
         cells = [f"{name} {format_value(metrics[name])}" for name in self._shown[1:] if metrics[name] is not None]
         self.say(f"round {metrics['round']}/{self._rounds}  " + "  ".join(cells))
 
     def say(self, text: str) -> None:
-        """Print a line."""
+        """Print a line of text."""
         if self._console is not None:
             self._console.print(text, markup=False, emoji=False)
 
@@ -175,11 +175,11 @@ class RichDisplay:
         if self._curve:
             values = [value for _, value in self._curve]
             best = (min if self._better == "min" else max)(values)
-            best_round = next(at for at, value in self._curve if value == best)  # the first, of equals
-            told = f"  {format_value(values[-1])}  best {format_value(best)} in round {best_round}"
-            room = self._console.width - len(f"{self._metric}  {told}") - 1
+            best_round = next(at for at, value in self._curve if value == best)  # the first, if several are equal
+            summary = f"  {format_value(values[-1])}  best {format_value(best)} in round {best_round}"
+            room = self._console.width - len(f"{self._metric}  {summary}") - 1
             drawn = sparkline(values, min(room, SPARK_WIDTH), ascii_only=self._console.options.ascii_only)
-            curve = f"{self._metric} {drawn}{told}"
+            curve = f"{self._metric} {drawn}{summary}"
         pace = []
         if self._pace:
             clients, samples, seconds = (sum(column) for column in zip(*self._pace, strict=True))
@@ -197,7 +197,7 @@ class RichDisplay:
         self._live.__exit__(kind, error, trace)
 
     def show(self, metrics: Metrics, samples: int = 0, seconds: float = 0.0) -> None:
-        """Add a row and move the bar."""
+        """Add a row to the table, and update curve, pace, traffic and progress bar."""
         value = None if self._metric is None else metrics.get(self._metric)
         if value is not None and math.isfinite(value):
             self._curve.append((int(metrics["round"] or 0), float(value)))
@@ -207,11 +207,11 @@ class RichDisplay:
         if down is not None and up is not None:
             self._traffic = f"{format_bytes(down)} down, {format_bytes(up)} up"
         self._rows.append([format_value(metrics[name]) for name in self._shown])
-        number = metrics["round"]
-        assert number is not None
-        self._progress.update(self._task, completed=number)
+        round_number = metrics["round"]
+        assert round_number is not None
+        self._progress.update(self._task, completed=round_number)
         self._live.update(self._render())
 
     def say(self, text: str) -> None:
-        """Print a line above the table."""
+        """Print a line of text above the table."""
         self._console.print(text, markup=False, emoji=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Digests that tell whether a run finds again what it began with."""
+"""Digests by which a resumed run checks that data and devices are those it began with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedsim.federation.prepare import Simulation
 
 
 def data_hash(population: Population) -> str:
-    """A digest of who holds which samples: equal for equal data and partition."""
+    """Return a digest of which client holds which samples: equal for equal data and partition."""
     digest = hashlib.blake2b(digest_size=16)
     for samples in (population.train, population.test, population.validation):
         if samples is not None:
@@ -21,7 +21,7 @@ def data_hash(population: Population) -> str:
 
 
 def devices_hash(simulation: Simulation) -> str | None:
-    """A digest of the clients' devices and of whatever else parts have read or drawn; None without any."""
+    """Return a digest of the clients' devices and anything else that parts have read or drawn; None if nothing."""
     found = [tensor for part in simulation.parts for tensor in part.fingerprint()]
     if not found:
         return None

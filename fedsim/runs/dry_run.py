@@ -1,4 +1,4 @@
-"""``fedsim run --dry-run``: what a run would do and cost, before it does."""
+"""``fedsim run --dry-run``: show what a run would do and cost, without training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fedsim.runs.saved_model import first_state
 
 
 def plan(simulation: Simulation) -> dict[str, str]:
-    """What a run would do, as label and text."""
+    """Return what a run would do, text by label."""
     e, population, arch = simulation.experiment, simulation.population, simulation.task.arch
     sizes = population.train.sizes
     state = first_state(simulation)
@@ -64,7 +64,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
 
 
 def _work(simulation: Simulation, cohort: Tensor, steps: Tensor) -> dict[str, str]:
-    """Multiply-accumulates of the model, and of the local training of a cohort ``[C]`` in `steps` ``[C]``."""
+    """Multiply-accumulates of the model, and of the local training of a cohort ``[C]`` in `steps` ``[C]`` steps."""
     task = simulation.task
     samples = task.population.train
     mean = float(samples.lengths.double().mean())
@@ -80,9 +80,9 @@ def _work(simulation: Simulation, cohort: Tensor, steps: Tensor) -> dict[str, st
 
 
 def refuse_impossible(simulation: Simulation) -> None:
-    """Raise `UserError` if a chunk of clients, at least one, needs more memory than the machine has in all.
+    """Raise `UserError` if a chunk of clients needs more memory than the machine has in total.
 
-    Processes that share a machine's memory train a chunk each.
+    Processes that share a machine's memory train one chunk each.
     """
     device, dtype = simulation.experiment.torch_device(), simulation.experiment.torch_dtype()
     if device.type == "cuda":
@@ -107,7 +107,7 @@ def refuse_impossible(simulation: Simulation) -> None:
 
 
 def show(simulation: Simulation, overrides: Sequence[str]) -> None:
-    """Print the plan as a table."""
+    """Print the plan as a table, headed by the overrides of the command line."""
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()

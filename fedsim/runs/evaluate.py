@@ -1,4 +1,4 @@
-"""``fedsim evaluate``: a saved model scored on the data of its run, or on any other."""
+"""``fedsim evaluate``: score a saved model on the data of its run, or on other data."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from fedsim.runs.saved_model import SavedModel, read_model
 from fedsim.samplers.uniform import Uniform
 
 DATA = ("data", "partition", "num_clients", "seed", "dtype")
-"""Keys that decide who holds which samples."""
+"""Keys that decide which client holds which samples."""
 SETTABLE = (*DATA, "engine", "device", "threads")
 
 
 def evaluate_run(directory: Path, request: Request, which: str = "last") -> tuple[SavedModel, Evaluation]:
     """Score the saved model of a run.
 
-    Without changes of the data that is what the run recorded, personal and private parts of the clients included; on
-    other data it is the global model alone.
+    On the data of the run, this gives the scores that the run recorded, personal models and private blocks included;
+    on other data, only the global model is scored.
 
     Args:
-        directory: of the run.
-        request: overrides of its record; only what decides the data and how they are computed on may change.
+        directory: the run's directory.
+        request: overrides of its record; only settings of the data and of the computation may change.
         which: ``last`` or ``best``, see `fedsim.runs.saved_model.read_model`.
 
     Raises:
-        UserError: naming the key, the value and what is allowed, or the first difference between model and data.
+        UserError: if an override is not allowed, or the model cannot be read or does not fit the data.
     """
     recorded = read_experiment(directory, request.allow_modules)
     wanted = amend(read_record(directory), request)
@@ -55,18 +55,18 @@ def evaluate_run(directory: Path, request: Request, which: str = "last") -> tupl
     if any(key.split(".")[0] in DATA for key in changed):
         return saved, _on_other_data(saved, wanted)
     threads(wanted)
-    sim = prepare(wanted)
-    warn_of_other_data(sim, saved)
+    simulation = prepare(wanted)
+    warn_of_other_data(simulation, saved)
     state = saved.state
     state.row = state.row.to(wanted.torch_device())
     try:
-        return saved, sim.examine(state)
+        return saved, simulation.examine(state)
     except Diverged as error:
         raise UserError(f"{saved.path}: {error}") from None
 
 
 def _on_other_data(saved: SavedModel, wanted: Experiment) -> Evaluation:
-    """Whom training would choose, or what it would do, does not matter here, and must not be refused."""
+    """Score the global model alone, with neutral settings of training, which must not cause errors here."""
     if not isinstance(wanted.personalize, NoPersonalization):
         print_error(
             "on other data only the global model is scored: personal models are of the run's clients", "warning"
@@ -80,27 +80,27 @@ def _on_other_data(saved: SavedModel, wanted: Experiment) -> Evaluation:
         stop=Stop(),
     )
     threads(neutral)
-    sim = prepare(neutral)
-    saved.check(sim.task.arch)
-    if sim.population.vocabulary_size is not None:
+    simulation = prepare(neutral)
+    saved.check(simulation.task.arch)
+    if simulation.population.vocabulary_size is not None:
         print_error("the score means something only if these data number their tokens as the run's did", "warning")
     row = saved.state.row.to(wanted.torch_device(), wanted.torch_dtype())
-    return evaluate(sim.trainer, row, sim.population)
+    return evaluate(simulation.trainer, row, simulation.population)
 
 
 def threads(experiment: Experiment) -> None:
-    """Use as many threads as the experiment says."""
+    """Set the number of torch threads to that of the experiment, if it has one."""
     torch.set_num_threads(experiment.threads or torch.get_num_threads())
 
 
-def warn_of_other_data(sim: Simulation, saved: SavedModel) -> None:
-    """Tell if the data are no longer those that the run had."""
-    if saved.run_facts.get("data_hash") != data_hash(sim.population):
+def warn_of_other_data(simulation: Simulation, saved: SavedModel) -> None:
+    """Warn if the data are not those on which the run was trained."""
+    if saved.run_facts.get("data_hash") != data_hash(simulation.population):
         print_error("the data are not those that the run had (files have changed since)", "warning")
 
 
 def show(saved: SavedModel, evaluation: Evaluation) -> None:
-    """Print the metrics, one a line."""
+    """Print the metrics, one per line."""
     print(f"round {saved.state.round}, {saved.path}")
     rows: Iterable[tuple[str, float]] = evaluation.metrics.items()
     for name, value in rows:

@@ -1,4 +1,4 @@
-"""``fedsim export``: the model of a run as files that other software reads, each checked against the model itself."""
+"""``fedsim export``: write a run's model in formats that other software reads, each checked against the original."""
 
 from __future__ import annotations
 
@@ -44,28 +44,28 @@ FORMATS = ("torch", "exported", "onnx", "int8")
 SUFFIXES = {"torch": ".safetensors", "exported": ".pt2", "onnx": ".onnx", "int8": ".int8.onnx"}
 BATCH = 256
 TOLERANCE = 1e-3
-"""How far float32 outputs of two runtimes may be apart, relative to the largest of them."""
+"""Largest difference allowed between the float32 outputs of two runtimes, relative to the largest output."""
 
 Model = Callable[[Tensor, Tensor], Tensor]
-"""Inputs ``[b, T, D]`` or ``[b, T]`` and lengths ``[b]`` to outputs ``[b, K]`` or ``[b, T, K]``."""
+"""Maps inputs ``[b, T, D]`` or ``[b, T]`` and lengths ``[b]`` to outputs ``[b, K]`` or ``[b, T, K]``."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: a model, before or after.
+    """One line of the table: the original model, or an exported one.
 
     Attributes:
-        model: what it is.
-        size: bytes of the file; of the bare parameters for the model before.
+        model: the round of the original model, or the name of the file.
+        size: bytes of the file; for the original model, of its parameters.
         compressed: bytes after zlib.
-        parameters: how many it has.
+        parameters: number of parameters.
         nonzero: how many of them are not zero.
-        macs: multiply-accumulates of a time step, and of what is done once per sequence. Kernels for dense matrices
-            multiply zeros as well.
-        metrics: its test metrics.
-        difference: the largest difference of its outputs from those of the model that was exported, over the test
-            data and random inputs, relative to the largest of these; None for the model before.
-        note: what else a user should know, or nothing.
+        macs: multiply-accumulates per time step, and those done once per sequence. Kernels for dense matrices multiply
+            zeros as well.
+        metrics: test metrics.
+        difference: the largest difference of the outputs from those of the original model (after pruning), over the
+            test data and random inputs, relative to the largest output; None for the original model.
+        note: a note for the user, or nothing.
     """
 
     model: str
@@ -88,19 +88,19 @@ def export_run(
     which: str = "last",
     allow_modules: Sequence[str] = (),
 ) -> list[Line]:
-    """Write the model of a run in the formats asked for, and score what was written on the run's test data.
+    """Write the model of a run in the given formats, and score the written files on the run's test data.
 
     Args:
-        directory: of the run.
-        formats: of `FORMATS`.
-        prune: share of the entries of all weight matrices together that is set to zero beforehand, or None.
+        directory: the run's directory.
+        formats: the formats to write, of `FORMATS`.
+        prune: share of the entries of all weight matrices together that is set to zero first, or None.
         out: folder for the files; None is ``export`` in the run's directory.
         which: ``last`` or ``best``, see `fedsim.runs.saved_model.read_model`.
-        allow_modules: modules besides fedsim whose dataclasses the record may name.
+        allow_modules: modules other than fedsim whose dataclasses the record may name.
 
     Raises:
-        UserError: naming the option, the value and what is allowed.
-        OSError: for what cannot be written.
+        UserError: if an option is wrong, the run has no such model, or a format cannot represent it.
+        OSError: if a file cannot be written.
     """
     from fedsim.runs.resume import read_experiment
 
@@ -114,12 +114,12 @@ def export_run(
         if path.exists():
             raise UserError(f"--out {folder}: already holds {path.name}; choose another folder, or delete it")
     threads(experiment)
-    sim = prepare(experiment)
-    saved.check(sim.task.arch)
-    warn_of_other_data(sim, saved)
-    arch, population = sim.task.arch, to_device(sim.population, torch.device("cpu"))
+    simulation = prepare(experiment)
+    saved.check(simulation.task.arch)
+    warn_of_other_data(simulation, saved)
+    arch, population = simulation.task.arch, to_device(simulation.population, torch.device("cpu"))
     row = saved.state.row
-    before = evaluate(sim.trainer, row.to(experiment.torch_device()), sim.population)
+    before = evaluate(simulation.trainer, row.to(experiment.torch_device()), simulation.population)
     plain_bytes = row.numpy().tobytes()
     parameters, macs = len(row), (macs_per_step(arch), macs_per_sequence(arch))
 
@@ -132,7 +132,7 @@ def export_run(
     exact = _reference(arch, row)
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in files.items():
-        model = _WRITERS[name](path, arch, row, sim, saved)
+        model = _WRITERS[name](path, arch, row, simulation, saved)
         content = path.read_bytes()
         score, difference = _score(model, exact, population, arch)
         if name != "int8" and not difference <= TOLERANCE:
@@ -160,13 +160,13 @@ def _check(formats: Sequence[str], prune: float | None) -> None:
 def pruned(row: Tensor, arch: Architecture, share: float) -> Tensor:
     """Set the entries of smallest magnitude to zero, over all weight matrices together; biases stay.
 
-    As ``torch.nn.utils.prune.global_unstructured`` with ``L1Unstructured`` over those matrices, which is Han 2015,
-    "Learning both weights and connections for efficient neural networks", without the retraining.
+    Equivalent to ``torch.nn.utils.prune.global_unstructured`` with ``L1Unstructured`` over those matrices, which is Han
+    2015, "Learning both weights and connections for efficient neural networks", without the retraining.
 
     Args:
-        row: ``[P]``.
+        row: ``[P]``, the model.
         arch: its architecture.
-        share: of the entries, above 0 and below 1, rounded to a whole number of them.
+        share: share of the entries, above 0 and below 1, rounded to a whole number of entries.
     """
     from torch.nn.utils.prune import L1Unstructured
 
@@ -180,11 +180,11 @@ def pruned(row: Tensor, arch: Architecture, share: float) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# the formats: each writes its file and returns the model that was read back from it
+# the formats: each function writes a file and returns the model that it reads back from it
 
 
-def _write_torch(path: Path, arch: Architecture, row: Tensor, sim: Simulation, saved: SavedModel) -> Model:
-    facts = describe(arch, sim.experiment, sim.population, saved)
+def _write_torch(path: Path, arch: Architecture, row: Tensor, simulation: Simulation, saved: SavedModel) -> Model:
+    facts = describe(arch, simulation.experiment, simulation.population, saved)
     parameters = {name: view.contiguous() for name, view in arch.layout.views(row).items()}
     write_atomically(path, save(parameters, metadata={"format": "pt", "fedsim": json.dumps(facts)}))
     write_json(path.with_name(path.name.removesuffix(SUFFIXES["torch"]) + ".json"), facts)
@@ -196,30 +196,30 @@ def _write_torch(path: Path, arch: Architecture, row: Tensor, sim: Simulation, s
     return module
 
 
-def _write_exported(path: Path, arch: Architecture, row: Tensor, sim: Simulation, saved: SavedModel) -> Model:
+def _write_exported(path: Path, arch: Architecture, row: Tensor, simulation: Simulation, saved: SavedModel) -> Model:
     content = exported_program(
-        arch, row, {"fedsim.json": json.dumps(describe(arch, sim.experiment, sim.population, saved))}
+        arch, row, {"fedsim.json": json.dumps(describe(arch, simulation.experiment, simulation.population, saved))}
     )
     write_atomically(path, content)
-    model: Model = torch.export.load(io.BytesIO(content)).module()  # what was written, not whatever lies there
+    model: Model = torch.export.load(io.BytesIO(content)).module()  # the bytes that were written
     return model
 
 
-def _write_onnx(path: Path, arch: Architecture, row: Tensor, sim: Simulation, saved: SavedModel) -> Model:
-    write_atomically(path, _onnx_model(arch, row, sim, saved).SerializeToString())
+def _write_onnx(path: Path, arch: Architecture, row: Tensor, simulation: Simulation, saved: SavedModel) -> Model:
+    write_atomically(path, _onnx_model(arch, row, simulation, saved).SerializeToString())
     return _session(path)
 
 
-def _write_int8(path: Path, arch: Architecture, row: Tensor, sim: Simulation, saved: SavedModel) -> Model:
+def _write_int8(path: Path, arch: Architecture, row: Tensor, simulation: Simulation, saved: SavedModel) -> Model:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # advice on a preparation that a graph without shapes to infer does not need
+    root.setLevel(logging.ERROR)  # silences advice to infer shapes first, which this graph does not need
     try:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "int8.onnx"
-            quantize_dynamic(_onnx_model(arch, row, sim, saved), made, weight_type=QuantType.QInt8)
+            quantize_dynamic(_onnx_model(arch, row, simulation, saved), made, weight_type=QuantType.QInt8)
             write_atomically(path, made.read_bytes())
     finally:
         root.setLevel(level)
@@ -229,12 +229,14 @@ def _write_int8(path: Path, arch: Architecture, row: Tensor, sim: Simulation, sa
 _WRITERS = {"torch": _write_torch, "exported": _write_exported, "onnx": _write_onnx, "int8": _write_int8}
 
 
-def _onnx_model(arch: Architecture, row: Tensor, sim: Simulation, saved: SavedModel) -> Any:
+def _onnx_model(arch: Architecture, row: Tensor, simulation: Simulation, saved: SavedModel) -> Any:
     from onnx import helper
 
     parameters = {name: view.float().numpy() for name, view in arch.layout.views(row).items()}
     model = build_graph(arch, parameters)
-    helper.set_model_props(model, {"fedsim": json.dumps(describe(arch, sim.experiment, sim.population, saved))})
+    helper.set_model_props(
+        model, {"fedsim": json.dumps(describe(arch, simulation.experiment, simulation.population, saved))}
+    )
     return model
 
 
@@ -255,7 +257,7 @@ def _session(path: Path) -> Model:
 
 
 def describe(arch: Architecture, experiment: Experiment, population: Population, saved: SavedModel) -> dict[str, Any]:
-    """What one must know to use the file, as plain data."""
+    """Return the facts needed to use an exported model, as plain data."""
     return {
         "cell": arch.model.cell,
         "task": str(arch.task),
@@ -275,7 +277,7 @@ def describe(arch: Architecture, experiment: Experiment, population: Population,
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# what came of it
+# scores and the table
 
 
 def _reference(arch: Architecture, row: Tensor) -> ReferenceModel:
@@ -285,7 +287,7 @@ def _reference(arch: Architecture, row: Tensor) -> ReferenceModel:
 
 
 def _score(model: Model, exact: Model, population: Population, arch: Architecture) -> tuple[dict[str, float], float]:
-    """Test metrics, and the largest difference of outputs relative to the largest output."""
+    """Return test metrics, and the largest difference of outputs relative to the largest output."""
     test, parts = population.test, []
     gaps, sizes = [], []
 
@@ -302,22 +304,22 @@ def _score(model: Model, exact: Model, population: Population, arch: Architectur
             batch = gather(test, index[None], None)
             outputs = both(batch.inputs[0], batch.lengths[0])
             if arch.task is Task.SEQUENCE_LABELLING:
-                outputs = outputs.transpose(0, 1).flatten(0, 1)  # step-major, as `score_outputs` takes them
+                outputs = outputs.transpose(0, 1).flatten(0, 1)  # step-major, as `score_outputs` expects them
             sums = score_outputs(arch.task, outputs[None], batch, population.judge)
             parts.append(Sums(*(column[0] for column in sums.columns())))
-    largest = torch.stack(sizes).max().clamp(min=1e-30)  # and what is not a number stays so
+    largest = torch.stack(sizes).max().clamp(min=1e-30)  # NaN stays NaN
     return evaluate_samples(concatenate(parts), population).metrics, float(torch.stack(gaps).max() / largest)
 
 
 def _valid(arch: Architecture, outputs: Tensor, lengths: Tensor) -> Tensor:
-    """Outputs ``[R, K]`` of real steps."""
+    """The outputs ``[R, K]`` of real steps, leaving out padding."""
     if arch.task is not Task.SEQUENCE_LABELLING:
         return outputs
     return outputs[torch.arange(outputs.shape[1]) < lengths[:, None]]
 
 
 def _random_inputs(test: Samples, arch: Architecture) -> list[tuple[Tensor, Tensor]]:
-    """Batches of other sizes than those of the data: one sequence of one step, and seven of up to 23."""
+    """Batches of sizes unlike those of the data: one sequence of one step, and seven of up to 23 steps."""
     rng = torch.Generator().manual_seed(0)
     batches = []
     for size, steps in ((1, 1), (7, 23)):
@@ -344,7 +346,7 @@ def _zip(content: bytes) -> int:
 
 
 def show(lines: Sequence[Line]) -> None:
-    """Print the table, and below it what is the same for all of its lines."""
+    """Print the table and, below it, what all of its lines have in common."""
     from rich.console import Console
 
     Console(highlight=False, emoji=False).print(render(lines))
@@ -358,7 +360,7 @@ def show(lines: Sequence[Line]) -> None:
 
 
 def render(lines: Sequence[Line]) -> Table:
-    """The table of size and test metrics before and after, for the terminal."""
+    """Return the table of sizes and test metrics, before and after export."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

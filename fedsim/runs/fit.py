@@ -1,4 +1,4 @@
-"""Whether a run can go on from a checkpoint under the settings, the data and the versions of now."""
+"""Whether a run can continue from a checkpoint with the current settings, data and versions."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from fedsim.runs.record import differences
 from fedsim.runs.run import versions
 
 log = logging.getLogger(__name__)
-log.addHandler(logging.NullHandler())  # what users are to see is printed as well
+log.addHandler(logging.NullHandler())  # messages for users are printed as well
 
 SAME_KIND = ("schedule", "personalize")
-"""Parts that must stay of one kind even where they have kept nothing yet: the rows of the CSV are about them."""
+"""Parts that must not change their kind even if they have kept nothing yet: the CSV's rows depend on it."""
 
 
 def changes(recorded: Experiment, wanted: Experiment) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys in which two experiments differ, with both values."""
+    """Return the dotted keys in which two experiments differ, with both values."""
     return differences(build.record_of(recorded), build.record_of(wanted))
 
 
 def check_rounds(recorded: Experiment, wanted: Experiment) -> None:
-    """Refuse another round limit where a part depends on it."""
+    """Raise `UserError` for another round limit if a part depends on it."""
     bound = dict.fromkeys([*recorded.bound_to_rounds(), *wanted.bound_to_rounds()])
     if recorded.rounds != wanted.rounds and bound:
         raise UserError(
@@ -42,7 +42,7 @@ def check_rounds(recorded: Experiment, wanted: Experiment) -> None:
 
 
 def check_facts(facts: Mapping[str, Any], simulation: Simulation) -> None:
-    """Refuse other data; warn of other versions, threads or numbers of processes."""
+    """Raise `UserError` for other data; warn of other versions, threads or numbers of processes."""
     if facts.get("data_hash") != data_hash(simulation.population):
         raise UserError(
             "the clients do not hold the samples with which the run began (data, partition, seed or files have "
@@ -60,7 +60,7 @@ def check_facts(facts: Mapping[str, Any], simulation: Simulation) -> None:
 
 
 def check_fit(state: State, simulation: Simulation, recorded: Experiment) -> None:
-    """Refuse settings under which what the checkpoint holds would mean something else, or nothing."""
+    """Raise `UserError` for settings that the content of the checkpoint does not fit."""
     now = simulation.experiment
     _check_privacy(recorded, now)
     fresh = initial_state(simulation)
@@ -76,15 +76,15 @@ def check_fit(state: State, simulation: Simulation, recorded: Experiment) -> Non
     for part in simulation.parts:
         if part.group in after:
             key, new = after[part.group]
-            misfits[key] = not _goes_on(part, before[part.group][1], new, state, fresh)
+            misfits[key] = not _can_continue(part, before[part.group][1], new, state, fresh)
     if bad := [key for key, misfit in misfits.items() if misfit]:
         raise UserError(
             f"{', '.join(bad)}: what the run has learnt or remembers does not fit this; fedsim run starts a new run"
         )
 
 
-def _goes_on(part: Part, old: object, new: object, state: State, fresh: State) -> bool:
-    """Whether a part can go on with what the recorded one left: same kind, same shapes in its drawer."""
+def _can_continue(part: Part, old: object, new: object, state: State, fresh: State) -> bool:
+    """Whether a part can continue with what the recorded one kept: same kind, same shapes in its drawer."""
     kept, empty = state.drawers.get(part.group, {}), fresh.drawers.get(part.group, {})
     remembers = kept or empty or any(block.startswith(f"{part.group}.") for block in state.store.blocks)
     if type(old) is not type(new) and (remembers or part.group in SAME_KIND):
@@ -93,7 +93,7 @@ def _goes_on(part: Part, old: object, new: object, state: State, fresh: State) -
 
 
 def _check_privacy(recorded: Experiment, wanted: Experiment) -> None:
-    """Epsilon is that of all rounds under one setting (Abadi et al. 2016, Section 3.2: equal steps compose)."""
+    """Refuse other privacy or sampling: epsilon is for equal rounds (Abadi et al. 2016, Section 3.2)."""
     if not any(e.privacy.facts for e in (recorded, wanted)):
         return
     changed = [key for key in changes(recorded, wanted) if key.split(".")[0] in ("privacy", "sampler")]

@@ -1,4 +1,4 @@
-"""Run directories of format 1, which fedsim wrote before each part had a drawer of its own."""
+"""Checkpoints of format 1, which fedsim wrote before each part had its own drawer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PARTS = ("link", "privacy", "schedule")
 
 
 def upgraded(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by the names of format 2.
+    """Return the tensors of a checkpoint under their names in format 2.
 
     Args:
         facts: the JSON of the checkpoint.
-        tensors: by the names of format 1.
+        tensors: the tensors under their names in format 1.
     """
     found = {"row": tensors["row"]}
     for name, value in tensors.items():

@@ -1,4 +1,4 @@
-"""The rounds that a run has done, read back from its CSVs."""
+"""The completed rounds of a run, read back from its CSV files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fedsim.recording.run_directory import digest_of
 
 
 def marked_content(path: Path, mark: object) -> bytes:
-    """The part of ``metrics.csv`` that a checkpoint has seen.
+    """Return the part of ``metrics.csv`` that had been written when a checkpoint was saved.
 
     Args:
-        path: of the CSV; what stands after that part does not matter.
-        mark: what `CsvWriter.mark` gave.
+        path: the CSV file, which may have more rows by now.
+        mark: what `CsvWriter.mark` returned.
 
     Raises:
-        UserError: if the file does not begin so.
+        UserError: if the file does not begin with that part.
     """
     size, digest = (mark.get("size"), mark.get("digest")) if isinstance(mark, dict) else (None, None)
     if not isinstance(size, int) or size < 1 or not path.is_file():
@@ -33,10 +33,10 @@ def marked_content(path: Path, mark: object) -> bytes:
 
 
 def parse_rows(content: bytes, columns: Sequence[str]) -> list[Metrics]:
-    """The rows of a ``metrics.csv``.
+    """Return the rows of a ``metrics.csv``.
 
     Raises:
-        UserError: if it has other columns.
+        UserError: if it has other columns, or the same in another order.
     """
     header = next(csv.reader(content.decode().splitlines()))
     if header != list(columns):
@@ -46,7 +46,7 @@ def parse_rows(content: bytes, columns: Sequence[str]) -> list[Metrics]:
 
 
 def read_rows(content: bytes) -> list[Metrics]:
-    """The rows of a ``metrics.csv``, whatever its columns."""
+    """Return the rows of a ``metrics.csv``, whatever its columns."""
     header, *rows = csv.reader(content.decode().splitlines())
     return [dict(zip(header, map(_number, row), strict=True)) for row in rows]
 
@@ -58,9 +58,9 @@ def _number(cell: str) -> int | float | None:
 
 
 def replay(progress: stopping.Progress, stop: stopping.Stop, rows: Sequence[Metrics]) -> stopping.Progress:
-    """Progress after `rows`, beginning with what `start` gave; it says why to stop, if there is cause.
+    """Update `progress` with `rows` and return it; its `reason` is set if the run should stop.
 
-    What a run knows of its best round is in its rows, so that `stop` may change from one resume to the next.
+    The rows determine the best round, so that `stop` may change from one resume to the next.
     """
     for row in rows:
         value = row[progress.metric]
@@ -70,9 +70,9 @@ def replay(progress: stopping.Progress, stop: stopping.Stop, rows: Sequence[Metr
 
 
 def timing_size(path: Path, columns: Sequence[str], rounds: int) -> tuple[int | None, float]:
-    """How many bytes of a ``timing.csv`` are of rounds up to `rounds`, and how many seconds those took.
+    """Return how many bytes of a ``timing.csv`` cover the rounds up to `rounds`, and how many seconds these took.
 
-    None where there is no file, 0 bytes where it is not ours.
+    The number of bytes is None if there is no file, and 0 if its columns are not `columns`.
     """
     if not path.is_file():
         return None, 0.0

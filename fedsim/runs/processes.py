@@ -1,7 +1,7 @@
-"""A recorded run on several processes: rank 0 leads, and the others do their share of what it runs.
+"""A recorded run on several processes: rank 0 leads, and all other ranks share its work.
 
-Rank 0 alone reads the command line and the configs, checks them and writes files. The others get from it the record of
-the run and the state in which it begins, then go with it from round to round, and end with its exit code.
+Only rank 0 reads the command line and the configs, checks them and writes files. The other ranks receive from it the
+record of the run and the state in which it begins, follow it from round to round, and exit with its exit code.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from fedsim.runs.record import parse_record
 
 
 def lead(simulation: Simulation, state: State, directory: Path) -> Simulation:
-    """Tell the other processes, if there are any, what to run; they begin, and so shall the caller.
+    """Send the run to the other processes, if there are any; they begin at once, so the caller must begin too.
 
     Args:
-        simulation: prepared by this process for itself.
-        state: where the run begins.
-        directory: of the run, with its ``config.yaml``.
+        simulation: the simulation as prepared by this process.
+        state: the state in which the run begins.
+        directory: the run's directory, with its ``config.yaml``.
 
     Returns:
-        the simulation whose work is shared.
+        the simulation, with its work shared among the processes.
 
     Raises:
         UserError: if there are more processes on the machine than GPUs.
@@ -56,7 +56,7 @@ def lead(simulation: Simulation, state: State, directory: Path) -> Simulation:
 
 
 def in_step(simulation: Simulation, state: State, asked: Asked) -> Iterator[RoundResult]:
-    """`simulate` on all processes, until the end or until one of them is asked to end after the round."""
+    """Run `simulate` on all processes, until the end or until one of them is asked to stop after the round."""
     here = simulation.world
     try:
         for result in simulate(simulation, state):
@@ -64,17 +64,17 @@ def in_step(simulation: Simulation, state: State, asked: Asked) -> Iterator[Roun
             if (number := here.agree(state.row, asked.numbers)) and not simulation.is_over(state):
                 asked.numbers = asked.numbers or [number]
                 break
-    except Diverged:  # which all processes find, or are told
+    except Diverged:  # every process either notices this or is informed of it
         here.busy = False
         raise
     here.busy = False
 
 
 def meet(allow_modules: Sequence[str]) -> None:
-    """Meet the other processes that torchrun started, if any; returns in the first, which has a command to carry out.
+    """Join the other processes that torchrun started, if any; returns only on rank 0, which runs the command.
 
     Raises:
-        SystemExit: in all others, after they have done what the first one said.
+        SystemExit: on all other ranks, once they have done what rank 0 asked for.
     """
     here = join()
     if here.rank > 0:
@@ -82,14 +82,14 @@ def meet(allow_modules: Sequence[str]) -> None:
 
 
 def follow(here: World, allow_modules: Sequence[str]) -> int:
-    """Do what the leader says, in silence; returns the exit code.
+    """Do what the leader asks for, without output; returns the exit code.
 
     Args:
         here: the processes.
-        allow_modules: modules besides fedsim whose dataclasses the record may name.
+        allow_modules: modules other than fedsim whose dataclasses the record may name.
     """
     hint = ""
-    with after_the_round(lambda text: None) as asked:  # until all is told: torchrun ends the others of one that died
+    with after_the_round(lambda text: None) as asked:  # to the very end: when one process dies, torchrun kills the rest
         try:
             word = json.loads(here.receive())
             if "record" in word:
@@ -121,7 +121,7 @@ def _follow(here: World, word: dict[str, str], allow_modules: Sequence[str], ask
             f"process {here.rank} has other samples or devices than process 0; all must find the same files"
         )
     state = decode_state(content, experiment.torch_device())
-    with suppress(Diverged):  # the leader says so
+    with suppress(Diverged):  # the leader reports it
         for _ in in_step(replace(simulation, world=here), state, asked):
             pass
 

@@ -1,4 +1,4 @@
-"""The record of a run read back: what was asked for (``config.yaml``) and how far it came."""
+"""The record of a run, read back: its settings (``config.yaml``) and how far it got."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MISSING, RUNNING, INTERRUPTED, DONE, DIVERGED, OTHER = (
 )
 
 IN_PLACE = ("rounds", "stop", "console", "checkpoint", "tracker", "threads")
-"""Keys that a run may change on its way: none of them changes the rounds that are done."""
+"""Keys that may change when a run is resumed: none of them affects completed rounds."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-05 as a number, as whoever wrote it does."""
+    """Reads 1e-05 as a number, as the writer of the record meant it."""
 
 
 _Loader.add_implicit_resolver(
@@ -36,10 +36,10 @@ _Loader.add_implicit_resolver(
 
 
 def read_record(directory: Path) -> dict[str, Any]:
-    """Read ``config.yaml``, as `fedsim.build.record_of` gave it.
+    """Read ``config.yaml``, as `fedsim.build.record_of` made it.
 
     Raises:
-        UserError: if there is none, or none of this format.
+        UserError: if there is no such file, or it is not a record of this format.
     """
     path = directory / "config.yaml"
     try:
@@ -52,10 +52,10 @@ def read_record(directory: Path) -> dict[str, Any]:
 
 
 def parse_record(text: bytes, path: Path) -> dict[str, Any]:
-    """The record that the content of a ``config.yaml`` is; `path` is for messages.
+    """Return the record in the content of a ``config.yaml``; `path` is for error messages.
 
     Raises:
-        UserError: if it is none of this format.
+        UserError: if it is not a record of this format.
     """
     try:
         content = _Loader(text.decode()).get_single_data()
@@ -71,7 +71,7 @@ def parse_record(text: bytes, path: Path) -> dict[str, Any]:
 
 
 def _instead_of_a_run(directory: Path) -> str:
-    """What a folder without a ``config.yaml`` holds, and what to do with that."""
+    """Words for an error: what a folder without a ``config.yaml`` holds, and what to do about it."""
     runs = sorted(path.parent for path in directory.glob("*/config.yaml"))
     if (directory / "sweep.yaml").is_file():
         inside = f", and {runs[0]} is one run of it" if runs else ""
@@ -85,7 +85,7 @@ def _instead_of_a_run(directory: Path) -> str:
 
 
 def _sweep_overrides(directory: Path) -> list[str]:
-    """The overrides of a sweep as they were typed, or none where Hydra's record of them cannot be read."""
+    """The overrides of a sweep as they were typed; none if Hydra's record of them cannot be read."""
     try:
         given = yaml.safe_load((directory / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]
         overrides = [str(text) for text in (*given["task"], *given["hydra"])]
@@ -95,7 +95,7 @@ def _sweep_overrides(directory: Path) -> list[str]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """The dotted keys in which two records differ, with both values; a part of another class is one difference."""
+    """Return the dotted keys in which two records differ, with both values; another class counts as one difference."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in [*old, *(key for key in new if key not in old)]:
         one, other = old.get(key), new.get(key)
@@ -107,21 +107,21 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def in_place(key: str) -> bool:
-    """Whether a run may change this dotted key on its way."""
+    """Whether this dotted key may change when a run is resumed."""
     return key.split(".")[0] in IN_PLACE
 
 
 def run_state(directory: Path, experiment: Experiment | None = None) -> str:
-    """How the run in a directory is doing.
+    """Return the state of the run in a directory.
 
     Args:
-        directory: may be missing.
-        experiment: what it should be a run of; None takes its own record for that.
+        directory: the run's directory, which may be missing.
+        experiment: the experiment that it should be a run of; None takes its own record.
 
     Returns:
         ``missing`` (no run there), ``other config`` (its record differs in more than `IN_PLACE`), ``running`` (a
-        living process holds it), ``done`` (stopped early included; `experiment` asks for no other rounds or stop),
-        ``diverged``, or ``interrupted``: whatever `fedsim.runs.resume.resume_run` has something to do for.
+        running process holds it), ``done`` (or stopped early; `experiment` asks for no other rounds or stop),
+        ``diverged``, or ``interrupted``, which is any run that `fedsim.runs.resume.resume_run` would continue.
 
     Raises:
         UserError: if the record cannot be read.
@@ -140,13 +140,13 @@ def run_state(directory: Path, experiment: Experiment | None = None) -> str:
 
 
 def is_finished(directory: Path, changed: Iterable[str] = ()) -> bool:
-    """Whether a run has come to its end, and changes of these dotted keys would not move that."""
+    """Whether a run has ended, and changes of these dotted keys would not make it continue."""
     moved = any(key.split(".")[0] in ("rounds", "stop") for key in changed)
     return read_status(directory) in ("done", "stopped") and not moved
 
 
 def read_status(directory: Path) -> str | None:
-    """The status that ``summary.json`` names; None without one, as of a run that was killed."""
+    """Return the status in ``summary.json``; None without one, for instance after the run was killed."""
     try:
         content = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

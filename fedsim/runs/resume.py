@@ -1,8 +1,8 @@
-"""A run taken up again where its last good checkpoint left it.
+"""Resume a run from its last good checkpoint, or fork it.
 
-What a checkpoint holds (`State`), the rows up to its round and the record determine all rounds to come:
-every random draw is keyed by its round, and what a run knows of its best round is in its rows. So the ``metrics.csv``
-of a resumed run is that of one without a break, byte by byte, on the same machine with the same number of threads.
+The state in a checkpoint, the rows up to its round and the record determine all later rounds: every random draw is
+keyed by its round, and the best round so far follows from the rows. So the ``metrics.csv`` of a resumed run equals that
+of an uninterrupted one byte for byte, on the same machine with the same number of threads.
 """
 
 from __future__ import annotations
@@ -39,17 +39,19 @@ from fedsim.runs.run import TIMING_COLUMNS, Start, guarded, record_run, versions
 from fedsim.runs.saved_model import first_state
 
 log = logging.getLogger(__name__)
-log.addHandler(logging.NullHandler())  # what users are to see is printed as well
+log.addHandler(logging.NullHandler())  # messages for users are printed as well
 
 POINTS = "resumed.json"
 MORE = "rounds=N goes on, and so does another stop setting"
 
 
 def continue_run(directory: Path, request: Request, after_round: int | None = None) -> str:
-    """Do what ``fedsim resume`` was asked for: resume the run in place, or fork it; returns the status.
+    """Carry out ``fedsim resume``: resume the run in place, or fork it if that is asked for; returns the status.
+
+    A fork is asked for by a new directory, by `after_round`, or by changes that cannot be made in place.
 
     Raises:
-        UserError: naming the key, the value and what is allowed.
+        UserError: if an override is wrong, or the record of the run cannot be read.
         KeyboardInterrupt: after recording that the run was interrupted.
     """
     place = "hydra.run.dir="
@@ -67,10 +69,10 @@ def resume_run(directory: Path, experiment: Experiment | None = None, allow_modu
     """Continue the run in a directory, in place, and return its status as `fedsim.runs.run.run_experiment` does.
 
     Args:
-        directory: of a run (see `fedsim.runs.record.run_state`).
-        experiment: what it should become; may differ from its record in `fedsim.runs.record.IN_PLACE` only.
-            None: as recorded.
-        allow_modules: modules besides fedsim whose dataclasses the record may name.
+        directory: the run's directory (see `fedsim.runs.record.run_state`).
+        experiment: the settings to continue with, which may differ from the record only in
+            `fedsim.runs.record.IN_PLACE`; None takes those of the record.
+        allow_modules: modules other than fedsim whose dataclasses the record may name.
 
     Raises:
         KeyboardInterrupt: after recording that the run was interrupted.
@@ -88,21 +90,21 @@ def resume_run(directory: Path, experiment: Experiment | None = None, allow_modu
                 _say(wanted, f"{directory}: {status} already, nothing to do; {MORE}")
                 return status
             check_rounds(recorded, wanted)
-            return guarded(wanted, lambda: _go_on(directory, wanted, changed))
+            return guarded(wanted, lambda: _resume_in_place(directory, wanted, changed))
 
     return guarded(None, resume)
 
 
-def _go_on(directory: Path, experiment: Experiment, changed: Mapping[str, tuple[Any, Any]]) -> str:
+def _resume_in_place(directory: Path, experiment: Experiment, changed: Mapping[str, tuple[Any, Any]]) -> str:
     experiment.tracker.check()
     simulation = prepare(experiment)
     for partial in (*directory.glob(".*.partial"), *directory.glob("checkpoints/.*.partial")):
         partial.unlink(missing_ok=True)
     start, unusable = _find_start(directory, simulation)
     for path in unusable:
-        path.replace(path.with_name(f"{path.name}.unusable"))  # not to be counted among those that are kept
+        path.replace(path.with_name(f"{path.name}.unusable"))  # so that it is not counted as one to keep
     start.points.append(_point(start, changed))
-    for name in ("summary.json", "clients.csv"):  # of an end that is none now
+    for name in ("summary.json", "clients.csv"):  # written at an end that no longer holds
         (directory / name).unlink(missing_ok=True)
     _write_record(directory, start, experiment)
     _say(experiment, f"going on after round {start.state.round}{_list(changed)}")
@@ -118,13 +120,13 @@ def fork_run(
 ) -> str:
     """Continue the run in a directory with other settings, in a new directory; the old one stays as it is.
 
-    The new one begins with a copy of the rows and of the checkpoint from which it goes on.
+    The new directory begins with a copy of the rows so far and of the checkpoint from which the run continues.
 
     Args:
-        directory: of the run.
-        experiment: the settings from there on.
+        directory: the old run's directory.
+        experiment: the settings of the rounds after the fork.
         target: the new directory.
-        allow_modules: modules besides fedsim whose dataclasses the record may name.
+        allow_modules: modules other than fedsim whose dataclasses the record may name.
         after_round: a round with a checkpoint; None takes the last one.
 
     Raises:
@@ -167,7 +169,7 @@ def _copy(directory: Path, target: Path, start: Start) -> None:
 
 
 def free_directory(directory: Path) -> Path:
-    """Where a fork goes unless told otherwise: ``RUN-fork-1`` beside the run, or the next number that is free."""
+    """Return the default directory of a fork: ``RUN-fork-1`` next to the run, or the first free number after it."""
     base = directory.resolve()
     number = 1
     while (target := base.with_name(f"{base.name}-fork-{number}")).exists():
@@ -176,10 +178,10 @@ def free_directory(directory: Path) -> Path:
 
 
 def read_experiment(directory: Path, allow_modules: Sequence[str] = ()) -> Experiment:
-    """The recorded experiment of a run directory, checked as any config is.
+    """Return the recorded experiment of a run directory, checked like any config.
 
     Raises:
-        UserError: naming the file, the key and what is allowed.
+        UserError: if the record is missing or not valid; it names the file and the key.
     """
     record = read_record(directory)
     try:
@@ -190,7 +192,7 @@ def read_experiment(directory: Path, allow_modules: Sequence[str] = ()) -> Exper
 
 @contextmanager
 def logging_to(directory: Path) -> Iterator[None]:
-    """Append to ``run.log`` as Hydra does for a run, unless it already does."""
+    """Append log messages to ``run.log`` as Hydra does for a run, unless a handler already does."""
     root, file = logging.getLogger(), (directory / "run.log").resolve()
     if any(getattr(handler, "baseFilename", None) == str(file) for handler in root.handlers):
         yield
@@ -209,7 +211,7 @@ def logging_to(directory: Path) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# where to go on
+# where to continue
 
 
 def _find_start(
@@ -218,27 +220,29 @@ def _find_start(
     recorded: Experiment | None = None,
     after_round: int | None = None,
 ) -> tuple[Start, list[Path]]:
-    """The last good checkpoint, or round 0 without one, or that of a round; and the files that are none.
+    """Return where to start, and the unusable checkpoint files found on the way.
+
+    The start is the last good checkpoint, round 0 without one, or the checkpoint of `after_round`.
 
     Raises:
-        UserError: if the settings and a good checkpoint do not go together.
+        UserError: if the settings do not fit the checkpoint, or `after_round` has none.
     """
     points, unusable = _read_points(directory), []
     rounds = checkpoint_rounds(directory)
-    for number in reversed(rounds) if after_round is None else [n for n in rounds if n == after_round]:
-        path = checkpoint_path(directory, number)
+    for round_number in reversed(rounds) if after_round is None else [n for n in rounds if n == after_round]:
+        path = checkpoint_path(directory, round_number)
         try:
             facts = read_run_facts(path)
             content = _content(directory, path, facts)
             state = load_checkpoint(path, simulation.task.population.train.inputs.device)
-            if state.round != number:
+            if state.round != round_number:
                 raise UserError(f"{path}: is of round {state.round}")
         except UserError as error:
             warn(f"{error}; it is not used")
             unusable.append(path)
             continue
-        if number > simulation.experiment.rounds:
-            raise UserError(f"rounds={simulation.experiment.rounds}: {directory} has done {number} already")
+        if round_number > simulation.experiment.rounds:
+            raise UserError(f"rounds={simulation.experiment.rounds}: {directory} has done {round_number} already")
         check_facts(facts, simulation)
         same_system = recorded is None or recorded.system == simulation.experiment.system
         if same_system and facts.get("devices") != devices_hash(simulation):
@@ -268,17 +272,17 @@ def _content(directory: Path, path: Path, facts: Mapping[str, Any]) -> bytes:
 def _start(
     directory: Path, simulation: Simulation, state: State, content: bytes, points: list[dict[str, Any]]
 ) -> Start:
-    """Begin after the state's round, as the run would have come there under the settings of now.
+    """Return the start after the state's round, as if the run had reached it under the current settings.
 
-    The last round is always evaluated, others perhaps not: where this round was, or was not, the last one, its row
-    changes.
+    The last round is always evaluated, other rounds perhaps not. So the row of this round changes if it was the last
+    one and no longer is, or the other way round.
     """
-    e, number, size = simulation.experiment, state.round, len(content)
+    e, round_number, size = simulation.experiment, state.round, len(content)
     rows = parse_rows(content, [column.name for column in simulation.columns])
     again: Metrics | None = None
     evaluation = None
     was_evaluated = rows[-1]["test_loss"] is not None
-    if simulation.evaluates(number):
+    if simulation.evaluates(round_number):
         evaluation = simulation.examine(state)
         again = None if was_evaluated else {**rows[-1], **evaluation.metrics}
     elif was_evaluated:
@@ -288,12 +292,12 @@ def _start(
         rows.pop()
     progress = stopping.start(e.stop, default_metric(simulation.population.task), simulation.columns)
     state.progress = replay(progress, e.stop, [*rows, again] if again else rows)
-    kept, seconds = timing_size(directory / "timing.csv", TIMING_COLUMNS, number)
+    kept, seconds = timing_size(directory / "timing.csv", TIMING_COLUMNS, round_number)
     return Start(state, rows, size, kept, again, evaluation, seconds, points)
 
 
 def _read_points(directory: Path) -> list[dict[str, Any]]:
-    """Where the run was taken up so far; what cannot be read is nothing that the run depends on."""
+    """The points at which the run was resumed so far; none if the file cannot be read, since no round depends on it."""
     try:
         points = json.loads((directory / POINTS).read_text(encoding="utf-8"))["resumed"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""One run from beginning to end: simulate, record, and say how it ended."""
+"""One run from beginning to end: simulate, record, and report how it ended."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from fedsim.runs.saved_model import first_state, model_facts
 from fedsim.runs.tracking import Follower
 
 log = logging.getLogger(__name__)
-log.addHandler(logging.NullHandler())  # what users are to see is printed as well
+log.addHandler(logging.NullHandler())  # messages for users are printed as well
 
 TIMING_COLUMNS = ("round", "train", "evaluate", "elapsed")
 DIVERGED_HINT = "try a smaller client.optimizer.lr, client.clip_norm=1, or a smaller server learning rate"
@@ -50,17 +50,17 @@ DIVERGED_HINT = "try a smaller client.optimizer.lr, client.clip_norm=1, or a sma
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins, or is taken up again.
+    """The point at which a run begins, or resumes.
 
     Attributes:
-        state: after the last round that is done; round 0 is none.
-        rows: of ``metrics.csv`` so far.
-        size: bytes of ``metrics.csv`` that hold them; None where there is no file yet.
-        timing_size: the same for ``timing.csv``.
-        again: the row after `rows`, which the state has behind it but the file is to be told anew.
-        evaluation: what the clients score with this state, if its round ends with an evaluation.
-        seconds: that the rounds so far have taken.
-        points: where the run was taken up so far, for ``summary.json``.
+        state: the state after the last completed round; round 0 for a new run.
+        rows: the rows of ``metrics.csv`` so far.
+        size: bytes of ``metrics.csv`` that hold these rows; None if there is no file yet.
+        timing_size: bytes of ``timing.csv`` that hold the rounds so far; None if there is no file yet.
+        again: the row of the last completed round, if it changes and must be written anew; it is not in `rows` then.
+        evaluation: the evaluation of the state, if its round ends with one.
+        seconds: wall-clock seconds of the rounds so far.
+        points: the points at which the run was resumed so far, for ``summary.json``.
     """
 
     state: State
@@ -75,7 +75,7 @@ class Start:
 
 @dataclass
 class Recorder:
-    """Writes what rounds give; everything it holds is also in the files."""
+    """Writes the results of rounds to the run's files; all that it keeps is in these files, too."""
 
     directory: Path
     simulation: Simulation
@@ -110,18 +110,18 @@ class Recorder:
             self.scores[int(row["round"] or 0)] = float(judged)
 
     def record(self, result: RoundResult, state: State) -> None:
-        """Write a round, and a checkpoint if one is due."""
+        """Write the result of a round, and a checkpoint if one is due."""
         self._metrics.write(result.metrics)
-        number, every = state.round, self.simulation.experiment.checkpoint.every
-        self._timing.write({"round": number, **result.seconds, "elapsed": time.perf_counter() - self.started})
+        round_number, every = state.round, self.simulation.experiment.checkpoint.every
+        self._timing.write({"round": round_number, **result.seconds, "elapsed": time.perf_counter() - self.started})
         if result.evaluation is not None:
             self._evaluation = result.evaluation
         self._take(result.metrics, state.progress.metric)
-        if every is not None and (self.simulation.is_over(state) or number % every == 0):
+        if every is not None and (self.simulation.is_over(state) or round_number % every == 0):
             self.save(state)
 
     def save(self, state: State) -> None:
-        """Write a checkpoint of the state after the last row, unless there is one, or there should be none."""
+        """Write a checkpoint of the state after the last row, unless it exists or checkpoints are switched off."""
         if self.simulation.experiment.checkpoint.every is None or state.round in (0, self._saved):
             return
         self._metrics.sync()
@@ -134,16 +134,16 @@ class Recorder:
 
     @cached_property
     def data_hash(self) -> str:
-        """See `fedsim.runs.digests.data_hash`."""
+        """The digest of the data, from `fedsim.runs.digests.data_hash`."""
         return data_hash(self.simulation.population)
 
     def close(self) -> None:
-        """Close the CSVs."""
+        """Close the CSV files."""
         self._metrics.close()
         self._timing.close()
 
     def write_clients(self) -> None:
-        """Write what clients scored at the last evaluation."""
+        """Write each client's scores at the last evaluation to ``clients.csv``."""
         if self._evaluation is None:
             return
         population = self.simulation.population
@@ -161,11 +161,11 @@ def run_experiment(experiment: Experiment, config_yaml: str, directory: Path) ->
     Args:
         experiment: the checked settings.
         config_yaml: their record, written as ``config.yaml``.
-        directory: exists already (Hydra makes it) and holds no run.
+        directory: an existing directory (Hydra makes it) that holds no run.
 
     Returns:
-        ``done``, ``stopped`` (early), ``diverged``, ``refused`` (a user's mistake found late) or ``failed``. No
-        exception leaves, because it would end the other jobs of a sweep.
+        ``done``, ``stopped`` (early), ``diverged``, ``refused`` (a user error found late) or ``failed``. Exceptions are
+        not passed on, because they would end the other jobs of a sweep.
 
     Raises:
         KeyboardInterrupt: after recording that the run was interrupted.
@@ -183,11 +183,11 @@ def run_experiment(experiment: Experiment, config_yaml: str, directory: Path) ->
 
 
 def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
-    """Return the status that `run` returns; what it raises is told, and has a status too.
+    """Return the status that `run` returns; exceptions are reported and mapped to a status.
 
     Args:
-        experiment: whose threads to use, for so long; None leaves them to `run`.
-        run: what to do.
+        experiment: gives the number of threads to use meanwhile; None leaves that to `run`.
+        run: the function to call.
 
     Raises:
         KeyboardInterrupt: as `run` does.
@@ -216,7 +216,7 @@ def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
             traceback.print_exc()
         return "failed"
     finally:
-        torch.set_num_threads(threads)  # what the next job of a sweep begins with
+        torch.set_num_threads(threads)  # for the next job of a sweep
 
 
 def _complain(text: str) -> None:
@@ -228,12 +228,12 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
     """Run from `start` to the end, in a directory that this process holds, and return the status.
 
     Raises:
-        Interrupted: if a signal ended it; it is recorded by then.
-        OSError: for what cannot be written.
+        Interrupted: if a signal ended the run; it has been recorded by then.
+        OSError: if a file cannot be written.
     """
     experiment, state = simulation.experiment, start.state
     recorder = Recorder(directory, simulation, start)
-    # Before the display: a library may have something to ask. A signal ends it at once.
+    # Before the display, because a tracker's library may ask the user something. A signal still ends the run at once.
     follower = Follower(experiment, directory, start.rows, start.again)
     simulation = lead(simulation, state, directory)
     status, reason = "failed", "an unexpected error; see the traceback"
@@ -267,18 +267,18 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
             if world().is_first_to_tell():  # at once: torchrun will soon end this process too
                 _complain(f"{error}; to go on: fedsim resume {directory}")
             raise
-        except SystemExit:  # from rich, when nobody reads what it prints
+        except SystemExit:  # from rich, when its output pipe is closed
             reason = "its output was closed"
             raise
         finally:
             recorder.close()
-            with suppress(OSError) if status == "failed" else nullcontext():  # a full disk is reported already
+            with suppress(OSError) if status == "failed" else nullcontext():  # a full disk has been reported already
                 recorder.write_clients()
                 write_json(directory / "summary.json", _summary(simulation, state, recorder, status, reason))
             follower.end(status)
             log.info("%s: %s", status, reason)
     _conclude(screen, state, recorder, status, reason, directory)
-    asked.end()  # it came in the last round: the run is done, but a sweep is not to go on
+    asked.end()  # if it came in the last round: the run is done, but a sweep must end
     return status
 
 
@@ -349,19 +349,19 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
 
 @cache
 def versions() -> dict[str, str]:
-    """Of fedsim, Python and the packages that results depend on."""
+    """Return the versions of fedsim, Python and the packages that results depend on."""
     packages = ("torch", "numpy", "numba", "hydra-core", "aeon", "pandas")
     ours = {"fedsim": fedsim.__version__, "python": platform.python_version()}
     return ours | {package: importlib.metadata.version(package) for package in packages}
 
 
 def git_hash() -> str | None:
-    """The commit of fedsim's own checkout, or None where it was installed from a wheel."""
+    """Return the commit of fedsim's git checkout, or None if it was installed from a wheel."""
     root = Path(fedsim.__file__).parents[1]
     if not (root / ".git").exists():
         return None
     try:
         found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
-        return None  # no git, or one that hangs: the record does without
+        return None  # git is missing or hangs: leave the commit out of the record
     return found.stdout.strip() if found.returncode == 0 else None

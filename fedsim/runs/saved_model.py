@@ -1,4 +1,4 @@
-"""The model that a run saved: found, read and compared with the model that it is to be used for."""
+"""Models saved by runs: finding and reading them, and checking that they fit an architecture."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ WHICH = ("last", "best")
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A checkpoint of which the model is wanted.
+    """A checkpoint, read for its model.
 
     Attributes:
-        path: of the file.
-        state: what it holds, on the CPU.
-        facts: what `model_facts` said of the model when it was saved.
-        run_facts: all else that the run said of itself.
+        path: the checkpoint file.
+        state: the state in it, on the CPU.
+        facts: the facts about the model that `model_facts` returned when it was saved.
+        run_facts: all facts that the run recorded about itself.
     """
 
     path: Path
@@ -37,7 +37,7 @@ class SavedModel:
     run_facts: dict[str, Any]
 
     def check(self, arch: Architecture) -> None:
-        """Raise `UserError`, naming the first difference, unless this is a model of this architecture, and whole."""
+        """Raise `UserError`, naming the first difference, unless this is a whole model of the given architecture."""
         if (blocks := self.facts["blocks"]) is not None:
             raise UserError(
                 f"{self.path}: holds no whole model, because its clients kept parts of it to themselves "
@@ -48,14 +48,14 @@ class SavedModel:
 
 
 def model_facts(simulation: Simulation) -> dict[str, Any]:
-    """What a checkpoint says of its model, plain data: enough to compare it with another without the data."""
+    """Return what a checkpoint records about its model, as plain data: enough to compare architectures."""
     arch = simulation.task.arch
     shapes = {name: list(shape) for name, shape in zip(arch.layout.names, arch.layout.shapes, strict=True)}
     return {"cell": arch.model.cell, "blocks": simulation.experiment.aggregator.blocks, "parameters": shapes}
 
 
 def first_difference(facts: Mapping[str, Any], arch: Architecture) -> str | None:
-    """The first thing in which a saved model differs from an architecture, in words; None if it fits."""
+    """Return the first difference between a saved model and an architecture, in words; None if it fits."""
     if facts["cell"] != arch.model.cell:
         return f"the saved model's cell is {facts['cell']}, the one it is wanted for {arch.model.cell}"
     saved = {name: tuple(shape) for name, shape in facts["parameters"].items()}
@@ -74,20 +74,20 @@ def read_model(path: Path, which: str = "last") -> SavedModel:
     """Read a saved model.
 
     Args:
-        path: a run directory, or one checkpoint of it.
-        which: for a directory: ``last``, the newest checkpoint that can be read, or ``best``, the one of the best
-            value of the metric by which the run is judged, among the checkpoints that were kept.
+        path: a run directory, or a checkpoint in one.
+        which: for a directory, ``last`` (the newest readable checkpoint) or ``best`` (the one with the best value of
+            the metric that judges the run, of the checkpoints that were kept).
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no usable checkpoint.
     """
     if path.is_file():
         return _read(path)
     if not path.is_dir():
         raise UserError(f"{path}: there is no such run directory or checkpoint")
-    for number in reversed(checkpoint_rounds(path)):
+    for round_number in reversed(checkpoint_rounds(path)):
         try:
-            last = _read(checkpoint_path(path, number))
+            last = _read(checkpoint_path(path, round_number))
         except UserError as error:
             print_error(f"{error}; it is not used", "warning")
             continue
@@ -109,7 +109,8 @@ def _best(directory: Path, last: SavedModel) -> SavedModel:
     if not values:
         raise UserError(f"{directory}: no checkpoint is of a round in which {progress.metric} was measured; take last")
     sign = 1 if progress.mode == "min" else -1
-    return _read(checkpoint_path(directory, min(values, key=lambda number: (sign * values[number], number))))
+    best = min(values, key=lambda round_number: (sign * values[round_number], round_number))
+    return _read(checkpoint_path(directory, best))
 
 
 def _read(path: Path) -> SavedModel:
@@ -124,10 +125,10 @@ def _read(path: Path) -> SavedModel:
 
 
 def first_row(simulation: Simulation) -> Tensor | None:
-    """The model ``[P]`` that ``init_from`` names, or None where a run begins with an untrained one.
+    """Return the model ``[P]`` that ``init_from`` names, or None if the run begins with an untrained one.
 
     Raises:
-        UserError: naming the key, and the first difference where the models do not fit.
+        UserError: if the model cannot be read or does not fit the run; it names the first difference.
     """
     init_from = simulation.experiment.init_from
     if init_from is None:
@@ -141,5 +142,5 @@ def first_row(simulation: Simulation) -> Tensor | None:
 
 
 def first_state(simulation: Simulation) -> State:
-    """The state that a run begins with: untrained, or with the model that ``init_from`` names."""
+    """Return the state that a run begins with: untrained, or with the model that ``init_from`` names."""
     return initial_state(simulation, first_row(simulation))

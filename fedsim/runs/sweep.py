@@ -1,6 +1,6 @@
-"""A sweep from beginning to end: what is to run, one job of it, and the table of how all of them ended.
+"""A sweep from beginning to end: which jobs have to run, running one of them, and the table of their results.
 
-``sweep.yaml`` says from the start which overrides made which job, and ``sweep.csv`` at the end how they did.
+``sweep.yaml``, written at the start, lists the overrides of every job; ``sweep.csv``, written at the end, the results.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FINISHED = ("done", "stopped")
 
 @dataclass(frozen=True)
 class Row:
-    """How one job ended; what is not known is None."""
+    """How one job ended; unknown values are None."""
 
     number: int
     parameters: Mapping[str, str]
@@ -60,11 +60,11 @@ class Row:
 
 
 class JobFailed(Exception):
-    """What Optuna is told of a job that did not end well."""
+    """Reports to Optuna that a job has failed or has no value."""
 
 
 def check(jobs: Sequence[Job]) -> None:
-    """Prepare what jobs have in common once: one job of those that differ in nothing but seed and labels.
+    """Check jobs by preparing them, only one of those that differ in nothing but seed and labels.
 
     Raises:
         UserError: if data, partition and settings do not go together.
@@ -81,14 +81,14 @@ def check(jobs: Sequence[Job]) -> None:
 
 
 def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
-    """Run the jobs of a sweep, or those that are not finished yet, and leave a table.
+    """Run the jobs of a sweep, or those that are not finished yet, and write the table.
 
     Returns:
-        the status of every job: those of runs, or ``not started`` or ``killed``.
+        the status of every job: that of its run, ``not started`` or ``killed``.
 
     Raises:
         UserError: before anything starts, if the folder holds jobs of another sweep.
-        KeyboardInterrupt: after the table.
+        KeyboardInterrupt: after the table has been written.
     """
     settings = launcher_of(jobs[0], loader)
     optuna = settings["names"]["sweeper"] == "optuna"
@@ -123,7 +123,7 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
 
 
 def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[tuple[int, Job]]) -> None:
-    """Launch; where a worker is killed, take its neighbours up again, each alone, so that one of them ends no other."""
+    """Launch jobs; if a worker is killed, resume the jobs it took down one at a time, so that none harms another."""
     try:
         launch(request, task, loader=loader, pending=pending)
     except (UserError, KeyboardInterrupt, OSError):
@@ -141,7 +141,7 @@ def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[t
             _launch(request, task, loader, rest)
     except JobFailed as error:
         print_error(f"more trials failed than hydra.sweeper.max_failure_rate allows: {error}")
-    except Exception as error:  # a launcher's own
+    except Exception as error:  # raised by the launcher itself
         print_error(f"the sweep ended early: {type(error).__name__}: {first_line(error)}")
 
 
@@ -153,18 +153,18 @@ def run_job(
     objective: str | None,
     allow_modules: tuple[str, ...] = (),
 ) -> str | float:
-    """Run one job, or go on with one that was interrupted; in whatever process a launcher chose.
+    """Run one job, or resume an interrupted one, in the process that the launcher chose.
 
     Args:
         experiment: the checked settings.
-        directory: where it runs.
-        share: threads for a job whose config leaves them open; None leaves them to torch.
-        silent: whether other jobs run at the same time, between whose tables this one's would be lost.
+        directory: the job's directory.
+        share: threads for a job whose config does not set them; None leaves the number to torch.
+        silent: whether to show one line instead of a table, because other jobs run at the same time.
         objective: ``best`` or ``final``, to return that value of the metric that judges; None returns the status.
-        allow_modules: modules besides fedsim whose dataclasses a record may name.
+        allow_modules: modules other than fedsim whose dataclasses a record may name.
 
     Raises:
-        JobFailed: if there is no such value.
+        JobFailed: if `objective` asks for a value and the job has none.
     """
     before = torch.get_num_threads()
     shown = replace(experiment, console=ConsoleSetting("none")) if silent else experiment
@@ -191,12 +191,12 @@ def run_job(
 
 
 def _is_pending(job: Job, request: Request) -> bool:
-    """Whether a job is to run; raises `UserError` for one that cannot go on here."""
+    """Whether a job has to run; raises `UserError` for one that cannot be resumed in its directory."""
     return True if request.resume is None else sweep_jobs.is_pending(job.experiment, job.directory)
 
 
 def check_direction(sweeper: Mapping[str, Any], simulation: Simulation) -> None:
-    """Raise `UserError` if Optuna would look for the worst instead of the best."""
+    """Raise `UserError` if Optuna would search for the worst value instead of the best."""
     progress = start(simulation.stop, default_metric(simulation.population.task), simulation.columns)
     wanted = "minimize" if progress.mode == "min" else "maximize"
     given = str(getattr(sweeper["direction"], "name", sweeper["direction"]))
@@ -213,12 +213,12 @@ def check_direction(sweeper: Mapping[str, Any], simulation: Simulation) -> None:
 
 
 def cores() -> int:
-    """The CPUs that this process may use."""
+    """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def concurrency(settings: Mapping[str, Any], num_jobs: int) -> int:
-    """How many jobs run on this machine at the same time."""
+    """Return how many jobs run on this machine at the same time."""
     name, launcher, sweeper = settings["names"]["launcher"], settings["launcher"], settings["sweeper"]
     together = num_jobs
     if settings["names"]["sweeper"] == "optuna":
@@ -234,9 +234,9 @@ def concurrency(settings: Mapping[str, Any], num_jobs: int) -> int:
 
 
 def share_of_threads(available: int, concurrent: int, cpus_per_task: int | None = None) -> int | None:
-    """Threads for one of `concurrent` jobs; None leaves them to torch.
+    """Return the threads for one of `concurrent` jobs; None leaves the number to torch.
 
-    A scheduler's allotment is read where the job runs (see `run_job`); what it gives a task counts before any division.
+    `cpus_per_task`, as set for a scheduler, takes precedence. `run_job` also reads what Slurm really allots to a job.
     """
     if cpus_per_task:
         return int(cpus_per_task)
@@ -248,7 +248,7 @@ def share_of_threads(available: int, concurrent: int, cpus_per_task: int | None 
 
 
 def _own(jobs: Sequence[Job]) -> list[dict[str, str]]:
-    """For every job, the overrides in which the jobs differ."""
+    """For every job, those of its overrides in which the jobs differ."""
     given = [{key: value for key, _, value in (text.partition("=") for text in job.overrides)} for job in jobs]
     keys = dict.fromkeys(key for overrides in given for key in overrides)
     differing = [key for key in keys if len({overrides.get(key) for overrides in given}) > 1]
@@ -256,7 +256,7 @@ def _own(jobs: Sequence[Job]) -> list[dict[str, str]]:
 
 
 def _trials(folder: Path) -> list[Row]:
-    """The jobs that Optuna made: every folder with Hydra's overrides in it."""
+    """The jobs that Optuna made, one for every folder with Hydra's overrides in it."""
     found = []
     for file in folder.glob("**/.hydra/overrides.yaml"):
         directory = file.parents[1]
@@ -269,7 +269,7 @@ def _trials(folder: Path) -> list[Row]:
 
 
 def read_row(number: int, parameters: Mapping[str, str], job: Job) -> Row:
-    """Read how a job ended from what it left."""
+    """Read how a job ended from the files in its directory."""
     status = NOT_STARTED if not sweep_jobs.has_begun(job.directory) else KILLED
     if status == NOT_STARTED and job.directory.exists():
         status = "failed"

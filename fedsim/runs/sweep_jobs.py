@@ -1,4 +1,4 @@
-"""What a sweep finds in the directory of a job, and how it finishes the job (`fedsim.runs.resume`)."""
+"""What a sweep finds in a job's directory, and how it finishes an interrupted job (with `fedsim.runs.resume`)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ FAILED = ("diverged", "failed", "refused")
 
 
 def has_begun(directory: Path) -> bool:
-    """Whether a run has recorded what it is."""
+    """Whether a job has started: its directory has a ``config.yaml``."""
     return (directory / "config.yaml").exists()
 
 
 def unfinished(directory: Path) -> bool:
-    """Whether a run that broke off, or was never made, is still to be made."""
+    """Whether a job still has to run, because it was interrupted or never started."""
     return not is_finished(directory) and read_status(directory) not in FAILED
 
 
 def is_pending(experiment: Experiment, directory: Path) -> bool:
-    """Whether a job of a sweep that is taken up again has something left to do: all but what has ended or diverged.
+    """Whether a job of a resumed sweep has anything left to do: all but those that have ended or diverged.
 
     Raises:
-        UserError: if the directory holds a run of another config (it names the keys), or one that still runs.
+        UserError: if the directory holds a run of another config (it names the keys), or a run in progress.
     """
     if not has_begun(directory):
         if (directory / "metrics.csv").exists():
@@ -46,7 +46,7 @@ def is_pending(experiment: Experiment, directory: Path) -> bool:
 
 
 def go_on(experiment: Experiment, directory: Path, allow_modules: Sequence[str]) -> str:
-    """Finish a run that was interrupted, in its directory; returns its status."""
+    """Resume an interrupted job in its directory, and return its status."""
     return resume_run(directory, experiment, allow_modules)
 
 

@@ -1,4 +1,4 @@
-"""A run followed by its tracker, whose failures are told and end nothing."""
+"""Forward a run to its tracker; tracker failures are reported and never stop the run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fedsim.federation.experiment import Experiment
 from fedsim.recording.trackers import Log, Logged, Tracked
 
 log = logging.getLogger(__name__)
-log.addHandler(logging.NullHandler())  # what users are to see is printed as well
+log.addHandler(logging.NullHandler())  # messages for users are printed as well
 
 
 def settings_of(experiment: Experiment) -> dict[str, Logged]:
-    """Every setting by its dotted key, a component's own being its class; the tracker's own are left out."""
+    """Return every setting by its dotted key, with class names for components; those of the tracker are left out."""
     record = {key: value for key, value in record_of(experiment).items() if key != "tracker"}
     settings: dict[str, Logged] = {}
     for key, value in flat(record).items():
@@ -30,13 +30,13 @@ def settings_of(experiment: Experiment) -> dict[str, Logged]:
 
 
 class Follower:
-    """Hands rounds on to the tracker of an experiment, until it fails.
+    """Forwards rounds to the tracker of an experiment, until the tracker fails.
 
     Args:
-        experiment: whose tracker it is.
-        directory: of the run.
-        rows: of the rounds that are done; a tracker that is new to the run is told them, too.
-        again: the row after them, if it is another one now than when it was logged.
+        experiment: the experiment, with its tracker.
+        directory: the run's directory.
+        rows: the rows of completed rounds; a tracker that is new to the run gets these, too.
+        again: the row after them, if it has changed since it was logged.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Follower:
         self._log: Log | None = None
         self._name = type(experiment.tracker).__name__
         rows = list(rows)
-        number = _round(rows[-1]) + 1 if rows else 0
+        next_round = _round(rows[-1]) + 1 if rows else 0
         label = experiment.name or "/".join(directory.resolve().parts[-2:])
         try:
-            self._log = experiment.tracker.begin(Tracked(directory, label, settings_of(experiment), number))
+            self._log = experiment.tracker.begin(Tracked(directory, label, settings_of(experiment), next_round))
             if self._log is not None and again is not None:
                 self._log.first = min(self._log.first, _round(again))
         except Exception as error:
@@ -57,18 +57,18 @@ class Follower:
             self.log(row)
 
     def log(self, row: Metrics) -> None:
-        """Hand on a row of ``metrics.csv``, unless the tracker has it already."""
-        number = _round(row)
-        if self._log is None or number < self._log.first:
+        """Forward a row of ``metrics.csv``, unless the tracker has it already."""
+        round_number = _round(row)
+        if self._log is None or round_number < self._log.first:
             return
         metrics = {name: float(value) for name, value in row.items() if name != "round" and value is not None}
         try:
-            self._log.log(number, metrics)
+            self._log.log(round_number, metrics)
         except Exception as error:
             self._fail(error)
 
     def end(self, status: str) -> None:
-        """Close the tracker's run."""
+        """Close the run in the tracker, with the run's status."""
         try:
             if self._log is not None:
                 self._log.end(status)

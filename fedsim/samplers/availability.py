@@ -16,17 +16,18 @@ from fedsim.samplers.sampler import Losses, Sized
 
 @dataclass(frozen=True, kw_only=True)
 class Availability(Sized):
-    """Clients go on and off, and a round draws from those that are on; there may be none.
+    """Clients go online and offline, and a round draws from those that are online; there may be none.
 
-    Each client is a Markov chain of its own (as in Rodio 2023, "Federated learning under heterogeneous and correlated
-    client availability"): off, it turns on with one probability per round; on, it turns off with another. Round 1 has
-    the chain's stationary distribution, so that a share of ``turn_on / (turn_on + turn_off)`` is on in any round.
+    Each client is an independent Markov chain (as in Rodio 2023, "Federated learning under heterogeneous and correlated
+    client availability") with one probability per round of going online, and another of going offline. Round 1 has the
+    chain's stationary distribution, so that an expected share of ``turn_on / (turn_on + turn_off)`` is online in any
+    round.
 
     Attributes:
-        fraction: share of the clients that are on, at least one of them; exclusive with `cohort_size`.
-        cohort_size: clients per round, or all that are on if they are fewer.
-        turn_on: probability of turning on from one round to the next.
-        turn_off: probability of turning off.
+        fraction: share of the online clients that is drawn, at least one client; exclusive with `cohort_size`.
+        cohort_size: clients per round, or all that are online if they are fewer.
+        turn_on: probability that an offline client is online in the next round.
+        turn_off: probability that an online client is offline in the next round.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.GOES_BY_ROUNDS})
@@ -41,24 +42,24 @@ class Availability(Sized):
         check_between(self, 0, 1, "turn_on", "turn_off")
 
     def limits(self, num_clients: int) -> tuple[int, int]:
-        """Nobody may be on."""
+        """Return 0, since all clients may be offline, and the largest cohort."""
         return 0, self.size(num_clients)
 
     def on(self, num_clients: int, round_number: int, seed: int) -> Tensor:
-        """Which clients are on, ``[N]`` bool.
+        """Return which clients are online in a round, ``[N]`` bool.
 
-        One uniform number u per client and round decides: off turns on if ``u < turn_on``, on stays on if
-        ``u < 1 - turn_off``. Unless u lies between the two, the state does not depend on the one before. So we look
-        back, round by round, for the last u that decides; a few rounds will do for most clients.
+        One uniform number u per client and round decides: an offline client goes online if ``u < turn_on``, an online
+        one stays online if ``u < 1 - turn_off``. Unless u lies between the two, the state does not depend on the one
+        before. So we look back, round by round, for the last u that decides; for most clients this takes a few rounds.
         """
         low, high = sorted((self.turn_on, 1 - self.turn_off))
-        swaps = self.turn_on > 1 - self.turn_off  # what a u between them does: turn, or stay
+        swaps = self.turn_on > 1 - self.turn_off  # what a u between the two does: swap the state, or keep it
         on = torch.zeros(num_clients, dtype=torch.bool)
         turned = torch.zeros(num_clients, dtype=torch.bool)
         open_clients = torch.arange(num_clients)
-        for number in range(round_number, 0, -1):
-            u = seeding.uniforms(seeding.stream_key(seed, "availability", number), open_clients)
-            if number == 1:
+        for earlier in range(round_number, 0, -1):
+            u = seeding.uniforms(seeding.stream_key(seed, "availability", earlier), open_clients)
+            if earlier == 1:
                 low = high = self.turn_on / (self.turn_on + self.turn_off)
             decided = (u < low) | (u >= high)
             on[open_clients[decided]] = (u < low)[decided]
@@ -69,7 +70,7 @@ class Availability(Sized):
         return on ^ turned
 
     def cohort(self, samples: Tensor, round_number: int, seed: int, losses: Losses) -> Tensor:
-        """Draw from those that are on."""
+        """Return the clients ``[C]`` drawn from those that are online."""
         on = self.on(len(samples), round_number, seed).nonzero()[:, 0]
         size = min(self.size(len(on)), len(on))
         if size == len(on):

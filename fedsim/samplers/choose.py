@@ -1,4 +1,4 @@
-"""Choosing a cohort, with losses for the samplers that look at them."""
+"""Choosing a cohort, with losses for the samplers that ask for them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from torch import Tensor
 from fedsim.clients.measures import training_loss
 from fedsim.core.part import Federation
 from fedsim.core.state import State
-from fedsim.parallel.share import divide
+from fedsim.parallel.division import divide
 
 
 def choose_cohort(federation: Federation, state: State, round_number: int) -> tuple[Tensor, Tensor]:
-    """The clients ``[C]`` of a round, and all ``[k]`` to whom a model is sent to choose and to train them."""
+    """Return the clients ``[C]`` of a round, and all clients ``[k]`` that are sent a model, candidates included."""
     task, trainer = federation.attack.workers(federation.task, federation.trainer, round_number)
     sizes, size = federation.population.train.sizes, federation.chunk_size
     asked: list[Tensor] = []
 
     def losses(clients: Tensor) -> Tensor:
         asked.append(clients)
-        share = divide(federation.world, sizes[clients])
-        own = share.of(clients)
+        division = divide(federation.world, sizes[clients])
+        own = division.of(clients)
         parts = own.split(size) if len(own) > 0 else ()
         found = [training_loss(task, trainer, federation.local_models(state, part), part) for part in parts]
-        return share.whole({"loss": torch.cat(found)} if found else {})["loss"]
+        return division.whole({"loss": torch.cat(found)} if found else {})["loss"]
 
     cohort = federation.bound.sampler.cohort(sizes, round_number, federation.bound.seed, losses)
     return cohort, torch.cat([cohort, *asked]).unique()

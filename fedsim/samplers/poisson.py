@@ -16,12 +16,12 @@ from fedsim.samplers.sampler import ADD_OR_REMOVE, Losses, Sampler, Sampling
 
 @dataclass(frozen=True, kw_only=True)
 class Poisson(Sampler):
-    """Each client takes part with the same probability, whatever the others do; a round may have no clients.
+    """Each client takes part independently with the same probability; a round may have no clients.
 
-    The sampling of differentially private training (Abadi 2016, Algorithm 1, "lots").
+    This is the sampling of differentially private training (Abadi 2016, Algorithm 1, "lots").
 
     Attributes:
-        probability: q.
+        probability: q, the probability that a client takes part in a round.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.NO_COHORT_SIZE})
@@ -33,17 +33,17 @@ class Poisson(Sampler):
         check_between(self, 0, 1, "probability")
 
     def check(self, num_clients: int) -> None:
-        """Any number will do."""
+        """Accept any number of clients."""
 
     def limits(self, num_clients: int) -> tuple[int, int]:
-        """From nobody to everybody."""
+        """Return 0 and N, or N twice if everyone always takes part."""
         return (0 if self.probability < 1 else num_clients), num_clients
 
     def cohort(self, samples: Tensor, round_number: int, seed: int, losses: Losses) -> Tensor:
-        """Draw from the stream of this round."""
+        """Return the clients ``[C]`` drawn from the random stream of the round."""
         rng = seeding.generator(seed, "cohort", round_number)
         return torch.from_numpy(rng.random(len(samples)) < self.probability).nonzero()[:, 0]
 
     def accounting(self, num_clients: int) -> Sampling:
-        """Clients that take part independently of each other."""
+        """Return Poisson sampling, where clients take part independently of each other."""
         return Sampling(ADD_OR_REMOVE, self.probability * num_clients, self.probability, num_clients)

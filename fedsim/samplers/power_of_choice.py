@@ -15,13 +15,13 @@ from fedsim.samplers.sampler import Losses, Sized, draw_by_samples
 
 @dataclass(frozen=True, kw_only=True)
 class PowerOfChoice(Sized):
-    """Of d candidates the m with the highest loss of the global model (Cho 2022, "power-of-choice").
+    """The m clients with the highest loss of the global model among d candidates (Cho 2022, "power-of-choice").
 
     Candidates are drawn in proportion to their samples, without replacement. The global model is sent to all of
     them, which ``bytes_down`` counts.
 
     Attributes:
-        candidates: d; None is twice the cohort, or all clients if there are fewer.
+        candidates: d; None is twice the cohort size, or all clients if there are fewer.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.ASKS_LOSSES, Fact.ASKS_SIZES})
@@ -33,7 +33,7 @@ class PowerOfChoice(Sized):
         check_at_least(self, 1, "candidates")
 
     def check(self, num_clients: int) -> None:
-        """There must be candidates to choose from."""
+        """Refuse numbers of candidates that leave no choice, or exceed the population."""
         self.check_choice(num_clients, "power_of_choice")
         if self.candidates is not None and not self.size(num_clients) < self.candidates <= num_clients:
             raise UserError(
@@ -42,7 +42,7 @@ class PowerOfChoice(Sized):
             )
 
     def cohort(self, samples: Tensor, round_number: int, seed: int, losses: Losses) -> Tensor:
-        """Of equal losses the first client's counts as higher; a loss that is not a number is the lowest."""
+        """Return the candidates of highest loss; ties go to the first client, and NaN counts as the lowest loss."""
         size = self.size(len(samples))
         count = min(2 * size, len(samples)) if self.candidates is None else self.candidates
         candidates = draw_by_samples(samples, count, round_number, seed)

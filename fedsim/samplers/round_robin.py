@@ -14,15 +14,15 @@ from fedsim.samplers.sampler import Losses, Sized
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRobin(Sized):
-    """Clients by their numbers, as many as fit in a round; the next round goes on where this one ends."""
+    """Clients take turns in the order of their numbers; each round continues where the previous one ended."""
 
     facts: ClassVar[Facts] = frozenset({Fact.TAKES_TURNS})
 
     def check(self, num_clients: int) -> None:
-        """There must be a choice."""
+        """Refuse cohorts of all clients, in which there are no turns to take."""
         self.check_choice(num_clients, "round_robin")
 
     def cohort(self, samples: Tensor, round_number: int, seed: int, losses: Losses) -> Tensor:
-        """The next ones, starting again with client 0 after the last."""
+        """Return the next clients in turn, with client 0 after the last one."""
         size = self.size(len(samples))
         return ((torch.arange(size) + (round_number - 1) * size) % len(samples)).sort().values

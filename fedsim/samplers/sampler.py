@@ -1,7 +1,7 @@
-"""What a sampler is: which clients take part in a round.
+"""The interface of samplers, which choose the clients that take part in a round.
 
-A cohort depends on seed and round (and on losses, where a sampler looks at them), never on the rounds before, so that
-a resumed run draws the same.
+A cohort depends on the seed and the round (and on losses, if the sampler asks for them), never on earlier draws, so
+that a resumed run draws the same.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ Losses = Callable[[Tensor], Tensor]
 """Mean loss ``[d]`` float64 of the global model on the training samples of clients ``[d]``."""
 
 ADD_OR_REMOVE, REPLACE = "add or remove one client", "replace one client"
-"""Which populations an accountant of privacy may call neighbours."""
+"""The relations by which a privacy accountant may define neighbouring populations."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How clients come into a round, as an accountant of privacy sees it.
+    """How clients are drawn into a round, as a privacy accountant sees it.
 
     Attributes:
         relation: which populations are neighbours, `ADD_OR_REMOVE` or `REPLACE`.
-        expected: clients of a round, on average: the fixed denominator of a private mean.
-        probability: of a client in a round, independently of the others; None for cohorts of a fixed size.
-        num_clients: of the population.
+        expected: mean size of a cohort, which is the fixed denominator of a private mean.
+        probability: with which each client independently takes part; None for cohorts of a fixed size.
+        num_clients: N, the size of the population.
     """
 
     relation: str
@@ -42,42 +42,42 @@ class Sampling:
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A rule that chooses a cohort."""
+    """The interface of a sampler."""
 
     def accounting(self, num_clients: int) -> Sampling | None:
-        """How an accountant of privacy sees the cohorts; None if no theorem is known about them."""
+        """Return how a privacy accountant sees the cohorts; None if it has no theorem for them."""
         return None
 
     def check(self, num_clients: int) -> None:
-        """Raise `UserError` if no cohort can be chosen from so many clients."""
+        """Raise `UserError` if no cohort can be chosen from `num_clients` clients."""
         ...
 
     def limits(self, num_clients: int) -> tuple[int, int]:
-        """How many clients the smallest and the largest cohort have."""
+        """Return the sizes of the smallest and the largest cohort."""
         ...
 
     def cohort(self, samples: Tensor, round_number: int, seed: int, losses: Losses) -> Tensor:
-        """Choose a round's cohort.
+        """Return a round's cohort.
 
         Args:
             samples: ``[N]`` int64 training samples of each client.
             round_number: 1, 2, ...
-            seed: of the run.
-            losses: for samplers that look at them; asking a client sends it the model.
+            seed: the run's seed.
+            losses: returns clients' losses, for samplers that need them; each client asked is sent the model.
 
         Returns:
-            client numbers ``[C]`` int64, ascending; perhaps none at all.
+            client numbers ``[C]`` int64, ascending; may be empty.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sized(Sampler):
-    """What samplers of cohorts of one size have in common.
+    """What samplers with a fixed cohort size have in common.
 
     Attributes:
         fraction: share of all clients, at least one; exclusive with `cohort_size`.
-        cohort_size: number of clients.
+        cohort_size: number of clients per round; exclusive with `fraction`.
     """
 
     fraction: float | None = 0.5
@@ -90,27 +90,27 @@ class Sized(Sampler):
         check_at_least(self, 1, "cohort_size")
 
     def size(self, num_clients: int) -> int:
-        """C, the number of clients per round."""
+        """Return C, the number of clients per round."""
         if self.cohort_size is not None:
             return self.cohort_size
         assert self.fraction is not None
         return max(1, round(self.fraction * num_clients))
 
     def resized(self, count: int) -> Self:
-        """The same rule with cohorts of `count` clients."""
+        """Return the same sampler with cohorts of `count` clients."""
         return replace(self, fraction=None, cohort_size=count)
 
     def limits(self, num_clients: int) -> tuple[int, int]:
-        """All cohorts are alike."""
+        """Return the cohort size twice: all cohorts have the same."""
         return self.size(num_clients), self.size(num_clients)
 
     def check(self, num_clients: int) -> None:
-        """A cohort cannot be larger than the population."""
+        """Refuse cohorts larger than the population."""
         if self.cohort_size is not None and self.cohort_size > num_clients:
             raise UserError(f"sampler.cohort_size={self.cohort_size}: there are only {num_clients} clients")
 
     def check_choice(self, num_clients: int, name: str) -> None:
-        """As `check`, and somebody must be left out."""
+        """Check as `check` does; also refuse cohorts that leave no client out."""
         Sized.check(self, num_clients)
         if self.size(num_clients) == num_clients:
             raise UserError(
@@ -120,7 +120,7 @@ class Sized(Sampler):
 
 
 def draw_by_samples(samples: Tensor, size: int, round_number: int, seed: int) -> Tensor:
-    """Draw `size` different clients one after another, each in proportion to its samples among those left."""
+    """Draw `size` different clients one after another, with probabilities in proportion to their samples."""
     rng = seeding.generator(seed, "cohort", round_number)
     share = (samples.double() / samples.sum()).numpy()
     return torch.from_numpy(rng.choice(len(samples), size, replace=False, p=share / share.sum())).sort().values

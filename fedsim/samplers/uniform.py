@@ -15,14 +15,14 @@ from fedsim.samplers.sampler import REPLACE, Losses, Sampling, Sized
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Sized):
-    """Every client is equally likely, without replacement (McMahan 2017, Algorithm 1)."""
+    """Every client is equally likely; drawn without replacement (McMahan 2017, Algorithm 1)."""
 
     facts: ClassVar[Facts] = frozenset()
 
     fraction: float | None = 1.0
 
     def cohort(self, samples: Tensor, round_number: int, seed: int, losses: Losses) -> Tensor:
-        """Draw from the stream of this round."""
+        """Return the clients ``[C]`` drawn from the random stream of the round."""
         size = self.size(len(samples))
         if size == len(samples):
             return torch.arange(size)
@@ -30,5 +30,5 @@ class Uniform(Sized):
         return torch.from_numpy(rng.choice(len(samples), size, replace=False)).sort().values
 
     def accounting(self, num_clients: int) -> Sampling:
-        """Cohorts of one size, drawn uniformly without replacement."""
+        """Return sampling of cohorts of a fixed size, uniformly and without replacement."""
         return Sampling(REPLACE, float(self.size(num_clients)), None, num_clients)

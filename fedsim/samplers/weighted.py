@@ -16,17 +16,17 @@ class WeightedBySize(Sized):
     """Clients with more samples are more likely, without replacement.
 
     Scheme I of Li 2020 ("On the convergence of FedAvg on non-IID data") draws with replacement, so that a client may
-    count twice, and averages plainly. Ours draws each client once at most, which is near to that for small cohorts.
-    Samples have had their say then: go with ``aggregator=mean``.
+    count twice, and takes the plain mean. Ours draws each client at most once, which is close to that for small
+    cohorts. Since sample counts already decide who is drawn, combine it with ``aggregator=mean``.
     """
 
     facts: ClassVar[Facts] = frozenset({Fact.ASKS_SIZES})
     option: ClassVar[str] = "weighted"
 
     def check(self, num_clients: int) -> None:
-        """There must be a choice."""
+        """Refuse cohorts of all clients, which leave nothing to choose."""
         self.check_choice(num_clients, "weighted")
 
     def cohort(self, samples: Tensor, round_number: int, seed: int, losses: Losses) -> Tensor:
-        """Draw from the stream of this round."""
+        """Return the clients ``[C]`` drawn from the random stream of the round."""
         return draw_by_samples(samples, self.size(len(samples)), round_number, seed)

@@ -60,7 +60,7 @@ class SGD:
         check_above(self, 0, "lr")
 
     def conditional_facts(self) -> Mapping[Fact, str]:
-        """Whether it changes the length of the step."""
+        """`Fact.SCALES_STEP` unless the learning rate is 1."""
         return {Fact.SCALES_STEP: f"aggregator.server_optimizer.lr={self.lr:g}"} if self.lr != 1 else {}
 
     def init(self, row: Tensor) -> Drawer:

@@ -20,7 +20,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """Always 1."""
+    """A constant learning rate: the factor is always 1."""
 
     def at(self, round_number: int, rounds: int) -> float:
         """Return 1 in every round."""

@@ -19,21 +19,21 @@ class OptimizerStep(Server):
 
     Attributes:
         optimizer: how the combined delta moves the global model.
-        rounds: R, for its schedule.
+        rounds: R, the round limit, for the optimizer's schedule.
     """
 
     optimizer: ServerOptimizer
     rounds: int
 
     def start(self, row: Tensor) -> Drawer:
-        """The optimizer's state."""
+        """Return the optimizer's initial state."""
         return self.optimizer.init(row)
 
     def step(self, delta: Tensor, round: Round) -> None:
-        """Move the global model.
+        """Move the global model by the combined delta ``[P]``, at the round's learning rate.
 
         Raises:
-            Diverged: if it is no longer finite.
+            Diverged: if the model is no longer finite.
         """
         lr = learning_rate(self.optimizer, round.number, self.rounds)
         row, drawer = self.optimizer.step(round.state.row, delta, round.drawer(self), lr)

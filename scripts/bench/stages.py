@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 import fedsim.clients.stacked
-import fedsim.federation.simulation
+import fedsim.federation.round
 import fedsim.models.stacked
 from bench.ours import start
 from bench.workloads import Spec
@@ -88,7 +88,7 @@ def _stages(simulation: Simulation) -> list[tuple[Any, str, str]]:
         (fedsim.clients.stacked, "gather", "gather of batches"),
         (type(simulation.task.config.optimizer), "step", "local optimizer"),
         (type(simulation.trainer), "train", "local training, the rest"),
-        (fedsim.federation.simulation, "combine_chunks", "combine and spread"),
+        (fedsim.federation.round, "combine", "combine and spread"),
     ]
 
 

@@ -8,6 +8,7 @@ from fedsim.aggregation.rules import combine_chunks
 from fedsim.clients.optimizers import SGD
 from fedsim.clients.report import Report
 from fedsim.clients.settings import ClientConfig
+from fedsim.core.facts import facts_of
 from fedsim.core.setting import Setting
 from fedsim.corrections.none import NoCorrection
 
@@ -38,6 +39,7 @@ def setting():
 
     def setting(smallest=10, largest=None, correction=None, optimizer=None, **client):
         config = ClientConfig(optimizer=optimizer or SGD(), **client)
-        return Setting(smallest, largest or smallest, config, correction or NoCorrection())
+        facts = facts_of("aggregator/correction", correction or NoCorrection())
+        return Setting(1, 0, config, facts=facts, smallest=smallest, largest=largest or smallest)
 
     return setting

@@ -6,8 +6,14 @@ import pytest
 from fedsim.aggregation.fednova import FedNova
 from fedsim.aggregation.weighted import Weighted
 from fedsim.clients.optimizers import SGD, AdamW
+from fedsim.core.part import Correction
+from fedsim.corrections.feddyn import FedDyn
+from fedsim.corrections.none import NoCorrection
 from fedsim.corrections.proximal import Prox
+from fedsim.corrections.scaffold import Scaffold
+from fedsim.corrections.sharpness_aware import SharpnessAware
 from fedsim.errors import UserError
+from fedsim.federation.clashes import claims_of, refuse_clashes
 
 RNG = np.random.default_rng(11)
 DELTAS, SAMPLES, NORMS = RNG.normal(size=(9, 4)), RNG.integers(1, 30, 9), RNG.uniform(1, 20, 9)
@@ -28,16 +34,31 @@ def test_equal_norms_are_fedavg(combined):
 
 
 def test_what_is_refused(setting):
-    class Other:
-        """A correction of somebody else's."""
-
     for wrong, why in (
         (setting(optimizer=AdamW()), "client/optimizer=adamw: aggregator/combine=fednova"),
         (setting(keep_optimizer_state=True), "client.keep_optimizer_state=true: "),
         (setting(correction=Prox(), clip_norm=2.0), "client.clip_norm=2.0: clips the proximal term too"),
-        (setting(correction=Other()), "aggregator/correction=other: "),
     ):
         with pytest.raises(UserError, match=why):
             FedNova().check(wrong)
     FedNova().check(setting(correction=Prox(mu=0.3), optimizer=SGD(momentum=0.9, nesterov=True)))
     FedNova().check(setting(clip_norm=2.0))
+
+
+def test_corrections_whose_share_in_the_delta_is_not_known_are_refused():
+    class Other(Correction):
+        """A correction of somebody else's, which does not say what it does."""
+
+    def together(correction):
+        refuse_clashes(claims_of({"aggregator/combine": FedNova(), "aggregator/correction": correction}))
+
+    for wrong, name in ((Scaffold(), "scaffold"), (FedDyn(), "feddyn"), (SharpnessAware(), "sharpness_aware")):
+        message = (
+            f"aggregator/correction={name}: aggregator/combine=fednova knows the coefficients .*; take .*none or prox$"
+        )
+        with pytest.raises(UserError, match=message):
+            together(wrong)
+    with pytest.raises(UserError, match=r"aggregator/correction=other: .* says otherwise in its `facts`"):
+        together(Other())
+    together(NoCorrection())
+    together(Prox(mu=0.3))

@@ -41,7 +41,11 @@ TIMED = "system=devices"
 REFUSED = {
     "no clock": ((BUFF,), "needs a virtual clock .*; take system=devices or system=profiles"),
     "no clock for fedasync": ((ASYNC,), "schedule=fedasync: needs a virtual clock"),
-    "baseline": ((BUFF, "baseline=centralised"), "baseline=centralised is no federation; take schedule=synchronous"),
+    "baseline": (
+        (BUFF, "baseline=centralised"),
+        "schedule=fedbuff: baseline=centralised is no federation; take schedule=synchronous",
+    ),
+    "baseline of devices": ((BUFF, TIMED, "baseline=centralised"), "in which system=devices would act"),
     "deadline": ((BUFF, TIMED, "system.deadline=9"), "system.deadline=9 is about a round .* take system.deadline=null"),
     "partial work": ((BUFF, TIMED, "system.deadline=9", "system.late=partial"), "system.deadline=9 is about a round"),
     "over-selection": ((ASYNC, TIMED, "system.over_selection=1.3"), "system.over_selection=1.3 is about a round"),
@@ -49,23 +53,23 @@ REFUSED = {
         (BUFF, TIMED, "system.min_clients=2", "system.dropout=0.1"),
         "system.min_clients=2 is about a round",
     ),
-    "hardly anybody": ((BUFF, TIMED, "system.dropout=0.999"), "hardly anybody ever fills the buffer"),
+    "hardly anybody": ((BUFF, TIMED, "system.dropout=0.999"), "hardly any client ever fills the buffer"),
     "scaffold": ((BUFF, TIMED, "aggregator=scaffold"), "aggregator/correction=scaffold keeps memories"),
     "feddyn": ((BUFF, TIMED, "aggregator=feddyn"), "aggregator/correction=feddyn keeps memories"),
     "private blocks": ((BUFF, TIMED, "aggregator.blocks=[recurrent]"), r"aggregator.blocks=\['recurrent'\] has"),
-    "masks": ((BUFF, TIMED, "privacy=secure_aggregation"), "nobody knows who will be in a buffer together"),
+    "masks": ((BUFF, TIMED, "privacy=secure_aggregation"), "it is not known who will be in a buffer together"),
     "audit": (
         (BUFF, TIMED, "audit=inversion", "client.epochs=null", "client.steps=1", "client.batch_size=1"),
         "take audit=membership or none",
     ),
     "accountant": ((BUFF, TIMED, "aggregator=mean", "privacy=central_dp"), "the accountant of privacy=central_dp"),
-    "shared copy": ((BUFF, TIMED, "link/down=quantize"), "link/down keeps one copy of the model"),
+    "shared copy": ((BUFF, TIMED, "link/down=quantize"), "link/down=quantize keeps one copy of the model"),
     "poisson": ((BUFF, TIMED, "sampler=poisson"), "sampler=poisson does not say how many"),
     "losses": (
         (BUFF, TIMED, "sampler=power_of_choice", "sampler.cohort_size=2"),
-        "sampler=powerofchoice asks clients for losses",
+        "sampler=power_of_choice asks clients for losses",
     ),
-    "turns": ((BUFF, TIMED, "sampler=round_robin", "sampler.cohort_size=2"), "sampler=roundrobin has clients take"),
+    "turns": ((BUFF, TIMED, "sampler=round_robin", "sampler.cohort_size=2"), "sampler=round_robin has clients take"),
     "on and off": ((BUFF, TIMED, "sampler=availability"), "sampler=availability has clients go on and off by rounds"),
     "too large": ((BUFF, TIMED, "schedule.buffer_size=6"), "schedule.buffer_size=6: there are only 5 clients"),
     "too small for the rule": ((BUFF, TIMED, "aggregator=krum", "schedule.buffer_size=2"), "krum"),
@@ -87,7 +91,7 @@ def test_what_is_refused(tiny, name):
 
 
 def test_a_base_is_no_option(tiny):
-    with pytest.raises(UserError, match="Asynchronous"):
+    with pytest.raises(UserError, match="Asynchronous is only the base of components"):
         prepare(tiny("schedule._target_=fedsim.asynchrony.schedule.Asynchronous", TIMED))
 
 

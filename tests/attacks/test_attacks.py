@@ -38,7 +38,12 @@ def test_who_attacks():
     assert torch.equal(chosen, some.malicious(20, seed=0))
     assert any(not torch.equal(chosen, some.malicious(20, seed)) for seed in range(1, 4))
     assert SignFlip(fraction=None, clients=[3, 0]).malicious(5, 0).tolist() == [True, False, False, True, False]
-    assert not NoAttack().malicious(5, 0).any()
+
+
+def test_without_an_attack_updates_pass_as_they_are():
+    updates = iter(())
+    assert NoAttack().pass_on(updates, None) is updates
+    assert NoAttack().columns == ()
 
 
 def test_who_cannot():
@@ -176,3 +181,9 @@ def test_what_cannot_be_poisoned(tiny):
 def test_wrong_values(cls, field, value):
     with pytest.raises(FieldError, match=f"^{field}="):
         cls(**{field: value})
+
+
+@pytest.mark.parametrize(("base", "unwritten"), [("RowAttackers", "alter"), ("CohortAttackers", "forge")])
+def test_a_base_is_no_option(tiny, base, unwritten):
+    with pytest.raises(UserError, match=f"attack: {base} is only the base of components, as it has no {unwritten}"):
+        tiny(f"attack._target_=fedsim.attacks.attack.{base}")

@@ -13,7 +13,7 @@ from fedsim.audits.tokens import trained_tokens
 from fedsim.config import compose as config
 from fedsim.data.dataset import Task
 from fedsim.errors import FieldError, UserError
-from fedsim.federation.prepare import prepare
+from fedsim.federation.prepare import initial_state, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ONE_STEP = ("client.epochs=null", "client.steps=1", "client.batch_size=1")
@@ -73,7 +73,7 @@ def test_few_test_samples_leave_the_rate_empty(compose, run):
 def test_the_score_is_minus_the_loss(tiny):
     simulation = prepare(tiny(task=Task.REGRESSION))
     zero = torch.zeros(simulation.task.arch.layout.num_parameters).double()
-    found = Membership().examine(simulation.trainer, zero, simulation.population)
+    found = Membership().examine(simulation, initial_state(simulation, zero)).metrics
     members = (simulation.population.train.targets**2).mean(1)  # the model of zeros says zero
     others = (simulation.population.test.targets**2).mean(1)
     assert found == {"membership_auc": float((members[:, None] < others).double().mean())}
@@ -152,7 +152,7 @@ def test_an_empty_update_is_an_empty_cell(run, compose):
     (("aggregator=scaffold",), "aggregator/correction=scaffold mixes more into an update"),
     (("baseline=centralised",), "has no server that sees updates"),
     (("system=devices", "system.deadline=9", "system.late=partial"), "take system.late=drop"),
-    (("privacy=secure_aggregation",), "under secure aggregation the server sees a sum"),
+    (("privacy=secure_aggregation",), "under privacy=secure_aggregation the server sees a sum"),
     (("audit.round=2",), "audit.round=2: is after the last of rounds=1"),
 ])  # fmt: skip
 def test_what_cannot_be_inverted(compose, more, reason):
@@ -187,7 +187,7 @@ def test_the_tokens_are_those_of_the_round(tiny):
     ("inversion", Task.SEQUENCE_LABELLING, ONE_STEP, "take audit=tokens"),
     ("tokens", Task.CLASSIFICATION, (), "take audit=inversion"),
     ("tokens", Task.SEQUENCE_LABELLING, ("aggregator.blocks=[head]",), "keeps the embedding from the server"),
-    ("membership", Task.CLASSIFICATION, ("aggregator.blocks=[head]",), "no whole global model"),
+    ("membership", Task.CLASSIFICATION, ("aggregator.blocks=[head]",), "audit=membership judges a whole global model"),
     ("membership", Task.CLASSIFICATION, ("baseline=local",), "baseline=local has no common model"),
 ])  # fmt: skip
 def test_refusals(tiny, option, task, more, reason):
@@ -199,3 +199,8 @@ def test_bad_values():
     for changes in ({"round": 0}, {"clients": 0}, {"iterations": 0}, {"prior": -1}, {"prior": float("nan")}):
         with pytest.raises(FieldError):
             Inversion(**changes)
+
+
+def test_a_base_is_no_option(tiny):
+    with pytest.raises(UserError, match="audit: UpdateAudit is only the base of components, as it has no inspect"):
+        tiny("audit._target_=fedsim.audits.audit.UpdateAudit")

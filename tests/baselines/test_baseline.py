@@ -72,6 +72,6 @@ def test_experiments_have_baselines(compose, name):
 @pytest.mark.parametrize("name", ["centralised", "local"])
 @pytest.mark.parametrize("part", ["personalize=ditto", "attack=sign_flip", "link/up=topk", "privacy=local_dp"])
 def test_what_needs_a_federation_is_refused(compose, name, part):
-    group = part.split("=")[0].split("/")[0]
-    with pytest.raises(UserError, match=f"baseline={name}: is no federation, in which {group} would act"):
+    off = part.split("=")[0].split("/")[0] + "=none"
+    with pytest.raises(UserError, match=f"baseline={name}: is no federation, in which {part} would act; use {off}$"):
         compose(*SMALL, f"baseline={name}", part)

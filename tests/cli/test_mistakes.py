@@ -82,6 +82,10 @@ PAIRS = {
     "data=synthetic aggregator=trimmed_mean aggregator.combine.beta=0.5": "aggregator.combine.beta=0.5: must be below",
     "data=synthetic aggregator=fednova client/optimizer=adam": "client/optimizer=adam: aggregator/combine=fednova",
     "data=synthetic aggregator=qffedavg client/optimizer=adamw": "client/optimizer=adamw: aggregator/combine=qffl",
+    "data=synthetic aggregator=fednova aggregator/correction=scaffold": (
+        "aggregator/correction=scaffold: aggregator/combine=fednova knows the coefficients"
+    ),
+    "data=synthetic attack=scale stop.metric=malicious": "stop.metric=malicious: neither end is the better one; set",
     "data=synthetic aggregator=fednova client.keep_optimizer_state=true": "client.keep_optimizer_state=true: ",
     "data=synthetic aggregator.combine.power=0": "aggregator.combine.power=0.0: must be a number other than 0",
     "data=synthetic aggregator=krum sampler=poisson": "in every round, and the sampler may give 1",
@@ -97,9 +101,9 @@ PAIRS = {
     "data=synthetic attack=scale attack.clients=[1] attack.fraction=0.2": "fraction=0.2 and clients=[1] are both set",
     "data=synthetic attack=alie": "attack.z=null: the paper's z_max is 0 where 2 of 10 clients attack",
     "data=synthetic attack=backdoor data.task=regression": "attack=backdoor: needs labels of whole sequences",
-    "data=synthetic privacy=central_dp": "take aggregator/combine=mean, not weighted",
+    "data=synthetic privacy=central_dp": "which aggregator/combine=weighted is not; take aggregator/combine=mean",
     "data=synthetic privacy=local_dp privacy.delta=1": "privacy.delta=1.0: must be at least 0 and below 1",
-    "data=synthetic privacy=secure_aggregation aggregator=krum": "from which the combine rule Krum cannot be made",
+    "data=synthetic privacy=secure_aggregation aggregator=krum": "from which aggregator/combine=krum cannot be made",
     "data=synthetic privacy=secure_aggregation aggregator.combine.by=loss client.validation_fraction=0.2": "by=loss",
     "data=synthetic privacy=secure_aggregation privacy.neighbours=3": "privacy.neighbours=3: must be even",
     "data=synthetic model.hidden_size=1000000": "model.hidden_size=1000000: training would take about",

@@ -211,7 +211,7 @@ def test_checkpoints_the_last_two_and_the_best(run_directory):
     assert names == ["round_000001.safetensors", "round_000006.safetensors", "round_000007.safetensors"]
     state = load_checkpoint(directory / "checkpoints" / names[-1], torch.device("cpu"))
     assert state.round == 7
-    assert state.bytes_up == int(read(directory / "metrics.csv")[-1]["bytes_up"])
+    assert int(state.drawers["traffic"]["up"]) == int(read(directory / "metrics.csv")[-1]["bytes_up"])
 
 
 def test_no_checkpoints(run_directory):
@@ -453,7 +453,7 @@ def test_not_enough_memory_is_one_line(fedsim, tiny, monkeypatch):
     def full(*arguments):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes.\nMore")
 
-    monkeypatch.setattr("fedsim.runs.run.initial_state", full)
+    monkeypatch.setattr("fedsim.runs.run.first_state", full)
     answer = fedsim("run", *tiny, "hydra.run.dir=run")
     assert answer.code == 1
     assert answer.err.startswith("error: not enough memory (DefaultCPUAllocator")

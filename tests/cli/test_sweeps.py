@@ -192,8 +192,8 @@ def test_a_key_that_not_all_options_have(refused, tiny):
 def test_data_are_prepared_once_for_jobs_that_differ_in_their_seed(monkeypatch, compose):
     prepared = []
     monkeypatch.setattr(sweep, "prepare", lambda experiment: prepared.append(experiment.seed))
-    monkeypatch.setattr(sweep.plan, "refuse_impossible", lambda simulation: None)
-    monkeypatch.setattr(sweep.saved_model, "check_init_from", lambda simulation: None)
+    monkeypatch.setattr(sweep, "refuse_impossible", lambda simulation: None)
+    monkeypatch.setattr(sweep, "first_row", lambda simulation: None)
     jobs = [
         config.Job((), compose("data=synthetic", f"seed={seed}", f"model={model}"), Path())
         for model in ("rnn", "gru")
@@ -271,7 +271,7 @@ def test_a_killed_worker_ends_only_its_own_job(fedsim, elsewhere, tiny, monkeypa
                     (pair.directory / "config.yaml").write_text(text)
             raise BrokenProcessPool("a worker died")
 
-    monkeypatch.setattr(launching, "launch", dying)
+    monkeypatch.setattr(sweep, "launch", dying)
     answer = fedsim("run", "-m", *tiny, "seed=range(0,5)", "hydra.sweep.dir=sweep")
     assert answer.code == 4
     assert calls == [[0, 1, 2, 3, 4], [1], [2], [3, 4]]

@@ -11,12 +11,15 @@ from fedsim.data.dataset import Task
 from fedsim.data.population import to_device
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.federation.round import simulate
+from fedsim.models.blocks import divide_parameters
 
 VARIANTS = [
     (Task.CLASSIFICATION, ("client/optimizer=adam", "client.clip_norm=1")),
     (Task.CLASSIFICATION, ("model=lstm", "model.num_layers=2", "model.dropout=0.2", "aggregator=fedprox")),
     (Task.REGRESSION, ("model=rnn", "client.optimizer.momentum=0.9")),
     (Task.SEQUENCE_LABELLING, ("model=gru_reset_before",)),
+    (Task.CLASSIFICATION, ("aggregator=fedsam", "model.num_layers=2", "model.dropout=0.2")),
+    (Task.CLASSIFICATION, ("aggregator=fedprox", "aggregator.blocks=[recurrent]")),
 ]
 
 
@@ -26,7 +29,8 @@ def test_no_step_waits_for_the_device(tiny, monkeypatch, task, overrides):
     experiment = replace(tiny(*overrides, task=task), engine=StackedEngine(kernels="torch"))
     sim = prepare(experiment)
     meta = torch.device("meta")
-    sim_task = replace(sim.task, population=to_device(sim.population, meta))
+    blocks = divide_parameters(sim.task.arch.layout, experiment.aggregator.blocks, meta)
+    sim_task = replace(sim.task, population=to_device(sim.population, meta), blocks=blocks)
     seen = []
     monkeypatch.setattr(StackedTrainer, "_report", lambda self, rows, *rest: seen.append(rows.device))
     trainer = replace(sim.trainer, task=sim_task)
@@ -35,6 +39,9 @@ def test_no_step_waits_for_the_device(tiny, monkeypatch, task, overrides):
     assert seen == [meta]
     assert deltas.device == meta
     assert deltas.shape == (5, len(row))
+    gradients = trainer.full_gradients(row, torch.arange(5))
+    assert gradients.device == meta
+    assert gradients.shape == (5, len(row))
 
 
 @pytest.mark.gpu

@@ -15,6 +15,7 @@ from fedsim.corrections.none import NoCorrection
 from fedsim.corrections.proximal import Prox
 from fedsim.data.dataset import Task
 from fedsim.federation.prepare import initial_state, prepare
+from fedsim.models.blocks import Blocks
 
 STEPS = torch.tensor([1, 4, 7, 7, 2])
 TAU = STEPS.numpy()
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def norms(optimizer, correction=None, round_number=1, **client):
     """Coefficient norms of clients that take `STEPS`."""
     config = ClientConfig(optimizer=optimizer, **client)
-    task = LocalTask(None, None, config, correction or NoCorrection(), 0)
+    task = LocalTask(None, None, config, correction or NoCorrection(), Blocks(1), 0)
     return coefficient_norms(task, STEPS, round_number).numpy()
 
 

@@ -13,6 +13,7 @@ import yaml
 from fedsim import build
 from fedsim.cli import listing
 from fedsim.config import compose as config
+from fedsim.errors import UserError
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.federation.round import simulate
@@ -29,11 +30,23 @@ NEEDS = {
     "data/cmapss.yaml": ("data.path=turbofan",),
     "system/profiles.yaml": ("system.path=devices.csv",),
     "data/leaf.yaml": ("data.path=leaf",),
+    "audit/inversion.yaml": ("client.epochs=null", "client.steps=1", "client.batch_size=1"),
+    "privacy/central_dp.yaml": ("aggregator=mean",),
+    "privacy/central_dp_adaptive.yaml": ("aggregator=mean",),
+    "privacy/local_dp.yaml": ("aggregator=mean",),
+    "schedule/fedasync.yaml": ("system=devices",),
+    "schedule/fedbuff.yaml": ("system=devices",),
     "experiment/keyboard_shakespeare.yaml": ("data.path=play.txt",),
     "experiment/patient_ecg.yaml": ("data.path=ecg", "num_clients=4"),
     "experiment/turbofan_cmapss.yaml": ("data.path=turbofan",),
 }
-"""Overrides that an option requires, or that spare it a download."""
+"""Overrides that an option requires, without which it is refused, or that spare it a download."""
+
+CHOOSY = (
+    *("aggregator/combine", "aggregator/correction", "audit", "baseline", "personalize", "privacy", "sampler"),
+    "schedule",
+)
+"""Groups whose options do not go with all of the others, so that each is chosen alone, with what it needs."""
 
 PRESETS = ("aggregator/",)
 """Groups whose options may be presets: the numbers are in the parts that they choose."""
@@ -92,19 +105,18 @@ def test_every_value_is_explained(name):
 
 
 def together():
-    """Options of different groups, many at a time: the first of each group, the second of each, ..."""
-    apart = (
-        "baseline",
-        "schedule",
-        "schedule/staleness",
-    )  # not for personal models or some samplers
-    groups = [group for group in config.list_options() if group not in apart]
+    """Options of different groups, many at a time: the first of each group, the second of each, ...
+
+    Those of the groups in `CHOOSY` are alone.
+    """
+    groups = [group for group in config.list_options() if group not in (*CHOOSY, "schedule/staleness")]
     columns = [[name for name in COMPONENTS if name.rpartition("/")[0] == group] for group in groups]
-    return [[name for name in names if name] for names in itertools.zip_longest(*columns)]
+    many = [[name for name in names if name] for names in itertools.zip_longest(*columns)]
+    return [*many, *([name] for name in COMPONENTS if name.rpartition("/")[0] in CHOOSY)]
 
 
 @pytest.mark.parametrize("names", together(), ids=lambda names: " ".join(names))
-def test_it_composes(names, tmp_path, monkeypatch):
+def test_it_composes(names):
     options = [f"{name.removesuffix('.yaml').rpartition('/')[0]}={Path(name).stem}" for name in names]
     needs = [override for name in names for override in NEEDS.get(name, ())]
     experiment = config.check_request(config.Request((*options, *needs)))[0].experiment
@@ -115,13 +127,17 @@ def test_it_composes(names, tmp_path, monkeypatch):
         assert type(part) is component(name)
 
 
-@pytest.mark.parametrize("name", [name for name in COMPONENTS if name.startswith("schedule/")])
-def test_schedules_compose(name):
-    part = name.removesuffix(".yaml").rpartition("/")
-    more = ("schedule=fedbuff",) if "staleness" in name else ()
-    experiment = config.check_request(config.Request(("system=devices", *more, f"{part[0]}={part[2]}")))[0].experiment
-    chosen = experiment.schedule.staleness if more else experiment.schedule
-    assert type(chosen) is component(name)
+@pytest.mark.parametrize("name", [name for name in COMPONENTS if name.startswith("schedule/staleness/")])
+def test_staleness_composes(name):
+    chosen = ("system=devices", "schedule=fedbuff", f"schedule/staleness={Path(name).stem}")
+    experiment = config.check_request(config.Request(chosen))[0].experiment
+    assert type(experiment.schedule.staleness) is component(name)
+
+
+@pytest.mark.parametrize("name", [name for name in NEEDS if name.startswith(("audit/", "privacy/", "schedule/"))])
+def test_what_an_option_needs_is_asked_for_when_it_is_composed(name):
+    with pytest.raises(UserError, match=f"^{Path(name).parent}={Path(name).stem}: .*; take "):
+        config.check_request(config.Request((f"{Path(name).parent}={Path(name).stem}",)))
 
 
 @pytest.mark.parametrize("name", [name for name in COMPONENTS if name.startswith(PRESETS) and name.count("/") == 1])

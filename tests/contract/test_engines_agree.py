@@ -38,6 +38,9 @@ def found(group):
     return names
 
 
+NEEDS = {("privacy", name): ("aggregator=mean",) for name in ("central_dp", "central_dp_adaptive", "local_dp")}
+"""Overrides without which an option is refused."""
+
 MODELS, OPTIMIZERS, CORRECTIONS = found("model"), found("client/optimizer"), found("aggregator/correction")
 
 
@@ -81,7 +84,7 @@ def option(compose):
 
     @cache
     def option(group, name):
-        part = compose(f"{group}={name}", "device=cpu")
+        part = compose(*NEEDS.get((group, name), ()), f"{group}={name}", "device=cpu")
         for attribute in group.split("/"):
             part = getattr(part, attribute)
         return part
@@ -154,6 +157,7 @@ ADAM, ADAMW, TWO_LAYERS = "client/optimizer=adam", "client/optimizer=adamw", "mo
 FAST = "client.optimizer.lr=0.02"
 SOME = ("sampler.cohort_size=3", "rounds=4", "client.keep_optimizer_state=true")
 MOMENTUM = "client.optimizer.momentum=0.9"
+HEADS = ("aggregator.blocks=[recurrent]",)
 SETTINGS = {
     "dropout": (CLASSIFICATION, [TWO_LAYERS, "model.dropout=0.4"]),
     "dropout, labels at every step": (LABELLING, ["model.num_layers=3", "model.dropout=0.3", "model=lstm"]),
@@ -189,6 +193,14 @@ SETTINGS = {
     "private heads": (CLASSIFICATION, ["sampler.cohort_size=3", "rounds=3", "aggregator.blocks=[recurrent]"]),
     "private embeddings": (LABELLING, ["sampler.cohort_size=3", "rounds=3", "aggregator.blocks=[recurrent,head]"]),
     "private, adam": (REGRESSION, ["aggregator=fedadam", "rounds=3", "aggregator.blocks=[head]", ADAM, FAST]),
+    "private, proximal term": (
+        CLASSIFICATION,
+        ["aggregator=fedprox", "aggregator.correction.mu=1", *HEADS, "sampler.cohort_size=3", "rounds=3"],
+    ),
+    "private, scaffold": (REGRESSION, ["aggregator=scaffold", *HEADS, "sampler.cohort_size=3", "rounds=3"]),
+    "private, feddyn": (LABELLING, ["aggregator=feddyn", *HEADS, "sampler.cohort_size=3", "rounds=3"]),
+    "private, sharpness aware": (LABELLING, ["aggregator=fedsam", *HEADS, TWO_LAYERS, "model.dropout=0.3"]),
+    "sharpness aware, dropout": (CLASSIFICATION, ["aggregator=fedsam", TWO_LAYERS, "model.dropout=0.5"]),
     "private, fine-tuned": (LABELLING, ["personalize=finetune", "aggregator.blocks=[recurrent]", "rounds=3"]),
     "all at once": (
         LABELLING,

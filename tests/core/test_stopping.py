@@ -4,12 +4,15 @@ import pytest
 
 from fedsim.core import stopping
 from fedsim.core.stopping import Stop
-from fedsim.errors import FieldError
+from fedsim.errors import FieldError, UserError
+from fedsim.metrics import COLUMNS, Column
+
+RECORDED = tuple(COLUMNS.values())
 
 
 def follow(stop, values, metric="test_accuracy"):
     """Feed values of rounds 0, 1, ...; return the progress and the round that it stopped at."""
-    progress = stopping.start(stop, metric)
+    progress = stopping.start(stop, metric, RECORDED)
     for number, value in enumerate(values):
         progress.update(stop, number, value)
         if progress.reason:
@@ -30,13 +33,26 @@ def follow(stop, values, metric="test_accuracy"):
         ("client_drift", "min"),
     ],
 )
-def test_mode_by_the_name(metric, mode):
-    assert stopping.start(Stop(), metric).mode == mode
-    assert stopping.start(Stop(metric=metric), "other").mode == mode
+def test_mode_by_the_column(metric, mode):
+    assert stopping.start(Stop(), metric, RECORDED).mode == mode
+    assert stopping.start(Stop(metric=metric), "other", RECORDED).mode == mode
 
 
 def test_mode_by_hand():
-    assert stopping.start(Stop(mode="max"), "test_loss").mode == "max"
+    assert stopping.start(Stop(mode="max"), "test_loss", RECORDED).mode == "max"
+
+
+def test_a_column_of_a_users_own_says_which_end_is_better():
+    mine = [*RECORDED, Column("surprise", "max")]
+    assert stopping.start(Stop(metric="surprise"), "test_accuracy", mine).mode == "max"
+
+
+def test_a_metric_without_a_better_end_needs_a_mode():
+    for metric in ("clip_norm", "malicious"):
+        with pytest.raises(UserError, match=f"^stop.metric={metric}: neither end is the better one; set stop.mode to"):
+            stopping.start(Stop(metric=metric), "test_accuracy", RECORDED)
+        for mode in ("min", "max"):
+            assert stopping.start(Stop(metric=metric, mode=mode), "test_accuracy", RECORDED).mode == mode
 
 
 def test_the_best_round_is_the_first_of_equals():

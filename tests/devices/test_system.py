@@ -344,7 +344,10 @@ REFUSED = {
         "no client makes it; with a single local step the fastest",
     ),
     "memory": (("system.memory_mb=0.001",), "5 of 5 clients have less memory than training takes"),
-    "baseline": (("baseline=centralised",), "baseline=centralised: is no federation, in which system=devices would act"),
+    "baseline": (
+        ("baseline=centralised",),
+        "baseline=centralised: is no federation, in which system=devices would act",
+    ),
     "small cohorts": (
         ("aggregator=krum", "system.dropout=0.1"),
         "krum",

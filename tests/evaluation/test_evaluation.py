@@ -12,8 +12,8 @@ from fedsim.data.dataset import IGNORE, Score, Task
 from fedsim.data.source import load_dataset
 from fedsim.errors import UserError
 from fedsim.evaluation.evaluate import evaluate
-from fedsim.federation import simulation
 from fedsim.federation.prepare import initial_state, prepare
+from fedsim.metrics import Column
 from fedsim.models.reference import ReferenceModel, load_row
 from fedsim.models.scores import Sums
 
@@ -145,8 +145,10 @@ def test_unit_and_score_of_a_regression(tiny, engine, monkeypatch):
     plain, outputs, population = evaluated(experiment, engine)
     data = load_dataset(experiment.data, experiment.seed)
     score = Score("squares", lambda error: error.square())
-    monkeypatch.setattr(simulation, "load_dataset", lambda *_: replace(data, target_unit=10.0, score=score))
-    assert "test_squares" in prepare(experiment).columns
+    monkeypatch.setattr(
+        "fedsim.federation.prepare.load_dataset", lambda *_: replace(data, target_unit=10.0, score=score)
+    )
+    assert Column("test_squares", "min", evaluated=True) in prepare(experiment).columns
     found, _, _ = evaluated(experiment, engine)
     squares = 100 * (outputs - population.test.targets.numpy())[:, 0] ** 2
     assert found.metrics["test_loss"] == plain.metrics["test_loss"]

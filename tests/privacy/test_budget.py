@@ -85,7 +85,7 @@ def test_no_noise_is_little_enough(accountant):
 def test_samplers():
     assert sampling(Poisson(probability=0.2), 50) == Sampling(ADD_OR_REMOVE, 10.0, 0.2, 50)
     assert sampling(Uniform(fraction=0.2), 50) == Sampling(REPLACE, 10.0, None, 50)
-    with pytest.raises(UserError, match="sampler=RoundRobin: the accountant"):
+    with pytest.raises(UserError, match="sampler=round_robin: the accountant"):
         sampling(RoundRobin(), 50)
 
 

@@ -38,7 +38,7 @@ def rows(count, size, seed=0):
 def test_central_by_hand():
     """Rows clipped to norm 2, their sum over the fixed denominator 10, without noise worth speaking of."""
     deltas = rows(7, 5) * torch.tensor([0.1, 1, 5, 0.2, 3, 0, 1])[:, None]
-    found = combined(CentralDP(clip_norm=2.0).rule({}, spending(1e-12), 0, 1), deltas)
+    found = combined(CentralDP(clip_norm=2.0).private_mean({}, spending(1e-12), 0, 1), deltas)
     norms = np.linalg.norm(deltas, axis=1)
     clipped = deltas.numpy() * np.minimum(1, 2 / np.maximum(norms, 1e-300))[:, None]
     np.testing.assert_allclose(found, clipped.sum(0) / 10, rtol=1e-9, atol=1e-12)
@@ -46,12 +46,13 @@ def test_central_by_hand():
 
 def test_central_noise():
     """Standard deviation ``z S / denominator`` of each number, other in every round, and in rounds without clients."""
-    rule = CentralDP(clip_norm=3.0)
-    one, two = (combined(rule.rule({}, spending(2.0), 0, number), rows(4, 20000) * 0) for number in (1, 2))
+    mechanism = CentralDP(clip_norm=3.0)
+    first, second = (mechanism.private_mean({}, spending(2.0), 0, number) for number in (1, 2))
+    one, two = (combined(rule, rows(4, 20000) * 0) for rule in (first, second))
     assert float(one.std()) == pytest.approx(3 * 2 / 10, rel=0.02)
     assert abs(float(one.mean())) < 0.02
     assert not torch.equal(one, two)
-    alone = combine_chunks(rule.rule({}, spending(2.0), 0, 1), torch.zeros(20000, dtype=torch.float64), [])[0]
+    alone = combine_chunks(first, torch.zeros(20000, dtype=torch.float64), [])[0]
     assert torch.equal(alone, one)
 
 
@@ -59,9 +60,9 @@ def test_central_noise():
 def test_sensitivity(change):
     """However long a delta, the sum moves by S if it is there or not, and by 2 S if it is another."""
     deltas = rows(6, 8) * 100
-    rule = CentralDP(clip_norm=2.0)
+    rule = CentralDP(clip_norm=2.0).private_mean({}, spending(1.0), 0, 1)
     other = deltas[:-1] if change == "add" else torch.cat([deltas[:-1], -deltas[-1:]])
-    ways = [combined(rule.rule({}, spending(1.0), 0, 1), r) for r in (deltas, other)]
+    ways = [combined(rule, r) for r in (deltas, other)]
     assert float((ways[0] - ways[1]).norm()) * 10 == pytest.approx(2 if change == "add" else 4)
 
 
@@ -69,16 +70,16 @@ def test_adaptive_norm_by_hand():
     """Andrew 2021, Algorithm 1: ``S <- S exp(-eta (b - gamma))`` with b the noisy share of deltas within S, and more
     noise on the deltas, ``z_delta = (z^-2 - (2 sigma_b)^-2)^(-1/2)``."""
     mechanism = AdaptiveCentralDP(clip_norm=1.0, quantile=0.3, clip_lr=0.5, count_noise=1.5)
-    parts = {}
+    drawer = mechanism.first_bound()
     deltas = torch.cat([torch.zeros(4, 20000), torch.ones(6, 20000)]).double()
-    found = combined(mechanism.rule(parts, spending(2.0), 5, 3), deltas * 0)
+    found = combined(mechanism.private_mean(drawer, spending(2.0), 5, 3), deltas * 0)
     z = (2.0**-2 - 3.0**-2) ** -0.5
     assert float(found.std()) == pytest.approx(z / 10, rel=0.02)
-    combined(mechanism.rule(parts := {}, spending(2.0), 5, 3), deltas)
+    combined(mechanism.private_mean(drawer := mechanism.first_bound(), spending(2.0), 5, 3), deltas)
     noise = 1.5 * float(seeding.generator(5, "count noise", 3).standard_normal())
     share = (4 * 0.5 - 6 * 0.5 + noise) / 10 + 0.5
-    assert float(parts["privacy.clip_norm"]) == pytest.approx(math.exp(-0.5 * (share - 0.3)))
-    assert mechanism.rule(parts, spending(2.0), 5, 4).clip_norm == float(parts["privacy.clip_norm"])
+    assert float(drawer["clip_norm"]) == pytest.approx(math.exp(-0.5 * (share - 0.3)))
+    assert mechanism.private_mean(drawer, spending(2.0), 5, 4).clip_norm == float(drawer["clip_norm"])
 
 
 def test_local_by_hand():
@@ -96,12 +97,18 @@ def test_local_by_hand():
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        (("privacy=central_dp",), "take aggregator/combine=mean, not weighted"),
-        (("privacy=central_dp", "aggregator=median"), "take aggregator/combine=mean, not median"),
+        (("privacy=central_dp",), "which aggregator/combine=weighted is not; take aggregator/combine=mean"),
+        (
+            ("privacy=central_dp", "aggregator=median"),
+            "which aggregator/combine=median is not; take aggregator/combine=mean",
+        ),
         (("privacy=central_dp", "aggregator=feddyn"), "aggregator/correction=feddyn tells the server more"),
         (("privacy=central_dp", "aggregator=mean", "aggregator/correction=scaffold"), "correction=scaffold tells"),
         (("privacy=central_dp", "aggregator=mean", "client.keep_optimizer_state=true"), "the accountant of privacy"),
-        (("privacy=central_dp", "aggregator=mean", "link/up=topk"), "error_feedback upstream"),
+        (
+            ("privacy=central_dp", "aggregator=mean", "link/up=topk"),
+            "link.up.error_feedback=true: lets a client's delta depend on rounds",
+        ),
         (("privacy=central_dp", "aggregator=mean", "aggregator.blocks=[head]"), "which the accountant"),
         (("privacy=central_dp", "aggregator=mean", "attack=ipm"), "no client's influence is bounded"),
         (("privacy=local_dp",), "asks clients for more than a delta"),
@@ -121,7 +128,7 @@ def test_pairs_that_are_refused(tiny, overrides, text):
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        (("sampler=round_robin", "sampler.cohort_size=2"), "sampler=RoundRobin: the accountant"),
+        (("sampler=round_robin", "sampler.cohort_size=2"), "sampler=round_robin: the accountant"),
         (("privacy=central_dp_adaptive",), "privacy.count_noise=0.25: must be more than half of the noise multiplier"),
     ],
 )
@@ -187,3 +194,9 @@ def test_wrong_values(cls, changes):
 def test_a_target_depends_on_the_rounds():
     assert CentralDP(noise_multiplier=None, target_epsilon=1.0).depends_on_rounds
     assert not CentralDP().depends_on_rounds
+
+
+def test_a_base_is_no_option(tiny):
+    """It would clip nothing, add no noise, and count what that spends."""
+    with pytest.raises(UserError, match="privacy: Clipped is only the base of components, as it has no bind"):
+        tiny("privacy._target_=fedsim.privacy.privacy.Clipped")

@@ -1,20 +1,23 @@
 """Means from masked rows: how exact, what they cost, and with what they do not go."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from fedsim.federation.exchange import combine_rule, count_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.aggregation.rules import combine_chunks
 from fedsim.aggregation.weighted import Weighted
 from fedsim.clients.report import Report
+from fedsim.core.cohort import Cohort, Traffic
+from fedsim.core.facts import Fact
 from fedsim.errors import FieldError, UserError
 from fedsim.federation.prepare import initial_state, prepare
-from fedsim.privacy.privacy import CentralPrivacy, LocalPrivacy
+from fedsim.federation.traffic import Books
+from fedsim.models.blocks import Blocks
 from fedsim.privacy.secure import FixedPoint, SecureAggregation, SecureMean
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,16 +36,22 @@ def combined(rule, deltas, samples=None, size=3):
     return combine_chunks(rule, torch.zeros(deltas.shape[1], dtype=torch.float64), parts)[0]
 
 
-def secure_mean(privacy, arriving, largest, samples=None, asked=9, shared=None):
+def cohort(sim, arriving):
+    """A round in which all five clients are asked, and these arrive."""
+    clients = torch.tensor(list(arriving))
+    return Cohort(clients, sim.task.steps(clients), torch.arange(5))
+
+
+def secure_mean(privacy, arriving, largest, samples=None, asked=9):
     """The rule of a round in which clients `arriving` of 0 to `asked` - 1 send rows."""
-    weighted = None if samples is None else Weighted()
+    weigh = None if samples is None else Weighted().weights
     numbers = FixedPoint(
         privacy.clip,
         ((1 << (privacy.bits - 1)) - 1) // largest,
         None if samples is None else float(samples.max()),
     )
     places = torch.tensor(arriving)
-    return SecureMean(privacy.masking(torch.arange(asked), 0, 1), places, places, numbers, weighted, shared, {})
+    return SecureMean(privacy.masking(torch.arange(asked), 0, 1), places, places, numbers, weigh, {})
 
 
 @given(
@@ -90,16 +99,17 @@ def test_the_largest_sums_do_not_wrap(bits, weights):
     rule = secure_mean(SecureAggregation(bits=bits, clip=1.0), list(range(9)), 9, weights)
     found = combined(rule, deltas, weights)
     np.testing.assert_allclose(found, [1, -1, 1, -1], rtol=1e-12)
-    assert int(rule.parts["privacy.clipped"]) == 18
+    assert rule.notes["privacy.clipped"] == 18
 
 
 def test_parameters_that_stay_with_clients_are_not_sent():
     deltas = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 6)))
-    rule = secure_mean(SecureAggregation(), list(range(5)), 9, shared=torch.tensor([1, 4]))
-    assert rule.start(deltas[0]).total.shape == (2,)
+    blocks = Blocks(6, shared=torch.tensor([1, 4]), private=torch.tensor([0, 2, 3, 5]))
+    rule = secure_mean(SecureAggregation(), list(range(5)), 9)
+    assert rule.start(blocks.cut(deltas[0])).total.shape == (2,)
     expected = torch.zeros(6, dtype=torch.float64)
     expected[[1, 4]] = deltas.mean(0)[[1, 4]]
-    torch.testing.assert_close(combined(rule, deltas), expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(blocks.scatter(combined(rule, blocks.cut(deltas))), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_the_server_adds_masked_rows():
@@ -113,18 +123,26 @@ def test_the_server_adds_masked_rows():
     assert int(state.total.min()) > 2**20
 
 
-def test_bytes_of_keys_and_shares():
+def test_bytes_of_keys_and_shares(tiny):
     """Bonawitz 2017, section 7.1: ``2 n a_K + (5 n - 4) a_S + m k`` bits to and from a client, of 256-bit keys and
     shares; with d neighbours, n = d + 1."""
-    privacy = SecureAggregation(bits=20)
+    plain, weighted = (prepare(tiny(*more)).bound for more in (MEAN, (SECURE,)))
+    privacy = SecureAggregation(bits=20).bind(replace(plain, blocks=Blocks(1001)))
+
+    def each(privacy, asked):
+        down, *rest = privacy.add_bytes(Traffic(torch.zeros(asked, dtype=torch.int64)), torch.arange(asked), None, 1)
+        assert len(down) == asked
+        (down,) = {*down.tolist()}
+        return Traffic(down, *rest)
+
     for asked, n in ((2, 2), (10, 10), (100, 100)):
-        t = privacy.traffic(asked)
+        t = each(privacy, asked)
         assert t.down + t.before + t.after == 2 * n * 32 + (5 * n - 4) * 32
-    sparse = SecureAggregation(neighbours=6)
-    assert sparse.traffic(100) == privacy.traffic(7)
-    assert sparse.traffic(3) == privacy.traffic(3)
-    assert privacy.row_bytes(1001, None) == 2503  # 1001 * 20 / 8 = 2502.5
-    assert privacy.row_bytes(1001, Weighted()) == 2505
+    sparse = replace(privacy, settings=SecureAggregation(neighbours=6))
+    assert each(sparse, 100) == each(privacy, 7)
+    assert each(sparse, 3) == each(privacy, 3)
+    assert each(privacy, 2).row == 2503  # 1001 * 20 / 8 = 2502.5
+    assert SecureAggregation(bits=20).bind(replace(weighted, blocks=Blocks(1001))).row_bytes == 2505
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -144,7 +162,7 @@ def test_runs_are_as_without_it(tiny, run, aggregator):
         assert (run(on, chunk_size=size).rows[-1] - secure.rows[-1]).norm() < 1e-7
     assert [m["aborted"] for m in secure.metrics] == [0, 0, 0, 0]
     assert [m["clipped_values"] for m in secure.metrics] == [0, 0, 0, 0]
-    assert secure.state.parts == {}
+    assert secure.state.drawers.keys() == plain.state.drawers.keys()
 
 
 def test_a_ring_gives_the_same_sums_for_fewer_bytes(tiny, run):
@@ -176,8 +194,8 @@ def test_who_drops_out_has_sent_keys_and_shares(tiny):
     books = []
     for senders in (5, 3):
         state = initial_state(sim)
-        count_bytes(sim, state, torch.arange(5), senders, 1)
-        books.append((state.bytes_up, state.bytes_down))
+        Books().close(sim.begin(state, 1, cohort(sim, range(senders))))
+        books.append(tuple(int(state.drawers["traffic"][way]) for way in ("up", "down")))
     row, before, after = 174 * 4, (2 + 2 * 4) * 32, 5 * 32
     assert [up for up, _ in books] == [5 * (row + before + after), 3 * (row + before + after) + 2 * before]
     assert books[0][1] == books[1][1]
@@ -185,8 +203,8 @@ def test_who_drops_out_has_sent_keys_and_shares(tiny):
 
 def test_the_step_is_told(tiny):
     """``clip / floor((2^(k-1) - 1) / C)``: 1 / floor(511 / 5) = 1 / 102."""
-    e = tiny(*MEAN, "privacy.bits=10", "privacy.clip=1")
-    assert e.privacy.describe(e, torch.ones(5)) == "secure aggregation: sums modulo 2^10 of numbers in steps of 0.0098"
+    sim = prepare(tiny(*MEAN, "privacy.bits=10", "privacy.clip=1"))
+    assert sim.privacy.introduce() == ["secure aggregation: sums modulo 2^10 of numbers in steps of 0.0098"]
 
 
 def test_clipped_values_are_counted(tiny, run):
@@ -199,16 +217,17 @@ def test_clipped_values_are_counted(tiny, run):
 def test_rows_that_do_not_arrive(tiny, aggregator):
     """The mean of those that do, however many were asked; None where they are too few."""
     sim = prepare(tiny(SECURE, f"aggregator={aggregator}"))
-    state, asked = initial_state(sim), torch.arange(5)
+    state = initial_state(sim)
     deltas = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 174)))
     for arriving in ([0, 1, 2, 3, 4], [0, 2, 3], [4, 1, 3, 2]):
-        rule = combine_rule(sim, state, 1, asked, *[torch.tensor(arriving)] * 2)
+        rule = sim.privacy.rule(sim.bound.combine, sim.begin(state, 1, cohort(sim, arriving)))
         samples = sim.population.train.sizes[arriving]
         weights = samples.double() if aggregator == "fedavg" else torch.ones(len(arriving)).double()
         expected = weights @ deltas[arriving] / weights.sum()
         torch.testing.assert_close(combined(rule, deltas[arriving], samples, size=2), expected, rtol=0, atol=1e-7)
-    assert combine_rule(sim, state, 1, asked, *[torch.tensor([0, 3])] * 2) is None
-    assert int(state.parts["privacy.aborted"]) == 1
+    round = sim.begin(state, 1, cohort(sim, [0, 3]))
+    assert sim.privacy.rule(sim.bound.combine, round) is None
+    assert sim.privacy.measure(round)["aborted"] == 1
 
 
 def test_a_round_of_too_few_is_aborted(tiny, run):
@@ -249,18 +268,18 @@ def test_devices_that_drop_out_in_mid_round(tiny, run):
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        (("aggregator=median",), "a sum of the rows and no single one, from which the combine rule Median"),
-        (("aggregator=geometric_median",), "GeometricMedian cannot be made"),
-        (("aggregator=norm_clipping",), "NormClippedMean cannot"),
-        (("aggregator=fednova",), "FedNova cannot"),
-        (("aggregator=qffedavg",), "QFFL cannot"),
+        (("aggregator=median",), "a sum of the rows and no single one, from which aggregator/combine=median"),
+        (("aggregator=geometric_median",), "combine=geometric_median cannot be made"),
+        (("aggregator=norm_clipping",), "combine=norm_clipped_mean cannot"),
+        (("aggregator=fednova",), "combine=fednova has none"),
+        (("aggregator=qffedavg",), "combine=qffl cannot"),
         (("aggregator=scaffold",), "correction=scaffold needs more"),
         (("aggregator=feddyn",), "correction=feddyn needs more"),
         (("link/up=quantize",), "would lose something and save nothing"),
         (("sampler=power_of_choice", "sampler.cohort_size=2"), "asks clients for losses or sizes"),
         (("sampler=weighted", "sampler.cohort_size=2"), "asks clients for losses or sizes"),
         (("sampler.cohort_size=1",), "the sum of one client's rows is that row"),
-        (("privacy.neighbours=4",), "privacy.neighbours=4: in cohorts of 5 each shares masks with all others"),
+        (("privacy.neighbours=4",), "privacy.neighbours=4: in cohorts of 5 each client shares masks with all others"),
         (("aggregator=local",), "nothing is sent"),
         (("privacy.bits=3", "aggregator=mean"), "privacy.bits=3: too few for sums of 5 clients; take at least 4"),
         (("privacy.bits=6",), "of which one weighs 13 times another; take at least 8"),
@@ -293,4 +312,5 @@ def test_wrong_values(changes):
 
 
 def test_it_is_neither_of_the_other_two():
-    assert not isinstance(SecureAggregation(), CentralPrivacy | LocalPrivacy)
+    assert Fact.HIDES_ROWS in SecureAggregation().facts
+    assert not SecureAggregation().facts & {Fact.PRIVATE_MEAN, Fact.NOISE_ON_CLIENTS}

@@ -28,8 +28,13 @@ def state():
     store.write("optimizer.momentum", torch.tensor([1, 5]), rows(2, 4))
     store.write("control", torch.tensor([3]), rows(1, 4))
     progress = Progress("test_accuracy", "max", best=0.1 + 0.2, best_round=3, since_best=2, reason="no better")
-    server = {"mean": rows(4), "square": rows(4, dtype=torch.float64)}
-    return State(rows(4), server, store, progress, round=12, bytes_down=10**12, bytes_up=3)
+    drawers = {
+        "server": {"mean": rows(4), "square": rows(4, dtype=torch.float64)},
+        "traffic": {"down": torch.tensor(10**12), "up": torch.tensor(3)},
+        "system": {"virtual_seconds": torch.tensor(0.1 + 0.2, dtype=torch.float64)},
+        "mine": {"a.name/with.marks": torch.tensor([[1, -1]], dtype=torch.int8), "none": rows(0, 4)},
+    }
+    return State(rows(4), store, progress, round=12, drawers=drawers)
 
 
 def test_everything_comes_back(state, tmp_path):
@@ -38,12 +43,14 @@ def test_everything_comes_back(state, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     found = load_checkpoint(path, CPU)
     assert torch.equal(found.row, state.row)
-    assert found.server.keys() == state.server.keys()
-    for name, value in state.server.items():
-        assert found.server[name].dtype == value.dtype
-        assert torch.equal(found.server[name], value)
+    assert found.drawers.keys() == state.drawers.keys()
+    for group, drawer in state.drawers.items():
+        assert found.drawers[group].keys() == drawer.keys()
+        for name, value in drawer.items():
+            assert found.drawers[group][name].dtype == value.dtype
+            assert torch.equal(found.drawers[group][name], value)
     assert found.progress == state.progress
-    assert (found.round, found.bytes_down, found.bytes_up) == (12, 10**12, 3)
+    assert (found.round, int(found.drawers["traffic"]["down"])) == (12, 10**12)
     assert found.store.num_clients == 7
     before, after = state.store.state_dict(), found.store.state_dict()
     assert before.keys() == after.keys()
@@ -85,16 +92,17 @@ def test_files_that_are_no_checkpoints(state, tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("facts", ["null", "3", "[]", '{"format_version": 2}', "{", None])
+@pytest.mark.parametrize("facts", ["null", "3", "[]", '{"format_version": 3}', "{", None])
 def test_other_safetensors(tmp_path, facts):
     save_file({"row": torch.zeros(3)}, tmp_path / "x", metadata=None if facts is None else {"fedsim": facts})
     with pytest.raises(UserError, match="x: "):
         load_checkpoint(tmp_path / "x", CPU)
 
 
-def test_facts_that_are_missing(state, tmp_path):
-    save_file({"row": torch.zeros(3)}, tmp_path / "x", metadata={"fedsim": json.dumps({"format_version": 1})})
-    with pytest.raises(UserError, match="x: "):
+@pytest.mark.parametrize("version", [1, 2])
+def test_facts_that_are_missing(tmp_path, version):
+    save_file({"row": torch.zeros(3)}, tmp_path / "x", metadata={"fedsim": json.dumps({"format_version": version})})
+    with pytest.raises(UserError, match="x: is not a complete checkpoint"):
         load_checkpoint(tmp_path / "x", CPU)
 
 

@@ -10,7 +10,7 @@ import pytest
 from fedsim.config import compose as config
 from fedsim.core.stopping import Stop
 from fedsim.recording.settings import Checkpoint
-from fedsim.runs import resume
+from fedsim.runs import fit, resume
 from fedsim.runs import run as runner
 from fedsim.runs.record import run_state
 from fedsim.runs.resume import fork_run, resume_run
@@ -30,6 +30,7 @@ ALSO = (
         ("sampler", ("aggregator=feddyn",)),
         ("engine", (KEEPING, "aggregator=fedadam")),
     ),
+    ("aggregator/correction", ("aggregator.blocks=[recurrent]",)),
     *(("model", ("model.dropout=0.3", "model.num_layers=2")), ("model", FITTED), ("personalize", ()), ("client", ())),
     *(("stop", ("stop.patience=9",)), ("aggregator/server_optimizer/schedule", ("rounds=12",)), ("baseline", ())),
     *(("link", ()), ("link/up", ("aggregator=mean",)), ("link/down", ("aggregator=mean",))),
@@ -507,7 +508,8 @@ def test_other_data_are_refused(compose, tmp_path, capfd):
 def test_other_versions_and_threads_are_told(make, broken_off, monkeypatch, capfd):
     experiment = make()
     directory = broken_off(experiment, "broken", 2)
-    monkeypatch.setattr(resume, "versions", lambda: runner.versions() | {"torch": "9.9", "fedsim": "8.8"})
+    for module in (fit, resume):
+        monkeypatch.setattr(module, "versions", lambda: runner.versions() | {"torch": "9.9", "fedsim": "8.8"})
     assert resume_run(directory, replace(experiment, threads=2)) == "done"
     warned = capfd.readouterr().err
     assert warned.count("\n") == 1

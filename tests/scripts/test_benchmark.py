@@ -95,8 +95,13 @@ def test_profile_names_the_stages():
     from bench.workloads import Spec, parse
 
     text = profile(Spec(parse(TOY), rounds=2, kernels="torch"))
-    assert "recurrent kernels, backward" in text
-    assert "gather of batches" in text
+    stages = text[text.index(":\n") : text.index("everything outside")]
+    for label in (
+        *("recurrent kernels, forward", "recurrent kernels, backward", "embedding, head, loss, copies of gradients"),
+        *("batch order", "gather of batches", "local optimizer", "local training, the rest", "combine and spread"),
+        "server step and record",
+    ):
+        assert label in stages
 
 
 def test_contenders_take_turns(contender, monkeypatch):

@@ -44,7 +44,7 @@ class Edges(Schedule):
             yield update._replace(rows=update.rows + (rows[edge] - round.state.row))
 
     def close(self, round):
-        sums, weights = round.share.add_up(round.notes["schedule.sums"])
+        sums, weights = round.division.add_up(round.notes["schedule.sums"])
         rows = round.drawer(self)["rows"]
         met = rows + (sums / weights.clamp(min=1)[:, None]).to(rows.dtype)
         together = round.state.row.repeat(self.edges, 1)

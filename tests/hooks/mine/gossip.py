@@ -31,11 +31,11 @@ class Gossip(Schedule):
         return self.rows(round.state, part.clients)
 
     def pass_on(self, updates, round):
-        with round.share.together():
+        with round.division.together():
             held = list(updates)
         local = [self.rows(round.state, update.clients) + update.rows for update in held]
-        rows = round.share.whole({"rows": torch.cat(local)} if held else {})["rows"]
-        mixed = round.share.of((rows.roll(1, 0) + rows + rows.roll(-1, 0)) / 3)
+        rows = round.division.whole({"rows": torch.cat(local)} if held else {})["rows"]
+        mixed = round.division.of((rows.roll(1, 0) + rows + rows.roll(-1, 0)) / 3)
         first = 0
         for update in held:
             own = mixed[first : first + len(update.rows)]

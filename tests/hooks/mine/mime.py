@@ -34,7 +34,7 @@ class Mime(Correction):
         for part in round.own.chunks(round.federation.chunk_size):
             anchors = round.federation.schedule.anchors(part, round)
             total += round.trainer.full_gradients(anchors, part.clients).double().sum(0)
-        mean = round.share.add_up(total) / max(1, len(round.cohort.clients))
+        mean = round.division.add_up(total) / max(1, len(round.cohort.clients))
         round.notes["correction.gradient"] = mean.to(round.state.row.dtype)
 
     def recall(self, clients, round):

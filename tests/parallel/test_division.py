@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from fedsim.parallel.processes import World
-from fedsim.parallel.share import add_up, divide
+from fedsim.parallel.division import add_up, divide
 
 
 class Twins(World):

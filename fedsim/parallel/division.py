@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Share:
+class Division:
     """Which of C clients this process works on.
 
     Attributes:
@@ -109,10 +109,10 @@ class Share:
                 store.load_state_dict(found)
 
 
-def divide(world: World, work: Tensor) -> Share:
+def divide(world: World, work: Tensor) -> Division:
     """Divide C clients with `work` ``[C]``: each, longest first, goes to the process with the least work so far."""
     if world.size == 1:
-        return Share()
+        return Division()
     loads = [(0, rank) for rank in range(world.size)]
     owners = torch.zeros(len(work), dtype=torch.int64)
     amounts = work.tolist()
@@ -121,7 +121,7 @@ def divide(world: World, work: Tensor) -> Share:
         owners[place] = rank
         heapq.heappush(loads, (load + amounts[place], rank))
     gathered = torch.argsort(owners, stable=True)  # the concatenated shares, each in order
-    return Share(world, (owners == world.rank).nonzero()[:, 0], torch.argsort(gathered))
+    return Division(world, (owners == world.rank).nonzero()[:, 0], torch.argsort(gathered))
 
 
 def add_up(world: World, value: T) -> T:
