@@ -142,10 +142,10 @@ class Experiment:
                 f"aggregator/server_optimizer/schedule: {type(schedule).__name__} changes nothing in "
                 f"rounds={self.rounds}; take aggregator/server_optimizer/schedule=constant"
             )
-        claims = self.claims()
-        refuse_clashes(claims)
+        refuse_clashes(self.claims())
+        setting = self.setting()
         for part in self.parts():
-            part.check(self.setting())
+            part.check(setting)
 
     def effective(self) -> tuple[Sampler, Aggregator, ClientConfig]:
         """The sampler, aggregator and client settings that are used, after the baseline has replaced some of them."""
