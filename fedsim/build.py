@@ -12,6 +12,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from fedsim.errors import FieldError, UserError, did_you_mean, show
@@ -34,9 +35,9 @@ def build(node: Mapping[str, Any], expected: Any, key: str = "", allowed: Sequen
     Raises:
         UserError: naming the key, the value and what is allowed.
     """
-    cls = _class_of(node, expected, key, allowed)
+    cls: Any = _class_of(node, expected, key, allowed)
     try:
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
     except NameError as error:  # imported for type checkers only
         raise UserError(f"{key}._target_={node.get('_target_')}: is not a component ({error})") from None
     if any(typing.get_origin(hint) is typing.ClassVar and not hasattr(cls, name) for name, hint in hints.items()):
@@ -70,6 +71,12 @@ def build(node: Mapping[str, Any], expected: Any, key: str = "", allowed: Sequen
     if not isinstance(built, expected):
         raise UserError(f"{key}: {cls.__name__} is not a {getattr(expected, '__name__', expected)}")
     return built
+
+
+@cache
+def _hints(cls: type[object]) -> dict[str, Any]:
+    """The types of a class's annotations, its bases' included; finding them takes longer than to build one."""
+    return typing.get_type_hints(cls)
 
 
 def _class_of(node: Mapping[str, Any], expected: Any, key: str, allowed: Sequence[str]) -> type[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 
@@ -11,7 +12,12 @@ def option_name(component: Any) -> str:
 
     ``GeometricMedian`` is ``geometric_median``; ``NoPrivacy`` and other names that begin with ``No`` are ``none``.
     """
-    cls = type(component)
+    cls: Any = type(component)
+    return _of_class(cls)
+
+
+@cache
+def _of_class(cls: type[object]) -> str:
     declared: str | None = getattr(cls, "option", None)
     if declared is not None:
         return declared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from fedsim.core.facts import Fact, facts_of
@@ -309,15 +310,17 @@ def claims_of(components: Mapping[str, Any]) -> list[Claim]:
     claims = []
     for group, component in components.items():
         name = f"{group}={option_name(component)}"
-        assumed = not _declares(component)
+        cls: Any = type(component)
+        assumed = not _declares(cls)
         for fact, setting in facts_of(group, component).items():
             claims.append(Claim(fact, setting or name, f"{group}=none", assumed and not setting))
     return claims
 
 
-def _declares(component: Any) -> bool:
-    """Whether a component's class, or one that it inherits from outside `fedsim.core.part`, declares its facts."""
-    owner = next((cls for cls in type(component).__mro__ if "facts" in vars(cls)), None)
+@cache
+def _declares(cls: type[object]) -> bool:
+    """Whether a class, or one that it inherits from outside `fedsim.core.part`, declares its facts."""
+    owner = next((base for base in cls.__mro__ if "facts" in vars(base)), None)
     return owner is not None and owner.__module__ != Part.__module__
 
 

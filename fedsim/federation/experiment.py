@@ -142,8 +142,9 @@ class Experiment:
                 f"aggregator/server_optimizer/schedule: {type(schedule).__name__} changes nothing in "
                 f"rounds={self.rounds}; take aggregator/server_optimizer/schedule=constant"
             )
-        refuse_clashes(self.claims())
-        setting = self.setting()
+        claims = self.claims()
+        refuse_clashes(claims)
+        setting = self.setting(claims)
         for part in self.parts():
             part.check(setting)
 
@@ -203,18 +204,17 @@ class Experiment:
             claims += [Claim(fact, f"aggregator.blocks={blocks}", "aggregator.blocks=null") for fact in shared]
         return claims
 
-    def setting(self, population: Population | None = None) -> Setting:
-        """What parts are checked against, with or without the population."""
+    def setting(self, claims: Sequence[Claim]) -> Setting:
+        """What parts are checked against before the population is known, given the facts of all."""
         _, aggregator, client = self.effective()
-        setting = Setting(
+        return Setting(
             rounds=self.rounds,
             seed=self.seed,
             client=client,
             blocks=aggregator.blocks,
-            facts={claim.fact: claim.setting for claim in self.claims()},
+            facts={claim.fact: claim.setting for claim in claims},
             dropout=self.model.dropout,
         )
-        return setting if population is None else replace(setting, population=population)
 
     def torch_device(self) -> torch.device:
         """Return the device that ``device`` names, or raise `UserError` if there is none."""
@@ -248,7 +248,8 @@ class Experiment:
         sampled = self.sampler.limits(num_clients)
         smallest, largest = self.schedule.cohort_sizes(*self.system.cohort_sizes(*sampled))
         setting = replace(
-            self.setting(population),
+            self.setting(self.claims()),
+            population=population,
             num_clients=num_clients,
             smallest=max(1, smallest),
             largest=largest,

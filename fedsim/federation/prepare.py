@@ -58,7 +58,7 @@ def prepare(experiment: Experiment) -> Simulation:
     arch = architecture(e.model, population)
     blocks = divide_parameters(arch.layout, e.aggregator.blocks, device)
     task = LocalTask(arch, population, e.client, e.aggregator.correction, blocks, e.seed)
-    facts = e.setting().facts
+    facts = e.setting(e.claims()).facts
     bound = Bound(
         seed=e.seed,
         rounds=e.rounds,
@@ -147,7 +147,11 @@ def _columns(e: Experiment, dataset: Dataset) -> tuple[Column, ...]:
     def of(*parts: Part) -> tuple[Column, ...]:
         return tuple(column for part in parts for column in part.columns)
 
-    own = score_columns(dataset.task, dataset.score, "personal") if Fact.PERSONAL in e.setting().facts else ()
+    own = (
+        score_columns(dataset.task, dataset.score, "personal")
+        if any(claim.fact is Fact.PERSONAL for claim in e.claims())
+        else ()
+    )
     validation = ("validation_loss",) if e.client.validation_fraction > 0 else ()
     return (
         *(COLUMNS[name] for name in ("round", "clients", "train_loss", *validation)),
