@@ -100,8 +100,8 @@ def work(overrides: list[str]) -> None:
     from fedsim.config import compose as config
     from fedsim.federation.prepare import initial_state, prepare
     from fedsim.federation.round import simulate
-    from fedsim.parallel import processes as distributed
     from fedsim.parallel import division
+    from fedsim.parallel import processes as distributed
 
     here = distributed.join()
     torch.set_num_threads(1)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fedsim.parallel.processes import World
 from fedsim.parallel.division import add_up, divide
+from fedsim.parallel.processes import World
 
 
 class Twins(World):
