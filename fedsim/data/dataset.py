@@ -76,6 +76,7 @@ class Dataset:
             losses, are reported in the unit in which this is given.
         score: one more metric, or None.
         ordered: whether the samples (of each client, where there are clients) are in the order of time.
+        notes: sentences of what was done to the data, for the user.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Dataset:
     target_unit: float = 1.0
     score: Score | None = None
     ordered: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

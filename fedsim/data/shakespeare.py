@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from numpy.typing import NDArray
 
 from fedsim.data.dataset import IGNORE, Dataset, Split, Task
 from fedsim.data.download import fetch
-from fedsim.data.text import code_points, read_text, speeches
+from fedsim.data.plays import NoRoles, describe, read_play
+from fedsim.data.text import code_points
+from fedsim.data.text_files import read_text, without_licence
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -29,8 +30,6 @@ _PADDING = 0
 _UNKNOWN, _BEGIN, _END = (len(TFF_CHARACTERS) + i for i in (1, 2, 3))
 
 Ids = NDArray[np.uint8]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Shakespeare:
     unknown input; windows that such a character follows are left out. LEAF drops a role without test windows; here it
     trains.
 
-    A role with nothing to predict is left out, with a warning.
+    A role with nothing to predict is left out, with a note.
 
     Attributes:
         path: a UTF-8 text of blocks ``Name:``, speech, blank line; None means tiny Shakespeare.
@@ -102,12 +101,17 @@ class Shakespeare:
             UserError: if the text cannot be fetched or read, has no roles, or gives no test sample.
         """
         file = self._file()
-        roles = speeches(read_text(file, self.path), file)
-        if not roles:
+        text, licence = without_licence(read_text(file, self.path))
+        try:
+            play = read_play(text, "colon_line")
+        except NoRoles as error:
             raise UserError(
-                f"data.path={self.path}: {file.name} has no speaker blocks (a blank line, a line 'Name:', speech); "
-                "data=text data.clients_by=chunk reads any text"
-            )
+                f"data.path={self.path}: {file.name} has no speaker blocks (a blank line, a line 'Name:', speech): "
+                f"{error}; data=text reads other layouts of plays and, with data.clients_by=chunk, any text"
+            ) from error
+        roles = play.spoken
+        notes = [f"cut off {licence:,} characters of Project Gutenberg's licence and notices"] if licence else []
+        notes += describe({file.name: play})
         last = self.form == "last"
         names: list[str] = []
         parts: list[tuple[list[Split], list[Split]]] = []
@@ -117,9 +121,7 @@ class Shakespeare:
                 names.append(name)
                 parts.append((train, test))
         if len(names) < len(roles):
-            _log.warning(
-                "shakespeare: left out %d of %d roles, which say too little", len(roles) - len(names), len(roles)
-            )
+            notes.append(f"left out {len(roles) - len(names)} of {len(roles)} roles, which say too little")
         train, test = ([split for part in parts for split in part[which]] for which in (0, 1))
         if not sum(map(len, test)):
             raise UserError(
@@ -135,6 +137,7 @@ class Shakespeare:
             vocabulary_size=len(LEAF_CHARACTERS) + 1 if last else _END + 1,
             client_names=tuple(names),
             ordered=True,
+            notes=tuple(notes),
         )
 
     def _file(self) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.dataset import IGNORE, Dataset, Split, Task
+from fedsim.data.play_heads import LAYOUTS
+from fedsim.data.plays import NoRoles, Play, called, count_characters, describe, read_play
+from fedsim.data.text_files import check_encoding, read_text, without_licence
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
 
 _DEFAULT_CHUNK = 10_000
 _UNKNOWN = 1
 _FIRST_CHARACTER = 2
-_ROLE = re.compile(r"^([^\W\d_][^\n:]{0,39}):[ \t]*$", re.MULTILINE)
 
 Ids = NDArray[np.int64]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,17 +33,23 @@ class Text:
     Ids: 0 is padding, 1 an unknown character, then the characters of the training text in code point order. A
     character that occurs only in test text is 1 as an input and `IGNORE` as a target: it counts neither in the loss
     nor in the accuracy. A client too short for a test part of two characters trains on all its text; one with fewer
-    than two characters is left out, with a warning.
+    than two characters is left out. What Project Gutenberg puts before ``*** START OF`` and after ``*** END OF`` is cut
+    off. ``Dataset.notes`` says what was left out, and which roles were read.
 
     Attributes:
-        path: a UTF-8 text file, or a folder of them (files directly in it, in the order of their names; hidden files
-            are left out).
+        path: a text file, or a folder of them (files directly in it, in the order of their names; hidden files are left
+            out). A client of one of several files is called ``file/client``.
         sequence_length: characters per window, the steps of a sample.
-        clients_by: ``speaker``: one client per role of each play, read from blocks that start with a line ``Name:``
-            after a blank line, the speeches of a role one after another; ``file``: one client per file; ``chunk``: one
-            client per `chunk_size` characters of a file.
+        clients_by: ``speaker``: one client per role of each play, the speeches of a role one after another; ``file``:
+            one client per file; ``chunk``: one client per `chunk_size` characters of a file, for texts without roles.
         chunk_size: characters per client, only for ``clients_by=chunk``; None means 10000.
         test_fraction: share of each client's text to test on, above 0 and below 1.
+        layout: how a play names who speaks, only for ``clients_by=speaker``: ``auto`` takes the layout whose names come
+            back most often and refuses a text where too few do; ``colon_line`` (``NAME:`` on a line of its own),
+            ``colon`` (``NAME: speech``), ``capitals_dot`` (``NAME.``), ``dot`` (``Ham.``), ``capitals`` (``NAME``),
+            ``dash`` (``Name.--``) and ``italic`` (``_Name._``) force one.
+        min_speeches: roles with fewer speeches are left out, only for ``clients_by=speaker``; at least 1.
+        encoding: of the files, as Python names it.
     """
 
     path: str | None = None
@@ -53,6 +57,9 @@ class Text:
     clients_by: str = "speaker"
     chunk_size: int | None = None
     test_fraction: float = 0.1
+    layout: str = "auto"
+    min_speeches: int = 1
+    encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -69,6 +76,12 @@ class Text:
         check_between(self, 0, 1, "test_fraction", open_high=True)
         if self.chunk_size is not None and self.clients_by != "chunk":
             raise FieldError("chunk_size", self.chunk_size, "has an effect only with clients_by=chunk")
+        check_one_of(self, "layout", ("auto", *LAYOUTS))
+        check_at_least(self, 1, "min_speeches")
+        for name, default in (("layout", "auto"), ("min_speeches", 1)):
+            if self.clients_by != "speaker" and getattr(self, name) != default:
+                raise FieldError(name, getattr(self, name), "has an effect only with clients_by=speaker")
+        check_encoding(self.encoding)
 
     def load(self, seed: int) -> Dataset:
         """Return inputs and targets ``[S, sequence_length]`` int64, S windows in the order of the clients.
@@ -77,15 +90,14 @@ class Text:
             seed: not used, the split is by position.
 
         Raises:
-            UserError: if the path cannot be read as text, or gives no client or no test window.
+            UserError: if the path cannot be read as text or, for ``clients_by=speaker``, as a play, or gives no client
+                or no test window.
         """
-        texts = self._client_texts()
+        texts, notes = self._client_texts()
         usable = {name: code_points(text) for name, text in texts.items() if len(text) > 1}
         if len(usable) < len(texts):
-            _log.warning(
-                "text: left out %d of %d clients, which have fewer than 2 characters each",
-                len(texts) - len(usable),
-                len(texts),
+            notes.append(
+                f"left out {len(texts) - len(usable)} of {len(texts)} clients, which have fewer than 2 characters each"
             )
         if not usable:
             raise UserError(f"data.path={self.path}: no client has the 2 characters it takes to predict one")
@@ -113,6 +125,7 @@ class Text:
             vocabulary_size=size,
             client_names=tuple(usable),
             ordered=True,
+            notes=tuple(notes),
         )
 
     def _windows(self, parts: list[Ids]) -> Split:
@@ -132,27 +145,54 @@ class Text:
         counted = (targets != IGNORE).any(1)  # a window of unknown characters only has nothing to measure
         return Split(inputs[counted], lengths[counted], targets[counted], owners[counted])
 
-    def _client_texts(self) -> dict[str, str]:
-        """Read the files and return each client's text by its name."""
+    def _client_texts(self) -> tuple[dict[str, str], list[str]]:
+        """Read the files and return each client's text by its name, and notes on what was read and left out."""
         files = self._files()
-        texts: dict[str, str] = {}
+        contents, notes = {}, []
+        cut = 0
         for file in files:
-            text = read_text(file, self.path)
-            prefix = f"{file.name}/" if len(files) > 1 else ""
-            if self.clients_by == "file":
-                texts[file.name] = text
-            elif self.clients_by == "chunk":
-                size = self.chunk_size or _DEFAULT_CHUNK
+            contents[file.name], licence = without_licence(read_text(file, self.path, self.encoding))
+            cut += licence
+            if not contents[file.name].strip():
+                raise UserError(f"data.path={self.path}: {file} is empty between Project Gutenberg's marks")
+        if cut:
+            notes.append(f"cut off {cut:,} characters of Project Gutenberg's licence and notices")
+        if self.clients_by == "file":
+            return contents, notes
+        texts: dict[str, str] = {}
+        if self.clients_by == "chunk":
+            size = self.chunk_size or _DEFAULT_CHUNK
+            for name, text in contents.items():
+                prefix = f"{name}/" if len(files) > 1 else ""
                 texts |= {f"{prefix}chunk_{i // size}": text[i : i + size] for i in range(0, len(text), size)}
-            else:
-                roles = {role: "\n".join(parts) for role, parts in speeches(text, file).items()}
-                if not roles:
-                    raise UserError(
-                        f"data.path={self.path}: {file.name} has no speaker blocks (a blank line, a line 'Name:', "
-                        "speech); use data.clients_by=chunk"
-                    )
-                texts |= {f"{prefix}{role}": speech for role, speech in roles.items()}
-        return texts
+            return texts, notes
+        plays = {name: self._play(name, text) for name, text in contents.items()}
+        notes += describe(plays)
+        roles = {called(name, role, plays): parts for name in plays for role, parts in plays[name].spoken.items()}
+        texts = {name: "\n".join(parts) for name, parts in roles.items() if len(parts) >= self.min_speeches}
+        if len(texts) < len(roles):
+            lost = count_characters(part for name, parts in roles.items() if name not in texts for part in parts)
+            notes.append(
+                f"left out {len(roles) - len(texts)} of {len(roles)} roles, which have fewer than "
+                f"data.min_speeches={self.min_speeches} speeches: {lost / sum(p.size for p in plays.values()):.1%} of "
+                "the text"
+            )
+        if not texts:
+            most = max(map(len, roles.values()))
+            raise UserError(
+                f"data.min_speeches={self.min_speeches}: no role has that many speeches; the most is {most}"
+            )
+        return texts, notes
+
+    def _play(self, name: str, text: str) -> Play:
+        try:
+            return read_play(text, self.layout)
+        except NoRoles as error:
+            raise UserError(
+                f"data.path={self.path}: {name}: {error}; for a text without roles, set data.clients_by=chunk (a "
+                "client per data.chunk_size characters) or file (a client per file)"
+                + ("; for a play, data.layout" if self.layout == "auto" else "")
+            ) from error
 
     def _files(self) -> list[Path]:
         path = Path(self.path or "").expanduser()
@@ -165,53 +205,6 @@ class Text:
         if not files:
             raise UserError(f"data.path={self.path}: the folder has no files directly in it")
         return files
-
-
-def read_text(file: Path, path: str | None) -> str:
-    """Return a text file's content, its line ends made one character.
-
-    Args:
-        file: the file.
-        path: ``data.path`` as the user wrote it, for messages.
-
-    Raises:
-        UserError: if it is not there, not UTF-8 text or empty.
-    """
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"data.path={path}: there is no file or folder {file}") from error
-    except OSError as error:
-        raise UserError(f"data.path={path}: {file} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"data.path={path}: {file} is not UTF-8 text (byte {error.start})") from error
-    if "\0" in text:
-        raise UserError(f"data.path={path}: {file} is not text (NUL at character {text.index(chr(0))})")
-    if not text.strip():
-        raise UserError(f"data.path={path}: {file} is empty")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def speeches(text: str, file: Path) -> dict[str, list[str]]:
-    """Return each role's speeches of a play, in the order in which the roles first speak."""
-    # A speech may have a line that ends with a colon too: only one after a blank line names a role.
-    heads = [head for head in _ROLE.finditer(text) if _follows_blank_line(text, head.start())]
-    if not heads:
-        return {}
-    if text[: heads[0].start()].strip():
-        _log.warning("text: %d characters before the first role of %s are left out", heads[0].start(), file.name)
-    ends = [head.start() for head in heads[1:]] + [len(text)]
-    spoken: dict[str, list[str]] = {}
-    for head, end in zip(heads, ends, strict=True):
-        parts = spoken.setdefault(head[1].strip(), [])
-        if part := text[head.end() : end].strip():
-            parts.append(part)
-    return spoken
-
-
-def _follows_blank_line(text: str, start: int) -> bool:
-    """Whether the line that starts there is the first one, or the one before it is blank."""
-    return start == 0 or not text[text.rfind("\n", 0, start - 1) + 1 : start].strip()
 
 
 def code_points(text: str) -> NDArray[np.uint32]:

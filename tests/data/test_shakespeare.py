@@ -133,10 +133,14 @@ def test_last_against_plain_python(tmp_path_factory, text, stride):
         )
 
 
-def test_role_that_says_too_little_is_left_out(play, caplog):
+def test_role_that_says_too_little_is_left_out(play):
     path = play({"Ann": ["a long speech, " * 5], "Bob": ["Ho."]})
-    assert Shakespeare(path=path, form="last", sequence_length=5).load(0).client_names == ("Ann",)
-    assert "left out 1 of 2 roles" in caplog.text
+    data = Shakespeare(path=path, form="last", sequence_length=5).load(0)
+    assert data.client_names == ("Ann",)
+    assert data.notes == (
+        "read as a play with heads 'NAME:' on a line of its own: 2 roles (Ann 1, Bob 1), 100.0% of the text kept",
+        "left out 1 of 2 roles, which say too little",
+    )
 
 
 def test_fetched_if_no_path_is_given(play, monkeypatch):
@@ -171,8 +175,9 @@ def test_tiny_shakespeare_has_309_roles(tmp_path, monkeypatch):
     [
         ("Only prose.", {}, "no speaker blocks"),
         ("", {}, "is empty"),
-        ("Ann:\nHo.\n", {}, r"data\.test_fraction=0\.2: no role says enough"),
-        ("Ann:\nHo.\n", {"form": "last"}, r"data\.test_fraction=0\.2: no role says enough"),
+        ("She said:\nOnly prose.", {}, r"no speaker blocks .* 1 line looks like a head .*data=text"),
+        ("Ann:\nHo.\n\nBob:\nHa.\n", {}, r"data\.test_fraction=0\.2: no role says enough"),
+        ("Ann:\nHo.\n\nBob:\nHa.\n", {"form": "last"}, r"data\.test_fraction=0\.2: no role says enough"),
     ],
 )
 def test_unusable_text(tmp_path, content, options, message):

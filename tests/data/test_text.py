@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.data.dataset import IGNORE, Task
-from fedsim.data.text import Text, _follows_blank_line, code_points
+from fedsim.data.text import Text, code_points
 from fedsim.errors import FieldError, UserError
 
 PLAY = """\
@@ -32,6 +32,11 @@ def write(tmp_path):
         return str(path)
 
     return write
+
+
+def texts_of(path, **options):
+    """Each client's text, by its name."""
+    return Text(path=path, **options)._client_texts()[0]
 
 
 def test_windows_by_hand(write):
@@ -99,7 +104,7 @@ def test_every_character_but_a_parts_first_is_predicted_once(tmp_path_factory, t
 def test_roles_of_a_play(write):
     """ "Mark this:" ends with a colon but follows no blank line, so it is speech."""
     path = write(PLAY)
-    assert Text(path=path)._client_texts() == {
+    assert texts_of(path) == {
         "ANN": "Hello there, you.\nI did.",
         "Bob Smith": "Mark this:\nit is one speech.",
     }
@@ -108,19 +113,34 @@ def test_roles_of_a_play(write):
 
 def test_line_ends_and_byte_order_mark_do_not_matter(write):
     windows = b"\xef\xbb\xbf" + PLAY.replace("\n", "\r\n").encode()
-    assert Text(path=write(windows))._client_texts() == Text(path=write(PLAY, "b.txt"))._client_texts()
+    assert texts_of(write(windows)) == texts_of(write(PLAY, "b.txt"))
 
 
-def test_text_before_the_first_role_is_reported(write, caplog):
-    path = write("A title\n\n" + PLAY)
-    assert list(Text(path=path)._client_texts()) == ["ANN", "Bob Smith"]
-    assert "9 characters before the first role" in caplog.text
+def test_text_before_the_first_role_is_reported(write):
+    """Without white space and names: "Atitle", "Hellothere,you.", "Markthis:itisonespeech.", "Idid."
+
+    These are 6, 15, 23 and 5 characters, 49 in all: 6 / 49 is 12.2%.
+    """
+    data = Text(path=write("A title\n\n" + PLAY)).load(0)
+    assert data.client_names == ("ANN", "Bob Smith")
+    assert data.notes == (
+        "read as a play with heads 'NAME:' on a line of its own: 2 roles (ANN 2, Bob Smith 1), 87.8% of the text kept; "
+        "left out: 12.2% before the first name",
+    )
 
 
-def test_silent_role_is_left_out_with_a_warning(write, caplog):
+def test_silent_role_is_left_out_with_a_note(write):
     data = Text(path=write(PLAY + "\nGhost:\n")).load(0)
     assert data.client_names == ("ANN", "Bob Smith")
-    assert "left out 1 of 3 clients" in caplog.text
+    assert data.notes[1] == (
+        "left out 1 of 3 roles, which have fewer than data.min_speeches=1 speeches: 0.0% of the text"
+    )
+
+
+def test_client_of_one_character_is_left_out_with_a_note(write):
+    data = Text(path=write(PLAY + "\nGhost:\nO\n")).load(0)
+    assert data.client_names == ("ANN", "Bob Smith")
+    assert data.notes[1] == "left out 1 of 3 clients, which have fewer than 2 characters each"
 
 
 def test_short_client_trains_and_does_not_test(write):
@@ -137,9 +157,9 @@ def test_folder(tmp_path, write):
     write(PLAY, "a.txt")
     write("ignored", ".hidden")
     folder = str(tmp_path)
-    assert list(Text(path=folder)._client_texts()) == ["a.txt/ANN", "a.txt/Bob Smith", "b.txt/ANN", "b.txt/Bob Smith"]
-    assert list(Text(path=folder, clients_by="file")._client_texts()) == ["a.txt", "b.txt"]
-    chunks = Text(path=folder, clients_by="chunk", chunk_size=50)._client_texts()
+    assert list(texts_of(folder)) == ["a.txt/ANN", "a.txt/Bob Smith", "b.txt/ANN", "b.txt/Bob Smith"]
+    assert list(texts_of(folder, clients_by="file")) == ["a.txt", "b.txt"]
+    chunks = texts_of(folder, clients_by="chunk", chunk_size=50)
     assert list(chunks) == ["a.txt/chunk_0", "a.txt/chunk_1", "b.txt/chunk_0", "b.txt/chunk_1"]
     assert chunks["a.txt/chunk_0"] + chunks["a.txt/chunk_1"] == PLAY
 
@@ -194,6 +214,13 @@ def test_no_test_part_anywhere(write):
         ("chunk_size", {"clients_by": "chunk", "chunk_size": 1}),
         ("test_fraction", {"test_fraction": 0.0}),
         ("test_fraction", {"test_fraction": 1.0}),
+        ("layout", {"layout": "colons"}),
+        ("layout", {"layout": "dot", "clients_by": "file"}),
+        ("min_speeches", {"min_speeches": 0}),
+        ("min_speeches", {"min_speeches": 2, "clients_by": "chunk"}),
+        ("encoding", {"encoding": "latin-2000"}),
+        ("encoding", {"encoding": "base64"}),
+        ("encoding", {"encoding": ""}),
     ],
 )
 def test_refused(field, values):
@@ -202,6 +229,30 @@ def test_refused(field, values):
     assert error.value.field == field
 
 
-def test_blank_line_check():
-    text = "a\n \nb\nc"
-    assert [_follows_blank_line(text, text.index(letter)) for letter in "abc"] == [True, True, False]
+def test_roles_with_few_speeches_are_left_out(write):
+    """Ann says Hellothere,you. and Idid. (15 + 5 characters), Bob Markthis:itisonespeech. (23): 23 / 43 is 53.5%."""
+    data = Text(path=write(PLAY), min_speeches=2).load(0)
+    assert data.client_names == ("ANN",)
+    assert data.notes[1:] == (
+        "left out 1 of 2 roles, which have fewer than data.min_speeches=2 speeches: 53.5% of the text",
+    )
+    with pytest.raises(UserError, match=r"^data\.min_speeches=3: no role has that many speeches; the most is 2$"):
+        Text(path=write(PLAY), min_speeches=3).load(0)
+
+
+def test_notes_on_a_folder(tmp_path, write):
+    """ANN is in both files, of which b.txt has another layout. All four speeches of b.txt are said: none is lost."""
+    write(PLAY, "a.txt")
+    write("ANN.--One.\n\nEVE.--Two.\n\nANN.--Three.\n\nEVE.--Four.\n", "b.txt")
+    data = Text(path=str(tmp_path), min_speeches=2).load(0)
+    assert data.client_names == ("a.txt/ANN", "b.txt/ANN", "b.txt/EVE")
+    assert data.notes == (
+        "read as 2 plays with heads 'NAME:' on a line of its own (1 file) and 'Name.--' (1 file): "
+        "4 roles (a.txt/ANN 2, b.txt/ANN 2, b.txt/EVE 2, a.txt/Bob Smith 1), 100.0% of the text kept",
+        "1 name of several files (ANN): a client of its own in each file",
+        "left out 1 of 4 roles, which have fewer than data.min_speeches=2 speeches: 37.1% of the text",
+    )
+    write("Just prose.", "c.txt")
+    with pytest.raises(UserError, match=r"data\.path=.*: c\.txt: no line looks like the name of a role; .*file"):
+        Text(path=str(tmp_path)).load(0)
+    assert Text(path=str(tmp_path), clients_by="file", test_fraction=0.3).load(0).notes == ()
