@@ -76,6 +76,7 @@ class Dataset:
             losses, are reported in the unit in which this is given.
         score: one more metric, or None.
         ordered: whether the samples (of each client, where there are clients) are in the order of time.
+        notes: what was done to the data, or looks wrong in them: one line each, naming the key that changes it.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Dataset:
     target_unit: float = 1.0
     score: Score | None = None
     ordered: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def evaluate_run(directory: Path, request: Request, which: str = "last") -> tupl
     if any(key.split(".")[0] in DATA for key in changed):
         return saved, _on_other_data(saved, wanted)
     threads(wanted)
-    sim = prepare(wanted)
+    sim = _prepared(wanted)
     warn_of_other_data(sim, saved)
     state = saved.state
     state.row = state.row.to(wanted.torch_device())
@@ -80,12 +80,20 @@ def _on_other_data(saved: SavedModel, wanted: Experiment) -> Evaluation:
         stop=Stop(),
     )
     threads(neutral)
-    sim = prepare(neutral)
+    sim = _prepared(neutral)
     saved.check(sim.task.arch)
     if sim.population.vocabulary_size is not None:
         print_error("the score means something only if these data number their tokens as the run's did", "warning")
     row = saved.state.row.to(wanted.torch_device(), wanted.torch_dtype())
     return evaluate(sim.trainer, row, sim.population)
+
+
+def _prepared(experiment: Experiment) -> Simulation:
+    """A simulation; what is to be known of its data is told."""
+    sim = prepare(experiment)
+    for note in sim.population.notes:
+        print_error(note, "data")
+    return sim
 
 
 def threads(experiment: Experiment) -> None:
