@@ -64,10 +64,19 @@ class Layout:
 
 def as_texts(column: pd.Series) -> NDArray[np.object_]:
     """A column as text without blanks at its ends, None where a cell is empty."""
-    texts = strings(column).str.strip()
-    out: NDArray[np.object_] = texts.to_numpy(object, copy=True)
-    out[(texts == "").to_numpy(bool)] = None
-    return out
+    import pandas as pd
+
+    codes, distinct = pd.factorize(strings(column))
+    stripped: NDArray[np.object_] = np.array([text.strip() or None for text in distinct], object)
+    return stripped[codes]
+
+
+def loose_cells(column: pd.Series) -> int:
+    """How many cells of a column have blanks at their ends."""
+    import pandas as pd
+
+    codes, distinct = pd.factorize(strings(column))
+    return int(np.array([text != text.strip() for text in distinct], bool)[codes].sum())
 
 
 def strings(column: pd.Series) -> pd.Series[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.data.table_columns import Floats, Layout, as_numbers, as_texts, strings
+from fedsim.data.table_columns import Floats, Layout, as_numbers, as_texts, loose_cells
 from fedsim.data.table_frame import File, shorten
 from fedsim.data.table_looks import moments
 from fedsim.data.table_time import Times, as_times
@@ -83,8 +83,7 @@ def extract(file: File, layout: Layout) -> Rows:
             numbers[name] = column
     words = [*layout.client, *(layout.targets if layout.labels else ())]
     for name in words:
-        cells = strings(frame[name])
-        if loose := int((cells != cells.str.strip()).sum()):
+        if loose := loose_cells(frame[name]):
             notes.append(f"blanks at the ends of {loose:,} cells of column {name!r} are left out, so 'A ' is 'A'")
     found = {
         str(name): moments(frame[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ LONG = 1.5
 HOLIDAYS = 2
 """Working days in a row that may be missing where rows come on working days only."""
 
+_OFFSET = re.compile(r"(?:[Zz]|[+-]\d\d:\d\d|[+-]\d{4}|:\d\d[+-]\d\d) *$")
 _DAY, _SECOND = 86_400 * 10**9, 10**9
 
 
@@ -117,7 +119,8 @@ def _parsed(file: File, name: str, layout: Layout, texts: pd.Series[str]) -> pd.
         where = f"{file.place(row)}, column {name!r}"
         refuse(layout, f"{where}: {quoted(texts.iloc[row])} is not {what}{file.head_hint(row)}")
     if layout.time_format is None or "%z" in layout.time_format:
-        zoned = texts.str.contains(r"\d{2}.*(?:Z|[+-]\d{2}:?\d{2})\s*$").to_numpy(bool) & texts.str.contains(":")
+        codes, tails = pd.factorize(np.array([text[-6:] for text in texts], object))
+        zoned = np.array([_OFFSET.search(tail) is not None for tail in tails], bool)[codes]
         if zoned.any() and not zoned.all():
             row = int((zoned != zoned[0]).argmax())
             said = "has an offset from UTC" if zoned[row] else "has no offset from UTC"
@@ -203,12 +206,27 @@ def find_gaps(
     text = f"{count:,} gap{'s' * (count > 1)} in time in {len(np.unique(who[long])):,} of {len(clients):,} clients"
     text += f" (the longest, {_shown_span(delta[worst], dates)} instead of {_shown_span(step[worst], dates)}, before "
     text += f"{place(int(at[worst]))})"
+    if not dates and (form := _written_as_numbers(time)):
+        text += f"; if {shown_time(layout)!r} holds dates, such as {plain[0]:.0f}, set data.time_format={form}"
     if layout.gaps == "error":
         refuse(layout, f"{text}; data.gaps=split keeps windows from crossing them, data.gaps=ignore lets them")
     if layout.gaps == "ignore":
         return before, [*notes, f"{text}: windows cross {it} (data.gaps=ignore)"]
     before[at[long]] = True
     return before, [*notes, f"{text}: windows do not cross {it}; data.gaps=ignore lets them"]
+
+
+def _written_as_numbers(time: Times) -> str:
+    """The format of numbers that may be dates, such as 20240131, or nothing."""
+    import pandas as pd
+
+    numbers = time.astype(np.float64)
+    low, high = numbers.min(), numbers.max()
+    for form, least, most in (("%Y%m%d", 18000101, 22001231), ("%Y%m", 180001, 220012)):
+        if least <= low and high <= most and (numbers % 1 == 0).all():
+            texts = pd.Series(numbers.astype(np.int64)).astype(str)
+            return form if pd.to_datetime(texts, format=form, errors="coerce").notna().all() else ""
+    return ""
 
 
 def _times(count: int) -> str:

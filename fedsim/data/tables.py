@@ -99,6 +99,7 @@ def _make(paths: list[Path], layout: Layout) -> Arrays:
         for option in fields(TextFormat):
             value = getattr(layout.text, option.name)
             if value != option.default and option.name != "na_values":
+                value = [*value] if isinstance(value, tuple) else value
                 raise FieldError(f"data.{option.name}", value, "has an effect only on text, and all files are Parquet")
 
     def read(path: Path) -> File:

@@ -73,7 +73,7 @@ class Windows:
         train = self._pieces(table, first, np.maximum(train_sizes, 0))
         test = self._pieces(table, first + sizes - test_sizes, test_sizes)
         tested = (train.per_client(clients) > 0) & (test.per_client(clients) > 0)
-        self._report_untested([table.clients[k] for k in kept[~tested[kept]]], len(kept), notes)
+        self._report_untested([table.clients[k] for k in kept[~tested[kept]]], len(kept), len(table.breaks), notes)
         train = self._pieces(table, first, np.where(tested, train_sizes, sizes))
         test = self._pieces(table, first + sizes - test_sizes, np.where(tested, test_sizes, 0))
         self._check_memory(table, int(train.counts.sum() + test.counts.sum()))
@@ -137,9 +137,11 @@ class Windows:
             notes.append(f"{unused:,} rows lie between gaps that are closer than {needs}, and are in no window")
         return np.flatnonzero(longest >= self.extent)
 
-    def _report_untested(self, names: list[str], clients: int, notes: list[str]) -> None:
+    def _report_untested(self, names: list[str], clients: int, breaks: int, notes: list[str]) -> None:
         """Note clients without a test part, or raise `UserError` if no client has one."""
         needs = f"a test part needs {self.extent} rows and training {2 * self.extent} before it"
+        if breaks:
+            needs += f", without one of the {breaks:,} gaps that data.gaps=split keeps"
         if len(names) == clients:
             raise UserError(
                 f"data.test_fraction={self.test_fraction:g}: no client has enough rows to test on ({needs}); take "

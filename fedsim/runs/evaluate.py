@@ -20,7 +20,7 @@ from fedsim.federation.prepare import Simulation, prepare
 from fedsim.personalization.personalization import NoPersonalization
 from fedsim.runs.digests import data_hash
 from fedsim.runs.fit import changes
-from fedsim.runs.record import read_record
+from fedsim.runs.record import read_record, started_elsewhere
 from fedsim.runs.resume import read_experiment
 from fedsim.runs.saved_model import SavedModel, read_model
 from fedsim.samplers.uniform import Uniform
@@ -55,7 +55,8 @@ def evaluate_run(directory: Path, request: Request, which: str = "last") -> tupl
     if any(key.split(".")[0] in DATA for key in changed):
         return saved, _on_other_data(saved, wanted)
     threads(wanted)
-    sim = _prepared(wanted)
+    with started_elsewhere(directory, wanted):
+        sim = _prepared(wanted)
     warn_of_other_data(sim, saved)
     state = saved.state
     state.row = state.row.to(wanted.torch_device())

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.data.source import load_dataset
+
 
 @pytest.fixture
 def gap(elsewhere, monkeypatch):
@@ -41,3 +43,15 @@ def test_data_without_notes(fedsim, gap, tiny):
     assert fedsim("run", *tiny, "hydra.run.dir=run").code == 0
     assert json.loads(Path("run/summary.json").read_text())["data"] == {"notes": []}
     assert "data notes" not in fedsim("run", *tiny, "--dry-run").out
+
+
+def test_a_relative_path_resumed_elsewhere(fedsim, gap, elsewhere, tmp_path, monkeypatch):
+    assert fedsim("run", *gap, *RUN, "hydra.run.dir=run").code == 0
+    monkeypatch.chdir(tmp_path)
+    load_dataset.cache_clear()  # as in another process
+    answer = fedsim("resume", elsewhere / "run", "rounds=2")
+    assert answer.code == 2
+    assert "data.path=a.csv: there is no such file, folder or glob; the run was started in" in answer.err
+    assert str(elsewhere) in answer.err
+    monkeypatch.chdir(elsewhere)
+    assert fedsim("resume", "run", "rounds=2").code == 0

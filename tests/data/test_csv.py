@@ -549,6 +549,8 @@ def test_parquet(tmp_path, write, monkeypatch):
     assert data.train.inputs[:2, 0].tolist() == [[0, 1, 0], [1, 1, 0.5]]
     assert "a.parquet, row 2, column 'flag': the value is missing" in refusal(**settings)
     assert "data.separator=tab: has an effect only on text" in refusal(separator="tab", **settings)
+    assert "data.header=false: has an effect only on text" in refusal(header=False, **settings)
+    assert "data.skip_rows=[2]: has an effect only on text" in refusal(skip_rows=[2], **settings)
     assert "data.time_format=%Y: a.parquet holds dates" in refusal(time_format="%Y", missing="ffill", **settings)
     assert "cannot be read as Parquet" in refusal(path=write(b"PAR1 nothing PAR1", "b.parquet"))
     assert "cannot be read as Parquet" in refusal(path=write(b"", "b.parquet"))
@@ -622,6 +624,29 @@ def test_windows_that_do_not_fit_into_memory(write, monkeypatch):
         ("decimal", {"decimal": ","}),
         ("decimal", {"decimal": "comma"}),
         ("decimal", {"decimal": "comma", "separator": "comma"}),
+        ("client_column", {"client_column": []}),
+        ("client_column", {"client_column": ["a", "a"]}),
+        ("client_column", {"client_column": ["a", "y"]}),
+        ("time_column", {"time_column": []}),
+        ("time_column", {"time_column": ["a", "y"]}),
+        ("time_column", {"time_column": ["a", "b"], "client_column": ["b", "c"]}),
+        ("na_values", {"na_values": []}),
+        ("fill_limit", {"fill_limit": 3}),
+        ("fill_limit", {"fill_limit": 0, "missing": "ffill"}),
+        ("gaps", {"gaps": "cross"}),
+        ("sort", {"sort": True}),
+        ("duplicates", {"duplicates": "last", "time_column": "t"}),
+        ("duplicates", {"duplicates": "first"}),
+        ("duplicates", {"duplicates": "mean", "time_column": "t", "task": "classification"}),
+        ("thousands", {"thousands": ","}),
+        ("thousands", {"thousands": "point"}),
+        ("thousands", {"thousands": "comma", "decimal": "comma", "separator": "tab"}),
+        ("encoding", {"encoding": "latin-99"}),
+        ("encoding", {"encoding": "a\0b"}),
+        ("comment", {"comment": " "}),
+        ("skip_rows", {"skip_rows": 0}),
+        ("skip_rows", {"skip_rows": []}),
+        ("skip_rows", {"skip_rows": [2, 0]}),
     ],
 )
 def test_refused(field, values):
@@ -644,7 +669,8 @@ def test_equal_settings_are_one_key():
 
 
 def test_lists_of_columns_survive_the_record(tmp_path):
-    source = Csv(path="a", target_column=["y", "z"], feature_columns=["x"])
+    several = {"client_column": ["a", "b"], "time_column": ["c", "d"], "na_values": ["-200"], "skip_rows": [2, 3]}
+    source = Csv(path="a", target_column=["y", "z"], feature_columns=["x"], **several)
     assert build.build(build.record_of(source, name_class=True), Csv, "data") == source
 
 

@@ -194,3 +194,19 @@ def test_notes_survive_the_cache(table, load):
     first, again = (load(path, time_column="t") for _ in range(2))
     assert first.notes == again.notes
     assert (first.train.inputs == again.train.inputs).all()
+
+
+def test_dates_written_as_numbers_are_pointed_out(table, load):
+    """As numbers, 20240201 comes 70 after 20240131."""
+    days = pd.date_range("2024-01-01", periods=60)
+    path = table(rows(days.strftime("%Y%m%d")))
+    (note,) = load(path, time_column="t").notes
+    assert "1 gap in time" in note
+    assert "if 't' holds dates, such as 20240101, set data.time_format=%Y%m%d: windows do not cross" in note
+    assert not load(path, time_column="t", time_format="%Y%m%d").notes
+
+
+def test_gaps_that_leave_nothing_to_test_on(table, refusal):
+    """Of 17 rows the last three are for testing, in two stretches."""
+    said = refusal(table(rows([*range(14), 20, 30, 31])), time_column="t")
+    assert "and training 6 before it, without one of the 2 gaps that data.gaps=split keeps" in said
