@@ -27,7 +27,10 @@ STEADY = 0.95
 READ = 0.95
 """Share of a column's cells that must read as times."""
 
-_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?:[ T]\d.*)?")
+_DATE = re.compile(
+    r"(?:\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{1,2}[- ][A-Za-z]{3,9}[- ]\d{2,4}|[A-Za-z]{3,9} \d{1,2},? \d{4})"
+    r"(?:[ T]\d.*)?"
+)
 
 
 def codes_for_missing(values: Floats, columns: Sequence[str]) -> list[str]:

@@ -57,9 +57,9 @@ def read_text(file: Path, text: TextFormat, words: set[str]) -> File:
     kept = None
     if text.comment is not None or text.skip_rows is not None:
         data, kept, skipped = _without_lines(data, text)
-        notes += [f"{skipped:,} lines of {file.name} that begin with {text.comment} are skipped"] if skipped else []
+        notes += [f"{skipped:,} line(s) of {file.name} that begin with {text.comment} are skipped"] if skipped else []
     data, blank = _without_blank_end(data, separator)
-    notes += [f"{blank:,} blank rows at the end of {file.name} are left out"] if blank else []
+    notes += [f"{blank:,} blank row(s) at the end of {file.name} are left out"] if blank else []
     if not data.strip():
         raise BadFileError("is empty" if kept is None else "is empty but for the lines that are skipped")
     raw, lines, row_names = _check_shape(data, separator, text, kept)

@@ -129,6 +129,13 @@ def test_left_out_times_day_first(table, load):
     assert note.startswith("column 'when', left out, reads as times: data.time_column=when with data.time_format would")
 
 
+@pytest.mark.parametrize("form", ["%d %b %Y", "%B %d, %Y", "%d-%b-%y"])
+def test_left_out_times_with_names_of_months(table, load, form):
+    days = pd.date_range("2024-01-20", periods=30)[::-1]
+    (note,) = aside(table, load, [f'"{day:{form}}"' for day in days])
+    assert "reads as times that fall at 29 of 29 rows" in note
+
+
 def test_left_out_times_that_repeat(table, load):
     (note,) = aside(table, load, [DAYS[k // 2] for k in range(30)])
     assert "reads as times, 15 of which repeat within clients" in note

@@ -50,7 +50,7 @@ def test_comments(table, load, refusal):
     assert "begins with #: \"data.comment='#'\" skips such lines" in said
     data = load(path, comment="#")
     assert values(data) == [0, 1]
-    assert data.notes[0] == "3 lines of a.csv that begin with # are skipped"
+    assert data.notes[0] == "3 line(s) of a.csv that begin with # are skipped"
     broken = table(f"# of station 12, in 2024\nx,y\n{BODY}abc,1\n")
     assert "line 33, column 'x': 'abc'" in refusal(broken, comment="#")  # 1 + 1 + 30 + 1
 
@@ -118,7 +118,7 @@ def test_thousands(table, load, refusal):
 def test_blank_rows_at_the_end(table, load, refusal):
     data = load(table("x,y\n" + BODY + ",\n , \n\n,\n"))
     assert len(data.train) == 30 - 6 - 3 - 2  # 6 rows test and 3 lie between; two windows fewer than rows
-    assert data.notes[0] == "3 blank rows at the end of a.csv are left out"
+    assert data.notes[0] == "3 blank row(s) at the end of a.csv are left out"
     assert "line 3, column 'x': the value is missing" in refusal(table("x,y\n1,2\n,\n3,4\n"))
 
 
