@@ -7,7 +7,7 @@ import hashlib
 from importlib import import_module
 from pathlib import Path
 
-from fedsim.data.table_frame import BadFileError, File, check_names, shorten
+from fedsim.data.table_frame import BadFileError, Done, File, check_names, shorten
 from fedsim.data.table_text import TextFormat, read_text
 from fedsim.errors import UserError
 
@@ -93,5 +93,6 @@ def _read_parquet(file: Path) -> File:
     for name in frame.columns[[str(kind) == "category" for kind in frame.dtypes]]:
         frame[name] = frame[name].astype(object)
     loose = [name for name in frame.columns if name != name.strip()]
-    notes = (f"blanks at the ends of names of columns are left out: {shorten(loose)}",) if loose else ()
+    text = f"blanks at the ends of names of columns are left out: {shorten(loose)}"
+    notes = (Done(text, file.name),) if loose else ()
     return File(file.name, frame.set_axis(names, axis=1), first=1, unit="row", notes=notes)

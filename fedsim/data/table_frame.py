@@ -18,6 +18,34 @@ NO_VALUE = ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"]
 
 
 @dataclass(frozen=True)
+class Done:
+    """What was done to one file: said once for all files of which it is true.
+
+    Attributes:
+        text: in which COUNT and FILES stand for how often, and for the files.
+        file: its name.
+        count: how often it was done.
+    """
+
+    text: str
+    file: str
+    count: int = 1
+
+
+def told(done: Iterable[Done]) -> list[str]:
+    """One line for each text, in the order of their first appearance."""
+    together: dict[str, list[Done]] = {}
+    for one in done:
+        together.setdefault(one.text, []).append(one)
+    lines = []
+    for text, found in together.items():
+        files = found[0].file if len(found) == 1 else f"{len(found):,} files"
+        count = sum(one.count for one in found)
+        lines.append(text.replace("COUNT", f"{count:,}", 1).replace("FILES", files, 1))
+    return lines
+
+
+@dataclass(frozen=True)
 class File:
     """What one file holds.
 
@@ -38,7 +66,7 @@ class File:
     unit: str
     lines: NDArray[np.int64] | None = None
     hint: str = ""
-    notes: tuple[str, ...] = ()
+    notes: tuple[Done, ...] = ()
     heads: int = 0
 
     def line(self, row: int) -> int:

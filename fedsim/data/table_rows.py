@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.table_columns import Floats, Layout, as_numbers, as_texts, loose_cells
-from fedsim.data.table_frame import File, shorten
+from fedsim.data.table_frame import Done, File, shorten
 from fedsim.data.table_looks import moments
 from fedsim.data.table_time import Times, as_times
 from fedsim.errors import UserError, did_you_mean
@@ -26,7 +26,7 @@ class Rows:
     clients: list[NDArray[np.object_]]
     times: Times | None
     aside: dict[str, tuple[Times, bool]]  # columns that are left out but read as times
-    notes: list[str] = field(default_factory=list)
+    notes: list[Done] = field(default_factory=list)
 
 
 def words_of(layout: Layout) -> set[str]:
@@ -72,7 +72,8 @@ def extract(file: File, layout: Layout) -> Rows:
                 texts.extend([name] if column is None else [])
                 numbers |= {} if column is None else {name: column}
         if texts:
-            notes.append(f"columns without a number are left out (data.feature_columns): {shorten(texts)}")
+            text = f"columns without a number are left out (data.feature_columns): {shorten(texts)}"
+            notes.append(Done(text, file.name))
         if not numbers:
             raise UserError(f"data.path={layout.path}: {file.name} has no numeric column to take as a feature")
     names = layout.features or tuple(numbers)
@@ -84,7 +85,8 @@ def extract(file: File, layout: Layout) -> Rows:
     words = [*layout.client, *(layout.targets if layout.labels else ())]
     for name in words:
         if loose := loose_cells(frame[name]):
-            notes.append(f"blanks at the ends of {loose:,} cells of column {name!r} are left out, so 'A ' is 'A'")
+            text = f"blanks at the ends of COUNT cells of column {name!r} are left out, so 'A ' is 'A'"
+            notes.append(Done(text, file.name, loose))
     found = {
         str(name): moments(frame[name])
         for name in frame.columns

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.data.table_frame import NO_VALUE, BadFileError, File, check_names, shorten
+from fedsim.data.table_frame import NO_VALUE, BadFileError, Done, File, check_names, shorten
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 DECIMALS = {"point": ".", "comma": ","}
@@ -53,20 +53,25 @@ def read_text(file: Path, text: TextFormat, words: set[str]) -> File:
     import pandas as pd
 
     separator = SEPARATORS[text.separator or "comma"]
-    data, notes = _bytes(file, text.encoding), []
+    data = _bytes(file, text.encoding)
+    notes: list[Done] = []
     kept = None
     if text.comment is not None or text.skip_rows is not None:
         data, kept, skipped = _without_lines(data, text)
-        notes += [f"{skipped:,} line(s) of {file.name} that begin with {text.comment} are skipped"] if skipped else []
+        if skipped:
+            notes.append(Done(f"COUNT line(s) of FILES are skipped (data.comment={text.comment})", file.name, skipped))
     data, blank = _without_blank_end(data, separator)
-    notes += [f"{blank:,} blank row(s) at the end of {file.name} are left out"] if blank else []
+    if blank:
+        notes.append(Done("COUNT blank row(s) at the end of FILES are left out", file.name, blank))
     if not data.strip():
         raise BadFileError("is empty" if kept is None else "is empty but for the lines that are skipped")
     raw, lines, row_names = _check_shape(data, separator, text, kept)
     names = [name.strip() for name in raw]
     loose = [name for name in raw if name.strip() and name != name.strip()]
-    notes += [f"blanks at the end of names of columns are left out: {shorten(loose)}"] if loose else []
-    notes += [f"the first column of {file.name}, which has no name, is left out as names of rows"] if row_names else []
+    if loose:
+        notes.append(Done(f"blanks at the end of names of columns are left out: {shorten(loose)}", file.name))
+    if row_names:
+        notes.append(Done("the first column of FILES, which has no name, is left out as names of rows", file.name))
     named = [name or f"\0{k}" for k, name in enumerate(names)]  # a column without a name is left out below
     missing = [*NO_VALUE, *text.na_values]
     try:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.table_columns import Floats, Layout, refuse
 from fedsim.data.table_files import digest, find_files, read_file
-from fedsim.data.table_frame import File, shorten
+from fedsim.data.table_frame import File, shorten, told
 from fedsim.data.table_looks import codes_for_missing, counters, times_aside
 from fedsim.data.table_order import in_order
 from fedsim.data.table_rows import Rows, extract, names_but_targets, numeric_columns, places_but_targets, words_of
@@ -117,7 +117,7 @@ def _make(paths: list[Path], layout: Layout) -> Arrays:
     values = np.concatenate([part.values for part in parts])
     labels = None if parts[0].labels is None else np.concatenate([p.labels for p in parts if p.labels is not None])
     codes, clients = _clients(parts, paths, layout)
-    notes = [note for part in parts for note in part.notes]
+    notes = told(note for part in parts for note in part.notes)
     if layout.time:
         times = _times(parts, layout)
     else:
@@ -233,10 +233,13 @@ def _check_values(
     row = int(wrong.any(1).argmax())
     column = int(wrong[row].argmax())
     name = [*columns, *layout.targets][column]
-    value = values[row, column] if column < len(columns) else np.nan
+    value = float(values[row, column]) if column < len(columns) else np.nan
     where = f"{_place(parts, row)}, column {name!r}"
     if np.isfinite(value):
-        refuse(layout, f"{where}: {value:g} is larger than {LARGEST:g}")
+        refuse(
+            layout,
+            f"{where}: {value:g} is larger than {LARGEST:g}; if it means a missing value, data.na_values=[{value!r}]",
+        )
     said = "the value is missing" if np.isnan(value) else f"{value} is not a finite number"
     count = int(wrong.any(1).sum())
     more = "" if count == 1 else f" (and in {count - 1} more rows)"

@@ -402,7 +402,12 @@ def test_missing_labels(write):
 
 def test_infinity_is_missing_and_huge_numbers_are_refused(write):
     assert "line 3, column 'y': inf is not a finite number" in refusal(path=write("y\n1\n1e999\n2\n"))
-    assert "line 3, column 'y': -1e+31 is larger than 1e+30" in refusal(path=write("y\n1\n-1e31\n"), missing="drop")
+    said = refusal(path=write("y\n1\n-1e31\n"), missing="drop")
+    assert (
+        "line 3, column 'y': -1e+31 is larger than 1e+30; if it means a missing value, data.na_values=[-1e+31]" in said
+    )
+    said = refusal(path=write("y\n1\n-1e31\n"), missing="drop", na_values=["-1e+31"])
+    assert "client 'a' has 1 rows" in said
 
 
 TIMES = {

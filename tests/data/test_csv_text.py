@@ -50,7 +50,7 @@ def test_comments(table, load, refusal):
     assert "begins with #: \"data.comment='#'\" skips such lines" in said
     data = load(path, comment="#")
     assert values(data) == [0, 1]
-    assert data.notes[0] == "3 line(s) of a.csv that begin with # are skipped"
+    assert data.notes[0] == "3 line(s) of a.csv are skipped (data.comment=#)"
     broken = table(f"# of station 12, in 2024\nx,y\n{BODY}abc,1\n")
     assert "line 33, column 'x': 'abc'" in refusal(broken, comment="#")  # 1 + 1 + 30 + 1
 
@@ -120,6 +120,13 @@ def test_blank_rows_at_the_end(table, load, refusal):
     assert len(data.train) == 30 - 6 - 3 - 2  # 6 rows test and 3 lie between; two windows fewer than rows
     assert data.notes[0] == "3 blank row(s) at the end of a.csv are left out"
     assert "line 3, column 'x': the value is missing" in refusal(table("x,y\n1,2\n,\n3,4\n"))
+
+
+def test_what_is_done_to_many_files_is_said_once(tmp_path, table, load):
+    """One file with two blank rows at its end, one with one, one without."""
+    for name, end in (("a", ",\n,\n"), ("b", ",\n"), ("c", "")):
+        table("x,y\n" + BODY + end, f"{name}.csv")
+    assert load(str(tmp_path)).notes[0] == "3 blank row(s) at the end of 2 files are left out"
 
 
 def test_blanks_after_names(table, load):
