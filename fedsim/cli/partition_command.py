@@ -20,6 +20,7 @@ def show(experiment: Experiment, csv: Path | None, plot: Path | None) -> None:
         UserError: if data and partition do not go together, or a file cannot be written.
     """
     from rich.console import Console  # here because importing it takes long
+    from rich.text import Text
 
     if plot is not None:
         check(plot)
@@ -35,6 +36,8 @@ def show(experiment: Experiment, csv: Path | None, plot: Path | None) -> None:
         console.width = 500  # a line per client, for grep
     for part in render(report, f"{_in_words(experiment.partition)}; {dataset.name} ({dataset.task})"):
         console.print(part)
+    for note in dataset.notes:
+        console.print(Text(f"data: {note}"), soft_wrap=True)  # Text: rich reads [brackets] in strings as markup
 
 
 def _in_words(component: object) -> str:

@@ -76,7 +76,7 @@ class Dataset:
             losses, are reported in the unit in which this is given.
         score: one more metric, or None.
         ordered: whether the samples (of each client, where there are clients) are in the order of time.
-        notes: sentences of what was done to the data, for the user.
+        notes: what was done to the data, or looks wrong in them: one line each, naming the key that changes it.
     """
 
     name: str

@@ -49,7 +49,7 @@ class Population:
     """All clients of a federation with their samples.
 
     `validation` holds the part of each client's training samples that it keeps for judging its own local model, or
-    None if ``client.validation_fraction`` is 0.
+    None if ``client.validation_fraction`` is 0. `notes` are those of the `Dataset`.
     """
 
     task: Task
@@ -62,6 +62,7 @@ class Population:
     client_names: tuple[str, ...]
     target_unit: float = 1.0
     score: Score | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def judge(self) -> Callable[[Tensor], Tensor] | None:
@@ -149,6 +150,7 @@ def build_population(
         client_names=assignment.client_names,
         target_unit=dataset.target_unit,
         score=dataset.score,
+        notes=dataset.notes,
     )
 
 

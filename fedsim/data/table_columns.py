@@ -1,20 +1,26 @@
-"""Columns of a table as numbers, times or words; what is not one is refused with its file, line and text."""
+"""Columns of a table as numbers or words; what is not one is refused with its file, line and text."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.data.table_files import NO_VALUE, File
-from fedsim.errors import FieldError, UserError
+from fedsim.data.table_frame import NO_VALUE, File
+from fedsim.data.table_text import THOUSANDS, TextFormat
+from fedsim.errors import UserError
 
 if TYPE_CHECKING:  # importing pandas takes half a second, which a cached table need not spend
     import pandas as pd
 
 Floats = NDArray[np.float64]
+
+_THOUSANDS = re.compile(r"-?\d{1,3}(?:([,.' ])\d{3})(?:\1\d{3})*(?:[.,]\d*)?")
+_COMMA = re.compile(r"[-+]?\d*,\d+")
 
 
 @dataclass(frozen=True)
@@ -23,40 +29,57 @@ class Layout:
 
     Attributes:
         path: a file, a folder or a glob.
-        client: column that names the client, or None.
-        time: column by which a client's rows are ordered, or None for the order of the file.
+        client: columns that together name the client, perhaps none.
+        time: columns that together are the time by which a client's rows are ordered, or none for the files' order.
         time_format: how times are written, or None for numbers and ISO 8601.
         features: columns of the inputs, or None for all numeric ones.
         targets: columns of what is predicted.
         labels: whether the target is a label, not a number.
         keep_targets: whether the targets are among "all numeric columns".
-        separator: name of the character between CSV fields, None for the default.
-        decimal: name of the decimal mark in CSV numbers, None for the default.
+        text: how texts are written.
+        na_values: further cells of numeric columns that are missing values.
         missing: ``error``, ``drop`` or ``ffill``.
+        fill_limit: rows in a row that ``ffill`` fills.
+        gaps: ``split``, ``error`` or ``ignore``.
+        sort: whether the rows of each client are sorted by time.
+        duplicates: ``error``, ``first`` or ``mean``, for rows of one client at the same time.
     """
 
     path: str
-    client: str | None
-    time: str | None
+    client: tuple[str, ...]
+    time: tuple[str, ...]
     time_format: str | None
     features: tuple[str, ...] | None
     targets: tuple[str, ...]
     labels: bool
     keep_targets: bool
-    separator: str | None
-    decimal: str | None
+    text: TextFormat
+    na_values: tuple[str, ...]
     missing: str
+    fill_limit: int
+    gaps: str
+    sort: bool
+    duplicates: str
 
 
 def as_texts(column: pd.Series) -> NDArray[np.object_]:
-    """A column as text, None where a cell is empty."""
-    texts = _strings(column)
-    out: NDArray[np.object_] = texts.to_numpy(object, copy=True)
-    out[(texts == "").to_numpy(bool)] = None
-    return out
+    """A column as text without blanks at its ends, None where a cell is empty."""
+    import pandas as pd
+
+    codes, distinct = pd.factorize(strings(column))
+    stripped: NDArray[np.object_] = np.array([text.strip() or None for text in distinct], object)
+    return stripped[codes]
 
 
-def _strings(column: pd.Series) -> pd.Series[str]:
+def loose_cells(column: pd.Series) -> int:
+    """How many cells of a column have blanks at their ends."""
+    import pandas as pd
+
+    codes, distinct = pd.factorize(strings(column))
+    return int(np.array([text != text.strip() for text in distinct], bool)[codes].sum())
+
+
+def strings(column: pd.Series) -> pd.Series[str]:
     """Every value as text, "" where there is none."""
     import pandas as pd
 
@@ -75,71 +98,48 @@ def as_numbers(file: File, name: str, layout: Layout, or_text: bool = False) -> 
 
     column = file.frame[name]
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):  # bool is among them
-        return column.to_numpy(np.float64, na_value=np.nan)
+        return _without(column.to_numpy(np.float64, na_value=np.nan), layout.na_values)
     present = column.notna().to_numpy(bool)
-    codes, distinct = pd.factorize(_strings(column))  # as text, and each only once
+    codes, distinct = pd.factorize(strings(column))  # as text, and each only once
     shown = pd.Series(distinct, dtype=object)
     plain = shown.str.strip().str.lower().replace({"true": "1", "false": "0"})  # bool with gaps
-    if layout.decimal == "comma":
+    if layout.text.thousands is not None:
+        plain = plain.str.replace(THOUSANDS[layout.text.thousands], "", regex=False)
+    if layout.text.decimal == "comma":
         plain = plain.str.replace(",", ".", regex=False)
     found = pd.to_numeric(plain, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    wrong = np.isnan(found) & ~plain.isin([text.lower() for text in NO_VALUE]).to_numpy(bool)
+    nothing = [text.lower() for text in (*NO_VALUE, *layout.na_values)]
+    wrong = np.isnan(found) & ~plain.isin(nothing).to_numpy(bool)
     bad, found = wrong[codes] & present, np.where(present, found[codes], np.nan)
     if not bad.any():
-        return found
-    if or_text and np.isnan(found).all():
+        return _without(found, layout.na_values)
+    if or_text and np.isnan(found).all() and not shown[wrong].map(lambda text: bool(_mark_hint(text, layout))).all():
         return None
-    row = int(bad.argmax())
-    refuse(layout, f"{file.place(row)}, column {name!r}: {_quoted(shown[codes[row]])} is not a number")
+    row, kinds = int(bad.argmax()), int(wrong.sum())
+    word = shown[codes[row]]
+    hint = file.head_hint(row) or _mark_hint(word, layout)
+    if not hint and kinds <= 3 and bad.mean() < 0.5:
+        hint = f"; if it stands for a missing value, set data.na_values=[{','.join(map(str, shown[wrong]))}]"
+    refuse(layout, f"{file.place(row)}, column {name!r}: {quoted(word)} is not a number{hint}")
 
 
-def as_times(file: File, name: str, layout: Layout) -> NDArray[np.generic]:
-    """A column of times: numbers as they are, dates as nanoseconds since 1970, read as UTC where no zone is given."""
+def _mark_hint(text: str, layout: Layout) -> str:
+    """The setting with which a text would be a number, or nothing."""
+    if layout.text.thousands is None and (mark := _THOUSANDS.fullmatch(text.strip())):
+        return "; perhaps data.thousands=" + next(name for name, sign in THOUSANDS.items() if sign == mark[1])
+    comma = layout.text.decimal != "comma" and _COMMA.fullmatch(text.strip())
+    return "; perhaps data.decimal=comma" if comma else ""
+
+
+def _without(values: Floats, na_values: Iterable[str]) -> Floats:
+    """Numbers, NaN where they are among those that stand for missing values."""
     import pandas as pd
 
-    column = file.frame[name]
-    missing = column.isna().to_numpy(bool)
-    if pd.api.types.is_numeric_dtype(column) and layout.time_format is None:
-        times = column.to_numpy(np.float64, na_value=np.nan) if missing.any() else column.to_numpy()
-        missing = missing | ~np.isfinite(times.astype(np.float64))
-        if not missing.any():
-            return times
-    if missing.any():
-        refuse(layout, f"{file.place(int(missing.argmax()))}, column {name!r}: the time is missing or infinite")
-    if pd.api.types.is_datetime64_any_dtype(column):
-        if layout.time_format is not None:
-            raise FieldError("data.time_format", layout.time_format, f"{file.name} holds dates, which need no format")
-        found = pd.to_datetime(column, utc=True)
-    else:
-        found = _parsed(file, name, layout, _strings(column))
-    try:
-        return found.dt.tz_localize(None).dt.as_unit("ns").to_numpy()
-    except (ValueError, OverflowError):
-        refuse(layout, f"{file.name}, column {name!r}: dates must lie between the years 1678 and 2262")
+    codes = pd.to_numeric(pd.Series([*na_values], dtype=object), errors="coerce").dropna().to_numpy(np.float64)
+    return np.where(np.isin(values, codes), np.nan, values) if len(codes) else values
 
 
-def _parsed(file: File, name: str, layout: Layout, texts: pd.Series[str]) -> pd.Series[pd.Timestamp]:
-    """Texts as dates, or `UserError` for the first that is not one."""
-    import pandas as pd
-
-    what = "a number or an ISO 8601 date (for other formats set data.time_format, such as '%d/%m/%Y %H:%M')"
-    if layout.time_format is not None:
-        what = f"a time of data.time_format={layout.time_format}"
-    try:
-        found = pd.to_datetime(texts, format=layout.time_format or "ISO8601", errors="coerce", utc=True)
-    except ValueError as error:
-        raise FieldError("data.time_format", layout.time_format, " ".join(str(error).split())) from None
-    wrong = found.isna().to_numpy(bool)
-    if wrong.any():
-        numeric = pd.to_numeric(texts, errors="coerce").notna().to_numpy(bool)
-        if layout.time_format is None and numeric.sum() > (~wrong).sum():  # mostly numbers
-            wrong = ~numeric
-        row = int(wrong.argmax())
-        refuse(layout, f"{file.place(row)}, column {name!r}: {_quoted(texts.iloc[row])} is not {what}")
-    return found
-
-
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """A value as it is shown: quoted, on one line, not endless."""
     return repr(value if len(value) <= 60 else f"{value[:57]}...")
 

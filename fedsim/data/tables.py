@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cached_arrays
-from fedsim.data.table_columns import Floats, Layout, as_numbers, as_texts, as_times, refuse
-from fedsim.data.table_files import File, digest, find_files, read_file, shorten
-from fedsim.errors import FieldError, UserError, did_you_mean
+from fedsim.data.table_columns import Floats, Layout, refuse
+from fedsim.data.table_files import digest, find_files, read_file
+from fedsim.data.table_frame import File, shorten, told
+from fedsim.data.table_looks import codes_for_missing, counters, times_aside
+from fedsim.data.table_order import in_order
+from fedsim.data.table_rows import Rows, extract, names_but_targets, numeric_columns, places_but_targets, words_of
+from fedsim.data.table_text import TextFormat
+from fedsim.data.table_time import Flags, Times, find_gaps
+from fedsim.errors import FieldError, UserError
 
 LARGEST = 1e30
 """Largest magnitude of a number: its square still fits 64 bits, and it fits 32."""
@@ -40,7 +45,8 @@ class Table:
         clients: N names, in the order of their first appearance.
         label_names: the labels that occur, in order.
         natural: whether the files say which rows are whose.
-        notes: what the user should know about what was left out or filled in.
+        notes: what was done to the rows, and what looks wrong in them.
+        breaks: rows, not the first of a client, before which rows are missing: no window may cross them.
     """
 
     values: Floats
@@ -52,19 +58,13 @@ class Table:
     label_names: tuple[str, ...]
     natural: bool
     notes: tuple[str, ...]
+    breaks: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
-
-@dataclass
-class _Rows:
-    """What one file gives, row by row in its order."""
-
-    file: File
-    names: tuple[str, ...]  # of the features
-    values: Floats
-    labels: NDArray[np.object_] | None
-    clients: NDArray[np.object_] | None
-    times: NDArray[np.generic] | None
-    notes: list[str] = field(default_factory=list)
+    @property
+    def stretches(self) -> Ints:
+        """The first row of each stretch of rows of one client without a break."""
+        first = (np.cumsum(self.sizes) - self.sizes)[self.sizes > 0]
+        return np.union1d(first, self.breaks).astype(np.int64)
 
 
 def read_table(layout: Layout) -> Table:
@@ -75,7 +75,9 @@ def read_table(layout: Layout) -> Table:
     """
     files = find_files(layout.path)
     identity = repr((layout, [(str(path), digest(layout.path, path)) for path in files]))
-    arrays = cached_arrays("csv", identity, ("values", "labels", "sizes", "words"), lambda: _make(files, layout))
+    arrays = cached_arrays(
+        "csv", identity, ("values", "labels", "sizes", "breaks", "words"), lambda: _make(files, layout)
+    )
     words = json.loads(arrays["words"].tobytes())
     return Table(
         values=arrays["values"].astype(np.float64, copy=False),
@@ -87,120 +89,89 @@ def read_table(layout: Layout) -> Table:
         label_names=tuple(words["labels"]),
         natural=words["natural"],
         notes=tuple(words["notes"]),
+        breaks=arrays["breaks"].astype(np.int64, copy=False),
     )
 
 
 def _make(paths: list[Path], layout: Layout) -> Arrays:
     """Read the files into the arrays that are cached."""
     if all(path.suffix.lower() == ".parquet" for path in paths):
-        for name in ("separator", "decimal"):
-            if (value := getattr(layout, name)) is not None:
-                raise FieldError(f"data.{name}", value, "has an effect only on text, and all files are Parquet")
-    parts: list[_Rows] = []
+        for option in fields(TextFormat):
+            value = getattr(layout.text, option.name)
+            if value != option.default and option.name != "na_values":
+                value = [*value] if isinstance(value, tuple) else value
+                raise FieldError(f"data.{option.name}", value, "has an effect only on text, and all files are Parquet")
+
+    def read(path: Path) -> File:
+        return read_file(path, layout.path, layout.text, words_of(layout))
+
+    parts: list[Rows] = []
     for path in paths:
-        parts.append(_extract(read_file(path, layout.path, layout.separator, layout.decimal, _words(layout)), layout))
+        parts.append(extract(read(path), layout))
         if parts[-1].names != parts[0].names:
             raise UserError(
                 f"data.path={layout.path}: {parts[0].file.name} has the numeric columns {shorten(parts[0].names)} and "
                 f"{path.name} {shorten(parts[-1].names)}; name those to use with data.feature_columns"
             )
+    columns = numeric_columns(parts[0].names, layout)
     values = np.concatenate([part.values for part in parts])
-    codes, clients = _clients(parts, paths, layout)
-    order = np.argsort(codes, kind="stable")
-    if layout.time is not None:
-        _check_times(parts, order, codes, clients, layout)
     labels = None if parts[0].labels is None else np.concatenate([p.labels for p in parts if p.labels is not None])
-    notes = list(dict.fromkeys(note for part in parts for note in part.notes))
-    columns = _numeric_columns(parts[0].names, layout)
+    codes, clients = _clients(parts, paths, layout)
+    notes = told(note for part in parts for note in part.notes)
+    if layout.time:
+        times = _times(parts, layout)
+    else:
+        shared = [name for name in parts[0].aside if all(name in part.aside for part in parts)]
+        together = {name: [part.aside[name] for part in parts] for name in shared}
+        columns_aside = {
+            name: (np.concatenate([times for times, _ in found]), all(iso for _, iso in found))
+            for name, found in together.items()
+        }
+        notes += times_aside(columns_aside, codes)
     _check_values(parts, values, labels, columns, layout)
-    values, codes = values[order], codes[order]
-    label_codes, label_names = _encode(labels[order]) if labels is not None else (np.zeros((len(values), 0)), [])
+    values[~np.isfinite(values)] = np.nan
+    notes += codes_for_missing(values, columns)
+    if layout.time:
+        rows, values, said = in_order(
+            times,
+            codes,
+            values,
+            layout,
+            clients,
+            lambda row: _place(parts, row),
+            lambda: [read(path) for path in paths],
+        )
+        notes += said
+    else:
+        rows = np.argsort(codes, kind="stable")
+    values, codes = values[rows], codes[rows]
+    notes += counters(values[:, places_but_targets(columns, layout)], names_but_targets(columns, layout), codes)
+    gap = np.zeros(len(rows), bool)
+    if layout.time:
+        gap, said = find_gaps(times[rows], codes, layout, clients, lambda row: _place(parts, int(rows[row])))
+        notes += said
+    label_codes, label_names = _encode(labels[rows]) if labels is not None else (np.zeros((len(values), 0)), [])
     known = np.ascontiguousarray(np.column_stack([values, label_codes]))  # a missing label is NaN here
-    known, codes, note = _fill(known, codes, layout)
+    known, codes, breaks, said = _fill(known, codes, gap, layout)
     kept_labels = known[:, len(columns)].astype(np.int64) if labels is not None else np.zeros(0, np.int64)
     words = {
         "columns": columns,
         "num_features": len(parts[0].names),
         "clients": clients,
         "labels": label_names,
-        "natural": layout.client is not None or len(paths) > 1,
-        "notes": notes + note,
+        "natural": bool(layout.client) or len(paths) > 1,
+        "notes": [*dict.fromkeys(notes + said)],
     }
     return {
         "values": np.ascontiguousarray(known[:, : len(columns)]),
         "labels": kept_labels,
         "sizes": np.bincount(codes, minlength=len(clients)),
+        "breaks": breaks,
         "words": np.frombuffer(json.dumps(words).encode(), np.uint8),
     }
 
 
-def _words(layout: Layout) -> set[str]:
-    """Columns read as words, not as numbers: client 007 is not client 7, and 0105 may be a fifth of January."""
-    names = [layout.client, *(layout.targets if layout.labels else ()), layout.time if layout.time_format else None]
-    return {name for name in names if name is not None}
-
-
-def _numeric_columns(features: Sequence[str], layout: Layout) -> list[str]:
-    return [*features, *(name for name in layout.targets if not layout.labels and name not in features)]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# one file
-
-
-def _extract(file: File, layout: Layout) -> _Rows:
-    """Take the columns that the layout names out of a file."""
-    frame = file.frame
-    wanted = {"client_column": [layout.client], "time_column": [layout.time], "target_column": layout.targets}
-    for key, keyed in (wanted | {"feature_columns": layout.features or ()}).items():
-        for name in keyed:
-            if name is not None and name not in frame.columns:
-                raise UserError(
-                    f"data.{key}={name}: {file.name} has no such column{_near(name, frame.columns)}; it has "
-                    f"{shorten(frame.columns)}{file.hint}"
-                )
-    notes = []
-    numbers: dict[str, Floats] = {}
-    if layout.features is None:
-        aside = {layout.client, layout.time, *(() if layout.keep_targets else layout.targets)}
-        texts = []
-        for name in frame.columns:
-            if name not in aside:
-                column = as_numbers(file, name, layout, or_text=True)
-                texts.extend([name] if column is None else [])
-                numbers |= {} if column is None else {name: column}
-        if texts:
-            notes.append(f"columns without a number are left out: {shorten(texts)}")
-        if not numbers:
-            raise UserError(f"data.path={layout.path}: {file.name} has no numeric column to take as a feature")
-    names = layout.features or tuple(numbers)
-    for name in _numeric_columns(names, layout):
-        if name not in numbers:
-            column = as_numbers(file, name, layout)
-            assert column is not None
-            numbers[name] = column
-    return _Rows(
-        file=replace(file, frame=frame.iloc[:0]),  # all that is needed of it is copied
-        names=names,
-        values=np.column_stack([numbers[name] for name in _numeric_columns(names, layout)]),
-        labels=as_texts(frame[layout.targets[0]]) if layout.labels else None,
-        clients=None if layout.client is None else as_texts(frame[layout.client]),
-        times=None if layout.time is None else as_times(file, layout.time, layout),
-        notes=notes,
-    )
-
-
-def _near(name: str, columns: Iterable[str]) -> str:
-    """A hint at the column that was probably meant."""
-    same = [column for column in columns if column.casefold() == name.casefold()]
-    return did_you_mean(same[0], same) if same else did_you_mean(name, columns)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# all files
-
-
-def _place(parts: list[_Rows], row: int) -> str:
+def _place(parts: list[Rows], row: int) -> str:
     """Where a row of all files together is, for messages."""
     for part in parts:
         if row < len(part.values):
@@ -209,18 +180,22 @@ def _place(parts: list[_Rows], row: int) -> str:
     raise AssertionError
 
 
-def _clients(parts: list[_Rows], paths: list[Path], layout: Layout) -> tuple[Ints, list[str]]:
+def _clients(parts: list[Rows], paths: list[Path], layout: Layout) -> tuple[Ints, list[str]]:
     """Return ``[R]`` client number of each row, and the clients' names."""
     import pandas as pd
 
-    if layout.client is None:
+    if not layout.client:
         return np.repeat(np.arange(len(parts)), [len(part.values) for part in parts]), _file_names(paths)
-    names = np.concatenate([part.clients for part in parts if part.clients is not None])
-    codes, found = pd.factorize(names)
-    if (codes < 0).any():
-        where = _place(parts, int((codes < 0).argmax()))
-        refuse(layout, f"{where}, column {layout.client!r}: the client is missing")
-    return codes.astype(np.int64), [str(name) for name in found]
+    frame = pd.DataFrame(
+        {name: np.concatenate([part.clients[k] for part in parts]) for k, name in enumerate(layout.client)}
+    )
+    for name in layout.client:
+        if (missing := frame[name].isna().to_numpy(bool)).any():
+            refuse(layout, f"{_place(parts, int(missing.argmax()))}, column {name!r}: the client is missing")
+    codes = np.asarray(frame.groupby([*layout.client], sort=False).ngroup(), np.int64)
+    found = [*frame.drop_duplicates().itertuples(index=False, name=None)]
+    names = ["/".join(map(str, words)) for words in found]
+    return codes, names if len({*names}) == len(names) else [str(words) for words in found]
 
 
 def _file_names(paths: list[Path]) -> list[str]:
@@ -237,32 +212,16 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def _check_times(parts: list[_Rows], order: Ints, codes: Ints, clients: list[str], layout: Layout) -> None:
-    """Require that time rises within each client."""
-    import pandas as pd
-
+def _times(parts: list[Rows], layout: Layout) -> Times:
+    """The times of all rows, in the order of the files."""
     times = [part.times for part in parts if part.times is not None]
     if len({t.dtype.kind == "M" for t in times}) > 1:
-        refuse(layout, f"column {layout.time!r} holds numbers in some files and dates in others")
-    time, owner = np.concatenate(times)[order], codes[order]
-    same = owner[1:] == owner[:-1]
-    wrong = same & (time[1:] <= time[:-1])
-    if not wrong.any():
-        return
-    at = int(wrong.argmax())
-    here, before = _place(parts, int(order[at + 1])), _place(parts, int(order[at]))
-    now = pd.Timestamp(time[at + 1]) if time.dtype.kind == "M" else time[at + 1]
-    if time[at + 1] == time[at]:
-        said, hint = f"has the same {layout.time!r} as {before}", "each may occur once per client"
-    else:
-        said, hint = f"has an earlier {layout.time!r} than {before}", "sort the rows of each client by it"
-    hint += "" if layout.client is not None else "; if a file holds several clients, set data.client_column"
-    more = "" if wrong.sum() == 1 else f", and {int(wrong.sum()) - 1} more rows are out of order"
-    refuse(layout, f"client {clients[owner[at]]!r}: {here} ({now}) {said}{more}; {hint}")
+        refuse(layout, f"column {layout.time[0]!r} holds numbers in some files and dates in others")
+    return np.concatenate(times)
 
 
 def _check_values(
-    parts: list[_Rows], values: Floats, labels: NDArray[np.object_] | None, columns: list[str], layout: Layout
+    parts: list[Rows], values: Floats, labels: NDArray[np.object_] | None, columns: list[str], layout: Layout
 ) -> None:
     """Refuse numbers too large to scale and, unless the layout says what to do about them, missing ones."""
     large = np.isfinite(values) & (np.abs(values) > LARGEST)
@@ -274,10 +233,13 @@ def _check_values(
     row = int(wrong.any(1).argmax())
     column = int(wrong[row].argmax())
     name = [*columns, *layout.targets][column]
-    value = values[row, column] if column < len(columns) else np.nan
+    value = float(values[row, column]) if column < len(columns) else np.nan
     where = f"{_place(parts, row)}, column {name!r}"
     if np.isfinite(value):
-        refuse(layout, f"{where}: {value:g} is larger than {LARGEST:g}")
+        refuse(
+            layout,
+            f"{where}: {value:g} is larger than {LARGEST:g}; if it means a missing value, data.na_values=[{value!r}]",
+        )
     said = "the value is missing" if np.isnan(value) else f"{value} is not a finite number"
     count = int(wrong.any(1).sum())
     more = "" if count == 1 else f" (and in {count - 1} more rows)"
@@ -300,23 +262,46 @@ def _encode(labels: NDArray[np.object_]) -> tuple[Floats, list[str]]:
     return rank[codes][:, None], [names[i] for i in order]
 
 
-def _fill(values: Floats, codes: Ints, layout: Layout) -> tuple[Floats, Ints, list[str]]:
-    """Drop the rows with missing values, for ``ffill`` only those before which the client has no value to carry on."""
-    values[~np.isfinite(values)] = np.nan
-    gaps = np.isnan(values)
-    if not gaps.any():
-        return values, codes, []
+def _fill(values: Floats, codes: Ints, gap: Flags, layout: Layout) -> tuple[Floats, Ints, Ints, list[str]]:
+    """Fill missing values if the layout says so, and drop the rows that still have some.
+
+    Args:
+        values: ``[R, M]``.
+        codes: ``[R]`` ascending, the clients.
+        gap: ``[R]``, whether there is a gap in time before the row.
+        layout: of the table.
+
+    Returns:
+        values and clients of the rows that stay, the rows before which others are missing, and what was done.
+    """
+    import pandas as pd
+
+    missing = np.isnan(values)
     notes = []
-    rows = len(values)
-    if layout.missing == "ffill":
-        first = np.flatnonzero(np.diff(codes, prepend=-1))
-        start = np.repeat(first, np.diff(np.append(first, rows)))[:, None]
-        last = np.maximum.accumulate(np.where(gaps, -1, np.arange(rows)[:, None]), axis=0)
-        known = last >= start
-        values = np.where(known, np.take_along_axis(values, np.maximum(last, 0), axis=0), np.nan)
-        if (filled := int((gaps & known).sum())) > 0:
-            notes.append(f"{filled:,} missing values filled with the client's last one")
-    keep = ~np.isnan(values).any(1)
-    if not keep.all():
-        notes.append(f"{int((~keep).sum()):,} of {rows:,} rows dropped, because they have missing values")
-    return np.ascontiguousarray(values[keep]), codes[keep], notes
+    if missing.any() and layout.missing == "ffill":
+        stretch = np.cumsum(gap | (np.diff(codes, prepend=-1) != 0))  # no value is carried over a gap
+        values = pd.DataFrame(values).groupby(stretch).ffill(limit=layout.fill_limit).to_numpy(np.float64)
+        if filled := int((missing & ~np.isnan(values)).sum()):
+            notes.append(
+                f"{filled:,} missing values filled with the client's last one (data.missing=ffill, at most "
+                f"{layout.fill_limit:,} in a row: data.fill_limit)"
+            )
+    keep = np.flatnonzero(~np.isnan(values).any(1))
+    same = np.diff(codes[keep], prepend=-1) == 0
+    lost = same & (np.diff(keep, prepend=-1) > 1)
+    if len(keep) < len(values):
+        text = f"{len(values) - len(keep):,} of {len(values):,} rows dropped, because they have missing values "
+        text += f"(data.missing={layout.missing})"
+        if (count := int(lost.sum())) > 0:
+            if layout.gaps == "error":
+                refuse(
+                    layout,
+                    f"{text}, which leaves {count:,} gap{'s' * (count > 1)}; data.gaps=split lets no window cross",
+                )
+            said = "cross" if layout.gaps == "ignore" else "do not cross"
+            way = "" if layout.gaps == "ignore" else "; data.gaps=ignore lets them"
+            text += f": windows {said} the {count:,} place{'s' * (count > 1)} where they lay{way}"
+        notes.append(text)
+    before = np.diff(np.cumsum(gap)[keep], prepend=0) > 0
+    breaks = np.flatnonzero(same & (before | lost)) if layout.gaps == "split" else np.zeros(0, np.int64)
+    return np.ascontiguousarray(values[keep]), codes[keep], breaks, notes

@@ -43,6 +43,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
     }
     return {
         "data": f"{type(e.data).__name__}, {population.task}",
+        **({"data notes": "\n".join(population.notes)} if population.notes else {}),
         "clients": f"{population.num_clients}, of which {len(cohort)} in round 1",
         "training samples": f"{len(population.train):,} (per client: min {int(sizes.min())}, "
         f"median {int(sizes.median())}, max {int(sizes.max())})",

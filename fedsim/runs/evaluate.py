@@ -20,7 +20,7 @@ from fedsim.federation.prepare import Simulation, prepare
 from fedsim.personalization.personalization import NoPersonalization
 from fedsim.runs.digests import data_hash
 from fedsim.runs.fit import changes
-from fedsim.runs.record import read_record
+from fedsim.runs.record import read_record, started_elsewhere
 from fedsim.runs.resume import read_experiment
 from fedsim.runs.saved_model import SavedModel, read_model
 from fedsim.samplers.uniform import Uniform
@@ -55,7 +55,8 @@ def evaluate_run(directory: Path, request: Request, which: str = "last") -> tupl
     if any(key.split(".")[0] in DATA for key in changed):
         return saved, _on_other_data(saved, wanted)
     threads(wanted)
-    simulation = prepare(wanted)
+    with started_elsewhere(directory, wanted):
+        simulation = _prepared(wanted)
     warn_of_other_data(simulation, saved)
     state = saved.state
     state.row = state.row.to(wanted.torch_device())
@@ -80,12 +81,20 @@ def _on_other_data(saved: SavedModel, wanted: Experiment) -> Evaluation:
         stop=Stop(),
     )
     threads(neutral)
-    simulation = prepare(neutral)
+    simulation = _prepared(neutral)
     saved.check(simulation.task.arch)
     if simulation.population.vocabulary_size is not None:
         print_error("the score means something only if these data number their tokens as the run's did", "warning")
     row = saved.state.row.to(wanted.torch_device(), wanted.torch_dtype())
     return evaluate(simulation.trainer, row, simulation.population)
+
+
+def _prepared(experiment: Experiment) -> Simulation:
+    """Prepare a simulation, and print the notes on its data as warnings."""
+    simulation = prepare(experiment)
+    for note in simulation.population.notes:
+        print_error(note, "data")
+    return simulation
 
 
 def threads(experiment: Experiment) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,27 @@ def _instead_of_a_run(directory: Path) -> str:
     if runs:
         return f"runs in folders of their own, such as {runs[0]}; name one of them"
     return "no run (there is no config.yaml)"
+
+
+@contextmanager
+def started_elsewhere(directory: Path, experiment: Experiment) -> Iterator[None]:
+    """Add to a `UserError` where the run was started, if its data are there and not here."""
+    try:
+        yield
+    except UserError as error:
+        path, folder = getattr(experiment.data, "path", None), _started_in(directory)
+        if not isinstance(path, str) or folder is None or Path(path).exists() or not (folder / path).exists():
+            raise
+        raise UserError(f"{error}; the run was started in {folder}, where it is: go there to continue it") from None
+
+
+def _started_in(directory: Path) -> Path | None:
+    """The folder in which a run was started, as Hydra recorded it, or None."""
+    try:
+        content = yaml.safe_load((directory / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
+        return Path(content["hydra"]["runtime"]["cwd"])
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):
+        return None
 
 
 def _sweep_overrides(directory: Path) -> list[str]:

@@ -34,7 +34,7 @@ from fedsim.runs.digests import devices_hash
 from fedsim.runs.dry_run import refuse_impossible
 from fedsim.runs.fit import changes, check_facts, check_fit, check_rounds, warn
 from fedsim.runs.history import marked_content, parse_rows, replay, timing_size
-from fedsim.runs.record import in_place, is_finished, read_record, read_status
+from fedsim.runs.record import in_place, is_finished, read_record, read_status, started_elsewhere
 from fedsim.runs.run import TIMING_COLUMNS, Start, guarded, record_run, versions
 from fedsim.runs.saved_model import first_state
 
@@ -97,7 +97,8 @@ def resume_run(directory: Path, experiment: Experiment | None = None, allow_modu
 
 def _resume_in_place(directory: Path, experiment: Experiment, changed: Mapping[str, tuple[Any, Any]]) -> str:
     experiment.tracker.check()
-    simulation = prepare(experiment)
+    with started_elsewhere(directory, experiment):
+        simulation = prepare(experiment)
     for partial in (*directory.glob(".*.partial"), *directory.glob("checkpoints/.*.partial")):
         partial.unlink(missing_ok=True)
     start, unusable = _find_start(directory, simulation)
@@ -141,7 +142,8 @@ def fork_run(
         check_rounds(recorded, experiment)
         with ExitStack() as held:
             with locked(directory):
-                simulation = prepare(experiment)
+                with started_elsewhere(directory, experiment):
+                    simulation = prepare(experiment)
                 refuse_impossible(simulation)
                 start, _ = _find_start(directory, simulation, recorded, after_round)
                 if start.state.round == 0:

@@ -233,6 +233,8 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
     """
     experiment, state = simulation.experiment, start.state
     recorder = Recorder(directory, simulation, start)
+    for note in simulation.population.notes:
+        log.warning("data: %s", note)
     # Before the display, because a tracker's library may ask the user something. A signal still ends the run at once.
     follower = Follower(experiment, directory, start.rows, start.again)
     simulation = lead(simulation, state, directory)
@@ -292,6 +294,7 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
         f"{type(e.model).__name__} with {arch.layout.num_parameters:,} parameters{fitted}, "
         f"{population.num_clients} clients, {len(population.train):,} training and "
         f"{len(population.test):,} test samples",
+        *(f"data: {note}" for note in population.notes),
         f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, {_together(simulation)}seed {e.seed}",
         *([] if simulation.blocks.private is None else [own]),
         *(line for part in simulation.parts for line in part.introduce()),
@@ -340,6 +343,7 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
         "device": str(simulation.experiment.torch_device()),
         "threads": torch.get_num_threads(),
         "processes": simulation.world.size,
+        "data": {"notes": [*simulation.population.notes]},
         "data_hash": recorder.data_hash,
         "git_hash": git_hash(),
         "versions": versions(),

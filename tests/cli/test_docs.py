@@ -23,19 +23,27 @@ def blocks(page):
     return [(match["file"], match["kind"], match["text"]) for match in found]
 
 
-def test_your_own_data(fedsim, elsewhere):
-    commands = []
+def test_your_own_data(fedsim, elsewhere, monkeypatch):
+    """What the run of the table says of its rows is what the page shows, and the source of one's own runs."""
+    monkeypatch.setenv("FEDSIM_CACHE_DIR", str(elsewhere / "cache"))
+    commands, shown = [], ""
     for file, kind, text in blocks("your-own-data.md"):
         if file:
             (elsewhere / file).parent.mkdir(parents=True, exist_ok=True)
             (elsewhere / file).write_text(text)
+        elif kind == "python":
+            exec(text, {})  # noqa: S102  # it is ours
         elif kind == "bash":
             commands += text.splitlines()
-    assert len(commands) == 1
-    name, *words = shlex.split(commands[0])
-    assert name == "fedsim"
-    answer = fedsim(*words, "hydra.run.dir=run", "device=cpu")
-    assert (answer.code, answer.err) == (0, "")
+        elif kind == "text":
+            shown += text
+    for run, command in zip(("table", "run"), commands, strict=True):
+        name, *words = shlex.split(command)
+        assert name == "fedsim"
+        answer = fedsim(*words, f"hydra.run.dir={run}", "device=cpu")
+        assert (answer.code, answer.err) == (0, "")
+        if run == "table":
+            assert answer.out.startswith(shown)
     last = (elsewhere / "run" / "metrics.csv").read_text().splitlines()[-1]
     assert last.startswith("5,20,")
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from fedsim import build
 from fedsim.data import table_files, tables
-from fedsim.data.csv import Csv, _standardised
+from fedsim.data.csv import Csv
 from fedsim.data.dataset import Task
+from fedsim.data.windows import standardised
 from fedsim.errors import FieldError, UserError
 
 
@@ -87,12 +88,12 @@ def test_regression_reads_the_last_row_and_hides_the_target(write):
     assert data.num_outputs == 1
 
 
-def test_target_among_the_features_is_allowed_and_warned_about(write, caplog):
+def test_target_among_the_features_is_allowed_and_noted(write):
     text = "x,y\n" + "".join(f"{k},{-k}\n" for k in range(12))
     settings = {"target_column": "y", "feature_columns": ["y", "x"], "task": "regression", "scale": "none"}
     data = Csv(path=write(text), window=1, **settings).load(0)
     assert data.train.inputs[2].tolist() == [[-2, 2]]
-    assert "the features include what is to be predicted, 'y'" in caplog.text
+    assert "the features include what is to be predicted (data.feature_columns): 'y'" in data.notes
 
 
 def test_labels_in_order(write):
@@ -107,14 +108,15 @@ def test_labels_in_order(write):
     assert words.train.targets.tolist() == [0, 1, 0]  # as text, "10 a" < "b"
 
 
-def test_label_only_in_test_rows_is_counted_and_warned_about(write, caplog):
+def test_label_only_in_test_rows_is_counted_and_noted(write):
     labels = [*"abababab", *"cabc"]
     text = "x,y\n" + "".join(f"{k},{label}\n" for k, label in enumerate(labels))
     data = Csv(path=write(text), target_column="y", task="classification", window=1, test_fraction=0.34).load(0)
     assert data.num_outputs == 3
     assert data.test.targets.tolist() == [2, 0, 1, 2]
-    assert "2 of 4 test windows have a label that no training window has" in caplog.text
-    assert caplog.text.rstrip().endswith("'c'")
+    note = data.notes[-1]
+    assert note.startswith("2 of 4 test windows have a label that no training window has")
+    assert note.endswith("'c'")
 
 
 def test_label_that_no_window_has_gets_no_output(write):
@@ -148,9 +150,9 @@ def test_no_row_of_a_test_window_is_near_training(sizes, window, horizon, stride
     tested = [test >= extent and size - test >= 2 * extent for size, test in zip(kept, tests, strict=True)]
     if not any(tested):
         with pytest.raises(UserError):
-            source._dataset(table)
+            source._windows().dataset(table)
         return
-    data = source._dataset(table)
+    data = source._windows().dataset(table)
     for client, (size, test) in enumerate(zip(kept, tests, strict=True)):
         used = []
         for split in (data.train, data.test):
@@ -222,19 +224,19 @@ def test_one_file_is_one_series_without_clients(write):
     assert "data.client_column" in data.why_not_natural
 
 
-def test_client_too_short_to_test_trains_on_all_its_rows(tmp_path, write, caplog):
+def test_client_too_short_to_test_trains_on_all_its_rows(tmp_path, write):
     """A sample takes 2 rows: 12 rows test on 2 and train on 8; 6 rows cannot be cut."""
     write(counting(12), "long.csv")
     write(counting(6), "short.csv")
     data = Csv(path=str(tmp_path), target_column="y", window=1).load(0)
     assert np.bincount(data.train.clients).tolist() == [7, 5]
     assert np.bincount(data.test.clients, minlength=2).tolist() == [1, 0]
-    assert "1 of 2 clients have too few rows to test on (a test part needs 2 rows" in caplog.text
-    assert "and train on all of them: 'short'" in caplog.text
-    assert "'short'" in caplog.text
+    (note,) = data.notes
+    assert note.startswith("1 of 2 clients have too few rows to test on (a test part needs 2 rows")
+    assert note.endswith("and train on all of them: 'short'")
 
 
-def test_client_shorter_than_a_sample(tmp_path, write, caplog):
+def test_client_shorter_than_a_sample(tmp_path, write):
     write(counting(20), "long.csv")
     write(counting(1), "short.csv")
     write(counting(2), "shorter.csv")
@@ -244,9 +246,9 @@ def test_client_shorter_than_a_sample(tmp_path, write, caplog):
     assert "data.short=drop" in said
     data = Csv(path=str(tmp_path), target_column="y", window=2, short="drop").load(0)
     assert data.client_names == ("long",)
-    assert "left out 2 of 3 clients" in caplog.text
-    assert "'short', 'shorter'" in caplog.text
-    assert "no client has enough rows" not in caplog.text
+    (note,) = data.notes
+    assert note.startswith("left out 2 of 3 clients")
+    assert "'short', 'shorter'" in note
     assert "has 20 rows, fewer than the 101" in refusal(path=str(tmp_path), window=100, short="drop")
 
 
@@ -320,7 +322,7 @@ def test_standardised(sizes, shift, by, seed):
     training = rng.random(len(groups)) < 0.7
     if not training.any():
         return
-    scaled = _standardised(values, groups, training)
+    scaled = standardised(values, groups, training)
     for k in range(len(sizes)):
         own, x = groups == k, values[training & (groups == k)]
         if len(x) > 1:
@@ -339,7 +341,7 @@ def test_column_that_varies_only_in_the_test_rows(write):
 # cells
 
 
-def test_which_columns_are_features(write, caplog):
+def test_which_columns_are_features(write):
     """Numbers and truth values are; words are not, nor a column without a name, as pandas writes its index."""
     text = ",x,flag,gap,word,y\n" + "".join(
         f"{k},{k}.5,{k % 2 == 0},{'' if k == 1 else 'True'},w{k},0\n" for k in range(12)
@@ -347,19 +349,22 @@ def test_which_columns_are_features(write, caplog):
     settings = {"target_column": "y", "task": "regression", "window": 1, "scale": "none", "missing": "ffill"}
     data = Csv(path=write(text), **settings).load(0)
     assert data.train.inputs[:3, 0].tolist() == [[0.5, 1, 1], [1.5, 0, 1], [2.5, 1, 1]]
-    assert "columns without a number are left out: 'word'" in caplog.text
-    assert "1 missing values filled" in caplog.text
-    caplog.clear()
-    Csv(path=write(text), **settings).load(0)
-    assert "left out: 'word'" in caplog.text  # from the cache too
+    left_out, counts, filled = data.notes
+    assert left_out == "columns without a number are left out (data.feature_columns): 'word'"
+    assert filled.startswith("1 missing values filled")
+    assert counts.startswith("'x' changes by the same step")
+    assert Csv(path=write(text), **settings).load(0).notes == data.notes  # from the cache too
 
 
 def test_semicolons_and_decimal_commas(write):
     text = "t;y;z\r\n" + "".join(f"{k:02d}/02/2024 10:00;1{k},5;{'?' if k == 3 else -k}\r\n" for k in range(1, 21))
     settings = {"separator": "semicolon", "decimal": "comma", "time_format": "%d/%m/%Y %H:%M", "missing": "drop"}
-    data = Csv(path=write(text), target_column="y", time_column="t", window=2, scale="none", **settings).load(0)
+    settings |= {"time_column": "t", "window": 2, "scale": "none"}
+    data = Csv(path=write(text), target_column="y", gaps="ignore", **settings).load(0)
     assert data.train.inputs[0].tolist() == [[11.5, -1], [12.5, -2]]
     assert data.train.inputs[1].tolist() == [[12.5, -2], [14.5, -4]]  # row 3 is gone, its neighbours touch
+    data = Csv(path=write(text), target_column="y", **settings).load(0)
+    assert data.train.inputs[0].tolist() == [[14.5, -4], [15.5, -5]]  # rows 1 and 2 are too few for a sample of 3
 
 
 def test_household_power_layout(write):
@@ -371,7 +376,7 @@ def test_household_power_layout(write):
     np.testing.assert_allclose(data.train.inputs[4], [[4.216, 4], [5.216, 4]], rtol=1e-6)
 
 
-def test_missing_values(tmp_path, write, caplog):
+def test_missing_values(tmp_path, write):
     """Client b begins with a gap, which a's last value must not fill."""
     text = "who,x,y\n" + "".join(f"a,{k},0\n" for k in range(14)) + "b,,0\nb,5,0\nb,inf,0\n"
     text += "".join(f"b,{k},0\n" for k in range(20, 32))
@@ -380,12 +385,11 @@ def test_missing_values(tmp_path, write, caplog):
     assert "a.csv, line 16, column 'x': the value is missing (and in 1 more rows); set data.missing=drop" in said
     dropped = Csv(path=write(text), missing="drop", **settings).load(0)
     assert dropped.train.inputs[dropped.train.clients == 1][:2, 0, 0].tolist() == [5, 20]
-    assert "2 of 29 rows dropped" in caplog.text
-    caplog.clear()
+    assert any("2 of 29 rows dropped" in note for note in dropped.notes)
     filled = Csv(path=write(text), missing="ffill", **settings).load(0)
     assert filled.train.inputs[filled.train.clients == 1][:3, 0, 0].tolist() == [5, 5, 20]
-    assert "1 missing values filled" in caplog.text
-    assert "1 of 29 rows dropped" in caplog.text
+    assert any("1 missing values filled" in note for note in filled.notes)
+    assert any("1 of 29 rows dropped" in note for note in filled.notes)
 
 
 def test_missing_labels(write):
@@ -398,7 +402,12 @@ def test_missing_labels(write):
 
 def test_infinity_is_missing_and_huge_numbers_are_refused(write):
     assert "line 3, column 'y': inf is not a finite number" in refusal(path=write("y\n1\n1e999\n2\n"))
-    assert "line 3, column 'y': -1e+31 is larger than 1e+30" in refusal(path=write("y\n1\n-1e31\n"), missing="drop")
+    said = refusal(path=write("y\n1\n-1e31\n"), missing="drop")
+    assert (
+        "line 3, column 'y': -1e+31 is larger than 1e+30; if it means a missing value, data.na_values=[-1e+31]" in said
+    )
+    said = refusal(path=write("y\n1\n-1e31\n"), missing="drop", na_values=["-1e+31"])
+    assert "client 'a' has 1 rows" in said
 
 
 TIMES = {
@@ -423,7 +432,7 @@ def test_times(write, kind):
     assert said.split(": ", 1)[1].startswith("client 'a': a.csv, line 4 (")
     assert ") has an earlier 't' than a.csv, line 3; sort the rows" in said
     said = refusal(**settings(first, second, second))
-    assert ") has the same 't' as a.csv, line 3; each may" in said
+    assert ") has the same 't' as a.csv, line 3; several series seem to be interleaved; set" in said
     assert "data.client_column" in said
     said = refusal(**settings(first, second, "soon"))
     assert "line 4, column 't': 'soon' is not a number or an ISO 8601 date" in said
@@ -545,6 +554,8 @@ def test_parquet(tmp_path, write, monkeypatch):
     assert data.train.inputs[:2, 0].tolist() == [[0, 1, 0], [1, 1, 0.5]]
     assert "a.parquet, row 2, column 'flag': the value is missing" in refusal(**settings)
     assert "data.separator=tab: has an effect only on text" in refusal(separator="tab", **settings)
+    assert "data.header=false: has an effect only on text" in refusal(header=False, **settings)
+    assert "data.skip_rows=[2]: has an effect only on text" in refusal(skip_rows=[2], **settings)
     assert "data.time_format=%Y: a.parquet holds dates" in refusal(time_format="%Y", missing="ffill", **settings)
     assert "cannot be read as Parquet" in refusal(path=write(b"PAR1 nothing PAR1", "b.parquet"))
     assert "cannot be read as Parquet" in refusal(path=write(b"", "b.parquet"))
@@ -618,6 +629,29 @@ def test_windows_that_do_not_fit_into_memory(write, monkeypatch):
         ("decimal", {"decimal": ","}),
         ("decimal", {"decimal": "comma"}),
         ("decimal", {"decimal": "comma", "separator": "comma"}),
+        ("client_column", {"client_column": []}),
+        ("client_column", {"client_column": ["a", "a"]}),
+        ("client_column", {"client_column": ["a", "y"]}),
+        ("time_column", {"time_column": []}),
+        ("time_column", {"time_column": ["a", "y"]}),
+        ("time_column", {"time_column": ["a", "b"], "client_column": ["b", "c"]}),
+        ("na_values", {"na_values": []}),
+        ("fill_limit", {"fill_limit": 3}),
+        ("fill_limit", {"fill_limit": 0, "missing": "ffill"}),
+        ("gaps", {"gaps": "cross"}),
+        ("sort", {"sort": True}),
+        ("duplicates", {"duplicates": "last", "time_column": "t"}),
+        ("duplicates", {"duplicates": "first"}),
+        ("duplicates", {"duplicates": "mean", "time_column": "t", "task": "classification"}),
+        ("thousands", {"thousands": ","}),
+        ("thousands", {"thousands": "point"}),
+        ("thousands", {"thousands": "comma", "decimal": "comma", "separator": "tab"}),
+        ("encoding", {"encoding": "latin-99"}),
+        ("encoding", {"encoding": "a\0b"}),
+        ("comment", {"comment": " "}),
+        ("skip_rows", {"skip_rows": 0}),
+        ("skip_rows", {"skip_rows": []}),
+        ("skip_rows", {"skip_rows": [2, 0]}),
     ],
 )
 def test_refused(field, values):
@@ -640,11 +674,12 @@ def test_equal_settings_are_one_key():
 
 
 def test_lists_of_columns_survive_the_record(tmp_path):
-    source = Csv(path="a", target_column=["y", "z"], feature_columns=["x"])
+    several = {"client_column": ["a", "b"], "time_column": ["c", "d"], "na_values": ["-200"], "skip_rows": [2, 3]}
+    source = Csv(path="a", target_column=["y", "z"], feature_columns=["x"], **several)
     assert build.build(build.record_of(source, name_class=True), Csv, "data") == source
 
 
 def test_nothing_is_said_where_nothing_is_left_out(write, caplog):
     caplog.set_level(logging.WARNING)
-    Csv(path=write(counting(20)), target_column="y", window=2).load(0)
+    assert not Csv(path=write(counting(20)), target_column="y", window=2).load(0).notes
     assert not caplog.records

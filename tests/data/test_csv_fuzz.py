@@ -21,6 +21,9 @@ CELLS = st.sampled_from(
     ]
 )
 ENDS = st.sampled_from(["\n", "\n", "\n", "\r\n", "\r", "\n\n", "\n \n"])
+TEXT = {"separator": None, "decimal": None, "header": None, "comment": None, "skip_rows": None, "thousands": None}
+TEXT |= {"encoding": "utf-8"}
+"""Settings that Parquet files do not have."""
 rarely = st.integers(0, 9).map(lambda k: k == 0)
 
 
@@ -83,7 +86,19 @@ def sources(draw):
         "short": draw(st.sampled_from(["error", "drop"])),
         "separator": mark,
         "decimal": "comma" if mark and draw(st.booleans()) else None,
+        "na_values": ["7", "?"] if draw(rarely) else None,
+        "gaps": draw(st.sampled_from(["split", "error", "ignore"])),
+        "sort": time is not None and draw(st.booleans()),
+        "header": draw(st.sampled_from([None, None, True])),
+        "comment": "#" if draw(rarely) else None,
+        "skip_rows": draw(st.sampled_from([1, [2, 3]])) if draw(rarely) else None,
+        "encoding": "latin-1" if draw(rarely) else "utf-8",
+        "thousands": "apostrophe" if draw(rarely) else None,
     }
+    if time is not None:
+        values["duplicates"] = draw(
+            st.sampled_from(["error", "first", "mean" if task != "classification" else "first"])
+        )
     return values
 
 
@@ -171,7 +186,7 @@ def test_a_data_set_or_one_line_of_parquet(folder, example, gap, odd, values):
     except (pa.ArrowException, OverflowError):  # values of several kinds
         return
     pq.write_table(table, folder / "a.parquet")
-    load(path=str(folder / "a.parquet"), **values | {"separator": None, "decimal": None})
+    load(path=str(folder / "a.parquet"), **values | TEXT)
 
 
 def test_the_fuzzed_files_are_not_all_refused(folder):

@@ -1,0 +1,256 @@
+"""Windows of a table: which rows train and which test, on what scale, and how samples are cut from them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.data.dataset import Dataset, Split, Task
+from fedsim.data.table_frame import shorten
+from fedsim.data.tables import Table
+from fedsim.errors import UserError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Stretches of consecutive rows from which windows are cut.
+
+    Attributes:
+        owner: ``[G]`` number of the client of each.
+        first: ``[G]`` its first row.
+        counts: ``[G]`` how many windows it gives, perhaps none.
+    """
+
+    owner: Ints
+    first: Ints
+    counts: Ints
+
+    def per_client(self, clients: int) -> Ints:
+        """``[N]`` windows of each client."""
+        found = np.zeros(clients, np.int64)
+        np.add.at(found, self.owner, self.counts)
+        return found
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How samples are cut; see `fedsim.data.csv.Csv` for the fields."""
+
+    path: str | None
+    targets: tuple[str, ...]
+    task: str
+    window: int
+    ahead: int
+    stride: int
+    test_fraction: float
+    scale: str
+    short: str
+
+    @property
+    def extent(self) -> int:
+        """Rows that a sample uses, its targets included."""
+        return self.window + self.ahead
+
+    def dataset(self, table: Table) -> Dataset:
+        """Cut the training and the test samples of all clients.
+
+        Raises:
+            UserError: if there are none, or too many for the memory.
+        """
+        notes = list(table.notes)
+        clients = len(table.sizes)
+        kept = self._long_enough(table, notes)  # numbers of the clients that take part
+        first, sizes = np.cumsum(table.sizes) - table.sizes, np.zeros(clients, np.int64)
+        sizes[kept] = table.sizes[kept]
+        test_sizes = (sizes * self.test_fraction).astype(np.int64)
+        train_sizes = sizes - test_sizes - self.extent  # the rows of the gap belong to neither
+        train = self._pieces(table, first, np.maximum(train_sizes, 0))
+        test = self._pieces(table, first + sizes - test_sizes, test_sizes)
+        tested = (train.per_client(clients) > 0) & (test.per_client(clients) > 0)
+        self._report_untested([table.clients[k] for k in kept[~tested[kept]]], len(kept), len(table.breaks), notes)
+        train = self._pieces(table, first, np.where(tested, train_sizes, sizes))
+        test = self._pieces(table, first + sizes - test_sizes, np.where(tested, test_sizes, 0))
+        self._check_memory(table, int(train.counts.sum() + test.counts.sum()))
+        values = self._scaled(table, train)
+        number = np.zeros(clients, np.int64)
+        number[kept] = np.arange(len(kept))
+        splits = [self._split(table, values, pieces, number) for pieces in (train, test)]
+        classes = 0
+        if self.task == "classification":
+            splits, classes = _number_labels(splits, table.label_names, notes)
+        return Dataset(
+            name="csv",
+            task=Task.CLASSIFICATION if classes else Task.REGRESSION,
+            train=splits[0],
+            test=splits[1],
+            num_outputs=classes or splits[0].targets.shape[1],
+            client_names=tuple(table.clients[k] for k in kept) if table.natural else None,
+            ordered=True,
+            why_not_natural="one file without data.client_column is one series, not clients",
+            notes=tuple(notes),
+        )
+
+    def _pieces(self, table: Table, first: Ints, sizes: Ints) -> Pieces:
+        """Cut each client's `sizes` rows from row `first` on at the table's breaks."""
+        begin = table.stretches
+        end = np.append(begin[1:], len(table.values))
+        owner = np.searchsorted(np.cumsum(table.sizes), begin, side="right")
+        start = np.maximum(begin, first[owner])
+        rows = np.minimum(end, (first + sizes)[owner]) - start
+        return Pieces(owner, start, np.maximum((rows - self.extent) // self.stride + 1, 0))
+
+    def _long_enough(self, table: Table, notes: list[str]) -> Ints:
+        """Return the numbers of the clients with rows for at least one sample."""
+        begin = table.stretches
+        longest = np.zeros(len(table.sizes), np.int64)
+        lengths = np.diff(np.append(begin, len(table.values)))
+        np.maximum.at(longest, np.searchsorted(np.cumsum(table.sizes), begin, side="right"), lengths)
+        short = np.flatnonzero(longest < self.extent)
+        needs = f"the {self.extent} rows of a sample (data.window={self.window}"
+        needs += f" and data.horizon={self.ahead})" if self.ahead else ")"
+        names = [table.clients[k] for k in short]
+        if len(short) and (self.short == "error" or len(short) == len(table.sizes)):
+            way_out = "" if len(short) == len(table.sizes) else ", or leave such clients out with data.short=drop"
+            more = f", as have {len(short) - 1} more of {len(table.sizes)} clients" if len(short) > 1 else ""
+            rows, between = int(table.sizes[short[0]]), int(longest[short[0]])
+            has = f"{rows} rows"
+            if between < rows:
+                has += f", but at most {between} without a gap"
+                way_out += ", or let windows cross gaps with data.gaps=ignore"
+            raise UserError(
+                f"data.path={self.path}: client {names[0]!r} has {has}, fewer than {needs}"
+                f"{more}; take a smaller window{way_out}"
+            )
+        if len(short):
+            notes.append(
+                f"left out {len(short)} of {len(table.sizes)} clients, which have fewer than {needs}: {shorten(names)} "
+                "(data.short=drop)"
+            )
+        unused = int(lengths[lengths < self.extent].sum()) - int(table.sizes[short].sum())
+        if unused > 0:
+            notes.append(f"{unused:,} rows lie between gaps that are closer than {needs}, and are in no window")
+        return np.flatnonzero(longest >= self.extent)
+
+    def _report_untested(self, names: list[str], clients: int, breaks: int, notes: list[str]) -> None:
+        """Note clients without a test part, or raise `UserError` if no client has one."""
+        needs = f"a test part needs {self.extent} rows and training {2 * self.extent} before it"
+        if breaks:
+            needs += f", without one of the {breaks:,} gaps that data.gaps=split keeps"
+        if len(names) == clients:
+            raise UserError(
+                f"data.test_fraction={self.test_fraction:g}: no client has enough rows to test on ({needs}); take "
+                "another fraction or a smaller data.window"
+            )
+        if names:
+            notes.append(
+                f"{len(names)} of {clients} clients have too few rows to test on ({needs}; data.test_fraction="
+                f"{self.test_fraction:g}), and train on all of them: {shorten(names)}"
+            )
+
+    def _check_memory(self, table: Table, samples: int) -> None:
+        """Refuse windows that do not fit in memory, which holds them twice while they are put in client order."""
+        bytes_each = 4 * (self.window * table.num_features + self.ahead * len(self.targets))
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+        if 2 * samples * bytes_each > there:
+            raise UserError(
+                f"data.stride={self.stride}: {samples:,} windows take {samples * bytes_each / 2**30:,.1f} GiB, and "
+                f"twice that while they are loaded; this machine has {there / 2**30:,.1f} GiB; raise data.stride"
+            )
+
+    def _scaled(self, table: Table, train: Pieces) -> NDArray[np.float32]:
+        """Return ``[R, M]``, scaled by the statistics of each client's rows up to the last that trains."""
+        values = table.values
+        if self.scale != "none":
+            clients = np.repeat(np.arange(len(table.sizes)), table.sizes)
+            ends = np.zeros(len(table.sizes), np.int64)  # of a client that is left out, no row trains
+            used = train.counts > 0
+            last = train.first[used] + (train.counts[used] - 1) * self.stride + self.extent
+            np.maximum.at(ends, train.owner[used], last)
+            training = np.arange(len(values)) < ends[clients]
+            groups = clients if self.scale == "client" else np.zeros_like(clients)
+            values = standardised(values, groups, training)
+        with np.errstate(over="ignore"):
+            small = values.astype(np.float32)
+        if not np.isfinite(small).all():
+            name = table.columns[int((~np.isfinite(small)).any(0).argmax())]
+            raise UserError(
+                f"data.scale={self.scale}: column {name!r} hardly varies in the training rows, and its other rows are "
+                "too far from them for 32 bits; leave it out of data.feature_columns"
+            )
+        return small
+
+    def _split(self, table: Table, values: NDArray[np.float32], pieces: Pieces, number: Ints) -> Split:
+        """Cut the windows of each piece; `number` is what its client is called in the split."""
+        counts = pieces.counts
+        place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = np.repeat(pieces.first, counts) + place * self.stride
+        inputs = _cut(values[:, : table.num_features], rows, self.window)
+        targets: NDArray[np.generic]
+        if self.task == "classification":
+            targets = table.labels[rows + self.window - 1]
+        else:
+            predicted = values[:, [table.columns.index(name) for name in self.targets]]
+            ahead = _cut(predicted, rows + self.extent - max(self.ahead, 1), max(self.ahead, 1))
+            targets = ahead.reshape(len(rows), -1)
+        lengths = np.full(len(rows), self.window, np.int64)
+        return Split(inputs, lengths, targets, number[np.repeat(pieces.owner, counts)] if table.natural else None)
+
+
+def _cut(values: NDArray[np.float32], rows: Ints, length: int) -> NDArray[np.float32]:
+    """Copy the windows ``[S, length, D]`` of ``[R, D]`` that start at each row in `rows`."""
+    width = values.shape[1]
+    # Consecutive rows are contiguous, so a window is one piece of memory.
+    pieces = np.lib.stride_tricks.sliding_window_view(np.ascontiguousarray(values).reshape(-1), length * width)
+    windows: NDArray[np.float32] = pieces[rows * width].reshape(len(rows), length, width)
+    return windows
+
+
+def standardised(values: Floats, groups: Ints, training: NDArray[np.bool_]) -> Floats:
+    """Shift and scale each group's columns to zero mean and unit variance over its training rows.
+
+    Args:
+        values: ``[R, M]``.
+        groups: ``[R]`` ascending.
+        training: ``[R]``, which rows count; a group without any is left as it is.
+    """
+    x, owner = values[training], groups[training]
+    first = np.flatnonzero(np.diff(owner, prepend=-1))
+    count = np.diff(np.append(first, len(owner)))[:, None]
+    shape = (int(groups[-1]) + 1, values.shape[1])
+    mean, deviation = np.zeros(shape), np.ones(shape)
+    present = owner[first]
+    mean[present] = np.add.reduceat(x, first) / count
+    spread = np.sqrt(np.add.reduceat((x - mean[owner]) ** 2, first) / count)
+    constant = np.maximum.reduceat(x, first) == np.minimum.reduceat(x, first)
+    deviation[present] = np.where(constant | (spread == 0), 1, spread)
+    with np.errstate(over="ignore"):  # the caller looks for what is too large
+        scaled: Floats = (values - mean[groups]) / deviation[groups]
+    return scaled
+
+
+def _number_labels(splits: list[Split], names: tuple[str, ...], notes: list[str]) -> tuple[list[Split], int]:
+    """Number the labels that samples have from 0, in their order; return the splits and how many labels there are."""
+    train, test = (np.bincount(split.targets.astype(np.int64), minlength=len(names)) for split in splits)
+    used = np.flatnonzero(train + test)
+    if len(used) < 2:
+        raise UserError(
+            f"data.target_column: all windows have the same label {names[used[0]]!r}, so there is nothing to learn"
+        )
+    unseen = np.flatnonzero((train == 0) & (test > 0))
+    if len(unseen):
+        notes.append(
+            f"{int(test[unseen].sum())} of {int(test.sum())} test windows have a label that no training window has, "
+            f"and so count as errors (data.target_column): {shorten(names[k] for k in unseen)}"
+        )
+    number = np.zeros(len(names), np.int64)
+    number[used] = np.arange(len(used))
+    numbered = [
+        Split(split.inputs, split.lengths, number[split.targets.astype(np.int64)], split.clients) for split in splits
+    ]
+    return numbered, len(used)
