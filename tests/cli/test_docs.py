@@ -76,3 +76,13 @@ def test_take_the_model_home(fedsim, elsewhere):
     if have_onnx:
         exec(onnx_code, here)  # noqa: S102
         assert here["outputs"].shape == (2, 9)
+
+
+def test_the_python_of_the_readme(capsys):
+    """It runs as printed, and leaves the weights under the names of torch."""
+    text = (DOCS.parent / "README.md").read_text()
+    (code,) = re.findall(r"^## From Python\n\n```python\n(.*?)```", text, re.S | re.M)
+    names = {}
+    exec(code.replace('"rounds=5"', '"rounds=1", "device=cpu", "threads=1"'), names)  # noqa: S102  # it is ours
+    assert capsys.readouterr().out.splitlines()[0].startswith("0 0.")
+    assert {"recurrent.weight_ih_l0", "head.weight"} <= set(names["weights"])
