@@ -1,4 +1,4 @@
-"""The files and commands of two pages of the documentation work as printed."""
+"""The files, commands and Python of two pages of the documentation and of the README work as printed."""
 
 import importlib.util
 import re
