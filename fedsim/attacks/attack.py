@@ -33,8 +33,8 @@ class NoAttack(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attackers(Attack):
-    """What all attacks have in common: which clients attack, and from which round. Methods do nothing by default.
+class Attackers(Attack, ABC):
+    """What all attacks have in common: which clients attack, and from which round. Data stay as they are by default.
 
     Attributes:
         fraction: share of all clients, drawn by the seed; exclusive with `clients`.
@@ -90,9 +90,9 @@ class Attackers(Attack):
         """Return test samples on which accuracy measures the success of the attack, or None."""
         return None
 
+    @abstractmethod
     def change(self, updates: Iterator[Update], malicious: Tensor, key: int, round: Round) -> Iterator[Update]:
         """Return the updates, changed by malicious clients ``[N]`` bool; `key` is that of the round's random stream."""
-        return updates
 
     def bind(self, bound: Bound) -> AttackersInRun:
         """Choose the malicious clients, and poison their data."""
@@ -148,6 +148,19 @@ class AttackersInRun(Attack):
             return Evaluation()
         sums = score_samples(federation.trainer, state.row, self.trial, federation.world)
         return Evaluation({"attack_success": float(sums.hits.sum() / sums.count.sum())})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataAttackers(Attackers, ABC):
+    """Malicious clients train honestly, on poisoned data."""
+
+    @abstractmethod
+    def poison(self, population: Population, malicious: Tensor, seed: int) -> Population:
+        """See `Attackers.poison`."""
+
+    def change(self, updates: Iterator[Update], malicious: Tensor, key: int, round: Round) -> Iterator[Update]:
+        """Hand the updates on as they are."""
+        return updates
 
 
 @dataclass(frozen=True, kw_only=True)

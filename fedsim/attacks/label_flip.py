@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedsim.attacks.attack import Attackers, owned_by
+from fedsim.attacks.attack import DataAttackers, owned_by
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.population import Population, Samples
 from fedsim.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelFlip(Attackers):
+class LabelFlip(DataAttackers):
     """Every label y of K becomes ``K - 1 - y`` (Tolpegin 2020; this map as in Fang 2020, section 5.1).
 
     It changes training and validation labels of the malicious clients, per sequence or per step, but no test labels.

@@ -62,7 +62,7 @@ class ScaffoldInRun(Scaffold):
         row_bytes: size of one control variate in bytes.
     """
 
-    row_bytes: int = 0
+    row_bytes: int
 
     def add_bytes(self, traffic: Traffic, clients: Tensor, state: State, round_number: int) -> Traffic:
         """Add one control variate each way."""
