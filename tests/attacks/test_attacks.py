@@ -183,7 +183,10 @@ def test_wrong_values(cls, field, value):
         cls(**{field: value})
 
 
-@pytest.mark.parametrize(("base", "unwritten"), [("RowAttackers", "alter"), ("CohortAttackers", "forge")])
+@pytest.mark.parametrize(
+    ("base", "unwritten"),
+    [("Attackers", "change"), ("DataAttackers", "poison"), ("RowAttackers", "alter"), ("CohortAttackers", "forge")],
+)
 def test_a_base_is_no_option(tiny, base, unwritten):
     with pytest.raises(UserError, match=f"attack: {base} is only the base of components, as it has no {unwritten}"):
         tiny(f"attack._target_=fedsim.attacks.attack.{base}")
