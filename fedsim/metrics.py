@@ -29,7 +29,9 @@ def _columns(better: str, names: str, evaluated: bool = False) -> tuple[Column, 
 
 _SCORES = (
     *_columns("min", "loss rmse mae rmse_p90 rmse_std accuracy_std nasa_score", evaluated=True),
+    *_columns("min", "mape smape mase pinball", evaluated=True),
     *_columns("max", "accuracy accuracy_p10", evaluated=True),
+    *_columns("", "coverage", evaluated=True),
 )
 _ALL = (
     *_columns("", "round clients malicious clip_norm"),

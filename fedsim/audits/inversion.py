@@ -132,7 +132,7 @@ def reconstruct(
         """The deviation ``[n]``, and the gradients of the loss with respect to it and to the parameters ``[P]``."""
         z = torch.from_numpy(deviation).requires_grad_()
         x = known.average + known.spread * z.view(shape)
-        loss = batch_loss(arch.task, module(x[None], batch.lengths[0]), batch)
+        loss = batch_loss(arch, module(x[None], batch.lengths[0]), batch)
         by_z, *rest = torch.autograd.grad(loss, [z, *parameters], create_graph=graph)
         return z.detach(), by_z, torch.cat([part.flatten() for part in rest])
 

@@ -95,10 +95,10 @@ def run(
         from fedsim.config.launch import launch
         from fedsim.config.loader import make_loader
         from fedsim.config.request import Request, normalise
-        from fedsim.federation.prepare import prepare
         from fedsim.runs import processes, sweep
         from fedsim.runs.dry_run import show as show_plan
         from fedsim.runs.run import run_experiment
+        from fedsim.runs.saved_model import prepared
 
         processes.meet(allow_module or ())
         if cfg not in (None, "job", "hydra", "all"):
@@ -112,7 +112,7 @@ def run(
         jobs = check_request(request, loader)
         if dry_run:
             for job in jobs:
-                show_plan(prepare(job.experiment), job.overrides)
+                show_plan(prepared(job.experiment), job.overrides)
             return
         sweep.check(jobs)
         gc.freeze()  # see `main`

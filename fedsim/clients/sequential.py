@@ -20,9 +20,9 @@ from fedsim.clients.trainer import keep_state, starting_state
 from fedsim.data.batches import Batch, batch_indices, gather
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.population import Samples
-from fedsim.models.recurrent import DropoutMask
+from fedsim.models.recurrent import Architecture, DropoutMask
 from fedsim.models.reference import ReferenceModel, load_row, read_row
-from fedsim.models.scores import Judge, Sums, concatenate
+from fedsim.models.scores import Sums, concatenate, pinball
 
 # Our names of optimizer state, and those of torch.optim.
 _TORCH_STATE = {"momentum": "momentum_buffer", "mean": "exp_avg", "square": "exp_avg_sq", "steps": "step"}
@@ -107,7 +107,7 @@ class SequentialTrainer:
     def _backward(self, module: ReferenceModel, batch: Batch, dropout: DropoutMask | None) -> Tensor:
         """Return a minibatch's loss, leaving its gradient in the module's parameters."""
         module.zero_grad()
-        loss = batch_loss(self.task.arch.task, module(batch.inputs[0], batch.lengths[0], dropout), batch)
+        loss = batch_loss(self.task.arch, module(batch.inputs[0], batch.lengths[0], dropout), batch)
         loss.backward()
         return loss
 
@@ -135,7 +135,7 @@ class SequentialTrainer:
                 targets = _count_targets(self.task.arch.task, batch)
                 if targets == 0:
                     continue
-                (targets * batch_loss(self.task.arch.task, module(batch.inputs[0], batch.lengths[0]), batch)).backward()
+                (targets * batch_loss(self.task.arch, module(batch.inputs[0], batch.lengths[0]), batch)).backward()
                 count += targets
             gradients.append(_gradients(module) / max(count, 1))
         return torch.stack(gradients)
@@ -171,12 +171,13 @@ class SequentialTrainer:
             batch = gather(samples, index[None], None)
             with torch.no_grad():
                 outputs = module(batch.inputs[0], batch.lengths[0])
-            parts.append(score_batch(self.task.arch.task, outputs, batch, self.task.population.judge))
+            parts.append(score_batch(self.task.arch, outputs, batch))
         return concatenate(parts)
 
     def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
         """Score each client's own model on its own samples, one client after another."""
-        sums = torch.zeros(4, len(clients), dtype=torch.float64)
+        sums = torch.zeros(3, len(clients), dtype=torch.float64)
+        outputs = []
         for place, client in enumerate(clients.tolist()):
             first, last = int(samples.offsets[client]), int(samples.offsets[client + 1])
             if last > first:
@@ -187,8 +188,10 @@ class SequentialTrainer:
                     torch.tensor([0, last - first]),
                 )
                 scored = self.score_samples(rows[place], own)
-                sums[:, place] = torch.stack([column.sum() for column in scored.columns()])
-        return Sums(*sums)
+                sums[:, place] = torch.stack([column.sum() for column in scored.columns()[:3]])
+                outputs.append(scored.outputs)
+        all_outputs = torch.cat(outputs) if outputs else rows.new_empty((0, 0), device="cpu")
+        return Sums(sums[0], sums[1], sums[2], all_outputs)
 
 
 def _gradients(module: ReferenceModel) -> Tensor:
@@ -197,10 +200,12 @@ def _gradients(module: ReferenceModel) -> Tensor:
     return torch.cat([(torch.zeros_like(p) if grad is None else grad).reshape(-1) for p, grad in grads])
 
 
-def batch_loss(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
-    """The mean loss of one client's batch, by `torch.nn.functional`."""
+def batch_loss(arch: Architecture, outputs: Tensor, batch: Batch) -> Tensor:
+    """The mean loss of one client's batch, by `torch.nn.functional` where that has it."""
     targets = batch.targets[0]
-    if task is Task.REGRESSION:
+    if arch.task is Task.REGRESSION:
+        if (levels := arch.levels(outputs)) is not None:
+            return pinball(outputs - targets, levels)[0].mean()
         return nn.functional.mse_loss(outputs, targets)
     return nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
 
@@ -210,17 +215,17 @@ def _count_targets(task: Task, batch: Batch) -> int:
     return len(batch.targets[0]) if task is Task.REGRESSION else int((batch.targets[0] != IGNORE).sum())
 
 
-def score_batch(task: Task, outputs: Tensor, batch: Batch, judge: Judge) -> Sums:
+def score_batch(arch: Architecture, outputs: Tensor, batch: Batch) -> Sums:
     """Score outputs ``[b, K]`` (``[b, T, K]`` for a target at every step) by `torch.nn.functional`, as sums ``[b]``."""
     targets = batch.targets[0]
-    if task is Task.REGRESSION:
+    if arch.task is Task.REGRESSION:
         error = outputs.double() - targets.double()
-        counts = torch.full((len(error),), error.shape[1], dtype=torch.float64)
-        scores = torch.zeros_like(counts) if judge is None else judge(error.sum(1)[None])[0].cpu()
-        return Sums(error.square().sum(1).cpu(), error.abs().sum(1).cpu(), counts, scores)
+        levels = arch.levels(error)
+        loss = (error.square() if levels is None else pinball(error, levels)[0]).sum(1).cpu()
+        return Sums(loss, torch.zeros_like(loss), torch.full_like(loss, error.shape[1]), outputs.cpu())
     losses = nn.functional.cross_entropy(
         outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="none"
     )
     columns = losses.view(targets.shape), outputs.argmax(-1) == targets, targets != IGNORE
     loss, hits, count = (c.double().view(len(targets), -1).T.contiguous().sum(0).cpu() for c in columns)
-    return Sums(loss, hits, count, torch.zeros_like(loss))
+    return Sums(loss, hits, count, outputs.new_empty((len(targets), 0), device="cpu"))

@@ -17,6 +17,7 @@ from fedsim.clients.step import Step
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import keep_state, starting_state
 from fedsim.data.batches import Batch, batch_indices, gather
+from fedsim.data.dataset import Task
 from fedsim.data.population import Samples
 from fedsim.models import stacked
 from fedsim.models.recurrent import DropoutMask
@@ -123,7 +124,6 @@ class StackedTrainer:
         """Score one model on many blocks of samples at a time, as if each block were a client."""
         width = EVALUATION_BATCH
         parts: list[Sums] = []
-        judge = self.task.population.judge
         for start in range(0, len(samples), self.evaluation_blocks * width):
             stop = min(start + self.evaluation_blocks * width, len(samples))
             blocks = -(-(stop - start) // width)
@@ -131,18 +131,26 @@ class StackedTrainer:
             real = (index < stop).view(blocks, width)
             index = index.clamp(max=stop - 1).view(blocks, width)
             batch = gather(samples, index, real)
-            score = stacked.score(self.task.arch, row.expand(blocks, -1), batch, self.kernels, judge)
-            parts.append(Sums(*(part.reshape(-1)[: stop - start].cpu() for part in score.columns())))
+            score = stacked.score(self.task.arch, row.expand(blocks, -1), batch, self.kernels)
+            parts.append(Sums(*(part.flatten(0, 1)[: stop - start].cpu() for part in score.columns())))
         return concatenate(parts)
 
     def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
         """Score each client's own model on its own samples, `EVALUATION_BATCH` samples of every client at a time."""
-        sums = torch.zeros(4, len(clients), dtype=torch.float64)
+        sums = torch.zeros(3, len(clients), dtype=torch.float64)
+        sizes = samples.sizes[clients]
+        shift = (sizes.cumsum(0) - sizes) - samples.offsets[:-1][clients]  # from a sample's number to its place here
+        outputs = rows.new_empty((int(sizes.sum()), _width(self.task)), device="cpu")
         for which, index, real in _own_blocks(samples, clients):
-            batch = gather(samples, index, real)
-            score = stacked.score(self.task.arch, rows[which], batch, self.kernels, self.task.population.judge)
-            sums[:, which] += torch.stack([part.sum(1).cpu() for part in score.columns()])
-        return Sums(*sums)
+            score = stacked.score(self.task.arch, rows[which], gather(samples, index, real), self.kernels)
+            sums[:, which] += torch.stack([part.sum(1).cpu() for part in score.columns()[:3]])
+            outputs[(index + shift[which, None])[real]] = score.outputs.cpu()[real]
+        return Sums(sums[0], sums[1], sums[2], outputs)
+
+
+def _width(task: LocalTask) -> int:
+    """How many outputs of a sample are kept."""
+    return task.arch.num_outputs if task.arch.task is Task.REGRESSION else 0
 
 
 def _own_blocks(samples: Samples, clients: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.dataset import Dataset, Score, Split, Task
+from fedsim.data.fitted import Fitted, Scaling, arrays, columns
 from fedsim.data.user_files import content_identity, existing
 from fedsim.errors import FieldError, UserError, check_at_least, check_one_of
 
@@ -20,6 +21,8 @@ _COLUMNS = 26
 """Engine, cycle, three operational settings, sensors 1 to 21."""
 _USUAL = [sensor + 4 for sensor in (2, 3, 4, 7, 8, 9, 11, 12, 13, 14, 15, 17, 20, 21)]
 """Columns of the fourteen sensors that vary in FD001 and FD003; the other seven are constant or nearly so."""
+
+_NAMES = ("engine", "cycle", *(f"setting_{k}" for k in range(1, 4)), *(f"sensor_{k}" for k in range(1, 22)))
 
 Floats = NDArray[np.float64]
 
@@ -103,6 +106,13 @@ class Cmapss:
         Raises:
             UserError: if a file is missing or malformed.
         """
+        return self._load(None)
+
+    def load_as(self, seed: int, fitted: Fitted) -> Dataset:
+        """Return the data with the sensors, the scaling and the cap's unit of other data; see `load`."""
+        return self._load(fitted)
+
+    def _load(self, fitted: Fitted | None) -> Dataset:
         folder = Path(self.path or "").expanduser()
         files = existing(self.path, *(folder / f"{part}_{self.subset}.txt" for part in ("train", "test", "RUL")))
         tables = cached_arrays(
@@ -112,11 +122,14 @@ class Cmapss:
         left = tables["left"].astype(np.float64)
         _check_counts(train, test, left, self.path, files)
         rows = np.concatenate(train)
-        columns = _USUAL if self.sensors == "usual" else (np.flatnonzero(np.ptp(rows[:, 2:], 0) > 0) + 2).tolist()
-        if not columns:
+        used = _USUAL if self.sensors == "usual" else (np.flatnonzero(np.ptp(rows[:, 2:], 0) > 0) + 2).tolist()
+        if not used:
             raise UserError(f"data.sensors=varying: no setting or sensor of {files[0].name} varies")
-        shift, width = self._scaling(rows[:, columns])
-        train, test = ([(engine[:, columns] - shift) / width for engine in part] for part in (train, test))
+        shift, width = self._scaling(rows[:, used])
+        if fitted is not None and fitted.scaling.features:
+            used = [_NAMES.index(c.name) for c in fitted.scaling.features if c.name in _NAMES]
+            shift, width = arrays(c for c in fitted.scaling.features if c.name in _NAMES)
+        train, test = ([(engine[:, used] - shift) / width for engine in part] for part in (train, test))
 
         windows: list[Floats] = []
         lives: list[int] = []
@@ -129,6 +142,8 @@ class Cmapss:
                 owners.append(client)
         cap = np.inf if self.rul_cap is None else self.rul_cap
         unit = float(self.rul_cap or max(1, *lives))
+        if fitted is not None and len(fitted.scaling.targets) == 1:
+            unit = fitted.scaling.targets[0].scale
         truth = np.minimum(left, cap) if self.cap_test else left
         return Dataset(
             name="cmapss",
@@ -138,7 +153,12 @@ class Cmapss:
             num_outputs=1,
             client_names=tuple(f"engine_{k}" for k in range(1, len(train) + 1)),
             ordered=True,
-            target_unit=unit,
+            fitted=Fitted(
+                Scaling(
+                    columns((_NAMES[k] for k in used), shift, width),
+                    columns(["remaining cycles"], scale=unit),
+                )
+            ),
             score=Score("nasa_score", nasa_score),
         )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 from dataclasses import dataclass, replace
 
-from fedsim.data.dataset import Dataset
+from fedsim.data.dataset import EXTRA, Dataset
+from fedsim.data.fitted import Fitted
 from fedsim.data.table_columns import Layout
 from fedsim.data.table_frame import shorten
 from fedsim.data.table_text import DECIMALS, SEPARATORS, THOUSANDS, TextFormat
@@ -68,6 +69,11 @@ class Csv:
         task: ``forecast``, ``regression`` or ``classification``.
         window: rows of a sample.
         horizon: rows ahead, only for ``task=forecast``; None means 1.
+        season: rows back to the value that the naive forecast repeats, only for ``task=forecast``; None means 1. It is
+            what a model must beat, and what ``mase`` divides by.
+        metrics: further metrics of a forecast, of ``mape``, ``smape`` and ``mase`` (`fedsim.evaluation.errors`).
+        quantiles: quantiles to predict instead of the mean, 0.5 among them, only for ``task=forecast``. The loss is
+            then the pinball loss.
         stride: rows from the start of one window to the next.
         test_fraction: share of each client's rows to test on, above 0 and below 1.
         scale: ``global``, ``client`` or ``none``.
@@ -98,6 +104,9 @@ class Csv:
     task: str = "forecast"
     window: int = 24
     horizon: int | None = None
+    season: int | None = None
+    metrics: list[str] | None = None
+    quantiles: list[float] | None = None
     stride: int = 1
     test_fraction: float = 0.2
     scale: str = "global"
@@ -134,12 +143,27 @@ class Csv:
         check_one_of(self, "scale", ("global", "client", "none"))
         check_one_of(self, "missing", ("error", "drop", "ffill"))
         check_one_of(self, "short", ("error", "drop"))
-        if self.horizon is not None and self.task != "forecast":
-            raise FieldError("horizon", self.horizon, "has an effect only with task=forecast")
+        self._check_forecast()
         if self.time_format is not None and self.time_column is None:
             raise FieldError("time_format", self.time_format, "has an effect only with a time_column")
         self._check_rows()
         self._check_text()
+
+    def _check_forecast(self) -> None:
+        for name in ("horizon", "season", "metrics", "quantiles"):
+            if getattr(self, name) is not None and self.task != "forecast":
+                raise FieldError(name, getattr(self, name), "has an effect only with task=forecast")
+        check_at_least(self, 1, "season")
+        for metric in self.metrics or ():
+            if metric not in EXTRA or (self.metrics or []).count(metric) > 1:
+                raise FieldError("metrics", self.metrics, f"must be one or more of {', '.join(EXTRA)}, each once")
+        levels = self.quantiles
+        if levels is not None and not (
+            0.5 in levels and levels == sorted({*levels}) and levels[0] > 0 and levels[-1] < 1
+        ):
+            raise FieldError(
+                "quantiles", levels, "must rise, lie above 0 and below 1, and have 0.5, the forecast that errors are of"
+            )
 
     def _check_rows(self) -> None:
         check_one_of(self, "gaps", ("split", "error", "ignore"))
@@ -209,12 +233,22 @@ class Csv:
         Raises:
             UserError: if the files cannot be read as the settings say, or give no training or test window.
         """
-        table = read_table(self._layout())
+        return self._load(None)
+
+    def load_as(self, seed: int, fitted: Fitted) -> Dataset:
+        """Return the data with the features, labels and scaling of others; see `load`."""
+        return self._load(fitted)
+
+    def _load(self, fitted: Fitted | None) -> Dataset:
+        layout = self._layout()
+        if fitted is not None and layout.features is None and fitted.scaling.features:
+            layout = replace(layout, features=tuple(column.name for column in fitted.scaling.features))
+        table = read_table(layout)
         shown = [name for name in self._targets if name in (self.feature_columns or ()) and self.task != "forecast"]
         if shown:
             note = f"the features include what is to be predicted (data.feature_columns): {shorten(shown)}"
             table = replace(table, notes=(*table.notes, note))
-        return self._windows().dataset(table)
+        return self._windows().dataset(table, fitted)
 
     def _layout(self) -> Layout:
         assert self.path is not None
@@ -264,6 +298,9 @@ class Csv:
             test_fraction=self.test_fraction,
             scale=self.scale,
             short=self.short,
+            season=self.season or 1,
+            metrics=tuple(self.metrics or ()),
+            quantiles=tuple(self.quantiles or ()),
         )
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedsim.data.fitted import NOTHING, Fitted
+
 IGNORE = -100
 """Target of a padded or unknown position: counted neither in the loss nor in the accuracy."""
 
@@ -51,12 +53,40 @@ class Score:
 
     Attributes:
         name: ends the name of its column, ``test_{name}``.
-        of: gives each sample's score from its error, predicted minus true in the unit of ``Dataset.target_unit``,
-            ``[S] -> [S]`` float64. Scores are summed. Only for regressions with one output.
+        of: gives each sample's score from its error, predicted minus true in the target's own unit, ``[S] -> [S]``
+            float64. Scores are summed. Only for regressions with one output.
     """
 
     name: str
     of: Callable[[Tensor], Tensor]
+
+
+EXTRA = ("mape", "smape", "mase")
+"""Metrics of a forecast that are measured only if asked for."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How the K targets of a sample follow from steps ahead, and what is measured of a forecast.
+
+    K = horizon x M x Q: the targets of the first step first, and each of the M targets once for every quantile.
+
+    Attributes:
+        horizon: steps ahead.
+        quantiles: the Q quantiles that are predicted, ascending, 0.5 among them; empty where one number is.
+        metrics: further metrics, of `EXTRA`.
+        season: steps back to the value that the naive forecast repeats.
+        places: where each target is among the features, or None for one that is not; a naive forecast needs them all.
+        naive_errors: ``[G, M]``, the mean absolute error, in the targets' own units, of the naive forecast one season
+            ahead in the training rows of each of the data's own clients: what ``mase`` divides by.
+    """
+
+    horizon: int = 1
+    quantiles: tuple[float, ...] = ()
+    metrics: tuple[str, ...] = ()
+    season: int = 1
+    places: tuple[int | None, ...] = ()
+    naive_errors: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +102,9 @@ class Dataset:
         vocabulary_size: number of tokens where the inputs are tokens, else None.
         client_names: names of the data's own clients, or None.
         why_not_natural: the reason to give when ``partition=natural`` is asked for and there are no such clients.
-        target_unit: what a regression target of 1 stands for; root mean square and mean absolute errors, but not
-            losses, are reported in the unit in which this is given.
+        fitted: what was learnt from the training samples, names of labels, features and targets included. Errors of a
+            regression, but not its losses, are told in the targets' own units.
+        forecast: what the targets of a forecast are, or None.
         score: one more metric, or None.
         ordered: whether the samples (of each client, where there are clients) are in the order of time.
         notes: what was done to the data, or looks wrong in them: one line each, naming the key that changes it.
@@ -87,7 +118,8 @@ class Dataset:
     vocabulary_size: int | None = None
     client_names: tuple[str, ...] | None = None
     why_not_natural: str = "these data have no clients of their own"
-    target_unit: float = 1.0
+    fitted: Fitted = NOTHING
+    forecast: Forecast | None = None
     score: Score | None = None
     ordered: bool = False
     notes: tuple[str, ...] = ()

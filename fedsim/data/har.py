@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.download import fetch
+from fedsim.data.fitted import Column, Fitted, Scaling, columns
 from fedsim.data.scaling import standardised
 from fedsim.data.user_files import content_identity, existing
 from fedsim.errors import FieldError, UserError, check_above, check_between
@@ -80,6 +81,13 @@ class Har:
         Raises:
             UserError: if the archive cannot be fetched or read, or no stretch is long enough to test.
         """
+        return self._load(None)
+
+    def load_as(self, seed: int, fitted: Fitted) -> Dataset:
+        """Return the data scaled as others were; see `load`."""
+        return self._load(fitted)
+
+    def _load(self, fitted: Fitted | None) -> Dataset:
         where = self._place()
         names = [f"{part}/{name}" for part in _PARTS for name in _members(part)]
         files = existing(self.path, *(where / name for name in names)) if where.is_dir() else (where,)
@@ -94,8 +102,9 @@ class Har:
             Split(arrays["inputs"][at], np.full(len(at), _STEPS, np.int64), labels[at], clients[at].astype(np.int64))
             for at in (train, test)
         ]
+        features: tuple[Column, ...] = columns(SIGNALS)
         if self.standardise:
-            splits = list(standardised(*splits))
+            *splits, features = standardised(splits[0], splits[1], SIGNALS, fitted)
         return Dataset(
             name="har",
             task=Task.CLASSIFICATION,
@@ -103,6 +112,7 @@ class Har:
             test=splits[1],
             num_outputs=len(ACTIVITIES),
             client_names=tuple(f"subject_{k}" for k in people.tolist()),
+            fitted=Fitted(Scaling(features), labels=ACTIVITIES),
         )
 
     def _cut(self, labels: NDArray[np.int64], subjects: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
+from fedsim.data.fitted import Column, Fitted, Scaling, columns
 from fedsim.data.scaling import standardised
 
 _NUM_SPEAKERS = 9
@@ -43,14 +44,23 @@ class JapaneseVowels:
         Args:
             seed: not used, the data are always the same.
         """
+        return self._load(None)
+
+    def load_as(self, seed: int, fitted: Fitted) -> Dataset:
+        """Return the data scaled as others were; see `load`."""
+        return self._load(fitted)
+
+    def _load(self, fitted: Fitted | None) -> Dataset:
         names = [f"{split}_{part}" for split in _SPLITS for part in _PARTS]
         arrays = cached_arrays("japanese_vowels", f"aeon {version('aeon')}", names, _convert)
         train, test = (
             Split(arrays[f"{split}_inputs"], arrays[f"{split}_lengths"].astype(np.int64), arrays[f"{split}_targets"])
             for split in _SPLITS
         )
+        names = [f"coefficient_{k}" for k in range(1, train.inputs.shape[2] + 1)]
+        features: tuple[Column, ...] = columns(names)
         if self.standardise:
-            train, test = standardised(train, test)
+            train, test, features = standardised(train, test, names, fitted)
         return Dataset(
             name="japanese_vowels",
             task=Task.CLASSIFICATION,
@@ -58,6 +68,7 @@ class JapaneseVowels:
             test=test,
             num_outputs=_NUM_SPEAKERS,
             why_not_natural=_WHY_NOT_NATURAL,
+            fitted=Fitted(Scaling(features), labels=tuple(f"speaker_{k}" for k in range(1, _NUM_SPEAKERS + 1))),
         )
 
 

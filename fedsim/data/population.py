@@ -6,7 +6,7 @@ each client next to each other: client n owns ``offsets[n]:offsets[n + 1]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim import seeding
-from fedsim.data.dataset import Assignment, Dataset, Score, Split, Task
+from fedsim.data.dataset import Assignment, Dataset, Forecast, Score, Split, Task
+from fedsim.data.fitted import NOTHING, Fitted
 from fedsim.errors import UserError
 
 
@@ -28,12 +29,15 @@ class Samples:
         lengths: ``[S]`` int64, always on the CPU: batch shapes are decided there without waiting for a device.
         targets: as in `Split`.
         offsets: ``[N + 1]`` int64 on the CPU; client n owns samples ``offsets[n]:offsets[n + 1]``.
+        sources: ``[S]`` int64 on the CPU, the data's own client that each sample is of, where that decides how it was
+            scaled or is judged; else None.
     """
 
     inputs: Tensor
     lengths: Tensor
     targets: Tensor
     offsets: Tensor
+    sources: Tensor | None = None
 
     @property
     def sizes(self) -> Tensor:
@@ -49,7 +53,8 @@ class Population:
     """All clients of a federation with their samples.
 
     `validation` holds the part of each client's training samples that it keeps for judging its own local model, or
-    None if ``client.validation_fraction`` is 0. `notes` are those of the `Dataset`.
+    None if ``client.validation_fraction`` is 0. `fitted`, `forecast`, `score` and `notes` are those of the `Dataset`;
+    `source_names` are its own clients, to which `Samples.sources` point.
     """
 
     task: Task
@@ -60,16 +65,11 @@ class Population:
     input_size: int
     vocabulary_size: int | None
     client_names: tuple[str, ...]
-    target_unit: float = 1.0
+    source_names: tuple[str, ...] = ()
+    fitted: Fitted = NOTHING
+    forecast: Forecast | None = None
     score: Score | None = None
     notes: tuple[str, ...] = ()
-
-    @property
-    def judge(self) -> Callable[[Tensor], Tensor] | None:
-        """The data's own score as a function of errors in the model's unit, or None."""
-        if (score := self.score) is None:
-            return None
-        return lambda error: score.of(error * self.target_unit)
 
     @property
     def num_clients(self) -> int:
@@ -77,7 +77,9 @@ class Population:
         return len(self.client_names)
 
 
-def _gather_clients(split: Split, members: Sequence[NDArray[np.int64]], dtype: torch.dtype) -> Samples:
+def _gather_clients(
+    split: Split, members: Sequence[NDArray[np.int64]], dtype: torch.dtype, sources: bool = False
+) -> Samples:
     """Bring a split's samples into client order: a copy, unless they are in that order already."""
     order = np.concatenate(members) if members else np.zeros(0, np.int64)
     sizes = np.array([len(m) for m in members], np.int64)
@@ -88,7 +90,8 @@ def _gather_clients(split: Split, members: Sequence[NDArray[np.int64]], dtype: t
         return tensor.to(dtype) if tensor.is_floating_point() else tensor.to(torch.int64)
 
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
-    return Samples(take(split.inputs), take(split.lengths), take(split.targets), offsets)
+    found = None if not sources or split.clients is None else take(split.clients)
+    return Samples(take(split.inputs), take(split.lengths), take(split.targets), offsets, found)
 
 
 def _split_validation(
@@ -142,16 +145,25 @@ def build_population(
     return Population(
         task=dataset.task,
         train=_gather_clients(dataset.train, train, dtype),
-        test=_gather_clients(dataset.test, list(assignment.test), dtype),
+        test=_gather_clients(dataset.test, list(assignment.test), dtype, sources=_by_source(dataset)),
         validation=validation,
         num_outputs=dataset.num_outputs,
         input_size=0 if tokens else dataset.train.inputs.shape[2],
         vocabulary_size=dataset.vocabulary_size,
         client_names=assignment.client_names,
-        target_unit=dataset.target_unit,
+        source_names=dataset.client_names or (),
+        fitted=dataset.fitted,
+        forecast=dataset.forecast,
         score=dataset.score,
         notes=dataset.notes,
     )
+
+
+def _by_source(dataset: Dataset) -> bool:
+    """Whether the errors of a sample depend on which of the data's own clients it is of."""
+    forecast = dataset.forecast
+    several = forecast is not None and forecast.naive_errors is not None and len(forecast.naive_errors) > 1
+    return bool(dataset.fitted.clients) or several
 
 
 def to_device(population: Population, device: torch.device) -> Population:

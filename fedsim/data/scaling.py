@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.dataset import Split
+from fedsim.data.fitted import Column, Fitted, arrays, columns
 
 
-def standardised(train: Split, test: Split) -> tuple[Split, Split]:
+def standardised(
+    train: Split, test: Split, names: Sequence[str] | None = None, fitted: Fitted | None = None
+) -> tuple[Split, Split, tuple[Column, ...]]:
     """Bring each feature to zero mean and unit variance over the training steps; the padding stays zero.
 
     A feature that never varies there becomes zero, and its differences in the test samples are left in its own unit.
@@ -18,23 +22,34 @@ def standardised(train: Split, test: Split) -> tuple[Split, Split]:
     Args:
         train: inputs ``[S, T, D]`` float.
         test: the same features.
+        names: of the D features; None numbers them from 1.
+        fitted: scaling that other data were given; if it has as many features, it is applied as it is.
 
     Returns:
-        Both splits with inputs float32.
+        Both splits with inputs float32, and how each feature was scaled.
     """
-    steps = train.inputs[_valid(train)].astype(np.float64)
-    mean, deviation = steps.mean(0), steps.std(0)
-    constant = np.ptp(steps, 0) == 0
-    mean, deviation = np.where(constant, steps[0], mean), np.where(constant, 1.0, deviation)
+    width = train.inputs.shape[2]
+    if fitted is not None and len(fitted.scaling.features) == width:
+        scaled = fitted.scaling.features
+    else:
+        steps = train.inputs[_valid(train)].astype(np.float64)
+        mean, deviation = steps.mean(0), steps.std(0)
+        constant = np.ptp(steps, 0) == 0
+        scaled = columns(
+            names or [f"feature_{k}" for k in range(1, width + 1)],
+            np.where(constant, steps[0], mean),
+            np.where(constant, 1.0, deviation),
+        )
+    shift, scale = arrays(scaled)
 
-    def scale(split: Split) -> Split:
-        scaled = split.inputs.astype(np.float64)
-        scaled -= mean
-        scaled /= deviation
-        scaled[~_valid(split)] = 0
-        return replace(split, inputs=scaled.astype(np.float32))
+    def apply(split: Split) -> Split:
+        inputs = split.inputs.astype(np.float64)
+        inputs -= shift
+        inputs /= scale
+        inputs[~_valid(split)] = 0
+        return replace(split, inputs=inputs.astype(np.float32))
 
-    return scale(train), scale(test)
+    return apply(train), apply(test), scaled
 
 
 def _valid(split: Split) -> NDArray[np.bool_]:

@@ -7,6 +7,8 @@ from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from fedsim.data.dataset import Dataset
+from fedsim.data.fitted import Fitted
+from fedsim.errors import UserError
 
 
 @runtime_checkable
@@ -18,7 +20,30 @@ class DataSource(Hashable, Protocol):
         ...
 
 
+@runtime_checkable
+class Refittable(Protocol):
+    """A data source that fits something to its training samples and can use what was fitted to others instead."""
+
+    def load_as(self, seed: int, fitted: Fitted) -> Dataset:
+        """Read or make the data, with labels, vocabulary, features and scaling as in `fitted`."""
+        ...
+
+
 @lru_cache(maxsize=2)
-def load_dataset(data: DataSource, seed: int) -> Dataset:
-    """Load a data source, once for equal settings in one process (a sweep checks first and runs later)."""
-    return data.load(seed)
+def load_dataset(data: DataSource, seed: int, fitted: Fitted | None = None) -> Dataset:
+    """Load a data source, once for equal settings in one process (a sweep checks first and runs later).
+
+    Args:
+        data: the source.
+        seed: of the run.
+        fitted: how the data of a saved model were prepared, which is how these are to be; None fits them anew.
+
+    Raises:
+        UserError: if the data cannot be prepared as the model's were.
+    """
+    if fitted is None:
+        return data.load(seed)
+    dataset = data.load_as(seed, fitted) if isinstance(data, Refittable) else data.load(seed)
+    if (difference := fitted.difference(dataset.fitted)) is not None:
+        raise UserError(f"{dataset.name}: these data are not prepared as the model's were: {difference}")
+    return dataset

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.dataset import IGNORE, Dataset, Split, Task
+from fedsim.data.fitted import Fitted
 from fedsim.data.play_heads import LAYOUTS
 from fedsim.data.plays import NoRoles, Play, called, count_characters, describe, read_play
 from fedsim.data.text_files import check_encoding, read_text, without_licence
@@ -16,7 +17,8 @@ from fedsim.errors import FieldError, UserError, check_above, check_at_least, ch
 
 _DEFAULT_CHUNK = 10_000
 _UNKNOWN = 1
-_FIRST_CHARACTER = 2
+_NO_CHARACTERS = ("<padding>", "<unknown>")
+_FIRST_CHARACTER = len(_NO_CHARACTERS)
 
 Ids = NDArray[np.int64]
 
@@ -93,6 +95,13 @@ class Text:
             UserError: if the path cannot be read as text or, for ``clients_by=speaker``, as a play, or gives no client
                 or no test window.
         """
+        return self._load(None)
+
+    def load_as(self, seed: int, fitted: Fitted) -> Dataset:
+        """Return the data with the vocabulary of others; see `load`."""
+        return self._load(fitted)
+
+    def _load(self, fitted: Fitted | None) -> Dataset:
         texts, notes = self._client_texts()
         usable = {name: code_points(text) for name, text in texts.items() if len(text) > 1}
         if len(usable) < len(texts):
@@ -108,7 +117,12 @@ class Text:
                 held_out = 0
             train.append(codes[: len(codes) - held_out])
             test.append(codes[len(codes) - held_out :])
-        vocabulary = np.flatnonzero(np.bincount(np.concatenate(train)))
+        if fitted is not None and fitted.vocabulary:
+            vocabulary = np.array([ord(c) for c in fitted.vocabulary if len(c) == 1], np.int64)
+            if unknown := sum(int((~np.isin(part, vocabulary)).sum()) for part in train + test):
+                notes.append(f"{unknown:,} characters are not in the model's vocabulary, and count as unknown")
+        else:
+            vocabulary = np.flatnonzero(np.bincount(np.concatenate(train)))
         size = _FIRST_CHARACTER + len(vocabulary)
         splits = [self._windows([_encode(part, vocabulary) for part in parts]) for parts in (train, test)]
         if len(splits[1]) == 0:
@@ -125,6 +139,7 @@ class Text:
             vocabulary_size=size,
             client_names=tuple(usable),
             ordered=True,
+            fitted=Fitted(vocabulary=(*_NO_CHARACTERS, *map(chr, vocabulary.tolist()))),
             notes=tuple(notes),
         )
 

@@ -81,7 +81,7 @@ class Ucr:
             for split in _SPLITS
         )
         if self.standardise:
-            train, test = standardised(train, test)
+            train, test, _ = standardised(train, test)
         return Dataset(
             name=self.name,
             task=Task.CLASSIFICATION,

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.data.dataset import Dataset, Split, Task
+from fedsim.data.dataset import Dataset, Forecast, Split, Task
+from fedsim.data.fitted import Fitted
 from fedsim.data.table_frame import shorten
 from fedsim.data.tables import Table
+from fedsim.data.window_scales import fit_scales, record, scaled
 from fedsim.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -51,14 +53,21 @@ class Windows:
     test_fraction: float
     scale: str
     short: str
+    season: int = 1
+    metrics: tuple[str, ...] = ()
+    quantiles: tuple[float, ...] = ()
 
     @property
     def extent(self) -> int:
         """Rows that a sample uses, its targets included."""
         return self.window + self.ahead
 
-    def dataset(self, table: Table) -> Dataset:
+    def dataset(self, table: Table, fitted: Fitted | None = None) -> Dataset:
         """Cut the training and the test samples of all clients.
+
+        Args:
+            table: the rows.
+            fitted: labels and scaling of other data, by which these are to be prepared; None fits them.
 
         Raises:
             UserError: if there are none, or too many for the memory.
@@ -77,22 +86,26 @@ class Windows:
         train = self._pieces(table, first, np.where(tested, train_sizes, sizes))
         test = self._pieces(table, first + sizes - test_sizes, np.where(tested, test_sizes, 0))
         self._check_memory(table, int(train.counts.sum() + test.counts.sum()))
-        values = self._scaled(table, train)
+        ends = self._training_ends(table, train)
+        scales = fit_scales(table, ends, self.scale, fitted, notes)
+        values = scaled(table, scales, self.scale)
         number = np.zeros(clients, np.int64)
         number[kept] = np.arange(len(kept))
         splits = [self._split(table, values, pieces, number) for pieces in (train, test)]
-        classes = 0
+        labels: tuple[str, ...] = ()
         if self.task == "classification":
-            splits, classes = _number_labels(splits, table.label_names, notes)
+            splits, labels = _number_labels(splits, table.label_names, notes, fitted.labels if fitted else ())
         return Dataset(
             name="csv",
-            task=Task.CLASSIFICATION if classes else Task.REGRESSION,
+            task=Task.CLASSIFICATION if labels else Task.REGRESSION,
             train=splits[0],
             test=splits[1],
-            num_outputs=classes or splits[0].targets.shape[1],
+            num_outputs=len(labels) or splits[0].targets.shape[1],
             client_names=tuple(table.clients[k] for k in kept) if table.natural else None,
             ordered=True,
             why_not_natural="one file without data.client_column is one series, not clients",
+            fitted=record(table, scales, kept, () if labels else self.targets, labels),
+            forecast=self._forecast(table, ends, test, kept) if self.ahead else None,
             notes=tuple(notes),
         )
 
@@ -163,33 +176,42 @@ class Windows:
                 f"twice that while they are loaded; this machine has {there / 2**30:,.1f} GiB; raise data.stride"
             )
 
-    def _scaled(self, table: Table, train: Pieces) -> NDArray[np.float32]:
-        """Return ``[R, M]``, scaled by the statistics of each client's rows up to the last that trains."""
-        values = table.values
-        if self.scale != "none":
-            clients = np.repeat(np.arange(len(table.sizes)), table.sizes)
-            ends = np.zeros(len(table.sizes), np.int64)  # of a client that is left out, no row trains
-            used = train.counts > 0
-            last = train.first[used] + (train.counts[used] - 1) * self.stride + self.extent
-            np.maximum.at(ends, train.owner[used], last)
-            training = np.arange(len(values)) < ends[clients]
-            groups = clients if self.scale == "client" else np.zeros_like(clients)
-            values = standardised(values, groups, training)
-        with np.errstate(over="ignore"):
-            small = values.astype(np.float32)
-        if not np.isfinite(small).all():
-            name = table.columns[int((~np.isfinite(small)).any(0).argmax())]
-            raise UserError(
-                f"data.scale={self.scale}: column {name!r} hardly varies in the training rows, and its other rows are "
-                "too far from them for 32 bits; leave it out of data.feature_columns"
-            )
-        return small
+    def _training_ends(self, table: Table, train: Pieces) -> Ints:
+        """``[N]``, the row behind the last that each client trains with; 0 for one that is left out."""
+        ends = np.zeros(len(table.sizes), np.int64)
+        used = train.counts > 0
+        last = train.first[used] + (train.counts[used] - 1) * self.stride + self.extent
+        np.maximum.at(ends, train.owner[used], last)
+        return ends
+
+    def _forecast(self, table: Table, ends: Ints, test: Pieces, kept: Ints) -> Forecast:
+        """What the targets are, and how well the naive forecast does in the training rows.
+
+        Raises:
+            UserError: if a test target is 0 and a percentage of it is wanted.
+        """
+        at = [table.columns.index(name) for name in self.targets]
+        if "mape" in self.metrics:
+            begin = np.repeat(test.first, test.counts) + _places(test) * self.stride + self.window
+            seen = np.concatenate([[0], np.cumsum((table.values[:, at] == 0).any(1))])
+            if hits := int((seen[begin + self.ahead] > seen[begin]).sum()):
+                raise UserError(
+                    f"data.metrics: mape divides by what is to be predicted, which is 0 in {hits:,} of {len(begin):,} "
+                    "test windows; take smape or mase"
+                )
+        return Forecast(
+            horizon=self.ahead,
+            quantiles=self.quantiles,
+            metrics=self.metrics,
+            season=self.season,
+            places=tuple(k if k < table.num_features else None for k in at),
+            naive_errors=naive_errors(table, ends, at, self.season)[kept],
+        )
 
     def _split(self, table: Table, values: NDArray[np.float32], pieces: Pieces, number: Ints) -> Split:
         """Cut the windows of each piece; `number` is what its client is called in the split."""
         counts = pieces.counts
-        place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows = np.repeat(pieces.first, counts) + place * self.stride
+        rows = np.repeat(pieces.first, counts) + _places(pieces) * self.stride
         inputs = _cut(values[:, : table.num_features], rows, self.window)
         targets: NDArray[np.generic]
         if self.task == "classification":
@@ -197,7 +219,7 @@ class Windows:
         else:
             predicted = values[:, [table.columns.index(name) for name in self.targets]]
             ahead = _cut(predicted, rows + self.extent - max(self.ahead, 1), max(self.ahead, 1))
-            targets = ahead.reshape(len(rows), -1)
+            targets = ahead.reshape(len(rows), -1).repeat(max(len(self.quantiles), 1), axis=1)
         lengths = np.full(len(rows), self.window, np.int64)
         return Split(inputs, lengths, targets, number[np.repeat(pieces.owner, counts)] if table.natural else None)
 
@@ -211,46 +233,61 @@ def _cut(values: NDArray[np.float32], rows: Ints, length: int) -> NDArray[np.flo
     return windows
 
 
-def standardised(values: Floats, groups: Ints, training: NDArray[np.bool_]) -> Floats:
-    """Shift and scale each group's columns to zero mean and unit variance over its training rows.
+def naive_errors(table: Table, ends: Ints, columns: list[int], season: int) -> Floats:
+    """``[N, M]``, the mean of ``|y[t] - y[t - season]|`` in each client's training rows, of M columns.
+
+    Pairs of rows with a gap between them do not count; where there is no pair, the mean is 0.
 
     Args:
-        values: ``[R, M]``.
-        groups: ``[R]`` ascending.
-        training: ``[R]``, which rows count; a group without any is left as it is.
+        table: the rows.
+        ends: ``[N]``, the row behind each client's last training row.
+        columns: numbers of the M columns.
+        season: rows from one value to the next that it is compared with.
     """
-    x, owner = values[training], groups[training]
-    first = np.flatnonzero(np.diff(owner, prepend=-1))
-    count = np.diff(np.append(first, len(owner)))[:, None]
-    shape = (int(groups[-1]) + 1, values.shape[1])
-    mean, deviation = np.zeros(shape), np.ones(shape)
-    present = owner[first]
-    mean[present] = np.add.reduceat(x, first) / count
-    spread = np.sqrt(np.add.reduceat((x - mean[owner]) ** 2, first) / count)
-    constant = np.maximum.reduceat(x, first) == np.minimum.reduceat(x, first)
-    deviation[present] = np.where(constant | (spread == 0), 1, spread)
-    with np.errstate(over="ignore"):  # the caller looks for what is too large
-        scaled: Floats = (values - mean[groups]) / deviation[groups]
-    return scaled
+    means = np.zeros((len(table.sizes), len(columns)))
+    for client, (first, end) in enumerate(zip(np.cumsum(table.sizes) - table.sizes, ends, strict=True)):
+        if end - first > season:
+            rows = table.values[first:end, columns]
+            behind = np.searchsorted(table.breaks, np.arange(first, end), side="right")
+            together = behind[season:] == behind[:-season]
+            if together.any():
+                means[client] = np.abs(rows[season:] - rows[:-season])[together].mean(0)
+    return means
 
 
-def _number_labels(splits: list[Split], names: tuple[str, ...], notes: list[str]) -> tuple[list[Split], int]:
-    """Number the labels that samples have from 0, in their order; return the splits and how many labels there are."""
+def _places(pieces: Pieces) -> Ints:
+    """The number of each window within its piece."""
+    counts = pieces.counts
+    places: Ints = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return places
+
+
+def _number_labels(
+    splits: list[Split], names: tuple[str, ...], notes: list[str], fitted: tuple[str, ...]
+) -> tuple[list[Split], tuple[str, ...]]:
+    """Number the labels that samples have from 0, in their order or as in `fitted`; return splits and labels."""
     train, test = (np.bincount(split.targets.astype(np.int64), minlength=len(names)) for split in splits)
     used = np.flatnonzero(train + test)
-    if len(used) < 2:
+    if fitted:
+        if new := [names[k] for k in used if names[k] not in fitted]:
+            raise UserError(
+                f"data.target_column: these data have labels that the model does not know: {shorten(new)}; it knows "
+                f"{shorten(fitted)}"
+            )
+    elif len(used) < 2:
         raise UserError(
             f"data.target_column: all windows have the same label {names[used[0]]!r}, so there is nothing to learn"
         )
     unseen = np.flatnonzero((train == 0) & (test > 0))
-    if len(unseen):
+    if len(unseen) and not fitted:
         notes.append(
             f"{int(test[unseen].sum())} of {int(test.sum())} test windows have a label that no training window has, "
             f"and so count as errors (data.target_column): {shorten(names[k] for k in unseen)}"
         )
+    labels = fitted or tuple(names[k] for k in used)
     number = np.zeros(len(names), np.int64)
-    number[used] = np.arange(len(used))
+    number[used] = [labels.index(names[k]) for k in used]
     numbered = [
         Split(split.inputs, split.lengths, number[split.targets.astype(np.int64)], split.clients) for split in splits
     ]
-    return numbered, len(used)
+    return numbered, labels

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.clients.trainer import Trainer
 from fedsim.core.results import Evaluation
-from fedsim.data.dataset import IGNORE, Score, Task
+from fedsim.data.dataset import IGNORE, Dataset, Task
 from fedsim.data.population import Population, Samples
+from fedsim.evaluation.errors import Measure, error_names, measures
 from fedsim.metrics import COLUMNS, Column
 from fedsim.models.scores import Sums, concatenate
 from fedsim.parallel.division import add_up
 from fedsim.parallel.processes import ALONE, World
 
 
-def score_columns(task: Task, score: Score | None = None, prefix: str = "test") -> tuple[Column, ...]:
-    """The columns of ``metrics.csv`` that an evaluation of a task fills in, in order.
+def score_columns(data: Dataset | Population, prefix: str = "test") -> tuple[Column, ...]:
+    """The columns of ``metrics.csv`` that an evaluation fills in, in order.
 
-    ``p10`` and ``p90`` are the worst decile over clients, ``std`` the standard deviation over them. `score` is a sum of
-    penalties that the data define, where lower is better.
+    ``p10`` and ``p90`` are the worst decile over clients, ``std`` the standard deviation over them. A score of the
+    data's own is a sum of penalties, where lower is better.
     """
     names: tuple[str, ...] = ("loss", "accuracy", "accuracy_p10", "accuracy_std")
-    if task is Task.REGRESSION:
-        names = ("loss", "rmse", "mae", *([] if score is None else [score.name]), "rmse_p90", "rmse_std")
+    if data.task is Task.REGRESSION:
+        names = ("loss", *error_names(data), "rmse_p90", "rmse_std")
     return tuple(COLUMNS.get(f"{prefix}_{name}", Column(f"{prefix}_{name}", "min", evaluated=True)) for name in names)
 
 
@@ -58,13 +60,16 @@ def score_samples(trainer: Trainer, row: Tensor, samples: Samples, world: World)
     if last > first:
         inputs, lengths, targets = (part[first:last] for part in (samples.inputs, samples.lengths, samples.targets))
         sums = trainer.score_samples(row, Samples(inputs, lengths, targets, torch.tensor([0, last - first])))
-        parts = {"sums": torch.stack([column.double() for column in sums.columns()])}
-    return concatenate([Sums(*found["sums"]) for found in world.gather(parts) if found])
+        parts = {str(k): column for k, column in enumerate(sums.columns())}
+    return concatenate([Sums(*(found[str(k)] for k in range(4))) for found in world.gather(parts) if found])
 
 
 def evaluate_samples(sums: Sums, population: Population) -> Evaluation:
     """Turn the sums of all test samples ``[S]`` into metrics."""
-    return _evaluation(_per_client(sums, population.test.sizes), population, "test")
+    owner = _owners(population.test.sizes)
+    found = (*_losses(sums, population), *_errors(sums.outputs, population.test, population))
+    totals = [_added(measure, owner, population.num_clients) for measure in found]
+    return _evaluation(found, totals, population, "test")
 
 
 def evaluate_own(
@@ -85,19 +90,55 @@ def evaluate_own(
         prefix: prefix of the columns' names.
         world: the processes that share the clients.
     """
-    sums = torch.zeros(4, population.num_clients, dtype=torch.float64)
-    own = population.test.sizes.nonzero()[:, 0][world.rank :: world.size]
+    test = population.test
+    own = test.sizes.nonzero()[:, 0][world.rank :: world.size]
+    outputs = torch.zeros(len(test), population.num_outputs if population.task is Task.REGRESSION else 0)
+    sums = torch.zeros(3, population.num_clients, dtype=torch.float64)
     for clients in own.split(chunk_size) if len(own) > 0 else ():
-        scored = trainer.score_clients(models(clients), clients, population.test)
-        sums[:, clients] = torch.stack(scored.columns())
-    return _evaluation(Sums(*add_up(world, sums)), population, prefix)
+        scored = trainer.score_clients(models(clients), clients, test)
+        sums[:, clients] = torch.stack(scored.columns()[:3])
+        outputs = outputs.to(scored.outputs.dtype)
+        outputs[torch.cat([torch.arange(int(test.offsets[k]), int(test.offsets[k + 1])) for k in clients.tolist()])] = (
+            scored.outputs
+        )
+    mine = torch.zeros(population.num_clients, dtype=torch.bool)
+    mine[own] = True
+    found, owner = _errors(outputs, test, population), _owners(test.sizes)
+    both = [_added(measure, owner, population.num_clients) for measure in found]
+    errors = torch.stack([torch.where(mine, part, 0.0) for pair in both for part in pair]) if both else sums[:0]
+    everything = add_up(world, torch.cat([sums, errors]))
+    losses = _losses(Sums(everything[0], everything[1], everything[2], outputs), population)
+    totals = [*((m.total, everything[2]) for m in losses), *zip(everything[3::2], everything[4::2], strict=True)]
+    return _evaluation((*losses, *found), totals, population, prefix)
 
 
-def _evaluation(sums: Sums, population: Population, prefix: str) -> Evaluation:
+def _losses(sums: Sums, population: Population) -> tuple[Measure, ...]:
+    """The loss and, where there are labels, the accuracy."""
+    loss = Measure("loss", sums.loss, sums.count)
+    return (loss,) if population.task is Task.REGRESSION else (loss, Measure("accuracy", sums.hits, sums.count))
+
+
+def _errors(outputs: Tensor, samples: Samples, population: Population) -> tuple[Measure, ...]:
+    return tuple(measures(outputs, samples, population)) if population.task is Task.REGRESSION else ()
+
+
+def _added(measure: Measure, owner: NDArray[np.int64], clients: int) -> tuple[Tensor, Tensor]:
+    """Totals and counts per client ``[N]``, from those per sample ``[S]``."""
+    count = torch.ones_like(measure.total) if measure.count is None else measure.count
+    total, number = (
+        torch.from_numpy(np.bincount(owner, weights=part.numpy(), minlength=clients)) for part in (measure.total, count)
+    )
+    return total, number
+
+
+def _evaluation(
+    found: Sequence[Measure], totals: Sequence[tuple[Tensor, Tensor]], population: Population, prefix: str
+) -> Evaluation:
     """Turn sums per client ``[N]`` into metrics; clients without test samples are left out."""
-    pooled = Sums(*(part.sum()[None] for part in sums.columns()))
-    metrics = {f"{prefix}_{name}": float(value[0]) for name, value in _metrics(pooled, population).items()}
-    clients = {f"{prefix}_{name}": value.numpy() for name, value in _metrics(sums, population).items()}
+    metrics, clients = {}, {}
+    for measure, (total, count) in zip(found, totals, strict=True):
+        metrics[f"{prefix}_{measure.name}"] = float(measure.of(total.sum(), count.sum()))
+        clients[f"{prefix}_{measure.name}"] = measure.of(total, count).numpy()
     judged, percent = (f"{prefix}_rmse", 90) if population.task is Task.REGRESSION else (f"{prefix}_accuracy", 10)
     tested = clients[judged][~np.isnan(clients[judged])]
     # If every client's value is NaN, the model has diverged; the caller reports that.
@@ -106,23 +147,7 @@ def _evaluation(sums: Sums, population: Population, prefix: str) -> Evaluation:
     return Evaluation(metrics, clients)
 
 
-def _metrics(sums: Sums, population: Population) -> dict[str, Tensor]:
-    """Metrics from sums; 0/0 gives NaN for clients without test samples."""
-    loss, second = sums.loss / sums.count, sums.hits / sums.count
-    if population.task is not Task.REGRESSION:
-        return {"loss": loss, "accuracy": second}
-    unit = population.target_unit
-    metrics = {"loss": loss, "rmse": loss.sqrt() * unit, "mae": second * unit}
-    if population.score is not None:
-        metrics[population.score.name] = sums.score.where(sums.count > 0, torch.nan)
-    return metrics
-
-
-def _per_client(sums: Sums, sizes: Tensor) -> Sums:
-    """Add up sums per sample ``[S]`` to sums per client ``[N]``."""
-    owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes).numpy()
-
-    def total(values: Tensor) -> Tensor:
-        return torch.from_numpy(np.bincount(owner, weights=values.numpy(), minlength=len(sizes)))
-
-    return Sums(*map(total, sums.columns()))
+def _owners(sizes: Tensor) -> NDArray[np.int64]:
+    """``[S]``, the client that each sample is of."""
+    owner: NDArray[np.int64] = torch.repeat_interleave(torch.arange(len(sizes)), sizes).numpy()
+    return owner

@@ -14,6 +14,7 @@ from fedsim.core.facts import Fact
 from fedsim.core.part import Bound, Federation, Part
 from fedsim.core.state import State
 from fedsim.data.dataset import Dataset
+from fedsim.data.fitted import Fitted
 from fedsim.data.population import build_population, to_device
 from fedsim.data.source import load_dataset
 from fedsim.errors import UserError
@@ -34,15 +35,19 @@ class Simulation(Federation):
     experiment: Experiment
 
 
-def prepare(experiment: Experiment) -> Simulation:
+def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
     """Load the data, divide them among clients and bind all parts; nothing is trained.
 
+    Args:
+        experiment: the settings.
+        fitted: how the data of a saved model were prepared, which is how these are to be; None fits them anew.
+
     Raises:
-        UserError: if data, partition and settings do not go together.
+        UserError: if data, partition and settings do not go together, or the data do not go with `fitted`.
     """
     e = replace(experiment, **experiment.baseline.changes(experiment.partition, experiment.client))
     device, dtype = e.torch_device(), e.torch_dtype()
-    dataset = load_dataset(e.data, e.seed)
+    dataset = load_dataset(e.data, e.seed, fitted)
     columns = _columns(e, dataset)
     e.check_columns(columns)
     assignment = e.partition.assign(dataset, e.num_clients, e.seed)
@@ -147,15 +152,11 @@ def _columns(e: Experiment, dataset: Dataset) -> tuple[Column, ...]:
     def of(*parts: Part) -> tuple[Column, ...]:
         return tuple(column for part in parts for column in part.columns)
 
-    own = (
-        score_columns(dataset.task, dataset.score, "personal")
-        if any(claim.fact is Fact.PERSONAL for claim in e.claims())
-        else ()
-    )
+    own = score_columns(dataset, "personal") if any(claim.fact is Fact.PERSONAL for claim in e.claims()) else ()
     validation = ("validation_loss",) if e.client.validation_fraction > 0 else ()
     return (
         *(COLUMNS[name] for name in ("round", "clients", "train_loss", *validation)),
-        *score_columns(dataset.task, dataset.score, "test"),
+        *score_columns(dataset),
         *own,
         *(COLUMNS[name] for name in ("delta_norm", "client_drift")),
         *of(Books(), *e.parts()),

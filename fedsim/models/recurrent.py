@@ -128,6 +128,8 @@ class Architecture:
         vocabulary_size: V, number of tokens, or None.
         num_outputs: classes, vocabulary entries, or regression outputs.
         task: what is predicted.
+        quantiles: of a regression, the quantiles that each target's outputs predict, one after another; empty where
+            an output predicts the mean.
     """
 
     model: RecurrentModel
@@ -135,6 +137,15 @@ class Architecture:
     vocabulary_size: int | None
     num_outputs: int
     task: Task
+    quantiles: tuple[float, ...] = ()
+
+    def levels(self, like: Tensor) -> Tensor | None:
+        """The quantile ``[K]`` that each output predicts, as `like` is; None where outputs predict the mean."""
+        if not self.quantiles:
+            return None
+        return torch.tensor(self.quantiles, dtype=like.dtype, device=like.device).repeat(
+            self.num_outputs // len(self.quantiles)
+        )
 
     @property
     def embedding_size(self) -> int:
@@ -205,7 +216,12 @@ def architecture(model: RecurrentModel, population: Population) -> Architecture:
             "leave it null"
         )
     arch = Architecture(
-        model, population.input_size, population.vocabulary_size, population.num_outputs, population.task
+        model,
+        population.input_size,
+        population.vocabulary_size,
+        population.num_outputs,
+        population.task,
+        population.forecast.quantiles if population.forecast is not None else (),
     )
     _ = arch.hidden_size  # raises here, before anything is built from it
     return arch

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedsim.data.batches import Batch
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.models.recurrent import Architecture, DropoutMask
-from fedsim.models.scores import Judge, Sums
+from fedsim.models.scores import Sums, pinball
 from fedsim.models.torch_kernels import StateGradient, Weights
 
 
@@ -102,7 +102,7 @@ def loss_and_gradient(
         ``[C]`` loss, the mean over the real samples of a client's batch (over its valid steps for sequence labelling).
     """
     outputs, tape = _forward(arch, views, batch, kernels, dropout)
-    loss, d_outputs = _loss(arch.task, outputs, batch)
+    loss, d_outputs = _loss(arch, outputs, batch)
 
     grads["head.weight"].copy_(torch.bmm(d_outputs.transpose(1, 2), tape.features))
     if arch.model.bias:
@@ -144,15 +144,20 @@ def _flat_tokens(batch: Batch, vocabulary_size: int) -> Tensor:
     return (batch.inputs.transpose(1, 2) + offset).reshape(-1)
 
 
-def _loss(task: Task, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def _loss(arch: Architecture, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the mean loss ``[C]`` and its gradient with respect to the outputs ``[C, R, K]``."""
-    if task is Task.REGRESSION:
+    if arch.task is Task.REGRESSION:
         error = outputs - batch.targets
         count = batch.num_samples.to(outputs.dtype) * outputs.shape[2]
+        if (levels := arch.levels(outputs)) is not None:
+            loss, slope = pinball(error, levels)
+            if batch.real is not None:
+                loss, slope = loss * batch.real[..., None], slope * batch.real[..., None]
+            return loss.sum((1, 2)) / count, slope / count[:, None, None]
         if batch.real is not None:
             error = error * batch.real[..., None]
         return error.square().sum((1, 2)) / count, error * (2 / count)[:, None, None]
-    targets, valid = _valid_targets(task, batch)
+    targets, valid = _valid_targets(arch.task, batch)
     count = valid.sum(1).clamp(min=1).to(outputs.dtype)
     log_probabilities = outputs.log_softmax(2)
     picked = log_probabilities.gather(2, targets[..., None])[..., 0]
@@ -182,22 +187,23 @@ def count_targets(task: Task, batch: Batch) -> Tensor:
     return batch.num_samples if task is Task.REGRESSION else _valid_targets(task, batch)[1].sum(1)
 
 
-def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType, judge: Judge = None) -> Sums:
-    """Evaluate a batch per client without dropout; `rows` is ``[C, P]``."""
+def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType) -> Sums:
+    """Evaluate a batch per client without dropout; `rows` is ``[C, P]``, sums are ``[C, b]``."""
     outputs, _ = _forward(arch, arch.layout.views(rows), batch, kernels, None)
-    return score_outputs(arch.task, outputs, batch, judge)
+    return score_outputs(arch, outputs, batch)
 
 
-def score_outputs(task: Task, outputs: Tensor, batch: Batch, judge: Judge = None) -> Sums:
+def score_outputs(arch: Architecture, outputs: Tensor, batch: Batch) -> Sums:
     """Turn outputs ``[C, R, K]`` (as `_forward` orders them) into sums per sample, ``[C, b]``."""
     c, b = batch.lengths.shape
     real = torch.ones((c, b), dtype=torch.bool, device=outputs.device) if batch.real is None else batch.real
-    if task is Task.REGRESSION:
+    if arch.task is Task.REGRESSION:
         error = outputs.double() - batch.targets.double()
-        scores = torch.zeros_like(real, dtype=torch.float64) if judge is None else judge(error.sum(2)) * real
+        levels = arch.levels(error)
+        loss = error.square() if levels is None else pinball(error, levels)[0]
         width = torch.full((c, b), outputs.shape[2], dtype=torch.float64, device=outputs.device)
-        return Sums(error.square().sum(2) * real, error.abs().sum(2) * real, width * real, scores)
-    targets, valid = _valid_targets(task, batch)
+        return Sums(loss.sum(2) * real, torch.zeros_like(width), width * real, outputs)
+    targets, valid = _valid_targets(arch.task, batch)
     picked = outputs.log_softmax(2).gather(2, targets[..., None])[..., 0].double()
     correct = (outputs.argmax(2) == targets) & valid
     shape = (c, -1, b)
@@ -205,5 +211,5 @@ def score_outputs(task: Task, outputs: Tensor, batch: Batch, judge: Judge = None
         -(picked * valid).view(shape).sum(1),
         correct.view(shape).sum(1).double(),
         valid.view(shape).sum(1).double(),
-        torch.zeros((c, b), dtype=torch.float64, device=outputs.device),
+        outputs.new_empty((c, b, 0)),
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedsim.clients.engine import client_bytes
 from fedsim.devices.clock import sample_flops
 from fedsim.errors import UserError
+from fedsim.evaluation.to_beat import describe_scores
 from fedsim.federation.prepare import Simulation
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.parallel.processes import world
@@ -44,6 +45,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
     return {
         "data": f"{type(e.data).__name__}, {population.task}",
         **({"data notes": "\n".join(population.notes)} if population.notes else {}),
+        **{label: text for label, _, text in (line.partition(": ") for line in describe_scores(population))},
         "clients": f"{population.num_clients}, of which {len(cohort)} in round 1",
         "training samples": f"{len(population.train):,} (per client: min {int(sizes.min())}, "
         f"median {int(sizes.median())}, max {int(sizes.max())})",

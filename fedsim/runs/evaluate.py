@@ -56,7 +56,7 @@ def evaluate_run(directory: Path, request: Request, which: str = "last") -> tupl
         return saved, _on_other_data(saved, wanted)
     threads(wanted)
     with started_elsewhere(directory, wanted):
-        simulation = _prepared(wanted)
+        simulation = _prepared(wanted, saved)
     warn_of_other_data(simulation, saved)
     state = saved.state
     state.row = state.row.to(wanted.torch_device())
@@ -81,17 +81,22 @@ def _on_other_data(saved: SavedModel, wanted: Experiment) -> Evaluation:
         stop=Stop(),
     )
     threads(neutral)
-    simulation = _prepared(neutral)
+    simulation = _prepared(neutral, saved)
     saved.check(simulation.task.arch)
-    if simulation.population.vocabulary_size is not None:
-        print_error("the score means something only if these data number their tokens as the run's did", "warning")
+    known = saved.fitted
+    if known is None or (simulation.population.vocabulary_size is not None and not known.vocabulary):
+        print_error(
+            "the run did not record how its data were prepared: the score means something only if labels, scales and "
+            "tokens of these data come out as those of the run did",
+            "warning",
+        )
     row = saved.state.row.to(wanted.torch_device(), wanted.torch_dtype())
     return evaluate(simulation.trainer, row, simulation.population)
 
 
-def _prepared(experiment: Experiment) -> Simulation:
-    """Prepare a simulation, and print the notes on its data as warnings."""
-    simulation = prepare(experiment)
+def _prepared(experiment: Experiment, saved: SavedModel) -> Simulation:
+    """Prepare data as those of the saved model were, and print the notes on them as warnings."""
+    simulation = prepare(experiment, saved.fitted)
     for note in simulation.population.notes:
         print_error(note, "data")
     return simulation

@@ -114,7 +114,8 @@ def export_run(
         if path.exists():
             raise UserError(f"--out {folder}: already holds {path.name}; choose another folder, or delete it")
     threads(experiment)
-    simulation = prepare(experiment)
+    simulation = prepare(experiment, saved.fitted)
+    aside = _preprocessing(folder / f"{stem}.preprocessing.json", simulation.population)
     saved.check(simulation.task.arch)
     warn_of_other_data(simulation, saved)
     arch, population = simulation.task.arch, to_device(simulation.population, torch.device("cpu"))
@@ -131,6 +132,8 @@ def export_run(
         row = pruned(row, arch, prune)
     exact = _reference(arch, row)
     folder.mkdir(parents=True, exist_ok=True)
+    for path, content in aside.items():
+        write_atomically(path, content)
     for name, path in files.items():
         model = _WRITERS[name](path, arch, row, simulation, saved)
         content = path.read_bytes()
@@ -155,6 +158,23 @@ def _check(formats: Sequence[str], prune: float | None) -> None:
             raise UserError(f"--to {name}: needs {' and '.join(missing)}; pip install 'fedsim-rnn[onnx]'")
     if prune is not None and not 0 < prune < 1:
         raise UserError(f"--prune {prune:g}: must be above 0 and below 1, a share of the weights")
+
+
+def _preprocessing(path: Path, population: Population) -> dict[Path, bytes]:
+    """What is written beside the models: how to prepare inputs and to read outputs; nothing if there is nothing to say.
+
+    Raises:
+        UserError: if there is another such file.
+    """
+    forecast, record = population.forecast, population.fitted.record()
+    if forecast is not None:
+        record |= {"horizon": forecast.horizon, "quantiles": [*forecast.quantiles]}
+    if not record:
+        return {}
+    content = (json.dumps(record, indent=2) + "\n").encode()
+    if path.exists() and path.read_bytes() != content:
+        raise UserError(f"--out {path.parent}: {path.name} is there, and of other data; choose another folder")
+    return {path: content}
 
 
 def pruned(row: Tensor, arch: Architecture, share: float) -> Tensor:
@@ -268,7 +288,7 @@ def describe(arch: Architecture, experiment: Experiment, population: Population,
         "num_layers": arch.model.num_layers,
         "bias": arch.model.bias,
         "num_outputs": arch.num_outputs,
-        "target_unit": population.target_unit,
+        "prepared": population.fitted.record(),
         "dtype": experiment.dtype,
         "data": type(experiment.data).__name__,
         "round": saved.state.round,
@@ -305,7 +325,7 @@ def _score(model: Model, exact: Model, population: Population, arch: Architectur
             outputs = both(batch.inputs[0], batch.lengths[0])
             if arch.task is Task.SEQUENCE_LABELLING:
                 outputs = outputs.transpose(0, 1).flatten(0, 1)  # step-major, as `score_outputs` expects them
-            sums = score_outputs(arch.task, outputs[None], batch, population.judge)
+            sums = score_outputs(arch, outputs[None], batch)
             parts.append(Sums(*(column[0] for column in sums.columns())))
     largest = torch.stack(sizes).max().clamp(min=1e-30)  # NaN stays NaN
     return evaluate_samples(concatenate(parts), population).metrics, float(torch.stack(gaps).max() / largest)

@@ -18,6 +18,7 @@ import torch
 from fedsim import build
 from fedsim.core.results import RoundResult
 from fedsim.core.state import State
+from fedsim.data.fitted import read_fitted
 from fedsim.errors import Diverged, ProcessLost, UserError, print_error
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, prepare
@@ -49,6 +50,7 @@ def lead(simulation: Simulation, state: State, directory: Path) -> Simulation:
     _check_devices(here, simulation.experiment)
     record = (directory / "config.yaml").read_text(encoding="utf-8")
     word = {"record": record, "directory": str(directory), "holds": _holds(simulation)}
+    word["prepared"] = json.dumps(simulation.population.fitted.record())
     here.send(json.dumps(word).encode())
     here.send(encode_state(state))
     here.busy = True
@@ -115,7 +117,7 @@ def _follow(here: World, word: dict[str, str], allow_modules: Sequence[str], ask
     _check_devices(here, experiment)
     content = here.receive()
     torch.set_num_threads(experiment.threads or torch.get_num_threads())
-    simulation = prepare(experiment)
+    simulation = prepare(experiment, read_fitted(json.loads(word["prepared"]), "process 0"))
     if _holds(simulation) != word["holds"]:
         raise UserError(
             f"process {here.rank} has other samples or devices than process 0; all must find the same files"

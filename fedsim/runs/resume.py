@@ -36,7 +36,7 @@ from fedsim.runs.fit import changes, check_facts, check_fit, check_rounds, warn
 from fedsim.runs.history import marked_content, parse_rows, replay, timing_size
 from fedsim.runs.record import in_place, is_finished, read_record, read_status, started_elsewhere
 from fedsim.runs.run import TIMING_COLUMNS, Start, guarded, record_run, versions
-from fedsim.runs.saved_model import first_state
+from fedsim.runs.saved_model import first_state, prepared, recorded_preparation
 
 log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # messages for users are printed as well
@@ -98,7 +98,7 @@ def resume_run(directory: Path, experiment: Experiment | None = None, allow_modu
 def _resume_in_place(directory: Path, experiment: Experiment, changed: Mapping[str, tuple[Any, Any]]) -> str:
     experiment.tracker.check()
     with started_elsewhere(directory, experiment):
-        simulation = prepare(experiment)
+        simulation = _prepared(directory, experiment)
     for partial in (*directory.glob(".*.partial"), *directory.glob("checkpoints/.*.partial")):
         partial.unlink(missing_ok=True)
     start, unusable = _find_start(directory, simulation)
@@ -143,7 +143,7 @@ def fork_run(
         with ExitStack() as held:
             with locked(directory):
                 with started_elsewhere(directory, experiment):
-                    simulation = prepare(experiment)
+                    simulation = _prepared(directory, experiment)
                 refuse_impossible(simulation)
                 start, _ = _find_start(directory, simulation, recorded, after_round)
                 if start.state.round == 0:
@@ -158,6 +158,12 @@ def fork_run(
             return guarded(experiment, lambda: record_run(simulation, target, start))
 
     return guarded(experiment, fork)
+
+
+def _prepared(directory: Path, experiment: Experiment) -> Simulation:
+    """Prepare the data as the run did: labels and scales are those of its record, whatever the files hold by now."""
+    fitted = recorded_preparation(directory)
+    return prepared(experiment) if fitted is None else prepare(experiment, fitted)
 
 
 def _copy(directory: Path, target: Path, start: Start) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import logging
 import platform
@@ -21,8 +22,9 @@ import fedsim
 from fedsim.core.results import Evaluation, Metrics, RoundResult
 from fedsim.core.state import State
 from fedsim.errors import Diverged, ProcessLost, UserError, print_error
+from fedsim.evaluation.to_beat import describe_scores, error_unit, rival
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.prepare import Simulation, prepare
+from fedsim.federation.prepare import Simulation
 from fedsim.interrupts import Interrupted, after_the_round
 from fedsim.parallel.processes import world
 from fedsim.recording.lock import locked
@@ -38,7 +40,7 @@ from fedsim.runs.checkpoints import prune_checkpoints, save_checkpoint
 from fedsim.runs.console import Display, display, format_value
 from fedsim.runs.digests import data_hash, devices_hash
 from fedsim.runs.processes import in_step, lead
-from fedsim.runs.saved_model import first_state, model_facts
+from fedsim.runs.saved_model import first_state, model_facts, prepared
 from fedsim.runs.tracking import Follower
 
 log = logging.getLogger(__name__)
@@ -127,7 +129,7 @@ class Recorder:
         self._metrics.sync()
         facts: dict[str, Any] = {"metrics": self._metrics.mark(), "data_hash": self.data_hash, "versions": versions()}
         facts |= {"model": model_facts(self.simulation), "devices": devices_hash(self.simulation)}
-        facts |= {"processes": world().size}
+        facts |= {"processes": world().size, "prepared": self.simulation.population.fitted.record()}
         save_checkpoint(self.directory, state, facts | {"threads": torch.get_num_threads()})
         self._saved = state.round
         prune_checkpoints(self.directory, self.scores, state.progress.mode == "min")
@@ -173,7 +175,7 @@ def run_experiment(experiment: Experiment, config_yaml: str, directory: Path) ->
 
     def run() -> str:
         experiment.tracker.check()
-        simulation = prepare(experiment)
+        simulation = prepared(experiment)
         with locked(directory):
             refuse_used(directory, "hydra.run.dir")
             write_atomically(directory / "config.yaml", config_yaml.encode())
@@ -295,6 +297,7 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
         f"{population.num_clients} clients, {len(population.train):,} training and "
         f"{len(population.test):,} test samples",
         *(f"data: {note}" for note in population.notes),
+        *describe_scores(population),
         f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, {_together(simulation)}seed {e.seed}",
         *([] if simulation.blocks.private is None else [own]),
         *(line for part in simulation.parts for line in part.introduce()),
@@ -343,7 +346,12 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
         "device": str(simulation.experiment.torch_device()),
         "threads": torch.get_num_threads(),
         "processes": simulation.world.size,
-        "data": {"notes": [*simulation.population.notes]},
+        "data": {
+            "notes": [*simulation.population.notes],
+            "errors": error_unit(simulation.population),
+            "to_beat": dataclasses.asdict(rival(simulation.population)),
+            "prepared": simulation.population.fitted.record(),
+        },
         "data_hash": recorder.data_hash,
         "git_hash": git_hash(),
         "versions": versions(),

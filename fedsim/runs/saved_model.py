@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from fedsim.core.state import State
+from fedsim.data.fitted import Fitted, read_fitted
 from fedsim.errors import UserError, print_error
-from fedsim.federation.prepare import Simulation, initial_state
+from fedsim.federation.experiment import Experiment
+from fedsim.federation.prepare import Simulation, initial_state, prepare
 from fedsim.models.recurrent import Architecture
 from fedsim.runs.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
 from fedsim.runs.history import marked_content, read_rows
@@ -35,6 +38,15 @@ class SavedModel:
     state: State
     facts: dict[str, Any]
     run_facts: dict[str, Any]
+
+    @property
+    def fitted(self) -> Fitted | None:
+        """How the data of the model were prepared; None if the run did not record it.
+
+        Raises:
+            UserError: if the record cannot be read.
+        """
+        return read_fitted(self.run_facts.get("prepared"), str(self.path))
 
     def check(self, arch: Architecture) -> None:
         """Raise `UserError`, naming the first difference, unless this is a whole model of the given architecture."""
@@ -122,6 +134,33 @@ def _read(path: Path) -> SavedModel:
     if state.row.shape != (sizes,):
         raise UserError(f"{path}: holds {state.row.numel()} numbers, not the {sizes} of its model")
     return SavedModel(path, state, facts, run_facts)
+
+
+def prepared(experiment: Experiment) -> Simulation:
+    """Prepare a run, whose data are prepared as those of the model that ``init_from`` names, if it names one.
+
+    Raises:
+        UserError: if that model cannot be read, or data, partition and settings do not go together.
+    """
+    init_from = experiment.init_from
+    if init_from is None:
+        return prepare(experiment)
+    try:
+        fitted = read_model(Path(init_from)).fitted
+        simulation = prepare(experiment, fitted)
+    except UserError as error:
+        raise UserError(f"init_from={init_from}: {error}") from None
+    return simulation
+
+
+def recorded_preparation(directory: Path) -> Fitted | None:
+    """How the data of a run were prepared, by its newest readable checkpoint; None if none says so."""
+    for round_number in reversed(checkpoint_rounds(directory)):
+        path = checkpoint_path(directory, round_number)
+        with suppress(UserError):
+            if (fitted := read_fitted(read_run_facts(path).get("prepared"), str(path))) is not None:
+                return fitted
+    return None
 
 
 def first_row(simulation: Simulation) -> Tensor | None:

@@ -30,14 +30,14 @@ from fedsim.core.stopping import start
 from fedsim.errors import UserError, print_error
 from fedsim.evaluation.evaluate import default_metric
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.prepare import Simulation, prepare
+from fedsim.federation.prepare import Simulation
 from fedsim.recording.run_directory import FORMAT_VERSION, Cell, write_atomically, write_csv
 from fedsim.recording.settings import Console as ConsoleSetting
 from fedsim.runs import sweep_jobs
 from fedsim.runs.console import format_value
 from fedsim.runs.dry_run import refuse_impossible
 from fedsim.runs.run import run_experiment
-from fedsim.runs.saved_model import first_row
+from fedsim.runs.saved_model import first_row, prepared
 
 NOT_STARTED, KILLED = "not started", "killed"
 FINISHED = ("done", "stopped")
@@ -75,9 +75,9 @@ def check(jobs: Sequence[Job]) -> None:
         if key not in seen:
             seen.add(key)
             job.experiment.tracker.check()
-            prepared = prepare(job.experiment)
-            refuse_impossible(prepared)
-            first_row(prepared)
+            simulation = prepared(job.experiment)
+            refuse_impossible(simulation)
+            first_row(simulation)
 
 
 def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
@@ -96,7 +96,7 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
     objective = None
     if optuna:
         objective = request.objective or "best"
-        check_direction(settings["sweeper"], prepare(jobs[0].experiment))
+        check_direction(settings["sweeper"], prepared(jobs[0].experiment))
     pending = [(k, job) for k, job in enumerate(jobs) if optuna or _is_pending(job, request)]
     concurrent = concurrency(settings, len(pending) if not optuna else 0)
     share = share_of_threads(cores(), concurrent, settings["launcher"].get("cpus_per_task"))

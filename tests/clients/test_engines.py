@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,8 @@ from fedsim import seeding
 from fedsim.client_store import ClientStore
 from fedsim.clients.engine import SequentialEngine, StackedEngine
 from fedsim.data.batches import batch_indices
+from fedsim.data.dataset import Forecast, Task
+from fedsim.data.source import load_dataset
 from fedsim.federation.prepare import initial_state, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -302,3 +305,57 @@ def test_evaluation_blocks(tiny, monkeypatch):
     monkeypatch.setattr("fedsim.clients.stacked.EVALUATION_BATCH", 3)
     for ours, theirs in zip(scores(), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+
+
+def test_quantiles(tiny, monkeypatch):
+    """Both engines train by the pinball loss: three steps of SGD on quantiles 0.2 and 0.5 of two targets, by autograd.
+
+    Reference: the mean of max(q (y - p), (q - 1) (y - p)) over the outputs, each target once for each quantile.
+    """
+    base = tiny("data.outputs=2", "client.epochs=3", "client.batch_size=null", task=Task.REGRESSION)
+    data = load_dataset(base.data, base.seed)
+    wide = [replace(split, targets=split.targets.repeat(2, axis=1)) for split in (data.train, data.test)]
+    data = replace(data, train=wide[0], test=wide[1], num_outputs=4, forecast=Forecast(quantiles=(0.2, 0.5)))
+    monkeypatch.setattr("fedsim.federation.prepare.load_dataset", lambda *_: data)
+    levels = torch.tensor([0.2, 0.5, 0.2, 0.5], dtype=torch.float64)
+
+    def pinball(behind):
+        return torch.maximum(levels * behind, (levels - 1) * behind)
+
+    for engine in ENGINES:
+        sim, row, store = start(base, engine=engine)
+        deltas, report = sim.trainer.train(row, torch.arange(5), 1, store)
+        train, test, layout = sim.population.train, sim.population.test, sim.task.arch.layout
+        for client in range(5):
+            own = slice(int(train.offsets[client]), int(train.offsets[client + 1]))
+            module = Plain(3, 5, 4).double()
+            module.load_state_dict(layout.views(row))
+            optimizer = torch.optim.SGD(module.parameters(), lr=base.client.optimizer.lr)
+            losses = []
+            for _ in range(3):
+                optimizer.zero_grad()
+                loss = pinball(train.targets[own] - module(train.inputs[own], train.lengths[own])).mean()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            assert far(deltas[client], layout.flatten(module.state_dict()) - row) < 1e-12
+            assert report.train_loss[client].item() == pytest.approx(np.mean(losses), rel=1e-12)
+        scored = sim.trainer.score_samples(row, test)
+        torch.testing.assert_close(scored.loss, pinball(test.targets - scored.outputs).sum(1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_outputs_of_own_models(tiny, engine):
+    """`score_clients` gives the outputs of each client's own model, its samples one after another, clients as asked."""
+    sim, row, _ = start(tiny(task=Task.REGRESSION), engine=engine)
+    rows = row + 0.1 * torch.randn(3, len(row), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    test, clients = sim.population.test, torch.tensor([4, 1, 2])  # the second has no test samples
+    scored = sim.trainer.score_clients(rows, clients, test)
+    expected = []
+    for model, client in zip(rows, clients.tolist(), strict=True):
+        own = slice(int(test.offsets[client]), int(test.offsets[client + 1]))
+        module = Plain(3, 5, 2).double()
+        module.load_state_dict(sim.task.arch.layout.views(model))
+        if own.stop > own.start:
+            expected.append(module(test.inputs[own], test.lengths[own]).detach())
+    torch.testing.assert_close(scored.outputs, torch.cat(expected), rtol=1e-12, atol=1e-14)

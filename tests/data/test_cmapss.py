@@ -81,14 +81,14 @@ def test_test_engines(write):
     np.testing.assert_allclose(data.test.inputs[0, :, 0], (np.array([1, 2, 3]) - 4.5) / 4.5, rtol=1e-6)
     np.testing.assert_allclose(data.test.inputs[1, :, 0], [(4 - 4.5) / 4.5, 0, 0], rtol=1e-6)
     assert data.test.targets.tolist() == [[1], [0.5]]
-    assert data.target_unit == 2
+    assert data.fitted.scaling.targets[0].scale == 2
     assert Cmapss(path=write(), window=3, rul_cap=2, cap_test=False).load(0).test.targets.tolist() == [[2], [0.5]]
 
 
 def test_no_cap(write):
     """The longest life after a window of 1 is 4 cycles."""
     data = Cmapss(path=write(), window=1, rul_cap=None).load(0)
-    assert data.target_unit == 4
+    assert data.fitted.scaling.targets[0].scale == 4
     assert data.train.targets[:5, 0].tolist() == [1, 0.75, 0.5, 0.25, 0]
     assert data.test.targets.tolist() == [[1], [0.25]]
 
@@ -97,7 +97,7 @@ def test_stride(write):
     """Of the ends 2, 3, 4, 5 of the first engine every other one, of the second (3 cycles) the first."""
     data = Cmapss(path=write(), window=2, stride=2, rul_cap=None).load(0)
     assert data.train.clients.tolist() == [0, 0, 1, 2]
-    assert (data.train.targets[:, 0] * data.target_unit).tolist() == [3, 1, 1, 0]
+    assert (data.train.targets[:, 0] * data.fitted.scaling.targets[0].scale).tolist() == [3, 1, 1, 0]
 
 
 def test_standard_scale_and_varying_sensors(write):
