@@ -84,17 +84,24 @@ def run(
         typer.Option("--objective", metavar="best|final", help="The value that hydra/sweeper=optuna optimises."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan (clients, samples, memory, bytes) without training.")
+        bool, typer.Option("--dry-run", help="Show the data and the plan (memory, bytes, ...) without training.")
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="With --dry-run: draw a few samples as .png, .svg or .pdf."),
+    ] = None,
 ) -> None:
     """Simulate a federation: one run, or with -m a sweep."""
     with exit_codes():
         if multirun:
             refuse_torchrun("-m", "torchrun starts one run; for a sweep use a launcher, such as hydra/launcher=joblib")
+        from fedsim.cli.partition_plot import check as check_picture
+        from fedsim.cli.window_plot import draw
         from fedsim.config.compose import check_request, record_of, to_yaml
         from fedsim.config.launch import launch
         from fedsim.config.loader import make_loader
         from fedsim.config.request import Request, normalise
+        from fedsim.files import write_file
         from fedsim.runs import processes, sweep
         from fedsim.runs.dry_run import show as show_plan
         from fedsim.runs.run import run_experiment
@@ -110,9 +117,17 @@ def run(
         )
         loader = make_loader(config_dir)
         jobs = check_request(request, loader)
+        if plot is not None and (multirun or not dry_run):
+            raise UserError(f"--plot {plot}: draws a few samples of one run and needs --dry-run, without -m")
         if dry_run:
+            if plot is not None:
+                check_picture(plot)
             for job in jobs:
-                show_plan(prepared(job.experiment), job.overrides)
+                simulation = prepared(job.experiment)
+                show_plan(simulation, job.overrides)
+                if plot is not None:
+                    write_file(plot, draw(simulation.population, plot.suffix[1:].lower()))
+                    print(f"a few samples: {plot}")
             return
         sweep.check(jobs)
         gc.freeze()  # see `main`

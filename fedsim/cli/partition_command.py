@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedsim.cli.partition_plot import check, draw
 from fedsim.cli.partition_report import describe, render
+from fedsim.data.describe import describe as describe_data
 from fedsim.data.source import load_dataset
 from fedsim.errors import show as as_config
 from fedsim.federation.experiment import Experiment
@@ -34,7 +35,8 @@ def show(experiment: Experiment, csv: Path | None, plot: Path | None) -> None:
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = 500  # a line per client, for grep
-    for part in render(report, f"{_in_words(experiment.partition)}; {dataset.name} ({dataset.task})"):
+    title = f"{_in_words(experiment.partition)}; {dataset.name} ({dataset.task})"
+    for part in render(report, title, describe_data(dataset)):
         console.print(part)
     for note in dataset.notes:
         console.print(Text(f"data: {note}"), soft_wrap=True)  # Text: rich reads [brackets] in strings as markup

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 # No dates and no random ids in a file: the same split gives the same bytes.
-_METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 _NAMED_CLIENTS, _NAMED_CATEGORIES, _BARS = 30, 16, 20
 
@@ -46,7 +46,7 @@ def draw(report: SplitReport, kind: str) -> bytes:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _heat_map(left, report, bar_aspect=9 * height)
         _sizes(right, report.table["train_samples"].to_numpy())
-        figure.savefig(content, format=kind, dpi=300, metadata=_METADATA[kind])
+        figure.savefig(content, format=kind, dpi=300, metadata=METADATA[kind])
     return content.getvalue()
 
 

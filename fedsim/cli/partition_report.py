@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ TOKENS = 30
 """Tokens whose shares are shown, the most frequent ones."""
 
 _FEW_CLIENTS, _FEW_LABELS, _EXTREMES = 20, 12, 3
+_WIDEST = 30  # characters of all labels together, above which they are numbered in the table
 _BLOCK = 5_000_000  # numbers of a histogram held at a time
 
 
@@ -35,7 +36,7 @@ class SplitReport:
 
     Attributes:
         kind: what a client's samples are counted by: ``label``, ``token`` or ``quantile`` (of the target).
-        categories: labels, the most frequent tokens, or quantiles from 1, as in the columns ``share_...``.
+        categories: labels by name, the most frequent tokens, or quantiles from 1, as in the columns ``share_...``.
         table: one row per client: ``client, name, train_samples, test_samples``; ``total_variation, jensen_shannon``,
             the distances of its distribution over *all* categories to that of all clients together; ``mean_length``
             in steps; ``input_mean, input_std`` over all valid steps and features (not for tokens); ``target_mean,
@@ -87,7 +88,8 @@ def describe(dataset: Dataset, assignment: Assignment) -> SplitReport:
             from_mean[own] -= centre
         table["target_mean"] = mean
         table["target_std"] = np.sqrt(_per_client(from_mean**2, assignment.train) / sizes)
-    names = tuple(str(k + 1 if kind == "quantile" else k) for k in shown)
+    known = dataset.fitted.labels if kind == "label" else ()
+    names = tuple(known[k] if known else str(k + 1 if kind == "quantile" else k) for k in shown)
     frame = pd.DataFrame(table)
     frame = pd.concat([frame, pd.DataFrame(shares, columns=[f"share_{name}" for name in names])], axis=1)
     left = len(dataset.train) - int(sizes.sum()), len(dataset.test) - int(test_sizes.sum())
@@ -183,8 +185,14 @@ def _range(values: pd.Series[float]) -> str:
     return f"min {values.min():.3g}, median {middle:.3g}, max {values.max():.3g}"
 
 
-def render(report: SplitReport, title: str) -> list[RenderableType]:
-    """Return the summary and a table of all clients, or of a few extreme ones, for the terminal."""
+def render(report: SplitReport, title: str, about: Mapping[str, str]) -> list[RenderableType]:
+    """Return the summary and a table of all clients, or of a few extreme ones, for the terminal.
+
+    Args:
+        report: the split.
+        title: what it is of.
+        about: what the data are, text by label.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
@@ -192,7 +200,7 @@ def render(report: SplitReport, title: str) -> list[RenderableType]:
     lines = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     lines.add_column(style="cyan", no_wrap=True)
     lines.add_column()
-    for label, text in summary(report).items():
+    for label, text in {**about, **summary(report)}.items():
         lines.add_row(Text(label), Text(text))
     clients = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     rows, marks = _rows(report)
@@ -201,7 +209,10 @@ def render(report: SplitReport, title: str) -> list[RenderableType]:
     few = report.kind == "label" and len(report.categories) <= _FEW_LABELS
     moments = [name for name in ("target_mean", "target_std") if name in report.table]
     clients.add_column("client", overflow="fold")
-    headers = ["train", "test", *(report.categories if few else ()), *(name.replace("_", "\n") for name in moments)]
+    labels = report.categories if few else ()
+    if numbered := sum(map(len, labels)) > _WIDEST:
+        labels = tuple(map(str, range(len(labels))))
+    headers = ["train", "test", *labels, *(name.replace("_", "\n") for name in moments)]
     for header in [*headers, "TV", "JS"]:
         clients.add_column(Text(header), justify="right", no_wrap=True)
     if report.kind == "label" and not few:
@@ -220,9 +231,8 @@ def render(report: SplitReport, title: str) -> list[RenderableType]:
         clients.add_row(*map(Text, cells))
     notes = "TV, JS: total variation and Jensen-Shannon distance to the distribution of all clients together"
     if few:
-        notes = (
-            f"{report.categories[0]} to {report.categories[-1]}: percent of a client's samples with that label\n{notes}"
-        )
+        named = f" ({', '.join(f'{k}: {name}' for k, name in enumerate(report.categories))})" if numbered else ""
+        notes = f"{labels[0]} to {labels[-1]}: percent of a client's samples with that label{named}\n{notes}"
     if marks:
         notes += f"\n{len(rows)} of {len(report.table):,} clients; --csv FILE has all of them"
     heading = Text("partition", style="bold") + Text(f" {title}", style="not bold")

@@ -108,6 +108,7 @@ class Dataset:
         score: one more metric, or None.
         ordered: whether the samples (of each client, where there are clients) are in the order of time.
         notes: what was done to the data, or looks wrong in them: one line each, naming the key that changes it.
+        facts: what the data are, such as rows and times of a table: labels with texts, for `fedsim.data.describe`.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Dataset:
     score: Score | None = None
     ordered: bool = False
     notes: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ class Population:
     """All clients of a federation with their samples.
 
     `validation` holds the part of each client's training samples that it keeps for judging its own local model, or
-    None if ``client.validation_fraction`` is 0. `fitted`, `forecast`, `score` and `notes` are those of the `Dataset`;
-    `source_names` are its own clients, to which `Samples.sources` point.
+    None if ``client.validation_fraction`` is 0. `fitted`, `forecast`, `score`, `notes` and `facts` are those of the
+    `Dataset`; `source_names` are its own clients, to which `Samples.sources` point.
     """
 
     task: Task
@@ -70,6 +70,7 @@ class Population:
     forecast: Forecast | None = None
     score: Score | None = None
     notes: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
     @property
     def num_clients(self) -> int:
@@ -156,6 +157,7 @@ def build_population(
         forecast=dataset.forecast,
         score=dataset.score,
         notes=dataset.notes,
+        facts=dataset.facts,
     )
 
 

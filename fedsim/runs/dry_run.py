@@ -12,6 +12,7 @@ from rich.text import Text  # not plain strings, in which rich reads [brackets] 
 from torch import Tensor
 
 from fedsim.clients.engine import client_bytes
+from fedsim.data.describe import describe
 from fedsim.devices.clock import sample_flops
 from fedsim.errors import UserError
 from fedsim.evaluation.to_beat import describe_scores
@@ -44,6 +45,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
     }
     return {
         "data": f"{type(e.data).__name__}, {population.task}",
+        **describe(population),
         **({"data notes": "\n".join(population.notes)} if population.notes else {}),
         **{label: text for label, _, text in (line.partition(": ") for line in describe_scores(population))},
         "clients": f"{population.num_clients}, of which {len(cohort)} in round 1",

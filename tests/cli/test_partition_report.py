@@ -127,7 +127,7 @@ def test_an_empty_client_is_refused(labelled):
 
 def shown(report):
     console = Console(file=io.StringIO(), width=80, highlight=False, color_system=None)
-    for part in render(report, "title"):
+    for part in render(report, "title", {}):
         console.print(part)
     return console.file.getvalue()
 
