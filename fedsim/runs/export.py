@@ -17,13 +17,11 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-import fedsim
 from fedsim.data.batches import gather
 from fedsim.data.dataset import Task
 from fedsim.data.population import Population, Samples, to_device
 from fedsim.errors import UserError, did_you_mean
 from fedsim.evaluation.evaluate import evaluate, evaluate_samples
-from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, prepare
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.models.onnx_graph import build_graph
@@ -35,6 +33,7 @@ from fedsim.models.scores import Sums, concatenate
 from fedsim.models.stacked import score_outputs
 from fedsim.recording.run_directory import write_atomically, write_json
 from fedsim.runs.evaluate import threads, warn_of_other_data
+from fedsim.runs.export_facts import describe, preprocessing
 from fedsim.runs.saved_model import SavedModel, read_model
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def export_run(
             raise UserError(f"--out {folder}: already holds {path.name}; choose another folder, or delete it")
     threads(experiment)
     simulation = prepare(experiment, saved.fitted)
-    aside = _preprocessing(folder / f"{stem}.preprocessing.json", simulation.population)
+    aside = preprocessing(folder / f"{stem}.preprocessing.json", simulation.population)
     saved.check(simulation.task.arch)
     warn_of_other_data(simulation, saved)
     arch, population = simulation.task.arch, to_device(simulation.population, torch.device("cpu"))
@@ -158,23 +157,6 @@ def _check(formats: Sequence[str], prune: float | None) -> None:
             raise UserError(f"--to {name}: needs {' and '.join(missing)}; pip install 'fedsim-rnn[onnx]'")
     if prune is not None and not 0 < prune < 1:
         raise UserError(f"--prune {prune:g}: must be above 0 and below 1, a share of the weights")
-
-
-def _preprocessing(path: Path, population: Population) -> dict[Path, bytes]:
-    """What is written beside the models: how to prepare inputs and to read outputs; nothing if there is nothing to say.
-
-    Raises:
-        UserError: if there is another such file.
-    """
-    forecast, record = population.forecast, population.fitted.record()
-    if forecast is not None:
-        record |= {"horizon": forecast.horizon, "quantiles": [*forecast.quantiles]}
-    if not record:
-        return {}
-    content = (json.dumps(record, indent=2) + "\n").encode()
-    if path.exists() and path.read_bytes() != content:
-        raise UserError(f"--out {path.parent}: {path.name} is there, and of other data; choose another folder")
-    return {path: content}
 
 
 def pruned(row: Tensor, arch: Architecture, share: float) -> Tensor:
@@ -274,26 +256,6 @@ def _session(path: Path) -> Model:
         return torch.from_numpy(outputs)
 
     return run
-
-
-def describe(arch: Architecture, experiment: Experiment, population: Population, saved: SavedModel) -> dict[str, Any]:
-    """Return the facts needed to use an exported model, as plain data."""
-    return {
-        "cell": arch.model.cell,
-        "task": str(arch.task),
-        "input_size": arch.input_size or None,
-        "vocabulary_size": arch.vocabulary_size,
-        "embedding_size": arch.embedding_size or None,
-        "hidden_size": arch.hidden_size,
-        "num_layers": arch.model.num_layers,
-        "bias": arch.model.bias,
-        "num_outputs": arch.num_outputs,
-        "prepared": population.fitted.record(),
-        "dtype": experiment.dtype,
-        "data": type(experiment.data).__name__,
-        "round": saved.state.round,
-        "fedsim": fedsim.__version__,
-    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def test_take_the_model_home(fedsim, elsewhere):
     assert fedsim("run", *small, "hydra.run.dir=RUN_DIR").code == 0
     found = blocks("take-the-model-home.md")
     commands = [shlex.split(text.strip()) for _, kind, text in found if kind == "bash"]
-    torch_code, onnx_code, exported_code = [text for _, kind, text in found if kind == "python"]
+    torch_code, onnx_code, prepare_code, exported_code = [text for _, kind, text in found if kind == "python"]
     have_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
     for name, command, *words in commands:
         assert name == "fedsim"
@@ -70,6 +70,8 @@ def test_take_the_model_home(fedsim, elsewhere):
     load_row(reference, arch, row)
     inputs = torch.randn(1, 7, 12, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(here["predict"](inputs), reference(inputs, torch.tensor([7])), atol=1e-6)
+    exec(prepare_code, here)  # noqa: S102
+    assert here["label"].startswith("speaker_")
     exec(exported_code, here)  # noqa: S102
     zeros, lengths = torch.zeros(2, 5, 12), torch.tensor([5, 3])
     assert torch.allclose(here["outputs"], reference(zeros, lengths), atol=1e-6)
