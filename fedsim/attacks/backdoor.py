@@ -55,11 +55,16 @@ class Backdoor(RowAttackers):
 
     def _triggered(self, samples: Samples, which: Tensor) -> Samples:
         """Return the samples; those in `which` ``[S]`` bool get the trigger and the target label."""
-        step = torch.arange(samples.inputs.shape[1])
+        step = torch.arange(samples.steps)
         last = (step >= (samples.lengths - self.steps)[:, None]) & (step < samples.lengths[:, None])
         place = (last & which[:, None]).to(samples.inputs.device)
-        inputs = samples.inputs.masked_fill(place[..., None], self.value)
-        return replace(samples, inputs=inputs, targets=samples.targets.masked_fill(which.to(place.device), self.target))
+        inputs = samples.take(torch.arange(len(samples), device=place.device)).masked_fill(place[..., None], self.value)
+        return replace(
+            samples,
+            inputs=inputs,
+            starts=None,
+            targets=samples.targets.masked_fill(which.to(place.device), self.target),
+        )
 
     def poison(self, population: Population, malicious: Tensor, seed: int) -> Population:
         """Return the population with a random share of the malicious clients' training samples poisoned."""
@@ -86,7 +91,7 @@ class Backdoor(RowAttackers):
         where = others.to(test.inputs.device)
         # One owner for all samples: the success rate is not reported per client.
         offsets = torch.tensor([0, int(others.sum())])
-        left = Samples(test.inputs[where], test.lengths[others], test.targets[where], offsets)
+        left = Samples(test.take(where.nonzero()[:, 0]), test.lengths[others], test.targets[where], offsets)
         return self._triggered(left, torch.ones(len(left), dtype=torch.bool))
 
     def alter(self, deltas: Tensor, clients: Tensor, key: int) -> Tensor:

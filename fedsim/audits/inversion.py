@@ -172,8 +172,8 @@ def _trained(task: LocalTask, client: Tensor, round_number: int) -> Batch:
 
 def what_is_known(train: Samples) -> Known:
     """Statistics of the features of training samples, over their valid steps."""
-    valid = torch.arange(train.inputs.shape[1]) < train.lengths[:, None]
-    values = train.inputs.cpu()[valid].double()
+    inputs = train.take(torch.arange(len(train), device=train.inputs.device)).cpu()
+    values = inputs[torch.arange(inputs.shape[1]) < train.lengths[:, None]].double()
     return Known(values.mean(0), values.std(0, correction=0), values.amin(0), values.amax(0))
 
 

@@ -56,6 +56,6 @@ def trained_tokens(task: LocalTask, client: Tensor, round_number: int) -> np.nda
     one, train = client.reshape(1), task.population.train
     plan = batch_indices(train, one, task.steps(one), task.config.batch_size, task.batch_key(round_number))
     used = torch.cat([index[0] for index, _ in plan]).unique()
-    inputs, lengths = train.inputs[used.to(train.inputs.device)].cpu(), train.lengths[used]
+    inputs, lengths = train.take(used.to(train.inputs.device)).cpu(), train.lengths[used]
     valid = torch.arange(inputs.shape[1]) < lengths[:, None]
     return np.asarray(inputs[valid].unique().numpy())

@@ -28,6 +28,7 @@ TOKENS = 30
 _FEW_CLIENTS, _FEW_LABELS, _EXTREMES = 20, 12, 3
 _WIDEST = 30  # characters of all labels together, above which they are numbered in the table
 _BLOCK = 5_000_000  # numbers of a histogram held at a time
+_SAMPLES = 10_000  # whose inputs are held at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,10 +148,15 @@ def _input_moments(
     split: Split, members: Sequence[NDArray[np.int64]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of each client's inputs, over valid steps and features."""
-    inputs = np.asarray(split.inputs)  # zero after the end of each sequence
-    numbers = _per_client(split.lengths.astype(float) * inputs.shape[2], members)
-    mean = _per_client(inputs.sum((1, 2), dtype=np.float64), members) / numbers
-    square = _per_client(np.einsum("std,std->s", inputs, inputs, dtype=np.float64), members) / numbers
+    numbers = _per_client(split.lengths.astype(float) * split.features, members)
+    sums, squares = np.zeros(len(split)), np.zeros(len(split))
+    for first in range(0, len(split), _SAMPLES):
+        inputs = np.asarray(
+            split.take(slice(first, first + _SAMPLES)), np.float64
+        )  # zero after the end of each sequence
+        sums[first : first + _SAMPLES] = inputs.sum((1, 2), dtype=np.float64)
+        squares[first : first + _SAMPLES] = np.einsum("std,std->s", inputs, inputs, dtype=np.float64)
+    mean, square = _per_client(sums, members) / numbers, _per_client(squares, members) / numbers
     return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
 

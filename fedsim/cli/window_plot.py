@@ -7,6 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedsim.cli.partition_plot import METADATA
@@ -62,7 +63,7 @@ def _series(axes: Axes, population: Population, sample: int) -> None:
 
     train, forecast = population.train, population.forecast
     steps = int(train.lengths[sample])
-    inputs = train.inputs[sample, :steps].cpu().double().numpy()
+    inputs = train.take(torch.tensor([sample], device=train.inputs.device))[0, :steps].cpu().double().numpy()
     names = [column.name for column in population.fitted.scaling.features] or [str(k) for k in range(inputs.shape[1])]
     places = [place for place in (forecast.places if forecast else ()) if place is not None]
     shown = [*dict.fromkeys([*places, *range(inputs.shape[1])])][:FEATURES]  # those that are predicted first

@@ -77,7 +77,7 @@ class StackedEngine:
         if device.type == "cpu":
             keep_freed_memory()
         module = load_kernels(self._kernels(device))
-        samples = EVALUATION_BATCH * sample_bytes(task.arch, int(task.population.train.inputs.shape[1]), dtype)
+        samples = EVALUATION_BATCH * sample_bytes(task.arch, task.population.train.steps, dtype)
         blocks = max(1, min(16, self.budget_bytes // samples))
         return StackedTrainer(task, module, blocks)
 
@@ -129,7 +129,7 @@ def training_bytes(task: LocalTask, dtype: torch.dtype) -> Tensor:
     rows = count * task.arch.layout.num_parameters * dtype.itemsize
     samples = task.population.train
     batch = samples.sizes if task.config.batch_size is None else samples.sizes.clamp(max=task.config.batch_size)
-    return rows + batch * sample_bytes(task.arch, int(samples.inputs.shape[1]), dtype) + 24 * samples.sizes
+    return rows + batch * sample_bytes(task.arch, samples.steps, dtype) + 24 * samples.sizes
 
 
 def client_bytes(task: LocalTask, dtype: torch.dtype) -> int:

@@ -181,13 +181,7 @@ class SequentialTrainer:
         for place, client in enumerate(clients.tolist()):
             first, last = int(samples.offsets[client]), int(samples.offsets[client + 1])
             if last > first:
-                own = Samples(
-                    samples.inputs[first:last],
-                    samples.lengths[first:last],
-                    samples.targets[first:last],
-                    torch.tensor([0, last - first]),
-                )
-                scored = self.score_samples(rows[place], own)
+                scored = self.score_samples(rows[place], samples.part(first, last))
                 sums[:, place] = torch.stack([column.sum() for column in scored.columns()[:3]])
                 outputs.append(scored.outputs)
         all_outputs = torch.cat(outputs) if outputs else rows.new_empty((0, 0), device="cpu")

@@ -52,15 +52,15 @@ def gather(samples: Samples, index: Tensor, real: Tensor | None) -> Batch:
     device = samples.inputs.device
     flat = index.reshape(-1).to(device, non_blocking=True)
 
-    def take(values: Tensor) -> Tensor:
-        # index_select copies whole rows at once, which plain indexing with a matrix does not.
-        return values.index_select(0, flat).view(*index.shape, *values.shape[1:])
+    def shaped(values: Tensor) -> Tensor:
+        return values.view(*index.shape, *values.shape[1:])
 
-    targets = take(samples.targets)
+    # index_select copies whole rows at once, which plain indexing with a matrix does not.
+    targets = shaped(samples.targets.index_select(0, flat))
     if samples.targets.dim() == 2 and not samples.targets.is_floating_point():  # a target at every step
         targets = targets[..., :longest]
     return Batch(
-        inputs=take(samples.inputs)[:, :, :longest],
+        inputs=shaped(samples.take(flat))[:, :, :longest],
         lengths=lengths.to(device, non_blocking=True),
         targets=targets,
         real=None if real is None else real.to(device, non_blocking=True),

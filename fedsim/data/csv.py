@@ -54,7 +54,7 @@ class Csv:
     included: one that occurs only there has an output that is never trained and always counts as an error, and a
     note names it.
 
-    Windows overlap, and each is a copy: S samples take S x window x D x 4 bytes, so raise `stride` for long windows.
+    Windows share the rows of the table: a sample takes memory for its targets only.
 
     Attributes:
         path: a file, a folder (its .csv, .csv.gz and .parquet files) or a glob. Any file that does not end in
@@ -225,7 +225,7 @@ class Csv:
         return _tuple(self.target_column)
 
     def load(self, seed: int) -> Dataset:
-        """Return inputs ``[S, window, D]`` float32 and targets ``[S, K]`` float32 or ``[S]`` labels.
+        """Return rows ``[R, D]`` float32, whose windows are the samples, and targets ``[S, K]`` or labels ``[S]``.
 
         Args:
             seed: not used, the split is by time.

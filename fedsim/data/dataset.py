@@ -32,19 +32,38 @@ class Split:
     """The training or the test samples of a data source, before they are given to clients.
 
     Attributes:
-        inputs: ``[S, T, D]`` float features, or ``[S, T]`` integer tokens, padded at the end.
+        inputs: ``[S, T, D]`` float features, or ``[S, T]`` integer tokens, padded at the end; with `starts`, the rows
+            ``[R, D]`` of which each sample is a window.
         lengths: ``[S]`` valid steps of each sequence, 1..T.
         targets: ``[S]`` integer labels, ``[S, T]`` integer labels with `IGNORE`, or ``[S, K]`` float.
         clients: ``[S]`` index into ``Dataset.client_names``, or None if the data have no clients of their own.
+        starts: ``[S]``, the row with which each window of T rows begins; None where samples do not share rows.
     """
 
     inputs: NDArray[np.generic]
     lengths: NDArray[np.int64]
     targets: NDArray[np.generic]
     clients: NDArray[np.int64] | None = None
+    starts: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.lengths)
+
+    @property
+    def steps(self) -> int:
+        """T, steps of a sample with its padding."""
+        return self.inputs.shape[1] if self.starts is None else int(self.lengths.max(initial=1))
+
+    @property
+    def features(self) -> int:
+        """D, numbers in a step."""
+        return int(self.inputs.shape[-1])
+
+    def take(self, samples: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.generic]:
+        """Return the inputs ``[n, T, D]`` or ``[n, T]`` of some samples, or of all: a copy if they are windows."""
+        if self.starts is None:
+            return self.inputs[samples]
+        return np.lib.stride_tricks.sliding_window_view(self.inputs, self.steps, 0)[self.starts[samples]].swapaxes(1, 2)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def _inputs(data: Dataset | Population) -> dict[str, str]:
         shown = f": {''.join(known)!r}" if 0 < len(known) <= 100 else ""
         return {"inputs": f"tokens, a vocabulary of {data.vocabulary_size:,}{shown}", "steps per sample": steps}
     names = [column.name for column in data.fitted.scaling.features]
-    count = int(data.train.inputs.shape[2])
+    count = int(data.train.inputs.shape[-1])
     return {"features": f"{count}{': ' + _some(map(repr, names)) if names else ''}", "steps per sample": steps}
 
 

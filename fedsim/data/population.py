@@ -25,12 +25,14 @@ class Samples:
     """Samples ordered by client.
 
     Attributes:
-        inputs: ``[S, T, D]`` float or ``[S, T]`` int64 tokens.
+        inputs: ``[S, T, D]`` float or ``[S, T]`` int64 tokens; with `starts`, the rows ``[R, D]`` of the windows.
         lengths: ``[S]`` int64, always on the CPU: batch shapes are decided there without waiting for a device.
         targets: as in `Split`.
         offsets: ``[N + 1]`` int64 on the CPU; client n owns samples ``offsets[n]:offsets[n + 1]``.
         sources: ``[S]`` int64 on the CPU, the data's own client that each sample is of, where that decides how it was
             scaled or is judged; else None.
+        starts: ``[S]`` int64 on the device of the inputs, the first row of each window of T rows; None where samples
+            do not share rows.
     """
 
     inputs: Tensor
@@ -38,6 +40,31 @@ class Samples:
     targets: Tensor
     offsets: Tensor
     sources: Tensor | None = None
+    starts: Tensor | None = None
+
+    @property
+    def steps(self) -> int:
+        """T, steps of a sample with its padding."""
+        return self.inputs.shape[1] if self.starts is None else int(self.lengths.max() if len(self) else 1)
+
+    def take(self, samples: Tensor) -> Tensor:
+        """Return the inputs ``[n, T, D]`` or ``[n, T]`` of some samples ``[n]`` int64, on the device of the inputs."""
+        if self.starts is None:
+            return self.inputs.index_select(0, samples)
+        rows, width = self.inputs, self.inputs.shape[1]
+        # The numbers of a window lie next to each other: as one row of T * D, it is copied at once.
+        windows = rows.reshape(-1).unfold(0, self.steps * width, width)
+        return windows.index_select(0, self.starts.index_select(0, samples)).view(len(samples), -1, width)
+
+    def part(self, first: int, last: int) -> Samples:
+        """Return the samples from `first` to before `last`, as those of one client."""
+        return Samples(
+            self.inputs if self.starts is not None else self.inputs[first:last],
+            self.lengths[first:last],
+            self.targets[first:last],
+            torch.tensor([0, last - first]),
+            starts=None if self.starts is None else self.starts[first:last],
+        )
 
     @property
     def sizes(self) -> Tensor:
@@ -45,7 +72,7 @@ class Samples:
         return self.offsets[1:] - self.offsets[:-1]
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.lengths)
 
 
 @dataclass(frozen=True)
@@ -92,7 +119,10 @@ def _gather_clients(
 
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
     found = None if not sources or split.clients is None else take(split.clients)
-    return Samples(take(split.inputs), take(split.lengths), take(split.targets), offsets, found)
+    if split.starts is None:
+        return Samples(take(split.inputs), take(split.lengths), take(split.targets), offsets, found)
+    rows = torch.from_numpy(np.ascontiguousarray(split.inputs)).to(dtype)
+    return Samples(rows, take(split.lengths), take(split.targets), offsets, found, take(split.starts))
 
 
 def _split_validation(
@@ -149,7 +179,7 @@ def build_population(
         test=_gather_clients(dataset.test, list(assignment.test), dtype, sources=_by_source(dataset)),
         validation=validation,
         num_outputs=dataset.num_outputs,
-        input_size=0 if tokens else dataset.train.inputs.shape[2],
+        input_size=0 if tokens else dataset.train.features,
         vocabulary_size=dataset.vocabulary_size,
         client_names=assignment.client_names,
         source_names=dataset.client_names or (),
@@ -172,7 +202,8 @@ def to_device(population: Population, device: torch.device) -> Population:
     """Move the samples (not lengths and offsets, which stay on the CPU) to a device."""
 
     def move(samples: Samples) -> Samples:
-        return replace(samples, inputs=samples.inputs.to(device), targets=samples.targets.to(device))
+        starts = None if samples.starts is None else samples.starts.to(device)
+        return replace(samples, inputs=samples.inputs.to(device), targets=samples.targets.to(device), starts=starts)
 
     validation = None if population.validation is None else move(population.validation)
     return replace(population, train=move(population.train), test=move(population.test), validation=validation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,13 +85,14 @@ class Windows:
         self._report_untested([table.clients[k] for k in kept[~tested[kept]]], len(kept), len(table.breaks), notes)
         train = self._pieces(table, first, np.where(tested, train_sizes, sizes))
         test = self._pieces(table, first + sizes - test_sizes, np.where(tested, test_sizes, 0))
-        self._check_memory(table, int(train.counts.sum() + test.counts.sum()))
+        self._check_memory(int(train.counts.sum() + test.counts.sum()))
         ends = self._training_ends(table, train)
         scales = fit_scales(table, ends, self.scale, fitted, notes)
         values = scaled(table, scales, self.scale)
         number = np.zeros(clients, np.int64)
         number[kept] = np.arange(len(kept))
-        splits = [self._split(table, values, pieces, number) for pieces in (train, test)]
+        inputs = np.ascontiguousarray(values[:, : table.num_features])  # one array, which all windows share
+        splits = [self._split(table, inputs, values, pieces, number) for pieces in (train, test)]
         labels: tuple[str, ...] = ()
         if self.task == "classification":
             splits, labels = _number_labels(splits, table.label_names, notes, fitted.labels if fitted else ())
@@ -166,14 +167,15 @@ class Windows:
                 f"{self.test_fraction:g}), and train on all of them: {shorten(names)}"
             )
 
-    def _check_memory(self, table: Table, samples: int) -> None:
-        """Refuse windows that do not fit in memory, which holds them twice while they are put in client order."""
-        bytes_each = 4 * (self.window * table.num_features + self.ahead * len(self.targets))
+    def _check_memory(self, samples: int) -> None:
+        """Refuse targets that do not fit in memory, which holds them twice while they are put in client order."""
+        bytes_each = 4 * max(self.ahead, 1) * len(self.targets) * max(len(self.quantiles), 1) + 24
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
         if 2 * samples * bytes_each > there:
             raise UserError(
-                f"data.stride={self.stride}: {samples:,} windows take {samples * bytes_each / 2**30:,.1f} GiB, and "
-                f"twice that while they are loaded; this machine has {there / 2**30:,.1f} GiB; raise data.stride"
+                f"data.stride={self.stride}: the targets of {samples:,} windows take "
+                f"{samples * bytes_each / 2**30:,.1f} GiB, and twice that while they are loaded; this machine has "
+                f"{there / 2**30:,.1f} GiB; raise data.stride"
             )
 
     def _training_ends(self, table: Table, train: Pieces) -> Ints:
@@ -208,11 +210,17 @@ class Windows:
             naive_errors=naive_errors(table, ends, at, self.season)[kept],
         )
 
-    def _split(self, table: Table, values: NDArray[np.float32], pieces: Pieces, number: Ints) -> Split:
+    def _split(
+        self,
+        table: Table,
+        inputs: NDArray[np.float32],
+        values: NDArray[np.float32],
+        pieces: Pieces,
+        number: Ints,
+    ) -> Split:
         """Cut the windows of each piece; `number` is what its client is called in the split."""
         counts = pieces.counts
         rows = np.repeat(pieces.first, counts) + _places(pieces) * self.stride
-        inputs = _cut(values[:, : table.num_features], rows, self.window)
         targets: NDArray[np.generic]
         if self.task == "classification":
             targets = table.labels[rows + self.window - 1]
@@ -221,7 +229,8 @@ class Windows:
             ahead = _cut(predicted, rows + self.extent - max(self.ahead, 1), max(self.ahead, 1))
             targets = ahead.reshape(len(rows), -1).repeat(max(len(self.quantiles), 1), axis=1)
         lengths = np.full(len(rows), self.window, np.int64)
-        return Split(inputs, lengths, targets, number[np.repeat(pieces.owner, counts)] if table.natural else None)
+        owners = number[np.repeat(pieces.owner, counts)] if table.natural else None
+        return Split(inputs, lengths, targets, owners, rows)
 
 
 def _cut(values: NDArray[np.float32], rows: Ints, length: int) -> NDArray[np.float32]:
@@ -287,7 +296,5 @@ def _number_labels(
     labels = fitted or tuple(names[k] for k in used)
     number = np.zeros(len(names), np.int64)
     number[used] = [labels.index(names[k]) for k in used]
-    numbered = [
-        Split(split.inputs, split.lengths, number[split.targets.astype(np.int64)], split.clients) for split in splits
-    ]
+    numbered = [replace(split, targets=number[split.targets.astype(np.int64)]) for split in splits]
     return numbered, labels

@@ -111,13 +111,16 @@ def naive_outputs(population: Population) -> Tensor | None:
     forecast, test = population.forecast, population.test
     if forecast is None or None in (places := forecast.places) or not places:
         return None
-    if test.inputs.dim() != 3 or forecast.season > int(test.lengths.min()):
+    if forecast.season > int(test.lengths.min()):
         return None
     ahead = torch.arange(forecast.horizon)
     steps = test.lengths[:, None] - forecast.season + ahead % forecast.season  # [S, H]
-    rows = test.inputs[torch.arange(len(test))[:, None], steps.to(test.inputs.device)]  # [S, H, D]
-    chosen = rows[:, :, torch.tensor([place for place in places if place is not None])]
-    return _as_outputs(_rescaled(chosen.cpu().double(), population), forecast)
+    at = torch.tensor([place for place in places if place is not None])
+    if test.starts is None:
+        chosen = test.inputs.cpu()[torch.arange(len(test))[:, None, None], steps[..., None], at]  # [S, H, M]
+    else:
+        chosen = test.inputs.cpu()[(test.starts.cpu()[:, None] + steps)[..., None], at]
+    return _as_outputs(_rescaled(chosen.double(), population), forecast)
 
 
 def _rescaled(values: Tensor, population: Population) -> Tensor:

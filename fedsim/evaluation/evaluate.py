@@ -58,8 +58,7 @@ def score_samples(trainer: Trainer, row: Tensor, samples: Samples, world: World)
     first, last = (len(samples) * rank // world.size for rank in (world.rank, world.rank + 1))
     parts: dict[str, Tensor] = {}
     if last > first:
-        inputs, lengths, targets = (part[first:last] for part in (samples.inputs, samples.lengths, samples.targets))
-        sums = trainer.score_samples(row, Samples(inputs, lengths, targets, torch.tensor([0, last - first])))
+        sums = trainer.score_samples(row, samples.part(first, last))
         parts = {str(k): column for k, column in enumerate(sums.columns())}
     return concatenate([Sums(*(found[str(k)] for k in range(4))) for found in world.gather(parts) if found])
 

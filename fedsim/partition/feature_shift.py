@@ -72,8 +72,8 @@ class FeatureShift:
             raise UserError(
                 f"partition=feature_shift: changes what sensors measure, but the inputs of {dataset.name} are tokens"
             )
-        clients, features = made_clients(dataset, num_clients), dataset.train.inputs.shape[2]
-        inputs = np.asarray(dataset.train.inputs)
+        clients, features = made_clients(dataset, num_clients), dataset.train.features
+        inputs = dataset.train.take()
         deviation = inputs[_valid(dataset.train)].std(0, dtype=np.float64)
         rng = generator(seed, "sensors")
         scale = np.exp(self.scale * rng.standard_normal((clients, features)))
@@ -94,7 +94,7 @@ def _observe(
     seed: int,
 ) -> Split:
     """Pass inputs ``[S, T, D]`` through the sensors ``[N, D]`` of their owners; the type of the numbers stays."""
-    inputs = np.asarray(split.inputs, np.promote_types(split.inputs.dtype, np.float32))
+    inputs = np.asarray(split.take(), np.promote_types(split.inputs.dtype, np.float32))
     owners = np.empty(len(split), np.int64)
     owners[np.concatenate(members)] = np.repeat(np.arange(len(members)), [len(own) for own in members])
     gain, offset, level = (part.astype(inputs.dtype)[owners, None] for part in (scale, bias, noise))
@@ -103,10 +103,10 @@ def _observe(
         # A number per value of the split, whoever holds it: more clients do not change a sample's draw.
         seen += level * generator(seed, "sensors", number).standard_normal(inputs.shape, np.float32)
     seen[~_valid(split)] = 0
-    return replace(split, inputs=seen)
+    return replace(split, inputs=seen, starts=None)
 
 
 def _valid(split: Split) -> NDArray[np.bool_]:
     """Which steps are real, ``[S, T]``."""
-    mask: NDArray[np.bool_] = np.arange(split.inputs.shape[1]) < split.lengths[:, None]
+    mask: NDArray[np.bool_] = np.arange(split.steps) < split.lengths[:, None]
     return mask

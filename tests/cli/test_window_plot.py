@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fedsim.cli import window_plot
 from fedsim.data.dataset import Task
@@ -67,7 +68,7 @@ def test_what_is_drawn(table, compose, monkeypatch):
     population = prepare(compose(*table)).population
     window_plot.draw(population, "svg")
     sample = int(population.train.offsets[1]) // 2  # the middle one of the first client
-    load = population.train.inputs[sample, :, 0].double().tolist()
+    load = population.train.take(torch.tensor([sample]))[0, :, 0].double().tolist()
     assert lines[0] == ([-5, -4, -3, -2, -1, 0], load)
     assert dots[0] == ([1, 2], population.train.targets[sample].double().tolist())
     assert len(lines) == 2 * len(dots) == 4  # two features of two clients, one of which is predicted

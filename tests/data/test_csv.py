@@ -63,12 +63,12 @@ def test_forecast_by_hand(write):
         path=write(text), target_column="y", window=2, horizon=2, stride=3, test_fraction=0.5, scale="none"
     ).load(0)
     assert (data.name, data.task, data.num_outputs, data.vocabulary_size) == ("csv", Task.REGRESSION, 2, None)
-    assert data.train.inputs.tolist() == [[[0, 0], [1, 10]]]
+    assert data.train.take().tolist() == [[[0, 0], [1, 10]]]
     assert data.train.targets.tolist() == [[2, 3]]
-    assert data.test.inputs.tolist() == [[[k, 10 * k], [k + 1, 10 * k + 10]] for k in (10, 13, 16)]
+    assert data.test.take().tolist() == [[[k, 10 * k], [k + 1, 10 * k + 10]] for k in (10, 13, 16)]
     assert data.test.targets.tolist() == [[12, 13], [15, 16], [18, 19]]
     assert data.test.lengths.tolist() == [2, 2, 2]
-    assert data.train.inputs.dtype == data.train.targets.dtype == np.float32
+    assert data.train.take().dtype == data.train.targets.dtype == np.float32
 
 
 def test_forecast_of_several_targets_is_row_by_row(write):
@@ -76,14 +76,14 @@ def test_forecast_of_several_targets_is_row_by_row(write):
     settings = {"target_column": ["z", "x"], "feature_columns": ["y"], "window": 1, "horizon": 2, "scale": "none"}
     data = Csv(path=write(text), test_fraction=0.3, **settings).load(0)
     assert data.num_outputs == 4
-    assert data.train.inputs[0].tolist() == [[100]]
+    assert data.train.take()[0].tolist() == [[100]]
     assert data.train.targets[0].tolist() == [201, 1, 202, 2]
 
 
 def test_regression_reads_the_last_row_and_hides_the_target(write):
     text = "x,y\n" + "".join(f"{k},{-k}\n" for k in range(15))
     data = Csv(path=write(text), target_column="y", task="regression", window=3, scale="none").load(0)
-    assert data.train.inputs[0].tolist() == [[0], [1], [2]]
+    assert data.train.take()[0].tolist() == [[0], [1], [2]]
     assert data.train.targets[0].tolist() == [-2]
     assert data.num_outputs == 1
 
@@ -92,7 +92,7 @@ def test_target_among_the_features_is_allowed_and_noted(write):
     text = "x,y\n" + "".join(f"{k},{-k}\n" for k in range(12))
     settings = {"target_column": "y", "feature_columns": ["y", "x"], "task": "regression", "scale": "none"}
     data = Csv(path=write(text), window=1, **settings).load(0)
-    assert data.train.inputs[2].tolist() == [[-2, 2]]
+    assert data.train.take()[2].tolist() == [[-2, 2]]
     assert "the features include what is to be predicted (data.feature_columns): 'y'" in data.notes
 
 
@@ -157,7 +157,7 @@ def test_no_row_of_a_test_window_is_near_training(sizes, window, horizon, stride
         used = []
         for split in (data.train, data.test):
             own = split.clients == client
-            inputs, targets = split.inputs[own, :, 0], split.targets[own]
+            inputs, targets = split.take()[own, :, 0], split.targets[own]
             assert (np.diff(inputs, axis=1) == 1).all()
             assert (np.diff(inputs[:, 0]) == stride).all()
             ahead = np.arange(1, horizon + 1) if task == "forecast" else np.zeros(1)
@@ -184,8 +184,8 @@ def test_client_column(write):
     text = "who,y\n" + "".join(f"{'007' if k % 2 else 'NA'},{k}\n" for k in range(40))
     data = Csv(path=write(text), client_column="who", target_column="y", window=1, scale="none").load(0)
     assert data.client_names == ("NA", "007")  # words, in the order of their appearance
-    assert data.train.inputs[data.train.clients == 0][:3, 0, 0].tolist() == [0, 2, 4]
-    assert data.train.inputs[data.train.clients == 1][:3, 0, 0].tolist() == [1, 3, 5]
+    assert data.train.take()[data.train.clients == 0][:3, 0, 0].tolist() == [0, 2, 4]
+    assert data.train.take()[data.train.clients == 1][:3, 0, 0].tolist() == [1, 3, 5]
 
 
 def test_each_file_is_a_client(tmp_path, write):
@@ -197,7 +197,7 @@ def test_each_file_is_a_client(tmp_path, write):
     for path in (str(tmp_path), f"{tmp_path}/[b-d].*"):
         data = Csv(path=path, target_column="y", window=1, scale="none").load(0)
         assert data.client_names == ("b", "c", "d")
-        assert [data.train.inputs[data.train.clients == k][0, 0, 0] for k in range(3)] == [100, 200, 300]
+        assert [data.train.take()[data.train.clients == k][0, 0, 0] for k in range(3)] == [100, 200, 300]
 
 
 def test_files_of_the_same_name_are_named_by_their_folders(tmp_path, write):
@@ -214,7 +214,7 @@ def test_client_column_over_several_files(tmp_path, write):
     settings = {"client_column": "who", "time_column": "t", "target_column": "y", "window": 3, "scale": "none"}
     data = Csv(path=str(tmp_path), **settings).load(0)
     assert data.client_names == ("a", "b")
-    assert data.train.inputs[8, :, 0].tolist() == [8, 9, 0]
+    assert data.train.take()[8, :, 0].tolist() == [8, 9, 0]
 
 
 def test_one_file_is_one_series_without_clients(write):
@@ -281,7 +281,7 @@ def test_scaled_by_the_training_rows(tmp_path, write):
     expected = (np.arange(12) - 3.5) / np.sqrt(5.25)
     for client in (0, 1):
         own = each.train.clients == client
-        np.testing.assert_allclose(each.train.inputs[own, 0, 0], expected[:7], rtol=1e-6)
+        np.testing.assert_allclose(each.train.take()[own, 0, 0], expected[:7], rtol=1e-6)
         np.testing.assert_allclose(each.train.targets[own, 0], expected[1:8], rtol=1e-6)
         np.testing.assert_allclose(each.test.targets[each.test.clients == client, 0], expected[11:], rtol=1e-6)
     together = Csv(scale="global", **settings).load(0)
@@ -293,8 +293,8 @@ def test_constant_column_is_shifted_only(write):
     """0.1 summed 8 times and divided by 8 is not 0.1 in general, so the spread must not come from rounding."""
     text = "x,y\n" + "".join(f"{0.1 if k < 11 else 3.1},{k}\n" for k in range(12))
     data = Csv(path=write(text), target_column="y", task="regression", window=1).load(0)
-    np.testing.assert_allclose(data.train.inputs, 0, atol=1e-15)
-    np.testing.assert_allclose(data.test.inputs[-1], [[3.0]], rtol=1e-6)
+    np.testing.assert_allclose(data.train.take(), 0, atol=1e-15)
+    np.testing.assert_allclose(data.test.take()[-1], [[3.0]], rtol=1e-6)
 
 
 def test_test_rows_do_not_scale(write):
@@ -302,8 +302,8 @@ def test_test_rows_do_not_scale(write):
     before = Csv(path=write("y\n" + "\n".join(lines)), target_column="y", window=1).load(0)
     lines[-4:] = ["1000"] * 4
     after = Csv(path=write("y\n" + "\n".join(lines)), target_column="y", window=1).load(0)
-    assert (before.train.inputs == after.train.inputs).all()
-    assert not (before.test.inputs == after.test.inputs).all()
+    assert (before.train.take() == after.train.take()).all()
+    assert not (before.test.take() == after.test.take()).all()
 
 
 @given(
@@ -349,7 +349,7 @@ def test_which_columns_are_features(write):
     )
     settings = {"target_column": "y", "task": "regression", "window": 1, "scale": "none", "missing": "ffill"}
     data = Csv(path=write(text), **settings).load(0)
-    assert data.train.inputs[:3, 0].tolist() == [[0.5, 1, 1], [1.5, 0, 1], [2.5, 1, 1]]
+    assert data.train.take()[:3, 0].tolist() == [[0.5, 1, 1], [1.5, 0, 1], [2.5, 1, 1]]
     left_out, counts, filled = data.notes
     assert left_out == "columns without a number are left out (data.feature_columns): 'word'"
     assert filled.startswith("1 missing values filled")
@@ -362,10 +362,10 @@ def test_semicolons_and_decimal_commas(write):
     settings = {"separator": "semicolon", "decimal": "comma", "time_format": "%d/%m/%Y %H:%M", "missing": "drop"}
     settings |= {"time_column": "t", "window": 2, "scale": "none"}
     data = Csv(path=write(text), target_column="y", gaps="ignore", **settings).load(0)
-    assert data.train.inputs[0].tolist() == [[11.5, -1], [12.5, -2]]
-    assert data.train.inputs[1].tolist() == [[12.5, -2], [14.5, -4]]  # row 3 is gone, its neighbours touch
+    assert data.train.take()[0].tolist() == [[11.5, -1], [12.5, -2]]
+    assert data.train.take()[1].tolist() == [[12.5, -2], [14.5, -4]]  # row 3 is gone, its neighbours touch
     data = Csv(path=write(text), target_column="y", **settings).load(0)
-    assert data.train.inputs[0].tolist() == [[14.5, -4], [15.5, -5]]  # rows 1 and 2 are too few for a sample of 3
+    assert data.train.take()[0].tolist() == [[14.5, -4], [15.5, -5]]  # rows 1 and 2 are too few for a sample of 3
 
 
 def test_household_power_layout(write):
@@ -374,7 +374,7 @@ def test_household_power_layout(write):
     path = write("Date;Time;Global_active_power;Voltage\n" + "\n".join(rows), "power.txt")
     settings = {"separator": "semicolon", "missing": "ffill", "scale": "none", "window": 2}
     data = Csv(path=path, target_column="Global_active_power", **settings).load(0)
-    np.testing.assert_allclose(data.train.inputs[4], [[4.216, 4], [5.216, 4]], rtol=1e-6)
+    np.testing.assert_allclose(data.train.take()[4], [[4.216, 4], [5.216, 4]], rtol=1e-6)
 
 
 def test_missing_values(tmp_path, write):
@@ -385,10 +385,10 @@ def test_missing_values(tmp_path, write):
     said = refusal(path=write(text), **settings)
     assert "a.csv, line 16, column 'x': the value is missing (and in 1 more rows); set data.missing=drop" in said
     dropped = Csv(path=write(text), missing="drop", **settings).load(0)
-    assert dropped.train.inputs[dropped.train.clients == 1][:2, 0, 0].tolist() == [5, 20]
+    assert dropped.train.take()[dropped.train.clients == 1][:2, 0, 0].tolist() == [5, 20]
     assert any("2 of 29 rows dropped" in note for note in dropped.notes)
     filled = Csv(path=write(text), missing="ffill", **settings).load(0)
-    assert filled.train.inputs[filled.train.clients == 1][:3, 0, 0].tolist() == [5, 5, 20]
+    assert filled.train.take()[filled.train.clients == 1][:3, 0, 0].tolist() == [5, 5, 20]
     assert any("1 missing values filled" in note for note in filled.notes)
     assert any("1 of 29 rows dropped" in note for note in filled.notes)
 
@@ -552,7 +552,7 @@ def test_parquet(tmp_path, write, monkeypatch):
     settings = {"path": path, "client_column": "who", "time_column": "when", "window": 1, "scale": "none"}
     data = Csv(target_column="y", missing="ffill", **settings).load(0)
     assert data.client_names == ("a", "b")
-    assert data.train.inputs[:2, 0].tolist() == [[0, 1, 0], [1, 1, 0.5]]
+    assert data.train.take()[:2, 0].tolist() == [[0, 1, 0], [1, 1, 0.5]]
     assert "a.parquet, row 2, column 'flag': the value is missing" in refusal(**settings)
     assert "data.separator=tab: has an effect only on text" in refusal(separator="tab", **settings)
     assert "data.header=false: has an effect only on text" in refusal(header=False, **settings)
@@ -587,13 +587,13 @@ def test_cache_holds_for_the_same_content_and_settings_only(tmp_path, write, mon
     Csv(**settings, missing="drop").load(0)
     assert len(reads) == 2
     write(counting(20, first=5))
-    assert Csv(**settings).load(0).train.inputs[0, 0, 0] == 5
+    assert Csv(**settings).load(0).train.take()[0, 0, 0] == 5
 
 
 def test_windows_that_do_not_fit_into_memory(write, monkeypatch):
-    """80 - 11 training rows give 59 windows of 11, 20 test rows 10, each 44 bytes."""
-    monkeypatch.setattr("os.sysconf", lambda name: 64)  # a machine of 4 KiB
-    assert "data.stride=1: 69 windows take" in refusal(path=write(counting(100)), window=10)
+    """80 - 11 training rows give 59 windows of 11, 20 test rows 10; each has a target and three numbers of 8 bytes."""
+    monkeypatch.setattr("os.sysconf", lambda name: 62)  # 3,844 bytes; 2 * 69 * 28 = 3,864
+    assert "data.stride=1: the targets of 69 windows take" in refusal(path=write(counting(100)), window=10)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

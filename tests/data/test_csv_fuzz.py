@@ -106,10 +106,10 @@ def check(data):
     """That a data set is what `Dataset` promises."""
     for split in (data.train, data.test):
         assert len(split) > 0
-        assert split.inputs.dtype == np.float32
-        assert np.isfinite(split.inputs).all()
-        assert (split.lengths == split.inputs.shape[1]).all()
-        assert len(split.targets) == len(split.lengths) == len(split.inputs)
+        assert split.take().dtype == np.float32
+        assert np.isfinite(split.take()).all()
+        assert (split.lengths == split.take().shape[1]).all()
+        assert len(split.targets) == len(split.lengths) == len(split.take())
         if data.task is Task.CLASSIFICATION:
             assert ((split.targets >= 0) & (split.targets < data.num_outputs)).all()
             assert data.num_outputs >= 2

@@ -11,7 +11,7 @@ def rows(times, header="t,y"):
 
 
 def first_values(split):
-    return split.inputs[:, 0, 0].astype(int).tolist()
+    return split.take()[:, 0, 0].astype(int).tolist()
 
 
 def hourly(count, start="2024-01-01"):
@@ -76,7 +76,7 @@ def test_scale_of_rows_up_to_the_last_that_trains(table, load):
     path = table(rows([*hourly(8), *hourly(22, "2024-06-01")]))
     data = load(path, time_column="t", test_fraction=0.5, scale="global")
     expected = (np.array([0, 1, 2, 3, 4, 5, 8, 9]) - 5.5) / np.sqrt(143 / 12)
-    np.testing.assert_allclose(data.train.inputs[:, 0, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(data.train.take()[:, 0, 0], expected, rtol=1e-6)
 
 
 NO_GAP = {
@@ -168,14 +168,14 @@ def test_fill_has_a_limit(table, load):
     path = table("x,y\n" + "".join(f"{'' if 4 <= k <= 8 else k},{k}\n" for k in range(60)))
     settings = {"missing": "ffill", "window": 4, "feature_columns": ["x"]}
     data = load(path, **settings)
-    assert data.train.inputs[:4, :, 0].tolist() == [[0, 1, 2, 3], [1, 2, 3, 3], [2, 3, 3, 3], [9, 10, 11, 12]]
+    assert data.train.take()[:4, :, 0].tolist() == [[0, 1, 2, 3], [1, 2, 3, 3], [2, 3, 3, 3], [9, 10, 11, 12]]
     filled, dropped = data.notes
     assert filled.startswith(
         "3 missing values filled with the client's last one (data.missing=ffill, at most 3 in a row"
     )
     assert dropped.startswith("2 of 60 rows dropped")
     data = load(path, fill_limit=5, **settings)
-    assert data.train.inputs[4, :, 0].tolist() == [3, 3, 3, 3]
+    assert data.train.take()[4, :, 0].tolist() == [3, 3, 3, 3]
     assert len(data.notes) == 1 + 0 + ("same step" in data.notes[-1])
 
 
@@ -193,7 +193,7 @@ def test_notes_survive_the_cache(table, load):
     path = table(rows([*hourly(8), *hourly(22, "2024-06-01")]))
     first, again = (load(path, time_column="t") for _ in range(2))
     assert first.notes == again.notes
-    assert (first.train.inputs == again.train.inputs).all()
+    assert (first.train.take() == again.train.take()).all()
 
 
 def test_dates_written_as_numbers_are_pointed_out(table, load):

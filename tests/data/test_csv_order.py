@@ -10,7 +10,7 @@ def test_reversed_rows_are_refused_or_sorted(table, load, refusal):
     path = table("t,y\n" + "".join(f"{day},{k}\n" for k, day in reversed([*enumerate(DAYS)])))
     assert "sort the rows of each client by it, or set data.sort=true" in refusal(path, time_column="t")
     data = load(path, time_column="t", sort=True)
-    assert data.train.inputs[0, :, 0].tolist() == [0, 1]
+    assert data.train.take()[0, :, 0].tolist() == [0, 1]
     assert data.notes == (
         "rows sorted by 't' within each client (data.sort=true): 19 of 20 had an earlier time than the row before",
     )
@@ -25,7 +25,7 @@ def test_each_client_is_sorted_by_itself(table, load):
     text = "who,t,y\n" + "".join(f"{who},{t},{k}\n" for k, t in enumerate(range(20, 0, -1)) for who in "ab")
     data = load(table(text), time_column="t", client_column="who", sort=True)
     assert data.client_names == ("a", "b")
-    assert data.train.inputs[data.train.clients == 1][0, :, 0].tolist() == [19, 18]
+    assert data.train.take()[data.train.clients == 1][0, :, 0].tolist() == [19, 18]
 
 
 def test_repeated_times(table, load, refusal):
@@ -35,11 +35,11 @@ def test_repeated_times(table, load, refusal):
     said = refusal(path, time_column="t")
     assert "has the same 't' as a.csv, line 6; each may occur once per client; data.duplicates=first or mean" in said
     first = load(path, time_column="t", duplicates="first")
-    assert first.train.inputs[3, :, 0].tolist() == [3, 4]
+    assert first.train.take()[3, :, 0].tolist() == [3, 4]
     assert first.notes == (
         "1 of 21 rows have a time that their client has already: the first of each is kept (data.duplicates=first)",
     )
-    assert load(path, time_column="t", duplicates="mean").train.inputs[3, :, 0].tolist() == [3, 54]
+    assert load(path, time_column="t", duplicates="mean").train.take()[3, :, 0].tolist() == [3, 54]
 
 
 def test_the_end_of_summer_time_without_offsets(table, load, refusal):
@@ -73,7 +73,7 @@ def test_interleaved_series_are_named(table, load, refusal):
     )
     data = load(path, time_column="t", client_column=["region", "good"])
     assert data.client_names == ("N/tea", "N/milk", "S/tea", "S/milk")
-    assert data.train.inputs[data.train.clients == 2][0, :, 0].tolist() == [0, 1]
+    assert data.train.take()[data.train.clients == 2][0, :, 0].tolist() == [0, 1]
 
 
 def test_interleaved_series_that_nothing_tells_apart(table, refusal):
@@ -92,7 +92,7 @@ def test_a_blank_at_the_end_makes_no_other_client(table, load):
     text = "who,y\n" + "".join(f"{'A ' if k == 7 else 'A'},{k}\n" for k in range(20))
     data = load(table(text), client_column="who")
     assert data.client_names == ("A",)
-    assert data.train.inputs[6, :, 0].tolist() == [6, 7]
+    assert data.train.take()[6, :, 0].tolist() == [6, 7]
     assert data.notes == ("blanks at the ends of 1 cells of column 'who' are left out, so 'A ' is 'A'",)
 
 
@@ -127,7 +127,7 @@ def test_year_month_day_hour(table, load, refusal):
     settings = {"time_column": ["Year", "month", "day", "hour"]}
     data = load(path, **settings)
     assert not data.notes
-    assert data.train.inputs.shape[2] == 1  # none of them is a feature
+    assert data.train.take().shape[2] == 1  # none of them is a feature
     bad = refusal(table(text.replace("0,2024,1,1,0", "0,2024,1,32,0")), **settings)
     assert "line 28: '2024 1 32 0' is not a time" in bad
 

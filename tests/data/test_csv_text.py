@@ -6,7 +6,7 @@ BODY = "".join(f"{k},{k % 7}\n" for k in range(30))
 
 
 def values(data):
-    return data.train.inputs[0, :, 0].tolist()
+    return data.train.take()[0, :, 0].tolist()
 
 
 @pytest.mark.parametrize("first", ["0,0.5", "2024-01-01,7", "0.1,a", "-1,2"])
@@ -27,7 +27,7 @@ def test_names_are_no_data(table, refusal, first):
 def test_columns_without_names_are_numbered(table, load):
     path = table("".join(f"{k % 5},{k % 7}\n" for k in range(30)))
     data = load(path, target_column="1", header=False)
-    assert data.train.inputs[:2, 0].tolist() == [[0, 0], [1, 1]]
+    assert data.train.take()[:2, 0].tolist() == [[0, 0], [1, 1]]
     assert data.train.targets[0].tolist() == [2]
 
 
@@ -63,7 +63,7 @@ def test_two_more_lines_of_names(table, load, refusal):
     assert "line 2, column 'Close': 'AB' is not a number" in said
     assert said.endswith("the names seem to take 3 lines: data.skip_rows=[2,3] skips all but the first")
     data = load(path, time_column="Price", skip_rows=[2, 3])
-    assert data.train.inputs[0].tolist() == [[1, 1], [2, 2]]
+    assert data.train.take()[0].tolist() == [[1, 1], [2, 2]]
     assert not data.notes
 
 
@@ -81,7 +81,7 @@ def test_names_of_rows(table, load, quote, names):
     """As R writes them: the first line is one shorter than the others."""
     rows = [f"{quote}{name}{quote},{k % 5},{k % 7}\n" for k, name in enumerate(names)]
     data = load(table(f"{quote}x{quote},{quote}y{quote}\n" + "".join(rows)))
-    assert data.train.inputs[0].tolist() == [[0, 0], [1, 1]]
+    assert data.train.take()[0].tolist() == [[0, 0], [1, 1]]
     assert data.notes == ("the first column of a.csv, which has no name, is left out as names of rows",)
 
 
