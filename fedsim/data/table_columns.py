@@ -43,6 +43,13 @@ class Layout:
         gaps: ``split``, ``error`` or ``ignore``.
         sort: whether the rows of each client are sorted by time.
         duplicates: ``error``, ``first`` or ``mean``, for rows of one client at the same time.
+        series_in: ``columns`` or ``rows``, where each is a series, or None for a row per time step.
+        shared: with ``series_in=columns``, columns that all series have as features.
+        measurements: columns of the name and the value of a measurement, where each row is one, or none.
+        sequence: the column that names the sequence of each row, where sequences are samples, or none.
+        label_table: a table with a row per sequence, from which columns are taken that the files do not have.
+        where: columns and the cells that rows must have in them to be read.
+        categories: columns of words that become a feature for each of their words.
     """
 
     path: str
@@ -60,6 +67,31 @@ class Layout:
     gaps: str
     sort: bool
     duplicates: str
+    series_in: str | None = None
+    shared: tuple[str, ...] = ()
+    measurements: tuple[str, ...] = ()
+    sequence: tuple[str, ...] = ()
+    label_table: str | None = None
+    where: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    categories: tuple[str, ...] = ()
+
+    @property
+    def sequences(self) -> bool:
+        """Whether sequences are samples, not windows."""
+        return bool(self.sequence) or (self.series_in == "rows" and not self.keep_targets)
+
+    @property
+    def keyed(self) -> dict[str, tuple[str, ...]]:
+        """The columns that the settings name, by their keys, but for those that `series_in` makes."""
+        return {
+            "client_column": self.client,
+            "sequence_column": self.sequence,
+            "time_column": self.time,
+            "target_column": self.targets,
+            "feature_columns": self.features or (),
+            "shared_columns": self.shared,
+            "categories": self.categories,
+        }
 
 
 def as_texts(column: pd.Series) -> NDArray[np.object_]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.table_frame import shorten
+from fedsim.data.table_mask import target_known, with_means
 from fedsim.data.tables import Table
 from fedsim.errors import UserError
 
@@ -36,6 +37,12 @@ class Pieces:
         found = np.zeros(clients, np.int64)
         np.add.at(found, self.owner, self.counts)
         return found
+
+    def windows(self, stride: int) -> tuple[Ints, Ints]:
+        """``[S]`` the piece that each window is cut from, and ``[S]`` its first row."""
+        place = np.arange(self.counts.sum()) - np.repeat(np.cumsum(self.counts) - self.counts, self.counts)
+        of = np.repeat(np.arange(len(self.counts)), self.counts)
+        return of, self.first[of] + place * stride
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,10 @@ class Windows:
         self._report_untested([table.clients[k] for k in kept[~tested[kept]]], len(kept), len(table.breaks), notes)
         train = self._pieces(table, first, np.where(tested, train_sizes, sizes))
         test = self._pieces(table, first + sizes - test_sizes, np.where(tested, test_sizes, 0))
+        if len(table.absent):
+            train, test, kept = self._with_targets(table, train, test, kept, notes)
+        if table.flags or len(table.absent):  # else nothing is missing
+            table = replace(table, values=with_means(table.values, *self._training(table, train)))
         self._check_memory(table, int(train.counts.sum() + test.counts.sum()))
         values = self._scaled(table, train)
         number = np.zeros(clients, np.int64)
@@ -83,7 +94,7 @@ class Windows:
         splits = [self._split(table, values, pieces, number) for pieces in (train, test)]
         classes = 0
         if self.task == "classification":
-            splits, classes = _number_labels(splits, table.label_names, notes)
+            splits, classes = number_labels(splits, table.label_names, notes)
         return Dataset(
             name="csv",
             task=Task.CLASSIFICATION if classes else Task.REGRESSION,
@@ -167,14 +178,10 @@ class Windows:
         """Return ``[R, M]``, scaled by the statistics of each client's rows up to the last that trains."""
         values = table.values
         if self.scale != "none":
-            clients = np.repeat(np.arange(len(table.sizes)), table.sizes)
-            ends = np.zeros(len(table.sizes), np.int64)  # of a client that is left out, no row trains
-            used = train.counts > 0
-            last = train.first[used] + (train.counts[used] - 1) * self.stride + self.extent
-            np.maximum.at(ends, train.owner[used], last)
-            training = np.arange(len(values)) < ends[clients]
-            groups = clients if self.scale == "client" else np.zeros_like(clients)
+            training, groups = self._training(table, train)
             values = standardised(values, groups, training)
+            for name in table.flags:  # zeros and ones stay what they are
+                values[:, table.columns.index(name)] = table.values[:, table.columns.index(name)]
         with np.errstate(over="ignore"):
             small = values.astype(np.float32)
         if not np.isfinite(small).all():
@@ -185,11 +192,43 @@ class Windows:
             )
         return small
 
+    def _training(self, table: Table, train: Pieces) -> tuple[NDArray[np.bool_], Ints]:
+        """Return ``[R]``, the rows up to the last that trains of each client, and ``[R]`` whose scale is one."""
+        clients = np.repeat(np.arange(len(table.sizes)), table.sizes)
+        ends = np.zeros(len(table.sizes), np.int64)  # of a client that is left out, no row trains
+        used = train.counts > 0
+        last = train.first[used] + (train.counts[used] - 1) * self.stride + self.extent
+        np.maximum.at(ends, train.owner[used], last)
+        return np.arange(len(clients)) < ends[clients], clients if self.scale == "client" else np.zeros_like(clients)
+
+    def _with_targets(
+        self, table: Table, train: Pieces, test: Pieces, kept: Ints, notes: list[str]
+    ) -> tuple[Pieces, Pieces, Ints]:
+        """Leave out the windows, and the clients, that need a missing target."""
+        before = int(train.counts.sum() + test.counts.sum())
+        first, last = (self.window, self.extent - 1) if self.ahead else (self.window - 1, self.window - 1)
+        train, test = (
+            Pieces(pieces.owner[of][known], rows[known], np.ones(int(known.sum()), np.int64))
+            for pieces in (train, test)
+            for of, rows in [pieces.windows(self.stride)]
+            for known in [target_known(table.absent, rows, first, last)]
+        )
+        left = kept[train.per_client(len(table.sizes))[kept] > 0]
+        if not len(left) or not len(test.first):
+            raise UserError(
+                f"data.path={self.path}: no window for {'testing' if len(left) else 'training'} has a target"
+            )
+        test = Pieces(*(values[np.isin(test.owner, left)] for values in (test.owner, test.first, test.counts)))
+        lost = before - int(train.counts.sum() + test.counts.sum())
+        if lost:
+            notes.append(f"{lost:,} of {before:,} windows need a missing target, and are left out (data.missing=mask)")
+        if gone := [table.clients[k] for k in np.setdiff1d(kept, left)]:
+            notes.append(f"left out {len(gone):,} clients without a training window that has a target: {shorten(gone)}")
+        return train, test, left
+
     def _split(self, table: Table, values: NDArray[np.float32], pieces: Pieces, number: Ints) -> Split:
         """Cut the windows of each piece; `number` is what its client is called in the split."""
-        counts = pieces.counts
-        place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows = np.repeat(pieces.first, counts) + place * self.stride
+        of, rows = pieces.windows(self.stride)
         inputs = _cut(values[:, : table.num_features], rows, self.window)
         targets: NDArray[np.generic]
         if self.task == "classification":
@@ -199,7 +238,7 @@ class Windows:
             ahead = _cut(predicted, rows + self.extent - max(self.ahead, 1), max(self.ahead, 1))
             targets = ahead.reshape(len(rows), -1)
         lengths = np.full(len(rows), self.window, np.int64)
-        return Split(inputs, lengths, targets, number[np.repeat(pieces.owner, counts)] if table.natural else None)
+        return Split(inputs, lengths, targets, number[pieces.owner[of]] if table.natural else None)
 
 
 def _cut(values: NDArray[np.float32], rows: Ints, length: int) -> NDArray[np.float32]:
@@ -234,18 +273,20 @@ def standardised(values: Floats, groups: Ints, training: NDArray[np.bool_]) -> F
     return scaled
 
 
-def _number_labels(splits: list[Split], names: tuple[str, ...], notes: list[str]) -> tuple[list[Split], int]:
+def number_labels(
+    splits: list[Split], names: tuple[str, ...], notes: list[str], what: str = "window"
+) -> tuple[list[Split], int]:
     """Number the labels that samples have from 0, in their order; return the splits and how many labels there are."""
     train, test = (np.bincount(split.targets.astype(np.int64), minlength=len(names)) for split in splits)
     used = np.flatnonzero(train + test)
     if len(used) < 2:
         raise UserError(
-            f"data.target_column: all windows have the same label {names[used[0]]!r}, so there is nothing to learn"
+            f"data.target_column: all {what}s have the same label {names[used[0]]!r}, so there is nothing to learn"
         )
     unseen = np.flatnonzero((train == 0) & (test > 0))
     if len(unseen):
         notes.append(
-            f"{int(test[unseen].sum())} of {int(test.sum())} test windows have a label that no training window has, "
+            f"{int(test[unseen].sum())} of {int(test.sum())} test {what}s have a label that no training {what} has, "
             f"and so count as errors (data.target_column): {shorten(names[k] for k in unseen)}"
         )
     number = np.zeros(len(names), np.int64)
