@@ -105,7 +105,7 @@ def extract(file: File, layout: Layout) -> Rows:
     times = as_times(file, layout) if layout.time else None
     if times is not None and len(layout.time) == 1 and is_elapsed(frame[layout.time[0]], times):
         text = (
-            f"{layout.time[0]!r} of FILES is read as hours:minutes that have elapsed (data.time_format=%H:%M: of a day)"
+            f"{layout.time[0]!r} of FILES is read as elapsed hours:minutes (for times of day, data.time_format=%H:%M)"
         )
         notes.append(Done(text, file.name))
     return Rows(

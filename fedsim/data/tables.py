@@ -44,8 +44,6 @@ LARGEST = 1e30
 
 Ints = NDArray[np.int64]
 
-NONE: Flags = np.zeros(0, bool)
-
 
 @dataclass(frozen=True)
 class Table:
@@ -168,11 +166,11 @@ def _make(paths: list[Path], layout: Layout) -> Arrays:
         notes += said
     label_codes, label_names = _encode(labels[rows]) if labels is not None else (np.zeros((len(values), 0)), [])
     flags = [name for name in names if name not in parts[0].names]
-    num_features, absent = len(names), NONE
+    num_features, absent = len(names), np.zeros(0, bool)
     if layout.missing == "mask":
         needed = [values[:, columns.index(name)] for name in targets_of(layout)]
-        holes = np.isnan(np.column_stack([*needed, label_codes])).any(1)
-        absent = holes if holes.any() else NONE
+        if (holes := np.asarray(np.isnan(np.column_stack([*needed, label_codes])).any(1))).any():
+            absent = holes
         clock = hours(times[rows]) if layout.time else np.arange(len(rows), dtype=np.float64)
         found = masked(values, columns, num_features, codes, clock, layout)
         values, columns, num_features = found.values, found.columns, found.num_features
