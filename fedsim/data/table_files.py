@@ -14,7 +14,8 @@ from fedsim.data.table_kinds import read_json_lines, read_tsf
 from fedsim.data.table_text import TextFormat, read_text
 from fedsim.errors import FieldError, UserError
 
-KINDS = ((".csv", ".csv.gz", ".parquet"), (".tsv", ".tsv.gz"), (".psv", ".psv.gz"), (".jsonl", ".ndjson"), (".tsf",))
+JSON, TSF = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"), (".tsf",)
+KINDS = ((".csv", ".csv.gz", ".parquet"), (".tsv", ".tsv.gz"), (".psv", ".psv.gz"), JSON, TSF)
 """Endings of the files that are read from a folder, if all that are tables are of one kind."""
 PLAIN = (".txt", ".txt.gz")
 """Endings of files that may be tables: read from a folder that has no others."""
@@ -69,10 +70,10 @@ def _tables(path: str, files: list[Path], but: str | None) -> list[Path]:
 
 def check_text_settings(paths: Sequence[Path], text: TextFormat) -> None:
     """Raise `FieldError` if a setting of delimited text has no effect on any of the files."""
-    others = (".parquet", *KINDS[3], *KINDS[4])
+    others = (".parquet", *JSON, *TSF)
     if not all(path.name.lower().endswith(others) for path in paths):
         return
-    json = any(path.name.lower().endswith(KINDS[3]) for path in paths)
+    json = any(path.name.lower().endswith(JSON) for path in paths)
     kind = "Parquet" if all(path.suffix.lower() == ".parquet" for path in paths) else "of other kinds"
     for option in fields(TextFormat):
         value = getattr(text, option.name)
@@ -116,12 +117,12 @@ def read_file(file: Path, path: str, text: TextFormat, words: set[str] | None, k
 
 
 def _read(file: Path, text: TextFormat, words: set[str] | None) -> File:
-    suffix = file.suffix.lower()
-    if suffix == ".parquet":
+    name = file.name.lower()
+    if name.endswith(".parquet"):
         return _read_parquet(file)
-    if suffix in (".jsonl", ".ndjson"):
+    if name.endswith(JSON):
         return read_json_lines(file, text.encoding)
-    if suffix == ".tsf":
+    if name.endswith(TSF):
         return read_tsf(file)
     return read_text(file, text, words)
 

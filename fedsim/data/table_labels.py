@@ -46,7 +46,7 @@ def read_labels(layout: Layout, files: Sequence[Path], first: File) -> Labels:
     """
     assert layout.label_table is not None
     path, (column,) = layout.label_table, layout.sequence
-    text = TextFormat(separator=layout.text.separator, decimal=layout.text.decimal, encoding=layout.text.encoding)
+    text = TextFormat(separator=layout.text.separator, encoding=layout.text.encoding)
     file = read_file(Path(path).expanduser(), path, text, None, key="labels")
     if column not in file.frame.columns:
         raise UserError(

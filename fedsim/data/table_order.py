@@ -142,7 +142,9 @@ def _telling_apart(files: Sequence[File], layout: Layout) -> tuple[str, ...]:
     import pandas as pd
 
     frame = pd.concat([file.frame.assign(**{"\0file": k}) for k, file in enumerate(files)], ignore_index=True)
-    keys = [*(layout.client or ["\0file"]), *layout.time]
+    keys = [*(layout.client or ["\0file"]), *layout.sequence, *layout.time]
+    if not {*keys} <= {*frame.columns}:  # those that the table of labels has
+        return ()
     texts = pd.DataFrame({name: strings(frame[name]) for name in keys})
     words: list[str] = []
     numbers: list[str] = []

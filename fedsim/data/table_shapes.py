@@ -82,13 +82,16 @@ def series_of_columns(file: File, layout: Layout) -> Rows:
     )
 
 
-def series_of_rows(file: File, layout: Layout) -> Rows:
+def series_of_rows(file: File, layout: Layout, before: set[tuple[object, ...]]) -> Rows:
     """Take each row as one series: its numeric columns, but for client and target, are the time steps.
 
     Empty cells at the end of a row are the end of its series.
-    """
-    import pandas as pd
 
+    Args:
+        file: a row per series.
+        layout: of the table.
+        before: the clients of earlier files, to which those of this one are added if the task is forecast.
+    """
     forecast = layout.keep_targets
     rows = extract(file, replace(layout, targets=() if forecast else layout.targets, keep_targets=False))
     steps = len(rows.names)
@@ -104,10 +107,12 @@ def series_of_rows(file: File, layout: Layout) -> Rows:
     clients = [words[of] for words in rows.clients]
     if not forecast or not layout.client:
         clients.append(places[of])
-    elif len({*zip(*rows.clients, strict=True)}) < len(lengths):
-        again = int(pd.DataFrame(dict(enumerate(rows.clients))).duplicated().to_numpy().argmax())
-        name = "/".join(str(words[again]) for words in rows.clients)
-        refuse(layout, f"{file.place(again)}: client {name!r} has a row already, and each row is a series of its own")
+    else:
+        for k, client in enumerate(zip(*rows.clients, strict=True)):
+            if client in before:
+                name = "/".join(map(str, client))
+                refuse(layout, f"{places[k]}: client {name!r} has a row already, and each row is a series of its own")
+            before.add(client)
     return replace(
         rows,
         file=rows.file.only(of, rows.file.frame),

@@ -159,11 +159,12 @@ def _make(paths: list[Path], layout: Layout) -> Arrays:
     else:
         rows = np.argsort(codes, kind="stable")
     values, codes = values[rows], codes[rows]
-    notes += counters(values[:, places_but_targets(columns, layout)], names_but_targets(columns, layout), codes)
     gap = np.zeros(len(rows), bool)
-    if layout.time and not parts[0].sequences:  # a sequence is not cut
-        gap, said = find_gaps(times[rows], codes, layout, clients, lambda row: _place(parts, int(rows[row])))
-        notes += said
+    if not parts[0].sequences:  # a sequence is not cut, and is as long in training as in testing
+        notes += counters(values[:, places_but_targets(columns, layout)], names_but_targets(columns, layout), codes)
+        if layout.time:
+            gap, said = find_gaps(times[rows], codes, layout, clients, lambda row: _place(parts, int(rows[row])))
+            notes += said
     label_codes, label_names = _encode(labels[rows]) if labels is not None else (np.zeros((len(values), 0)), [])
     flags = [name for name in names if name not in parts[0].names]
     num_features, absent = len(names), np.zeros(0, bool)
@@ -202,6 +203,7 @@ def _parts(paths: list[Path], layout: Layout, read: Callable[[Path], File]) -> t
     """The files that have rows, and what each gives, in the shape of rows of time steps."""
     parts: list[Rows] = []
     kept: list[Path] = []
+    clients: set[tuple[object, ...]] = set()
     labels = None
     for path in paths:
         file = read(path)
@@ -212,7 +214,12 @@ def _parts(paths: list[Path], layout: Layout, read: Callable[[Path], File]) -> t
         if not len(file.frame):
             continue
         kept.append(path)
-        parts.append(_rows(pivoted(file, layout) if layout.measurements else file, layout))
+        if layout.series_in == "columns":
+            parts.append(series_of_columns(file, layout))
+        elif layout.series_in == "rows":
+            parts.append(series_of_rows(file, layout, clients))
+        else:
+            parts.append(extract(pivoted(file, layout) if layout.measurements else file, layout))
         if parts[-1].names != parts[0].names and not layout.measurements:
             raise UserError(
                 f"data.path={layout.path}: {parts[0].file.name} has the numeric columns {shorten(parts[0].names)} and "
@@ -222,14 +229,6 @@ def _parts(paths: list[Path], layout: Layout, read: Callable[[Path], File]) -> t
         why = "data.where" if layout.where else f"data.labels={layout.label_table}"
         raise UserError(f"data.path={layout.path}: no row is left of {why}")
     return kept, aligned(parts, layout) if layout.measurements else parts
-
-
-def _rows(file: File, layout: Layout) -> Rows:
-    if layout.series_in == "columns":
-        return series_of_columns(file, layout)
-    if layout.series_in == "rows":
-        return series_of_rows(file, layout)
-    return extract(file, layout)
 
 
 def _place(parts: list[Rows], row: int) -> str:
