@@ -20,7 +20,7 @@ from fedsim.data.table_categories import category_names, category_notes, find_wo
 from fedsim.data.table_clients import find_series
 from fedsim.data.table_columns import Floats, Layout, refuse
 from fedsim.data.table_files import check_text_settings, digest, find_files, read_file
-from fedsim.data.table_frame import File, shorten, told
+from fedsim.data.table_frame import Done, File, shorten, told
 from fedsim.data.table_labels import labelled, read_labels
 from fedsim.data.table_looks import codes_for_missing, counters, times_aside
 from fedsim.data.table_mask import masked
@@ -123,7 +123,7 @@ def _make(paths: list[Path], layout: Layout) -> Arrays:
     def read(path: Path) -> File:
         return read_file(path, layout.path, layout.text, words_of(layout))
 
-    paths, parts = _parts(paths, layout, read)
+    paths, parts, left_out = _parts(paths, layout, read)
     categories = find_words(parts, layout)
     names = (*parts[0].names, *category_names(categories))
     columns = numeric_columns(names, layout)
@@ -131,7 +131,7 @@ def _make(paths: list[Path], layout: Layout) -> Arrays:
     labels = None if parts[0].labels is None else np.concatenate([p.labels for p in parts if p.labels is not None])
     series = find_series(parts, paths, layout, lambda row: _place(parts, row))
     codes, clients = series.codes, series.names
-    notes = [*told(note for part in parts for note in part.notes), *category_notes(categories)]
+    notes = [*told([*left_out, *(note for part in parts for note in part.notes)]), *category_notes(categories)]
     if layout.time:
         times = _times(parts, layout)
     else:
@@ -199,11 +199,14 @@ def _make(paths: list[Path], layout: Layout) -> Arrays:
     }
 
 
-def _parts(paths: list[Path], layout: Layout, read: Callable[[Path], File]) -> tuple[list[Path], list[Rows]]:
-    """The files that have rows, and what each gives, in the shape of rows of time steps."""
+def _parts(
+    paths: list[Path], layout: Layout, read: Callable[[Path], File]
+) -> tuple[list[Path], list[Rows], list[Done]]:
+    """The files that have rows, what each gives as rows of time steps, and what was done to the others."""
     parts: list[Rows] = []
     kept: list[Path] = []
     clients: set[tuple[object, ...]] = set()
+    left_out: list[Done] = []
     labels = None
     for path in paths:
         file = read(path)
@@ -212,6 +215,7 @@ def _parts(paths: list[Path], layout: Layout, read: Callable[[Path], File]) -> t
             file = labelled(file, path, labels, layout)
         file = chosen(file, layout)
         if not len(file.frame):
+            left_out += file.notes
             continue
         kept.append(path)
         if layout.series_in == "columns":
@@ -228,7 +232,7 @@ def _parts(paths: list[Path], layout: Layout, read: Callable[[Path], File]) -> t
     if not parts:
         why = "data.where" if layout.where else f"data.labels={layout.label_table}"
         raise UserError(f"data.path={layout.path}: no row is left of {why}")
-    return kept, aligned(parts, layout) if layout.measurements else parts
+    return kept, aligned(parts, layout) if layout.measurements else parts, left_out
 
 
 def _place(parts: list[Rows], row: int) -> str:

@@ -77,7 +77,10 @@ def beijing():
 def prices():
     """As yfinance 0.2 writes them: three lines of names."""
     lines = ["Price,Close,High,Volume", "Ticker,AAPL,AAPL,AAPL", "Date,,,"]
-    lines += [f"{day:%Y-%m-%d},{wave()[k]},{wave()[k] + 1},{1000 + k % 7}" for k, day in enumerate(pd.bdate_range(HOURS[0], periods=300))]
+    lines += [
+        f"{day:%Y-%m-%d},{wave()[k]},{wave()[k] + 1},{1000 + k % 7}"
+        for k, day in enumerate(pd.bdate_range(HOURS[0], periods=300))
+    ]
     Path("AAPL.csv").write_text("\n".join(lines) + "\n")
 
 
@@ -91,8 +94,19 @@ def m4():
 
 
 def monash():
-    head = ["# Dataset Information", "@relation Electricity", "@attribute series_name string", "@attribute state string"]
-    head += ["@attribute start_timestamp date", "@frequency half_hourly", "@missing false", "@equallength false", "@data"]
+    head = [
+        "# Dataset Information",
+        "@relation Electricity",
+        "@attribute series_name string",
+        "@attribute state string",
+    ]
+    head += [
+        "@attribute start_timestamp date",
+        "@frequency half_hourly",
+        "@missing false",
+        "@equallength false",
+        "@data",
+    ]
     rows = [f"T{k + 1}:NSW:2002-01-01 00-00-00:" + ",".join(map(str, wave(k)[: 200 + 20 * k])) for k in range(3)]
     Path("australian_electricity_demand_dataset.tsf").write_text("\n".join([*head, *rows]) + "\n")
 
