@@ -81,6 +81,11 @@ class Layout:
         return bool(self.sequence) or (self.series_in == "rows" and not self.keep_targets)
 
     @property
+    def series(self) -> str:
+        """What the rows that follow each other in time are called."""
+        return "sequence" if self.sequences else "client"
+
+    @property
     def keyed(self) -> dict[str, tuple[str, ...]]:
         """The columns that the settings name, by their keys, but for those that `series_in` makes."""
         return {
@@ -150,7 +155,7 @@ def as_numbers(file: File, name: str, layout: Layout, or_text: bool = False) -> 
     row, kinds = int(bad.argmax()), int(wrong.sum())
     word = shown[codes[row]]
     hint = file.head_hint(row) or _mark_hint(word, layout)
-    if not hint and kinds <= 3 and bad.mean() < 0.5:
+    if not hint and kinds <= 3 and bad.mean() < 0.5 and all(text.isprintable() for text in shown[wrong]):
         hint = f"; if it stands for a missing value, set data.na_values=[{','.join(map(str, shown[wrong]))}]"
     refuse(layout, f"{file.place(row)}, column {name!r}: {quoted(word)} is not a number{hint}")
 

@@ -122,7 +122,7 @@ def test_rows_and_labels_in_two_tables(table, load):
 def test_sequences_of_several_rows_are_in_the_order_of_their_times(table, load, refusal):
     text = "s,t,x,label\n" + "".join(f"{s},{t},{t},{s % 2}\n" for s in range(10) for t in (2, 1))
     path, settings = table(text), {"sequence_column": "s", "time_column": "t", **LABELLED}
-    assert "client '0': a.csv, line 3 (1) has an earlier 't' than a.csv, line 2" in refusal(path, **settings)
+    assert "sequence '0': a.csv, line 3 (1) has an earlier 't' than a.csv, line 2" in refusal(path, **settings)
     assert load(path, sort=True, **settings).train.inputs[0].ravel().tolist() == [1, 2]
 
 
