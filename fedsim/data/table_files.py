@@ -27,7 +27,7 @@ def find_files(path: str, but: str | None = None) -> list[Path]:
 
     Args:
         path: the file, folder or glob.
-        but: a file that is none of them, even where it lies in the folder.
+        but: a file that is none of them, even where it lies among them.
 
     Raises:
         UserError: if there are none, or a folder holds tables of several kinds.
@@ -35,13 +35,15 @@ def find_files(path: str, but: str | None = None) -> list[Path]:
     place = Path(path).expanduser()
     try:
         if place.is_dir():
-            files = _tables(path, [f for f in place.iterdir() if f.is_file() and not f.name.startswith(".")], but)
+            files = [f for f in place.iterdir() if f.is_file() and not f.name.startswith(".")]
+            files = _tables(path, [f for f in files if not _same(f, but)])
             what = f"the folder has no {', '.join(SUFFIXES)} files directly in it"
         elif place.exists() or not glob.has_magic(path):
             files = [place]
             what = "there is no such file, folder or glob"
         else:
-            files = [Path(name) for name in glob.glob(str(place), recursive=True) if Path(name).is_file()]
+            files = [Path(name) for name in glob.glob(str(place), recursive=True)]
+            files = [f for f in files if f.is_file() and not _same(f, but)]
             what = "no file matches"
         files = sorted(f for f in files if f.exists())
         special = next((f for f in files if not f.is_file()), None)
@@ -54,9 +56,12 @@ def find_files(path: str, but: str | None = None) -> list[Path]:
     return files
 
 
-def _tables(path: str, files: list[Path], but: str | None) -> list[Path]:
+def _same(file: Path, other: str | None) -> bool:
+    return other is not None and file.resolve() == Path(other).expanduser().resolve()
+
+
+def _tables(path: str, files: list[Path]) -> list[Path]:
     """Those of a folder's files that are tables, of one kind."""
-    files = [f for f in files if but is None or f.resolve() != Path(but).expanduser().resolve()]
     kinds = [found for kind in KINDS if (found := [f for f in files if f.name.lower().endswith(kind)])]
     if len(kinds) > 1:
         names = " and ".join(repr(min(kind).name) for kind in kinds)

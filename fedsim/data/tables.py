@@ -214,6 +214,8 @@ def _parts(
             labels = labels or read_labels(layout, paths, file)
             file = labelled(file, path, labels, layout)
         file = chosen(file, layout)
+        if layout.measurements and len(file.frame):
+            file = pivoted(file, layout)
         if not len(file.frame):
             left_out += file.notes
             continue
@@ -223,15 +225,14 @@ def _parts(
         elif layout.series_in == "rows":
             parts.append(series_of_rows(file, layout, clients))
         else:
-            parts.append(extract(pivoted(file, layout) if layout.measurements else file, layout))
+            parts.append(extract(file, layout))
         if parts[-1].names != parts[0].names and not layout.measurements:
             raise UserError(
                 f"data.path={layout.path}: {parts[0].file.name} has the numeric columns {shorten(parts[0].names)} and "
                 f"{path.name} {shorten(parts[-1].names)}; name those to use with data.feature_columns"
             )
     if not parts:
-        why = "data.where" if layout.where else f"data.labels={layout.label_table}"
-        raise UserError(f"data.path={layout.path}: no row is left of {why}")
+        refuse(layout, f"no row is left ({'; '.join(told(left_out))})")
     return kept, aligned(parts, layout) if layout.measurements else parts, left_out
 
 

@@ -177,6 +177,14 @@ def test_measurements_without_a_name_are_left_out_and_noted(table, load):
     assert "columns that say more of measurements are left out: 'unit'" in data.notes
 
 
+def test_a_file_of_nameless_measurements_is_left_out(table, load):
+    table("t,what,value\n" + "".join(f"{k},y,{k}\n" for k in range(20)), "m/1.csv")
+    path = table("t,what,value\n1,,2\n", "m/2.csv").removesuffix("/2.csv")
+    data = load(path, measurement_columns=["what", "value"], time_column="t")
+    assert data.client_names is None
+    assert "1 measurements of 2.csv that column 'what' does not name are left out" in data.notes
+
+
 def test_refused_measurements(table, refusal):
     path = measured(table)
     assert "nothing is called 'Temp'; measured are " in refusal(path, **MEASURED, target_column="Temp", missing="mask")
@@ -215,6 +223,12 @@ def test_where(table, load):
     assert f"{60 - len(kept)} rows of a.csv are left out (data.where)" in data.notes
 
 
+def test_where_it_is_true(table, load):
+    text = "good,y\n" + "".join(f"{'true' if k % 2 else 'false'},{k}\n" for k in range(60))
+    data = load(table(text), where={"good": True}, window=1, feature_columns=["y"])
+    assert data.train.inputs[:3].ravel().tolist() == [1, 3, 5]
+
+
 def test_a_file_without_wanted_rows_is_no_client(table, load, refusal):
     for name, word in (("f/1.csv", "no"), ("f/2.csv", "yes")):
         path = table("use,y\n" + "".join(f"{word},{k}\n" for k in range(20)), name)
@@ -222,7 +236,7 @@ def test_a_file_without_wanted_rows_is_no_client(table, load, refusal):
     data = load(folder, where={"use": "yes"})
     assert data.client_names is None  # one file is left
     assert "20 rows of 1.csv are left out (data.where)" in data.notes
-    assert "no row is left of data.where" in refusal(folder, where={"use": "maybe"})
+    assert "no row is left (40 rows of 2 files are left out (data.where))" in refusal(folder, where={"use": "maybe"})
     assert "data.where=us: 1.csv has no such column (did you mean 'use'?)" in refusal(folder, where={"us": "yes"})
 
 
