@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -168,11 +168,17 @@ def _mark_hint(text: str, layout: Layout) -> str:
     return "; perhaps data.decimal=comma" if comma else ""
 
 
-def _without(values: Floats, na_values: Iterable[str]) -> Floats:
-    """Numbers, NaN where they are among those that stand for missing values."""
+@cache
+def _codes(na_values: tuple[str, ...]) -> Floats:
+    """The numbers that stand for missing values; kept, because there may be thousands of files."""
     import pandas as pd
 
-    codes = pd.to_numeric(pd.Series([*na_values], dtype=object), errors="coerce").dropna().to_numpy(np.float64)
+    return pd.to_numeric(pd.Series([*na_values], dtype=object), errors="coerce").dropna().to_numpy(np.float64)
+
+
+def _without(values: Floats, na_values: tuple[str, ...]) -> Floats:
+    """Numbers, NaN where they are among those that stand for missing values."""
+    codes = _codes(na_values)
     return np.where(np.isin(values, codes), np.nan, values) if len(codes) else values
 
 
