@@ -23,8 +23,9 @@ class Csv:
     **Clients.** The rows of one client are one time series. `client_column` names the client of each row; without it
     each of several files is a client, named like the file, and a single file is one series without clients, which
     ``partition=iid`` may deal out. A client's rows are in the order of `time_column`, which must rise from row to row
-    unless `sort` and `duplicates` say what to do, or without it in the order of the files. Times are numbers or ISO
-    8601 dates, or written as `time_format` says; with an offset from UTC they are compared in UTC.
+    unless `sort` and `duplicates` say what to do, or without it in the order of the files. Times are numbers, ISO
+    8601 dates or elapsed hours and minutes (24:37), or written as `time_format` says; with an offset from UTC they are
+    compared in UTC.
 
     **Gaps.** No window crosses a gap, unless ``gaps=ignore``: a step of time of more than 1.5 times the client's usual
     one (the median, if at least half of the steps are within a tenth of it), or rows dropped for missing values. Months
@@ -169,8 +170,10 @@ class Csv:
     def load(self, seed: int) -> Dataset:
         """Return inputs ``[S, window, D]`` float32 and targets ``[S, K]`` float32 or ``[S]`` labels.
 
+        Sequences are padded with zeros to the longest of them, of at most `window` rows.
+
         Args:
-            seed: not used, the split is by time.
+            seed: not used, the split is the same for all.
 
         Raises:
             UserError: if the files cannot be read as the settings say, or give no training or test window.

@@ -26,7 +26,7 @@ def cells_of(where: Mapping[str, Any] | None) -> tuple[tuple[str, tuple[str, ...
 def check_fields(csv: Any) -> None:
     """Raise `FieldError` if a value is missing, out of range or has no effect with the others."""
     if not csv.path:
-        raise FieldError("path", csv.path, "name a file of tables, a folder of them or a glob")
+        raise FieldError("path", csv.path, "name a CSV or Parquet file, a folder of them or a glob")
     check_one_of(csv, "task", ("forecast", "regression", "classification"))
     if csv.series_in is not None:
         check_one_of(csv, "series_in", ("columns", "rows"))

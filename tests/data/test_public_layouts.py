@@ -1,7 +1,6 @@
 """The table of public files in docs/your-own-data.md: each command, as printed, on a small file of that layout."""
 
 import gzip
-import json
 import re
 import shlex
 import sys
@@ -112,11 +111,17 @@ def monash():
 
 
 def physionet_2012():
-    """A measurement per line, hours:minutes since admission, descriptors at 00:00, -1 where they are unknown."""
+    """A measurement per line; hours:minutes since admission; descriptors at 00:00, -1 where unknown, as here Weight."""
     Path("set-a").mkdir()
     ids = range(132539, 132559)
     for k, patient in enumerate(ids):
-        lines = ["Time,Parameter,Value", f"00:00,RecordID,{patient}", f"00:00,Age,{50 + k}", "00:00,Height,-1"]
+        lines = [
+            "Time,Parameter,Value",
+            f"00:00,RecordID,{patient}",
+            f"00:00,Age,{50 + k}",
+            "00:00,Weight,-1",
+            "00:00,Weight,80",
+        ]
         for hour in range(20 + k % 5):
             lines.append(f"{hour:02d}:{7 + k:02d},HR,{70 + (hour * 7 + k) % 20}")
             lines += [f"{hour:02d}:{7 + k:02d},Temp,{36 + hour % 3}"] if hour % 4 == 0 else []
@@ -173,9 +178,25 @@ def test_every_row_of_the_page_has_its_files():
     assert [*COMMANDS] == [*FILES]
 
 
+NOTES = {
+    "UCI Air Quality": "2 blank row(s) at the end of AirQualityUCI.csv are left out",
+    "Jena climate": "50 of 450 rows have a time that their client has already",
+    "UCI household power": "15 missing values are the last ones before them",
+    "Beijing air": "column 'wd': a feature for each of its 4 words (data.categories): 'ENE', 'N', 'NA', 'NNW'",
+    "M4": "2 rows of Hourly-train.csv end early",
+    "PhysioNet 2012": "20 measurements of 20 files repeat one at the same time: their mean is taken",
+    "PhysioNet 2019": "1 of 6 clients have too few rows to test on",
+}
+CLIENTS = {"Electricity": 5, "ETT": 2, "Beijing air": 2, "M4": 4, "Monash archive": 3, "PhysioNet 2019": 6}
+CLIENTS["CareerCon robots"] = 3
+SEQUENCES = {"PhysioNet 2012": 20, "UCR archive": 40, "CareerCon robots": 24}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_public_layout(name, tmp_path, monkeypatch, capsys):
+    """The plan of the command, with the clients and sequences that the files hold, and what was done to them."""
     monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.chdir(tmp_path)
     FILES[name]()
     monkeypatch.setattr(sys, "argv", [*shlex.split(COMMANDS[name]), "--dry-run"])
@@ -183,4 +204,11 @@ def test_a_public_layout(name, tmp_path, monkeypatch, capsys):
         cli.main()
     out, err = capsys.readouterr()
     assert exit_info.value.code in (0, None), err
-    print(out, json.dumps(err))
+    plan = " ".join(out.split())
+    assert NOTES.get(name, "") in plan
+    assert f"clients {CLIENTS.get(name, 10)}, " in plan
+    train, test = (int(re.search(rf"{part} samples (\d+)", plan)[1]) for part in ("training", "test"))
+    if name in SEQUENCES:
+        assert train + test == SEQUENCES[name]
+    else:
+        assert train > test > 0
