@@ -93,11 +93,9 @@ class Sequences:
         """Draw the sequences to test on, in each client its share of each label; the same draw for every seed."""
         labels = table.labels[ends - 1] if self.task == "classification" else np.zeros(len(ends), np.int64)
         testing = np.zeros(len(owner), bool)
-        alone = []
         starts = np.append(np.flatnonzero(np.diff(owner, prepend=-1)), len(owner))
         for client, (start, stop) in enumerate(pairwise(starts)):
             if stop - start < 2:
-                alone.append(names[client])
                 continue
             draw = seeding.generator(0, "test sequences", client)
             order = np.lexsort((draw.permutation(stop - start), labels[start:stop]))
@@ -110,9 +108,10 @@ class Sequences:
             raise UserError(
                 f"data.test_fraction={self.test_fraction:g}: no client has enough sequences to test on; take more"
             )
-        if alone:
+        if untested := [names[k] for k in np.setdiff1d(owner, owner[testing])]:
             notes.append(
-                f"{len(alone):,} of {len(names):,} clients have one sequence, and train on it: {shorten(alone)}"
+                f"{len(untested):,} of {len(names):,} clients have too few sequences to test on (data.test_fraction="
+                f"{self.test_fraction:g}), and train on all of them: {shorten(untested)}"
             )
         return testing
 
