@@ -1,29 +1,33 @@
-"""The user's own time series, from CSV or Parquet files: forecasting, regression or classification of windows."""
+"""The user's own time series, from files of tables: forecasting, regression or classification."""
 
 from __future__ import annotations
 
-import codecs
 from dataclasses import dataclass, replace
+from typing import Any
 
-from fedsim.data.dataset import EXTRA, Dataset
+from fedsim.data.csv_fields import as_tuple, cells_of, check_fields
+from fedsim.data.dataset import Dataset
 from fedsim.data.fitted import Fitted
+from fedsim.data.sequences import Sequences
 from fedsim.data.table_columns import Layout
 from fedsim.data.table_frame import shorten
-from fedsim.data.table_text import DECIMALS, SEPARATORS, THOUSANDS, TextFormat
+from fedsim.data.table_rows import own_columns
+from fedsim.data.table_shapes import series_name
+from fedsim.data.table_text import TextFormat
 from fedsim.data.tables import read_table
 from fedsim.data.windows import Windows
-from fedsim.errors import FieldError, check_above, check_at_least, check_between, check_one_of
 
 
 @dataclass(frozen=True)
 class Csv:
-    """Windows of tables with a column per quantity and a row per time step.
+    """Windows, or whole sequences, of tables with a column per quantity and a row per time step, or of other shapes.
 
     **Clients.** The rows of one client are one time series. `client_column` names the client of each row; without it
     each of several files is a client, named like the file, and a single file is one series without clients, which
     ``partition=iid`` may deal out. A client's rows are in the order of `time_column`, which must rise from row to row
-    unless `sort` and `duplicates` say what to do, or without it in the order of the files. Times are numbers or ISO
-    8601 dates, or written as `time_format` says; with an offset from UTC they are compared in UTC.
+    unless `sort` and `duplicates` say what to do, or without it in the order of the files. Times are numbers, ISO
+    8601 dates or elapsed hours and minutes (24:37), or written as `time_format` says; with an offset from UTC they are
+    compared in UTC.
 
     **Gaps.** No window crosses a gap, unless ``gaps=ignore``: a step of time of more than 1.5 times the client's usual
     one (the median, if at least half of the steps are within a tenth of it), or rows dropped for missing values. Months
@@ -47,25 +51,41 @@ class Csv:
     **Missing values** are empty cells, ``?``, ``NA``, ``N/A``, ``NaN``, ``null``, ``None`` and infinities; in columns
     of names (clients and labels) only empty cells; `na_values` adds cells of numeric columns. ``drop`` drops such rows,
     which leaves a gap; ``ffill`` carries on the client's last value for at most `fill_limit` rows, not over a gap in
-    time, and drops the rows for which there is none. Only the columns in use are looked at, and clients and times may
-    never be missing. True and false are 1 and 0. What was done to the rows is in the data set's notes.
+    time, and drops the rows for which there is none. ``mask`` drops no row: it carries the last value on, however long
+    ago, takes the training mean before the first, and adds two features for each that has a missing value: NAME_seen,
+    1 or 0 and never scaled, and NAME_since, the hours, units of time or rows since the row before that has one (Che et
+    al. 2018, GRU-simple); windows that need a missing target are left out. Only the columns in use are looked at, and
+    clients and times may never be missing. True and false are 1 and 0. What was done to the rows is in the data set's
+    notes.
 
     **Labels** are numbered in their order, by value if all are whole numbers and else as text, those of test samples
     included: one that occurs only there has an output that is never trained and always counts as an error, and a
     note names it.
 
+    **Other shapes.** With ``series_in=columns`` each numeric column is the series of one client, both its feature and
+    its target, and `shared_columns` are features of all; with ``rows`` each row is a series, its numeric columns the
+    steps of time, which a client has alone if the task is forecast, and which else is one sample with the row's target.
+    With `measurement_columns` each row is one measurement, and those of one client, sequence and time become one row.
+
+    **Sequences.** With `sequence_column` a sample is a sequence, not a window: its last `window` rows, padded behind
+    the end, with the target in its last row. Columns of clients and targets (and features, if named) may be in
+    `labels`, a table with a row per sequence; if the files lack the `sequence_column`, each file is a sequence, named
+    like it with or without ending and folder. A share `test_fraction` of each client's sequences is for testing, the
+    same share of each label as far as that goes, drawn once for all seeds. Sequences are not cut at gaps.
+
     Windows share the rows of the table: a sample takes memory for its targets only.
 
     Attributes:
-        path: a file, a folder (its .csv, .csv.gz and .parquet files) or a glob. Any file that does not end in
-            ``.parquet`` is read as text.
+        path: a file, a folder (its tables, of one kind: .csv, .csv.gz and .parquet; .tsv; .psv; .jsonl and .ndjson;
+            .tsf; or, if there are no others, .txt; texts perhaps with .gz) or a glob. Other endings mean text.
         client_column: column that names the client, several that do so together, or None.
         time_column: column of times, several that are one together (year, month, day, ... by these names, or texts such
             as a date and a time of day), or None for the order of the rows.
         time_format: how times are written, as for `datetime.datetime.strptime`.
         feature_columns: inputs; None for all numeric columns but those of clients and times and, unless the task is
             forecast, the targets. Columns without any number are left out, with a note.
-        target_column: what is predicted, one column or, except for classification, several.
+        target_column: what is predicted, one column or, except for classification, several; with `series_in` and
+            ``task=forecast`` none, as it is the series.
         task: ``forecast``, ``regression`` or ``classification``.
         window: rows of a sample.
         horizon: rows ahead, only for ``task=forecast``; None means 1.
@@ -77,7 +97,7 @@ class Csv:
         stride: rows from the start of one window to the next.
         test_fraction: share of each client's rows to test on, above 0 and below 1.
         scale: ``global``, ``client`` or ``none``.
-        missing: ``error``, ``drop`` or ``ffill``.
+        missing: ``error``, ``drop``, ``ffill`` or ``mask``.
         na_values: cells of numeric columns that mean a missing value, such as -200, besides the usual ones.
         fill_limit: rows in a row that ``ffill`` fills at most; None means one less than a window (at least 1), so that
             a window never holds one repeated value alone.
@@ -85,7 +105,8 @@ class Csv:
         sort: whether to sort each client's rows by time, which otherwise must rise already.
         duplicates: ``error``, ``first`` or ``mean``, for rows of one client at the same time.
         short: ``error`` or ``drop``, what to do with clients that have fewer rows than a sample takes.
-        separator: ``comma``, ``semicolon``, ``tab`` or ``pipe``, between the fields of a text; None means comma.
+        separator: ``comma``, ``semicolon``, ``tab`` or ``pipe``, between the fields of a text; None means tab for .tsv,
+            pipe for .psv and else comma.
         decimal: ``point`` or ``comma``, in the numbers of a text; None means point.
         thousands: ``comma``, ``point``, ``space`` or ``apostrophe``, between groups of digits of a text, or None.
         encoding: of a text, such as ``latin-1``.
@@ -93,6 +114,13 @@ class Csv:
             that it does, but one that looks like data is refused.
         comment: what lines of a text begin with that are to be skipped, such as ``#``.
         skip_rows: lines of a text to skip: the first so many, or a list of their numbers, counted from 1.
+        series_in: ``columns`` or ``rows``, each of which is a series of its own; None for a row per time step.
+        shared_columns: with ``series_in=columns``, those that are no series but features of all.
+        measurement_columns: of a table with a row per measurement, the column of its name and that of its value.
+        sequence_column: column that names the sequence of each row; each is one sample.
+        labels: a table with a row per sequence, written as the files are, with a first line of names.
+        categories: columns of words, each word of which is a feature, 1 in the rows that have it.
+        where: columns and the cell, or list of cells, that rows must have there to be read.
     """
 
     path: str | None = None
@@ -124,6 +152,13 @@ class Csv:
     header: bool | None = None
     comment: str | None = None
     skip_rows: int | list[int] | None = None
+    series_in: str | None = None
+    shared_columns: list[str] | None = None
+    measurement_columns: list[str] | None = None
+    sequence_column: str | None = None
+    labels: str | None = None
+    categories: list[str] | None = None
+    where: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -131,90 +166,7 @@ class Csv:
         Raises:
             FieldError: if a value is missing, out of range or has no effect with the others.
         """
-        if not self.path:
-            raise FieldError("path", self.path, "name a CSV or Parquet file, a folder of them or a glob")
-        if not self.target_column or "" in self._targets:
-            raise FieldError("target_column", self.target_column, "name the column (or a list of them) to predict")
-        check_one_of(self, "task", ("forecast", "regression", "classification"))
-        self._check_columns()
-        check_at_least(self, 1, "window", "horizon", "stride")
-        check_above(self, 0, "test_fraction")
-        check_between(self, 0, 1, "test_fraction", open_high=True)
-        check_one_of(self, "scale", ("global", "client", "none"))
-        check_one_of(self, "missing", ("error", "drop", "ffill"))
-        check_one_of(self, "short", ("error", "drop"))
-        self._check_forecast()
-        if self.time_format is not None and self.time_column is None:
-            raise FieldError("time_format", self.time_format, "has an effect only with a time_column")
-        self._check_rows()
-        self._check_text()
-
-    def _check_forecast(self) -> None:
-        for name in ("horizon", "season", "metrics", "quantiles"):
-            if getattr(self, name) is not None and self.task != "forecast":
-                raise FieldError(name, getattr(self, name), "has an effect only with task=forecast")
-        check_at_least(self, 1, "season")
-        for metric in self.metrics or ():
-            if metric not in EXTRA or (self.metrics or []).count(metric) > 1:
-                raise FieldError("metrics", self.metrics, f"must be one or more of {', '.join(EXTRA)}, each once")
-        levels = self.quantiles
-        if levels is not None and not (
-            0.5 in levels and levels == sorted({*levels}) and levels[0] > 0 and levels[-1] < 1
-        ):
-            raise FieldError(
-                "quantiles", levels, "must rise, lie above 0 and below 1, and have 0.5, the forecast that errors are of"
-            )
-
-    def _check_rows(self) -> None:
-        check_one_of(self, "gaps", ("split", "error", "ignore"))
-        check_one_of(self, "duplicates", ("error", "first", "mean"))
-        check_at_least(self, 1, "fill_limit")
-        if self.fill_limit is not None and self.missing != "ffill":
-            raise FieldError("fill_limit", self.fill_limit, "has an effect only with missing=ffill")
-        if self.na_values is not None and not self.na_values:
-            raise FieldError("na_values", self.na_values, "must be one or more cells that mean a missing value")
-        if self.sort and not self.time_column:
-            raise FieldError("sort", self.sort, "has an effect only with a time_column")
-        if self.duplicates != "error" and not self.time_column:
-            raise FieldError("duplicates", self.duplicates, "has an effect only with a time_column")
-        if self.duplicates == "mean" and self.task == "classification":
-            raise FieldError("duplicates", self.duplicates, "labels have no mean; take first")
-
-    def _check_text(self) -> None:
-        for name, words in (("separator", SEPARATORS), ("decimal", DECIMALS), ("thousands", THOUSANDS)):
-            if getattr(self, name) is not None:
-                check_one_of(self, name, words)
-        if self.decimal == "comma" and self.separator in (None, "comma"):
-            raise FieldError("decimal", self.decimal, "needs another separator, such as separator=semicolon")
-        if self.thousands is not None and self.thousands == (self.decimal or "point"):
-            raise FieldError("thousands", self.thousands, "is the decimal mark")
-        try:
-            codecs.lookup(self.encoding)
-        except (LookupError, ValueError):
-            raise FieldError("encoding", self.encoding, "no such encoding; utf-8, latin-1, utf-16, ...") from None
-        if self.comment is not None and not self.comment.strip():
-            raise FieldError("comment", self.comment, "must be what the lines to skip begin with, such as '#'")
-        skip = self.skip_rows
-        if skip is not None and (skip == [] or min(skip if isinstance(skip, list) else [skip]) < 1):
-            raise FieldError("skip_rows", skip, "must be how many lines to skip, or a list of lines, the first being 1")
-
-    def _check_columns(self) -> None:
-        clients, times = _tuple(self.client_column), _tuple(self.time_column)
-        for name, columns in (
-            ("target_column", self._targets),
-            ("feature_columns", self.feature_columns),
-            ("client_column", clients if self.client_column is not None else None),
-            ("time_column", times if self.time_column is not None else None),
-        ):
-            if columns is not None and (not columns or len({*columns}) < len(columns)):
-                raise FieldError(name, columns, "must be one or more columns, each named once")
-        if self.task == "classification" and len(self._targets) > 1:
-            raise FieldError("target_column", self.target_column, "task=classification has one column of labels")
-        for name, columns in (("client_column", clients), ("time_column", times)):
-            if {*columns} & {*self._targets}:
-                raise FieldError(name, getattr(self, name), "is the target_column, which is predicted")
-        if {*clients} & {*times}:
-            raise FieldError("time_column", self.time_column, "is the client_column")
+        check_fields(self)
 
     def __hash__(self) -> int:
         """Data sources are keys of a cache, which lists cannot be."""
@@ -222,13 +174,16 @@ class Csv:
 
     @property
     def _targets(self) -> tuple[str, ...]:
-        return _tuple(self.target_column)
+        alone = self.series_in is not None and self.task == "forecast"  # no column names a series' own values
+        return (series_name(as_tuple(self.shared_columns)),) if alone else as_tuple(self.target_column)
 
     def load(self, seed: int) -> Dataset:
         """Return rows ``[R, D]`` float32, whose windows are the samples, and targets ``[S, K]`` or labels ``[S]``.
 
+        Sequences are padded with zeros to the longest of them, of at most `window` rows.
+
         Args:
-            seed: not used, the split is by time.
+            seed: not used, the split is the same for all.
 
         Raises:
             UserError: if the files cannot be read as the settings say, or give no training or test window.
@@ -241,22 +196,24 @@ class Csv:
 
     def _load(self, fitted: Fitted | None) -> Dataset:
         layout = self._layout()
-        if fitted is not None and layout.features is None and fitted.scaling.features:
-            layout = replace(layout, features=tuple(column.name for column in fitted.scaling.features))
+        if fitted is not None and fitted.scaling.features and self.series_in is None:
+            names = tuple(column.name for column in fitted.scaling.features)
+            read = layout.features or own_columns(names, layout.categories, self.missing == "mask")
+            layout = replace(layout, features=read, model=names)
         table = read_table(layout)
         shown = [name for name in self._targets if name in (self.feature_columns or ()) and self.task != "forecast"]
         if shown:
             note = f"the features include what is to be predicted (data.feature_columns): {shorten(shown)}"
             table = replace(table, notes=(*table.notes, note))
-        return self._windows().dataset(table, fitted)
+        return self._sequences().dataset(table, fitted) if layout.sequences else self._windows().dataset(table, fitted)
 
     def _layout(self) -> Layout:
         assert self.path is not None
         skip = self.skip_rows
         return Layout(
             path=self.path,
-            client=_tuple(self.client_column),
-            time=_tuple(self.time_column),
+            client=as_tuple(self.client_column),
+            time=as_tuple(self.time_column),
             time_format=self.time_format,
             features=None if self.feature_columns is None else tuple(self.feature_columns),
             targets=self._targets,
@@ -278,6 +235,13 @@ class Csv:
             gaps=self.gaps,
             sort=self.sort,
             duplicates=self.duplicates,
+            series_in=self.series_in,
+            shared=as_tuple(self.shared_columns),
+            measurements=as_tuple(self.measurement_columns),
+            sequence=as_tuple(self.sequence_column),
+            label_table=self.labels,
+            where=cells_of(self.where),
+            categories=as_tuple(self.categories),
         )
 
     @property
@@ -303,6 +267,12 @@ class Csv:
             quantiles=tuple(self.quantiles or ()),
         )
 
-
-def _tuple(names: str | list[str] | None) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names or ())
+    def _sequences(self) -> Sequences:
+        return Sequences(
+            path=self.path,
+            targets=self._targets,
+            task=self.task,
+            window=self.window,
+            test_fraction=self.test_fraction,
+            scale=self.scale,
+        )

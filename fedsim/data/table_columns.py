@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -43,6 +43,15 @@ class Layout:
         gaps: ``split``, ``error`` or ``ignore``.
         sort: whether the rows of each client are sorted by time.
         duplicates: ``error``, ``first`` or ``mean``, for rows of one client at the same time.
+        series_in: ``columns`` or ``rows``, where each is a series, or None for a row per time step.
+        shared: with ``series_in=columns``, columns that all series have as features.
+        measurements: columns of the name and the value of a measurement, where each row is one, or none.
+        sequence: the column that names the sequence of each row, where sequences are samples, or none.
+        label_table: a table with a row per sequence, from which columns are taken that the files do not have.
+        where: columns and the cells that rows must have in them to be read.
+        categories: columns of words that become a feature for each of their words.
+        model: the features of a saved model that the table is read for, those made of words and of what is missing
+            included; none if the table decides.
     """
 
     path: str
@@ -60,6 +69,37 @@ class Layout:
     gaps: str
     sort: bool
     duplicates: str
+    series_in: str | None = None
+    shared: tuple[str, ...] = ()
+    measurements: tuple[str, ...] = ()
+    sequence: tuple[str, ...] = ()
+    label_table: str | None = None
+    where: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    categories: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+
+    @property
+    def sequences(self) -> bool:
+        """Whether sequences are samples, not windows."""
+        return bool(self.sequence) or (self.series_in == "rows" and not self.keep_targets)
+
+    @property
+    def series(self) -> str:
+        """What the rows that follow each other in time are called."""
+        return "sequence" if self.sequences else "client"
+
+    @property
+    def keyed(self) -> dict[str, tuple[str, ...]]:
+        """The columns that the settings name, by their keys, but for those that `series_in` makes."""
+        return {
+            "client_column": self.client,
+            "sequence_column": self.sequence,
+            "time_column": self.time,
+            "target_column": self.targets,
+            "feature_columns": self.features or (),
+            "shared_columns": self.shared,
+            "categories": self.categories,
+        }
 
 
 def as_texts(column: pd.Series) -> NDArray[np.object_]:
@@ -118,7 +158,7 @@ def as_numbers(file: File, name: str, layout: Layout, or_text: bool = False) -> 
     row, kinds = int(bad.argmax()), int(wrong.sum())
     word = shown[codes[row]]
     hint = file.head_hint(row) or _mark_hint(word, layout)
-    if not hint and kinds <= 3 and bad.mean() < 0.5:
+    if not hint and kinds <= 3 and bad.mean() < 0.5 and all(text.isprintable() for text in shown[wrong]):
         hint = f"; if it stands for a missing value, set data.na_values=[{','.join(map(str, shown[wrong]))}]"
     refuse(layout, f"{file.place(row)}, column {name!r}: {quoted(word)} is not a number{hint}")
 
@@ -131,11 +171,17 @@ def _mark_hint(text: str, layout: Layout) -> str:
     return "; perhaps data.decimal=comma" if comma else ""
 
 
-def _without(values: Floats, na_values: Iterable[str]) -> Floats:
-    """Numbers, NaN where they are among those that stand for missing values."""
+@cache
+def _codes(na_values: tuple[str, ...]) -> Floats:
+    """The numbers that stand for missing values; kept, because there may be thousands of files."""
     import pandas as pd
 
-    codes = pd.to_numeric(pd.Series([*na_values], dtype=object), errors="coerce").dropna().to_numpy(np.float64)
+    return pd.to_numeric(pd.Series([*na_values], dtype=object), errors="coerce").dropna().to_numpy(np.float64)
+
+
+def _without(values: Floats, na_values: tuple[str, ...]) -> Floats:
+    """Numbers, NaN where they are among those that stand for missing values."""
+    codes = _codes(na_values)
     return np.where(np.isin(values, codes), np.nan, values) if len(codes) else values
 
 

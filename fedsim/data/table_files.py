@@ -1,37 +1,49 @@
-"""CSV and Parquet files as pandas frames, refused in one line where they are damaged."""
+"""Files of tables as pandas frames, refused in one line where they are damaged."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+from collections.abc import Sequence
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
 from fedsim.data.table_frame import BadFileError, Done, File, check_names, shorten
+from fedsim.data.table_kinds import read_json_lines, read_tsf
 from fedsim.data.table_text import TextFormat, read_text
-from fedsim.errors import UserError
+from fedsim.errors import FieldError, UserError
 
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
-"""Endings of the files that are read from a folder."""
+JSON, TSF = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"), (".tsf",)
+KINDS = ((".csv", ".csv.gz", ".parquet"), (".tsv", ".tsv.gz"), (".psv", ".psv.gz"), JSON, TSF)
+"""Endings of the files that are read from a folder, if all that are tables are of one kind."""
+PLAIN = (".txt", ".txt.gz")
+"""Endings of files that may be tables: read from a folder that has no others."""
+SUFFIXES = (*(suffix for kind in KINDS for suffix in kind), *PLAIN)
 
 
-def find_files(path: str) -> list[Path]:
+def find_files(path: str, but: str | None = None) -> list[Path]:
     """Return the files that a file, a folder or a glob names, in the order of their names.
 
+    Args:
+        path: the file, folder or glob.
+        but: a file that is none of them, even where it lies among them.
+
     Raises:
-        UserError: if there are none.
+        UserError: if there are none, or a folder holds tables of several kinds.
     """
     place = Path(path).expanduser()
     try:
         if place.is_dir():
             files = [f for f in place.iterdir() if f.is_file() and not f.name.startswith(".")]
-            files = [f for f in files if f.name.lower().endswith(SUFFIXES)]
+            files = _tables(path, [f for f in files if not _same(f, but)])
             what = f"the folder has no {', '.join(SUFFIXES)} files directly in it"
         elif place.exists() or not glob.has_magic(path):
             files = [place]
             what = "there is no such file, folder or glob"
         else:
-            files = [Path(name) for name in glob.glob(str(place), recursive=True) if Path(name).is_file()]
+            files = [Path(name) for name in glob.glob(str(place), recursive=True)]
+            files = [f for f in files if f.is_file() and not _same(f, but)]
             what = "no file matches"
         files = sorted(f for f in files if f.exists())
         special = next((f for f in files if not f.is_file()), None)
@@ -44,36 +56,80 @@ def find_files(path: str) -> list[Path]:
     return files
 
 
-def digest(path: str, file: Path) -> str:
+def _same(file: Path, other: str | None) -> bool:
+    return other is not None and file.resolve() == Path(other).expanduser().resolve()
+
+
+def _tables(path: str, files: list[Path]) -> list[Path]:
+    """Those of a folder's files that are tables, of one kind."""
+    kinds = [found for kind in KINDS if (found := [f for f in files if f.name.lower().endswith(kind)])]
+    if len(kinds) > 1:
+        names = " and ".join(repr(min(kind).name) for kind in kinds)
+        ending = min(kinds[0]).suffix
+        raise UserError(
+            f"data.path={path}: the folder holds tables of several kinds, such as {names}; a glob names those to read, "
+            f"such as data.path='{path.rstrip('/')}/*{ending}'"
+        )
+    return kinds[0] if kinds else [f for f in files if f.name.lower().endswith(PLAIN)]
+
+
+def check_text_settings(paths: Sequence[Path], text: TextFormat) -> None:
+    """Raise `FieldError` if a setting of delimited text has no effect on any of the files."""
+    others = (".parquet", *JSON, *TSF)
+    if not all(path.name.lower().endswith(others) for path in paths):
+        return
+    json = any(path.name.lower().endswith(JSON) for path in paths)
+    kind = "Parquet" if all(path.suffix.lower() == ".parquet" for path in paths) else "of other kinds"
+    for option in fields(TextFormat):
+        value = getattr(text, option.name)
+        if value != option.default and option.name != "na_values" and not (json and option.name == "encoding"):
+            value = [*value] if isinstance(value, tuple) else value
+            raise FieldError(f"data.{option.name}", value, f"has an effect only on text, and all files are {kind}")
+
+
+def digest(path: str, file: Path, key: str = "path") -> str:
     """A digest of a file's content, or `UserError`."""
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "blake2b").hexdigest()
     except OSError as error:
-        raise UserError(f"data.path={path}: {file} cannot be read ({error.strerror})") from None
+        raise UserError(f"data.{key}={path}: {file} cannot be read ({error.strerror})") from None
 
 
-def read_file(file: Path, path: str, text: TextFormat, words: set[str]) -> File:
+def read_file(file: Path, path: str, text: TextFormat, words: set[str] | None, key: str = "path") -> File:
     """Read all columns of a file.
 
     Args:
-        file: ``.parquet`` is Parquet, anything else is text, unpacked first if it ends in ``.gz``.
+        file: ``.parquet`` is Parquet, ``.jsonl`` and ``.ndjson`` JSON lines, ``.tsf`` the form of Monash's archive, and
+            anything else text, unpacked first if it ends in ``.gz``.
         path: what the user wrote, for messages.
         text: how texts are written.
-        words: columns of a text that are words even where they look like numbers.
+        words: columns of a text that are words even where they look like numbers; None for all.
+        key: the key that the user wrote it for.
 
     Raises:
         UserError: if it is not a table.
     """
     try:
-        found = _read_parquet(file) if file.suffix.lower() == ".parquet" else read_text(file, text, words)
+        found = _read(file, text, words)
         if not len(found.frame):
             raise BadFileError("has no rows")
     except BadFileError as error:
-        raise UserError(f"data.path={path}: {file.name}{error}") from None
+        raise UserError(f"data.{key}={path}: {file.name}{error}") from None
     except OSError as error:
-        raise UserError(f"data.path={path}: {file} cannot be read ({error.strerror or error})") from None
+        raise UserError(f"data.{key}={path}: {file} cannot be read ({error.strerror or error})") from None
     return found
+
+
+def _read(file: Path, text: TextFormat, words: set[str] | None) -> File:
+    name = file.name.lower()
+    if name.endswith(".parquet"):
+        return _read_parquet(file)
+    if name.endswith(JSON):
+        return read_json_lines(file, text.encoding)
+    if name.endswith(TSF):
+        return read_tsf(file)
+    return read_text(file, text, words)
 
 
 def _read_parquet(file: Path) -> File:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +58,7 @@ class File:
         hint: the probable reason if a column is missing.
         notes: what was done to its rows and names.
         heads: how many of the first rows look like more lines of names.
+        sequence: whether the file is one sequence, named like it.
     """
 
     name: str
@@ -68,10 +69,17 @@ class File:
     hint: str = ""
     notes: tuple[Done, ...] = ()
     heads: int = 0
+    sequence: bool = False
 
     def line(self, row: int) -> int:
         """The line (or row, of Parquet) that a row is in."""
         return row + self.first if self.lines is None else int(self.lines[row])
+
+    def only(self, rows: NDArray[np.int64], frame: pd.DataFrame | None = None, notes: tuple[Done, ...] = ()) -> File:
+        """The file with some of its rows, or with another frame of one row for each of them, and more notes."""
+        lines = rows + self.first if self.lines is None else self.lines[rows]
+        frame = self.frame.iloc[rows].reset_index(drop=True) if frame is None else frame
+        return replace(self, frame=frame, lines=lines, notes=(*self.notes, *notes), heads=0)
 
     def place(self, row: int) -> str:
         """Where a row is, such as ``a.csv, line 7``."""

@@ -63,7 +63,7 @@ def in_order(
         if layout.duplicates == "mean":
             values = pd.DataFrame(values).groupby([codes, times]).transform("mean").to_numpy(np.float64)
             kept = "their mean is taken"
-        said = f"{count:,} of {len(codes):,} rows have a time that their client has already: {kept} "
+        said = f"{count:,} of {len(codes):,} rows have a time that their {layout.series} has already: {kept} "
         notes.append(f"{said}(data.duplicates={layout.duplicates})")
         rows = rows[~again]
     order = rows[np.argsort(codes[rows], kind="stable")]
@@ -72,7 +72,7 @@ def in_order(
         if not layout.sort:
             _refuse_falling(times, codes, order, falls, layout, clients, place)
         order = rows[np.lexsort((times[rows], codes[rows]))]
-        said = f"rows sorted by {shown_time(layout)!r} within each client (data.sort=true): "
+        said = f"rows sorted by {shown_time(layout)!r} within each {layout.series} (data.sort=true): "
         notes.append(f"{said}{int(falls.sum()):,} of {len(rows):,} had an earlier time than the row before")
     return order, values, notes
 
@@ -92,7 +92,7 @@ def _refuse_falling(
     several = "" if layout.client else "; if a file holds several clients, set data.client_column"
     refuse(
         layout,
-        f"client {clients[codes[here]]!r}: {place(here)} ({shown_moment(times[here])}) has an earlier "
+        f"{layout.series} {clients[codes[here]]!r}: {place(here)} ({shown_moment(times[here])}) has an earlier "
         f"{shown_time(layout)!r} than {place(before)}{more}; sort the rows of each client by it, or set data.sort=true"
         f"{several}",
     )
@@ -111,7 +111,7 @@ def _refuse_repeated(
     before = int(((codes == codes[here]) & (times == times[here])).argmax())
     count = int(again.sum())
     more = "" if count == 1 else f" (and {count - 1:,} more rows repeat a time)"
-    said = f"client {clients[codes[here]]!r}: {place(here)} ({shown_moment(times[here])}) has the same "
+    said = f"{layout.series} {clients[codes[here]]!r}: {place(here)} ({shown_moment(times[here])}) has the same "
     said += f"{shown_time(layout)!r} as {place(before)}{more}; "
     one = "data.duplicates=first or mean keeps one row of each time"
     if again.mean() < INTERLEAVED:
@@ -142,7 +142,9 @@ def _telling_apart(files: Sequence[File], layout: Layout) -> tuple[str, ...]:
     import pandas as pd
 
     frame = pd.concat([file.frame.assign(**{"\0file": k}) for k, file in enumerate(files)], ignore_index=True)
-    keys = [*(layout.client or ["\0file"]), *layout.time]
+    keys = [*(layout.client or ["\0file"]), *layout.sequence, *layout.time]
+    if not {*keys} <= {*frame.columns}:  # those that the table of labels has
+        return ()
     texts = pd.DataFrame({name: strings(frame[name]) for name in keys})
     words: list[str] = []
     numbers: list[str] = []

@@ -19,6 +19,7 @@ from fedsim.data.table_frame import NO_VALUE, BadFileError, Done, File, check_na
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 DECIMALS = {"point": ".", "comma": ","}
+ENDINGS = {".tsv": "tab", ".psv": "pipe"}
 THOUSANDS = {"comma": ",", "point": ".", "space": " ", "apostrophe": "'"}
 
 _COMMENTS = ("#", "%", "//")
@@ -39,21 +40,29 @@ class TextFormat:
     na_values: tuple[str, ...] = ()
 
 
-def read_text(file: Path, text: TextFormat, words: set[str]) -> File:
+def separator_of(file: str, text: TextFormat) -> str:
+    """The word for what separates a file's fields: a setting, else what its ending says, else a comma."""
+    name = file.lower().removesuffix(".gz")
+    return text.separator or next((word for ending, word in ENDINGS.items() if name.endswith(ending)), "comma")
+
+
+def read_text(file: Path, text: TextFormat, words: set[str] | None) -> File:
     """Read all columns of a text.
 
     Args:
         file: unpacked first if it ends in ``.gz``.
         text: how it is written.
-        words: columns that are words even where they look like numbers.
+        words: columns that are words even where they look like numbers; None for all.
 
     Raises:
         BadFileError: if it is not a table.
     """
     import pandas as pd
 
-    separator = SEPARATORS[text.separator or "comma"]
-    data = _bytes(file, text.encoding)
+    separator = SEPARATORS[separator_of(file.name, text)]
+    if text.decimal == "comma" and separator == ",":
+        raise BadFileError("has decimal commas (data.decimal) and needs another data.separator, such as semicolon")
+    data = read_bytes(file, text.encoding)
     notes: list[Done] = []
     kept = None
     if text.comment is not None or text.skip_rows is not None:
@@ -66,6 +75,7 @@ def read_text(file: Path, text: TextFormat, words: set[str]) -> File:
     if not data.strip():
         raise BadFileError("is empty" if kept is None else "is empty but for the lines that are skipped")
     raw, lines, row_names = _check_shape(data, separator, text, kept)
+    words = {*map(str.strip, raw)} if words is None else words
     names = [name.strip() for name in raw]
     loose = [name for name in raw if name.strip() and name != name.strip()]
     if loose:
@@ -98,6 +108,11 @@ def read_text(file: Path, text: TextFormat, words: set[str]) -> File:
     first = 1 if text.header is False else 2
     plain = len(lines) == 0 or (int(lines[0]) == first and int(lines[-1]) == len(lines) + first - 1)
     hint = _separator_hint(names) or _comment_hint(raw[0], text)
+    nameless = [name for name in named[1:] if name.startswith("\0")]  # the first is pandas' index, or noted above
+    empty = sum(bool(frame[name].isna().all()) for name in nameless)
+    for count, what in ((empty, "a name or a value"), (len(nameless) - empty, "a name")):
+        if count:
+            notes.append(Done(f"{count} column(s) of FILES without {what} are left out", file.name))
     frame = frame[[name for name in names if name]]
     return File(
         file.name, frame, first, "line", None if plain else lines, hint, tuple(notes), _more_heads(frame, text.header)
@@ -108,7 +123,7 @@ def read_text(file: Path, text: TextFormat, words: set[str]) -> File:
 # lines
 
 
-def _bytes(file: Path, encoding: str) -> bytes:
+def read_bytes(file: Path, encoding: str) -> bytes:
     """A text's content as UTF-8, without a byte order mark and the line ends at its end."""
     try:
         data = file.read_bytes()
@@ -172,15 +187,16 @@ def _check_shape(
         records = [(line, record) for line, record in _records(data.decode(), separator)]
         top = [record for _, record in records[:2]]
         lines, fields = np.array([line for line, _ in records]), [len(record) for _, record in records]
-        leads = [record[0] if record else "" for _, record in records[1:]]
+        leads, lasts = ([record[k].strip() if record else "" for _, record in records[1:]] for k in (0, -1))
     else:
         rows = data.splitlines()  # at \n, \r and \r\n, as pandas
         top = [next((record for _, record in _records(row.decode(), separator)), []) for row in rows[:2]]
         mark = separator.encode()
         lines, fields = np.arange(1, len(rows) + 1), [row.count(mark) + 1 if row else 0 for row in rows]
-        leads = []
+        leads, lasts = [], []
         if len(rows) > 1 and len(top[0]) + 1 == len(top[1]):
             leads = [row.split(mark, 1)[0].decode() for row in rows[1:]]
+            lasts = [row.rpartition(mark)[2].decode().strip() for row in rows[1:]]
     if kept is not None:
         lines = kept[lines - 1]
     raw = top[0]
@@ -196,7 +212,10 @@ def _check_shape(
             line=int(lines[0]),
         )
     longer = {*fields[1:]} == {len(names) + 1} and not _separator_hint(names)
-    row_names = text.header is not False and longer and _are_row_names(leads)
+    trailing = text.header is not False and longer and not any(lasts)
+    if trailing:  # each row ends with a separator, unlike the names
+        raw, names, fields[0] = [*raw, ""], [*names, ""], len(names) + 1
+    row_names = text.header is not False and longer and not trailing and _are_row_names(leads)
     if row_names:
         raw, names, fields[0] = ["", *raw], ["", *names], len(names) + 1
     if len(names) == 1:

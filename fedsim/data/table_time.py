@@ -30,6 +30,7 @@ HOLIDAYS = 2
 """Working days in a row that may be missing where rows come on working days only."""
 
 _OFFSET = re.compile(r"(?:[Zz]|[+-]\d\d:\d\d|[+-]\d{4}|:\d\d[+-]\d\d) *$")
+_ELAPSED = re.compile(r"\d+:[0-5]\d(?::[0-5]\d(?:\.\d+)?)?")
 _DAY, _SECOND = 86_400 * 10**9, 10**9
 
 
@@ -38,7 +39,11 @@ _DAY, _SECOND = 86_400 * 10**9, 10**9
 
 
 def as_times(file: File, layout: Layout) -> Times:
-    """The times of a file: numbers as they are, dates as nanoseconds since 1970, read as UTC where no zone is given."""
+    """The times of a file.
+
+    Numbers are taken as they are, dates as nanoseconds since 1970, read as UTC where no zone is given, and elapsed
+    times such as 24:37 as hours.
+    """
     import pandas as pd
 
     if len(layout.time) > 1:
@@ -56,7 +61,24 @@ def as_times(file: File, layout: Layout) -> Times:
         if layout.time_format is not None:
             raise FieldError("data.time_format", layout.time_format, f"{file.name} holds dates, which need no format")
         return _nanoseconds(file, layout, pd.to_datetime(column, utc=True))
-    return _nanoseconds(file, layout, _parsed(file, shown_time(layout), layout, strings(column)))
+    texts = strings(column)
+    if layout.time_format is None and all(_ELAPSED.fullmatch(text) for text in texts):
+        parts = texts.str.split(":", expand=True).astype(np.float64).fillna(0).to_numpy()
+        found: NDArray[np.float64] = (parts @ np.array([3600.0, 60.0, 1.0])[: parts.shape[1]]) / 3600
+        return found
+    return _nanoseconds(file, layout, _parsed(file, shown_time(layout), layout, texts))
+
+
+def is_elapsed(column: pd.Series, times: Times) -> bool:
+    """Whether a column's times were texts such as 24:37."""
+    import pandas as pd
+
+    return times.dtype.kind == "f" and not pd.api.types.is_numeric_dtype(column)
+
+
+def hours(times: Times) -> NDArray[np.float64]:
+    """Times as numbers: hours where they are dates, else as they are."""
+    return times.astype(np.int64) / 3.6e12 if times.dtype.kind == "M" else times.astype(np.float64)
 
 
 def shown_time(layout: Layout) -> str:

@@ -1,30 +1,43 @@
-"""Tables from CSV and Parquet files: one time series of rows per client, checked to the last cell.
+"""Tables from files: one time series of rows per client, checked to the last cell.
 
-Every refusal is one line that names the file, the line (CSV, counted from 1 as editors do) or row (Parquet), and the
-column. What was read is cached (`fedsim.data.cache`), 8 bytes a number, under a digest of the files' contents and of
-the settings that it depends on.
+Every refusal is one line that names the file, the line (of a text, counted from 1 as editors do) or row (Parquet), and
+the column. What was read is cached (`fedsim.data.cache`), 8 bytes a number, under a digest of the files' contents and
+of the settings that it depends on.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cached_arrays
+from fedsim.data.table_categories import category_names, category_notes, find_words, with_categories
+from fedsim.data.table_clients import find_series
 from fedsim.data.table_columns import Floats, Layout, refuse
-from fedsim.data.table_files import digest, find_files, read_file
-from fedsim.data.table_frame import File, shorten, told
+from fedsim.data.table_files import check_text_settings, digest, find_files, read_file
+from fedsim.data.table_frame import Done, File, shorten, told
+from fedsim.data.table_labels import labelled, read_labels
 from fedsim.data.table_looks import codes_for_missing, counters, times_aside
+from fedsim.data.table_mask import masked
 from fedsim.data.table_order import in_order
-from fedsim.data.table_rows import Rows, extract, names_but_targets, numeric_columns, places_but_targets, words_of
-from fedsim.data.table_text import TextFormat
-from fedsim.data.table_time import Flags, Times, find_gaps
-from fedsim.errors import FieldError, UserError
+from fedsim.data.table_pivot import aligned, pivoted
+from fedsim.data.table_rows import (
+    Rows,
+    extract,
+    names_but_targets,
+    numeric_columns,
+    places_but_targets,
+    targets_of,
+    words_of,
+)
+from fedsim.data.table_shapes import chosen, series_of_columns, series_of_rows
+from fedsim.data.table_time import Flags, Times, find_gaps, hours
+from fedsim.errors import UserError
 
 LARGEST = 1e30
 """Largest magnitude of a number: its square still fits 64 bits, and it fits 32."""
@@ -47,6 +60,9 @@ class Table:
         natural: whether the files say which rows are whose.
         notes: what was done to the rows, and what looks wrong in them.
         breaks: rows, not the first of a client, before which rows are missing: no window may cross them.
+        absent: ``[R]``, rows without a target, which cannot be predicted; ``[0]`` if all have one.
+        flags: columns of zeros and ones, which are not scaled.
+        owners: where sequences are samples, the client of each; `clients` and `sizes` are then those of sequences.
     """
 
     values: Floats
@@ -59,6 +75,9 @@ class Table:
     natural: bool
     notes: tuple[str, ...]
     breaks: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    absent: Flags = field(default_factory=lambda: np.zeros(0, bool))
+    flags: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
 
     @property
     def stretches(self) -> Ints:
@@ -73,11 +92,12 @@ def read_table(layout: Layout) -> Table:
     Raises:
         UserError: naming the file, the line and the column.
     """
-    files = find_files(layout.path)
-    identity = repr((layout, [(str(path), digest(layout.path, path)) for path in files]))
-    arrays = cached_arrays(
-        "csv", identity, ("values", "labels", "sizes", "breaks", "words"), lambda: _make(files, layout)
-    )
+    files = find_files(layout.path, layout.label_table)
+    contents = [(str(path), digest(layout.path, path)) for path in files]
+    if (table := layout.label_table) is not None:
+        contents.append((table, digest(table, Path(table).expanduser(), "labels")))
+    names = ("values", "labels", "sizes", "breaks", "absent", "words")
+    arrays = cached_arrays("csv", repr((layout, contents)), names, lambda: _make(files, layout))
     words = json.loads(arrays["words"].tobytes())
     return Table(
         values=arrays["values"].astype(np.float64, copy=False),
@@ -90,34 +110,28 @@ def read_table(layout: Layout) -> Table:
         natural=words["natural"],
         notes=tuple(words["notes"]),
         breaks=arrays["breaks"].astype(np.int64, copy=False),
+        absent=arrays["absent"].astype(bool, copy=False),
+        flags=tuple(words["flags"]),
+        owners=tuple(words["owners"]),
     )
 
 
 def _make(paths: list[Path], layout: Layout) -> Arrays:
     """Read the files into the arrays that are cached."""
-    if all(path.suffix.lower() == ".parquet" for path in paths):
-        for option in fields(TextFormat):
-            value = getattr(layout.text, option.name)
-            if value != option.default and option.name != "na_values":
-                value = [*value] if isinstance(value, tuple) else value
-                raise FieldError(f"data.{option.name}", value, "has an effect only on text, and all files are Parquet")
+    check_text_settings(paths, layout.text)
 
     def read(path: Path) -> File:
         return read_file(path, layout.path, layout.text, words_of(layout))
 
-    parts: list[Rows] = []
-    for path in paths:
-        parts.append(extract(read(path), layout))
-        if parts[-1].names != parts[0].names:
-            raise UserError(
-                f"data.path={layout.path}: {parts[0].file.name} has the numeric columns {shorten(parts[0].names)} and "
-                f"{path.name} {shorten(parts[-1].names)}; name those to use with data.feature_columns"
-            )
-    columns = numeric_columns(parts[0].names, layout)
-    values = np.concatenate([part.values for part in parts])
+    paths, parts, left_out = _parts(paths, layout, read)
+    categories = find_words(parts, layout)
+    names = (*parts[0].names, *category_names(categories))
+    columns = numeric_columns(names, layout)
+    values = with_categories(parts, categories)
     labels = None if parts[0].labels is None else np.concatenate([p.labels for p in parts if p.labels is not None])
-    codes, clients = _clients(parts, paths, layout)
-    notes = told(note for part in parts for note in part.notes)
+    series = find_series(parts, paths, layout, lambda row: _place(parts, row))
+    codes, clients = series.codes, series.names
+    notes = [*told([*left_out, *(note for part in parts for note in part.notes)]), *category_notes(categories, parts)]
     if layout.time:
         times = _times(parts, layout)
     else:
@@ -145,21 +159,34 @@ def _make(paths: list[Path], layout: Layout) -> Arrays:
     else:
         rows = np.argsort(codes, kind="stable")
     values, codes = values[rows], codes[rows]
-    notes += counters(values[:, places_but_targets(columns, layout)], names_but_targets(columns, layout), codes)
     gap = np.zeros(len(rows), bool)
-    if layout.time:
-        gap, said = find_gaps(times[rows], codes, layout, clients, lambda row: _place(parts, int(rows[row])))
-        notes += said
+    if not parts[0].sequences:  # a sequence is not cut, and is as long in training as in testing
+        notes += counters(values[:, places_but_targets(columns, layout)], names_but_targets(columns, layout), codes)
+        if layout.time:
+            gap, said = find_gaps(times[rows], codes, layout, clients, lambda row: _place(parts, int(rows[row])))
+            notes += said
     label_codes, label_names = _encode(labels[rows]) if labels is not None else (np.zeros((len(values), 0)), [])
+    flags = [name for name in names if name not in parts[0].names]
+    num_features, absent = len(names), np.zeros(0, bool)
+    if layout.missing == "mask":
+        needed = [values[:, columns.index(name)] for name in targets_of(layout)]
+        if (holes := np.asarray(np.isnan(np.column_stack([*needed, label_codes])).any(1))).any():
+            absent = holes
+        clock = hours(times[rows]) if layout.time else np.arange(len(rows), dtype=np.float64)
+        found = masked(values, columns, num_features, codes, clock, layout)
+        values, columns, num_features = found.values, found.columns, found.num_features
+        flags, notes, label_codes = [*flags, *found.flags], notes + found.notes, np.nan_to_num(label_codes)
     known = np.ascontiguousarray(np.column_stack([values, label_codes]))  # a missing label is NaN here
     known, codes, breaks, said = _fill(known, codes, gap, layout)
     kept_labels = known[:, len(columns)].astype(np.int64) if labels is not None else np.zeros(0, np.int64)
     words = {
         "columns": columns,
-        "num_features": len(parts[0].names),
+        "num_features": num_features,
         "clients": clients,
+        "owners": series.owners if parts[0].sequences else [],
+        "flags": flags,
         "labels": label_names,
-        "natural": bool(layout.client) or len(paths) > 1,
+        "natural": series.natural,
         "notes": [*dict.fromkeys(notes + said)],
     }
     return {
@@ -167,8 +194,46 @@ def _make(paths: list[Path], layout: Layout) -> Arrays:
         "labels": kept_labels,
         "sizes": np.bincount(codes, minlength=len(clients)),
         "breaks": breaks,
+        "absent": absent,
         "words": np.frombuffer(json.dumps(words).encode(), np.uint8),
     }
+
+
+def _parts(
+    paths: list[Path], layout: Layout, read: Callable[[Path], File]
+) -> tuple[list[Path], list[Rows], list[Done]]:
+    """The files that have rows, what each gives as rows of time steps, and what was done to the others."""
+    parts: list[Rows] = []
+    kept: list[Path] = []
+    clients: set[tuple[object, ...]] = set()
+    left_out: list[Done] = []
+    labels = None
+    for path in paths:
+        file = read(path)
+        if layout.label_table is not None:
+            labels = labels or read_labels(layout, paths, file)
+            file = labelled(file, path, labels, layout)
+        file = chosen(file, layout)
+        if layout.measurements and len(file.frame):
+            file = pivoted(file, layout)
+        if not len(file.frame):
+            left_out += file.notes
+            continue
+        kept.append(path)
+        if layout.series_in == "columns":
+            parts.append(series_of_columns(file, layout))
+        elif layout.series_in == "rows":
+            parts.append(series_of_rows(file, layout, clients))
+        else:
+            parts.append(extract(file, layout))
+        if parts[-1].names != parts[0].names and not layout.measurements:
+            raise UserError(
+                f"data.path={layout.path}: {parts[0].file.name} has the numeric columns {shorten(parts[0].names)} and "
+                f"{path.name} {shorten(parts[-1].names)}; name those to use with data.feature_columns"
+            )
+    if not parts:
+        refuse(layout, f"no row is left ({'; '.join(told(left_out))})")
+    return kept, aligned(parts, layout) if layout.measurements else parts, left_out
 
 
 def _place(parts: list[Rows], row: int) -> str:
@@ -178,38 +243,6 @@ def _place(parts: list[Rows], row: int) -> str:
             return part.file.place(row)
         row -= len(part.values)
     raise AssertionError
-
-
-def _clients(parts: list[Rows], paths: list[Path], layout: Layout) -> tuple[Ints, list[str]]:
-    """Return ``[R]`` client number of each row, and the clients' names."""
-    import pandas as pd
-
-    if not layout.client:
-        return np.repeat(np.arange(len(parts)), [len(part.values) for part in parts]), _file_names(paths)
-    frame = pd.DataFrame(
-        {name: np.concatenate([part.clients[k] for part in parts]) for k, name in enumerate(layout.client)}
-    )
-    for name in layout.client:
-        if (missing := frame[name].isna().to_numpy(bool)).any():
-            refuse(layout, f"{_place(parts, int(missing.argmax()))}, column {name!r}: the client is missing")
-    codes = np.asarray(frame.groupby([*layout.client], sort=False).ngroup(), np.int64)
-    found = [*frame.drop_duplicates().itertuples(index=False, name=None)]
-    names = ["/".join(map(str, words)) for words in found]
-    return codes, names if len({*names}) == len(names) else [str(words) for words in found]
-
-
-def _file_names(paths: list[Path]) -> list[str]:
-    """A name for each file: its stem, or its place below their common folder where stems are not unique."""
-    stems = [_stem(path.name) for path in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    return [path.absolute().relative_to(common).as_posix() for path in paths]
-
-
-def _stem(name: str) -> str:
-    name = name[: -len(".gz")] if name.lower().endswith(".gz") else name
-    return name.rpartition(".")[0] or name
 
 
 def _times(parts: list[Rows], layout: Layout) -> Times:
@@ -243,7 +276,7 @@ def _check_values(
     said = "the value is missing" if np.isnan(value) else f"{value} is not a finite number"
     count = int(wrong.any(1).sum())
     more = "" if count == 1 else f" (and in {count - 1} more rows)"
-    refuse(layout, f"{where}: {said}{more}; set data.missing=drop or ffill to handle it")
+    refuse(layout, f"{where}: {said}{more}; set data.missing=drop, ffill or mask to handle it")
 
 
 def _encode(labels: NDArray[np.object_]) -> tuple[Floats, list[str]]:
@@ -276,6 +309,9 @@ def _fill(values: Floats, codes: Ints, gap: Flags, layout: Layout) -> tuple[Floa
     """
     import pandas as pd
 
+    if layout.missing == "mask":  # no row is dropped
+        breaks = np.flatnonzero(gap) if layout.gaps == "split" else np.zeros(0, np.int64)
+        return values, codes, breaks, []
     missing = np.isnan(values)
     notes = []
     if missing.any() and layout.missing == "ffill":
@@ -292,7 +328,7 @@ def _fill(values: Floats, codes: Ints, gap: Flags, layout: Layout) -> tuple[Floa
     if len(keep) < len(values):
         text = f"{len(values) - len(keep):,} of {len(values):,} rows dropped, because they have missing values "
         text += f"(data.missing={layout.missing})"
-        if (count := int(lost.sum())) > 0:
+        if (count := int(lost.sum())) > 0 and not layout.sequences:
             if layout.gaps == "error":
                 refuse(
                     layout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +10,13 @@ from numpy.typing import NDArray
 
 from fedsim.data.fitted import Column, Fitted, Scaling, arrays, columns
 from fedsim.data.table_frame import shorten
+from fedsim.data.table_mask import with_means
 from fedsim.data.tables import Table
 from fedsim.errors import UserError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 class Scales(NamedTuple):
@@ -23,68 +26,104 @@ class Scales(NamedTuple):
     scale: Floats
 
 
-def fit_scales(table: Table, ends: Ints, how: str, fitted: Fitted | None, notes: list[str]) -> Scales:
-    """Fit the scale of a table's columns, or take that of other data.
+def scaled(
+    values: Floats,
+    owner: Ints,
+    training: Flags,
+    table: Table,
+    clients: Sequence[str],
+    how: str,
+    fitted: Fitted | None,
+    notes: list[str],
+) -> tuple[NDArray[np.float32], Scales]:
+    """Bring rows to the scale that the model sees: that of their training rows, or that of other data.
+
+    A value that is still missing, because nothing was seen before it, becomes the mean. Columns of zeros and ones
+    (`Table.flags`) stay as they are.
 
     Args:
-        table: the rows.
-        ends: ``[N]``, the row behind each client's last training row.
+        values: ``[R, M]`` rows of the table's columns.
+        owner: ``[R]`` ascending, the number of the client of each.
+        training: ``[R]``, whether it trains.
+        table: what the columns are.
+        clients: the names of the clients.
         how: ``global``, ``client`` or ``none``.
-        fitted: the scaling of other data, or None.
+        fitted: how other data were scaled, or None.
         notes: where a line is added for clients of which that knows nothing.
 
-    Raises:
-        UserError: if the table has a column of which `fitted` knows nothing.
-    """
-    clients, width = len(table.sizes), table.values.shape[1]
-    if how == "none":
-        return Scales(np.zeros((1, width)), np.ones((1, width)))
-    if fitted is not None and fitted.scaling.features and how == "global":
-        shift, scale = arrays(_in_order(table, fitted.scaling))
-        return Scales(shift[None], scale[None])
-    owner = np.repeat(np.arange(clients), table.sizes)
-    training = np.arange(len(table.values)) < ends[owner]
-    scales = Scales(*moments(table.values, owner if how == "client" else np.zeros_like(owner), training))
-    if fitted is not None and fitted.clients:
-        known = dict(fitted.clients)
-        for k, name in enumerate(table.clients):
-            if name in known:
-                scales.shift[k], scales.scale[k] = arrays(_in_order(table, known[name]))
-        if new := [name for name in table.clients if name not in known]:
-            notes.append(
-                f"{len(new)} of {clients} clients are not among those of the model's data, and are scaled by their own "
-                f"training rows (data.scale=client): {shorten(new)}"
-            )
-    return scales
-
-
-def scaled(table: Table, scales: Scales, how: str) -> NDArray[np.float32]:
-    """Return ``[R, M]``, what the model sees.
+    Returns:
+        ``[R, M]``, and shift and scale of each column.
 
     Raises:
-        UserError: if a number does not fit 32 bits.
+        UserError: if `fitted` knows nothing of a column, or a number does not fit 32 bits.
     """
-    values = table.values
+    groups = owner if how == "client" else np.zeros(len(owner), np.int8)
+    holes = np.isnan(values) if table.flags or len(table.absent) else None
+    filled = values if holes is None else with_means(values, training, groups)
+    scales = _fit(filled, groups, training, table, clients, how, fitted, notes)
+    if holes is not None and fitted is not None and how != "none":
+        filled = np.where(holes, scales.shift[groups], values)
     with np.errstate(over="ignore"):  # looked for below
         if how != "none":
-            owner = np.repeat(np.arange(len(table.sizes)), table.sizes) if len(scales.shift) > 1 else np.zeros(1, int)
-            values = (values - scales.shift[owner]) / scales.scale[owner]
-        small = values.astype(np.float32)
+            at = groups if len(scales.shift) > 1 else np.zeros(1, np.int64)
+            filled = (filled - scales.shift[at]) / scales.scale[at]
+        small = filled.astype(np.float32)
     if not np.isfinite(small).all():
         name = table.columns[int((~np.isfinite(small)).any(0).argmax())]
         raise UserError(
             f"data.scale={how}: column {name!r} hardly varies in the training rows, and its other rows are too far "
             "from them for 32 bits; leave it out of data.feature_columns"
         )
-    return small
+    return small, scales
 
 
-def record(table: Table, scales: Scales, kept: Ints, targets: tuple[str, ...], labels: tuple[str, ...]) -> Fitted:
+def _fit(
+    values: Floats,
+    groups: NDArray[np.integer],
+    training: Flags,
+    table: Table,
+    clients: Sequence[str],
+    how: str,
+    fitted: Fitted | None,
+    notes: list[str],
+) -> Scales:
+    """Fit shift and scale to the training rows of each group, or take those of other data."""
+    width = values.shape[1]
+    if how == "none":
+        return Scales(np.zeros((1, width)), np.ones((1, width)))
+    if fitted is not None and fitted.scaling.features and how == "global":
+        shift, scale = arrays(_in_order(table, fitted.scaling))
+        return Scales(shift[None], scale[None])
+    scales = Scales(*moments(values, groups, training, len(clients) if how == "client" else 1))
+    flags = [table.columns.index(name) for name in table.flags]
+    scales.shift[:, flags], scales.scale[:, flags] = 0, 1
+    if fitted is not None and fitted.clients:
+        known = dict(fitted.clients)
+        for k, name in enumerate(clients):
+            if name in known:
+                scales.shift[k], scales.scale[k] = arrays(_in_order(table, known[name]))
+        if new := [name for name in clients if name not in known]:
+            notes.append(
+                f"{len(new)} of {len(clients)} clients are not among those of the model's data, and are scaled by "
+                f"their own training rows (data.scale=client): {shorten(new)}"
+            )
+    return scales
+
+
+def record(
+    table: Table,
+    clients: Sequence[str],
+    scales: Scales,
+    kept: Ints,
+    targets: tuple[str, ...],
+    labels: tuple[str, ...],
+) -> Fitted:
     """Return what another table must be prepared with to meet a model of this one.
 
     Args:
-        table: the rows.
-        scales: of its columns.
+        table: what the columns are.
+        clients: the names of the clients.
+        scales: of the columns.
         kept: numbers of the clients that take part.
         targets: the columns to predict, if they are numbers.
         labels: else their labels, in the order of their numbers.
@@ -97,12 +136,12 @@ def record(table: Table, scales: Scales, kept: Ints, targets: tuple[str, ...], l
 
     if len(scales.shift) == 1:
         return Fitted(scaling(scales.shift[0], scales.scale[0]), labels=labels)
-    own = tuple((table.clients[k], scaling(scales.shift[k], scales.scale[k])) for k in kept.tolist())
+    own = tuple((clients[k], scaling(scales.shift[k], scales.scale[k])) for k in kept.tolist())
     width = len(table.columns)
     return Fitted(scaling(np.zeros(width), np.ones(width)), clients=own, labels=labels)
 
 
-def moments(values: Floats, groups: Ints, training: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def moments(values: Floats, groups: NDArray[np.integer], training: Flags, count: int) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each group's columns over its training rows.
 
     A column that is constant there has deviation 1, and a group without training rows mean 0 and deviation 1.
@@ -111,18 +150,19 @@ def moments(values: Floats, groups: Ints, training: NDArray[np.bool_]) -> tuple[
         values: ``[R, M]``.
         groups: ``[R]`` ascending, from 0.
         training: ``[R]``, which rows count.
+        count: G, how many groups there are.
 
     Returns:
         Means and deviations, each ``[G, M]``.
     """
     x, owner = values[training], groups[training]
     first = np.flatnonzero(np.diff(owner, prepend=-1))
-    count = np.diff(np.append(first, len(owner)))[:, None]
-    shape = (int(groups[-1]) + 1, values.shape[1])
+    number = np.diff(np.append(first, len(owner)))[:, None]
+    shape = (count, values.shape[1])
     mean, deviation = np.zeros(shape), np.ones(shape)
     present = owner[first]
-    mean[present] = np.add.reduceat(x, first) / count
-    spread = np.sqrt(np.add.reduceat((x - mean[owner]) ** 2, first) / count)
+    mean[present] = np.add.reduceat(x, first) / number
+    spread = np.sqrt(np.add.reduceat((x - mean[owner]) ** 2, first) / number)
     constant = np.maximum.reduceat(x, first) == np.minimum.reduceat(x, first)
     deviation[present] = np.where(constant | (spread == 0), 1, spread)
     return mean, deviation

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from fedsim.data.dataset import Dataset, Forecast, Split, Task
 from fedsim.data.fitted import Fitted
 from fedsim.data.table_frame import shorten
+from fedsim.data.table_mask import target_known
 from fedsim.data.tables import Table
-from fedsim.data.window_scales import fit_scales, record, scaled
+from fedsim.data.window_scales import record, scaled
 from fedsim.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -38,6 +39,12 @@ class Pieces:
         found = np.zeros(clients, np.int64)
         np.add.at(found, self.owner, self.counts)
         return found
+
+    def windows(self, stride: int) -> tuple[Ints, Ints]:
+        """``[S]`` the piece that each window is cut from, and ``[S]`` its first row."""
+        place = np.arange(self.counts.sum()) - np.repeat(np.cumsum(self.counts) - self.counts, self.counts)
+        of = np.repeat(np.arange(len(self.counts)), self.counts)
+        return of, self.first[of] + place * stride
 
 
 @dataclass(frozen=True)
@@ -85,17 +92,20 @@ class Windows:
         self._report_untested([table.clients[k] for k in kept[~tested[kept]]], len(kept), len(table.breaks), notes)
         train = self._pieces(table, first, np.where(tested, train_sizes, sizes))
         test = self._pieces(table, first + sizes - test_sizes, np.where(tested, test_sizes, 0))
+        if len(table.absent):
+            train, test, kept = self._with_targets(table, train, test, kept, notes)
         self._check_memory(int(train.counts.sum() + test.counts.sum()))
         ends = self._training_ends(table, train)
-        scales = fit_scales(table, ends, self.scale, fitted, notes)
-        values = scaled(table, scales, self.scale)
+        owner = np.repeat(np.arange(clients), table.sizes)
+        training = np.arange(len(table.values)) < ends[owner]
+        values, scales = scaled(table.values, owner, training, table, table.clients, self.scale, fitted, notes)
         number = np.zeros(clients, np.int64)
         number[kept] = np.arange(len(kept))
         inputs = np.ascontiguousarray(values[:, : table.num_features])  # one array, which all windows share
         splits = [self._split(table, inputs, values, pieces, number) for pieces in (train, test)]
         labels: tuple[str, ...] = ()
         if self.task == "classification":
-            splits, labels = _number_labels(splits, table.label_names, notes, fitted.labels if fitted else ())
+            splits, labels = number_labels(splits, table.label_names, notes, fitted.labels if fitted else ())
         return Dataset(
             name="csv",
             task=Task.CLASSIFICATION if labels else Task.REGRESSION,
@@ -105,7 +115,7 @@ class Windows:
             client_names=tuple(table.clients[k] for k in kept) if table.natural else None,
             ordered=True,
             why_not_natural="one file without data.client_column is one series, not clients",
-            fitted=record(table, scales, kept, () if labels else self.targets, labels),
+            fitted=record(table, table.clients, scales, kept, () if labels else self.targets, labels),
             forecast=self._forecast(table, ends, test, kept) if self.ahead else None,
             notes=tuple(notes),
         )
@@ -194,7 +204,7 @@ class Windows:
         """
         at = [table.columns.index(name) for name in self.targets]
         if "mape" in self.metrics:
-            begin = np.repeat(test.first, test.counts) + _places(test) * self.stride + self.window
+            begin = test.windows(self.stride)[1] + self.window
             seen = np.concatenate([[0], np.cumsum((table.values[:, at] == 0).any(1))])
             if hits := int((seen[begin + self.ahead] > seen[begin]).sum()):
                 raise UserError(
@@ -210,6 +220,31 @@ class Windows:
             naive_errors=naive_errors(table, ends, at, self.season)[kept],
         )
 
+    def _with_targets(
+        self, table: Table, train: Pieces, test: Pieces, kept: Ints, notes: list[str]
+    ) -> tuple[Pieces, Pieces, Ints]:
+        """Leave out the windows, and the clients, that need a missing target."""
+        before = int(train.counts.sum() + test.counts.sum())
+        first, last = (self.window, self.extent - 1) if self.ahead else (self.window - 1, self.window - 1)
+        train, test = (
+            Pieces(pieces.owner[of][known], rows[known], np.ones(int(known.sum()), np.int64))
+            for pieces in (train, test)
+            for of, rows in [pieces.windows(self.stride)]
+            for known in [target_known(table.absent, rows, first, last)]
+        )
+        left = kept[train.per_client(len(table.sizes))[kept] > 0]
+        if not len(left) or not len(test.first):
+            raise UserError(
+                f"data.path={self.path}: no window for {'testing' if len(left) else 'training'} has a target"
+            )
+        test = Pieces(*(values[np.isin(test.owner, left)] for values in (test.owner, test.first, test.counts)))
+        lost = before - int(train.counts.sum() + test.counts.sum())
+        if lost:
+            notes.append(f"{lost:,} of {before:,} windows need a missing target, and are left out (data.missing=mask)")
+        if gone := [table.clients[k] for k in np.setdiff1d(kept, left)]:
+            notes.append(f"left out {len(gone):,} clients without a training window that has a target: {shorten(gone)}")
+        return train, test, left
+
     def _split(
         self,
         table: Table,
@@ -219,8 +254,7 @@ class Windows:
         number: Ints,
     ) -> Split:
         """Cut the windows of each piece; `number` is what its client is called in the split."""
-        counts = pieces.counts
-        rows = np.repeat(pieces.first, counts) + _places(pieces) * self.stride
+        of, rows = pieces.windows(self.stride)
         targets: NDArray[np.generic]
         if self.task == "classification":
             targets = table.labels[rows + self.window - 1]
@@ -229,7 +263,7 @@ class Windows:
             ahead = _cut(predicted, rows + self.extent - max(self.ahead, 1), max(self.ahead, 1))
             targets = ahead.reshape(len(rows), -1).repeat(max(len(self.quantiles), 1), axis=1)
         lengths = np.full(len(rows), self.window, np.int64)
-        owners = number[np.repeat(pieces.owner, counts)] if table.natural else None
+        owners = number[pieces.owner[of]] if table.natural else None
         return Split(inputs, lengths, targets, owners, rows)
 
 
@@ -264,15 +298,8 @@ def naive_errors(table: Table, ends: Ints, columns: list[int], season: int) -> F
     return means
 
 
-def _places(pieces: Pieces) -> Ints:
-    """The number of each window within its piece."""
-    counts = pieces.counts
-    places: Ints = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return places
-
-
-def _number_labels(
-    splits: list[Split], names: tuple[str, ...], notes: list[str], fitted: tuple[str, ...]
+def number_labels(
+    splits: list[Split], names: tuple[str, ...], notes: list[str], fitted: tuple[str, ...], what: str = "window"
 ) -> tuple[list[Split], tuple[str, ...]]:
     """Number the labels that samples have from 0, in their order or as in `fitted`; return splits and labels."""
     train, test = (np.bincount(split.targets.astype(np.int64), minlength=len(names)) for split in splits)
@@ -285,12 +312,12 @@ def _number_labels(
             )
     elif len(used) < 2:
         raise UserError(
-            f"data.target_column: all windows have the same label {names[used[0]]!r}, so there is nothing to learn"
+            f"data.target_column: all {what}s have the same label {names[used[0]]!r}, so there is nothing to learn"
         )
     unseen = np.flatnonzero((train == 0) & (test > 0))
     if len(unseen) and not fitted:
         notes.append(
-            f"{int(test[unseen].sum())} of {int(test.sum())} test windows have a label that no training window has, "
+            f"{int(test[unseen].sum())} of {int(test.sum())} test {what}s have a label that no training {what} has, "
             f"and so count as errors (data.target_column): {shorten(names[k] for k in unseen)}"
         )
     labels = fitted or tuple(names[k] for k in used)

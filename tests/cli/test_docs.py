@@ -26,18 +26,18 @@ def blocks(page):
 def test_your_own_data(fedsim, elsewhere, monkeypatch):
     """What the run of the table says of its rows is what the page shows, and the source of one's own runs."""
     monkeypatch.setenv("FEDSIM_CACHE_DIR", str(elsewhere / "cache"))
-    commands, shown = [], ""
+    commands, shown, here = [], "", {}
     for file, kind, text in blocks("your-own-data.md"):
         if file:
             (elsewhere / file).parent.mkdir(parents=True, exist_ok=True)
             (elsewhere / file).write_text(text)
         elif kind == "python":
-            exec(text, {})  # noqa: S102  # it is ours
+            exec(text, here)  # noqa: S102  # it is ours
         elif kind == "bash":
             commands += text.splitlines()
         elif kind == "text":
             shown += text
-    for run, command in zip(("table", "run"), commands, strict=True):
+    for run, command in zip(("table", "shape", "sequences", "run"), commands, strict=True):
         name, *words = shlex.split(command)
         assert name == "fedsim"
         answer = fedsim(*words, f"hydra.run.dir={run}", "device=cpu")

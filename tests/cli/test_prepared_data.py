@@ -194,3 +194,46 @@ def test_a_damaged_record_is_refused(fedsim, monkeypatch):
         answer = fedsim("evaluate", "run")
         assert answer.code == 2
         assert "its record of how the data were prepared cannot be read" in answer.err
+
+
+def test_words_and_missing_values(fedsim):
+    """A later file gets the model's features, whatever words it has and wherever it has gaps.
+
+    Its rows of x are missing where the first file has them all; y is complete where the first file has holes; it has
+    the word snow, which the model does not know, and no sun.
+    """
+    rng = np.random.default_rng(1)
+    n = 120
+    sky = np.array(["sun", "rain"])[rng.integers(0, 2, n)]
+    first = pd.DataFrame({"sky": sky, "x": rng.standard_normal(n), "y": rng.standard_normal(n)})
+    later = first.assign(sky=np.where(sky == "sun", "snow", "rain"))
+    first.loc[5::7, "y"] = np.nan
+    later.loc[3::11, "x"] = np.nan
+    first.to_csv("first.csv", index=False)
+    later.to_csv("later.csv", index=False)
+    settings = ("data=csv", "data.window=4", "data.categories=[sky]", "data.missing=mask", "num_clients=1")
+    settings += ("data.target_column=x", *RUN, "client.optimizer.lr=0.05")
+    assert fedsim("run", *settings, "data.path=first.csv", "hydra.run.dir=run").code == 0
+    names = [column["name"] for column in facts("run")["prepared"]["features"]]
+    assert names == ["x", "y", "sky=rain", "sky=sun", "y_seen", "y_since"]
+    answer = fedsim("evaluate", "run", "data.path=later.csv")
+    assert answer.code == 0, answer
+    assert f"{int((sky == 'sun').sum())} cells hold words that the model does not know: 'snow'" in answer.err
+    assert "missing values of 'x', of which the model's data had none" in answer.err
+
+
+def test_sequences(fedsim):
+    """Labels and scales of whole sequences are the model's too."""
+    rng = np.random.default_rng(2)
+    lines = []
+    for k in range(20):
+        level = k % 2
+        lines += [f"{k},{'ill' if level else 'well'},{level + 0.1 * rng.standard_normal():.4f}" for _ in range(5)]
+    Path("first.csv").write_text("patient,state,pulse\n" + "\n".join(lines) + "\n")
+    settings = ("data=csv", "data.path=first.csv", "data.sequence_column=patient", "data.task=classification")
+    settings += ("data.target_column=state", "num_clients=2", "partition=iid", *RUN, "rounds=10")
+    assert fedsim("run", *settings, "hydra.run.dir=run").code == 0
+    good = scores(fedsim("evaluate", "run"))["test_accuracy"]
+    assert good == 1
+    Path("later.csv").write_text(Path("first.csv").read_text().replace("well", "fine"))
+    assert "labels that the model does not know: 'fine'" in fedsim("evaluate", "run", "data.path=later.csv").err

@@ -322,7 +322,7 @@ def test_moments(sizes, shift, by, seed):
     training = rng.random(len(groups)) < 0.7
     if not training.any():
         return
-    mean, deviation = moments(values, groups, training)
+    mean, deviation = moments(values, groups, training, len(sizes))
     scaled = (values - mean[groups]) / deviation[groups]
     for k in range(len(sizes)):
         own, x = groups == k, values[training & (groups == k)]

@@ -1,6 +1,8 @@
 """Whatever a file holds, `Csv` gives a valid data set or says in one line what is wrong."""
 
+import contextlib
 import gzip
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -102,13 +104,30 @@ def sources(draw):
     return values
 
 
+SHAPES = [
+    {"series_in": "columns", "target_column": None, "task": "forecast"},
+    {"series_in": "columns", "target_column": None, "task": "forecast", "shared_columns": ["x"]},
+    {"series_in": "columns", "target_column": None, "task": "forecast", "time_column": "t", "client_column": "who"},
+    {"series_in": "rows", "target_column": None, "task": "forecast", "header": True},
+    {"series_in": "rows", "target_column": "y", "task": "classification", "client_column": "who"},
+    {"series_in": "rows", "target_column": "y", "task": "regression"},
+    {"measurement_columns": ["who", "x"], "time_column": "t", "target_column": "a", "task": "forecast"},
+    {"measurement_columns": ["x", "y"], "time_column": "t", "client_column": "who", "target_column": "0"},
+    {"sequence_column": "who", "target_column": "y", "task": "classification"},
+    {"sequence_column": "x", "client_column": "who", "target_column": "y", "task": "regression"},
+    {"categories": ["who"], "target_column": "y"},
+    {"categories": ["x"], "where": {"who": ["a", "b"]}, "target_column": "y", "task": "classification"},
+    {"where": {"x": 0}, "target_column": "y", "client_column": "who", "time_column": "t"},
+]
+
+
 def check(data):
     """That a data set is what `Dataset` promises."""
     for split in (data.train, data.test):
         assert len(split) > 0
         assert split.take().dtype == np.float32
         assert np.isfinite(split.take()).all()
-        assert (split.lengths == split.take().shape[1]).all()
+        assert ((split.lengths >= 1) & (split.lengths <= split.steps)).all()
         assert len(split.targets) == len(split.lengths) == len(split.take())
         if data.task is Task.CLASSIFICATION:
             assert ((split.targets >= 0) & (split.targets < data.num_outputs)).all()
@@ -145,6 +164,44 @@ def test_a_data_set_or_one_line(folder, contents, name, values):
         if k < len(contents):
             file.write_bytes(contents[k])
     load(path=f"{folder}/?{name}", **values)
+
+
+@settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    contents=st.lists(CONTENTS, min_size=1, max_size=2),
+    name=st.sampled_from([".csv"] * 9 + [".tsv", ".jsonl", ".tsf"]),
+    shape=st.sampled_from(SHAPES),
+    rest=st.fixed_dictionaries(
+        {
+            "missing": st.sampled_from(["error", "drop", "ffill", "mask", "mask"]),
+            "window": st.integers(1, 3),
+            "test_fraction": st.floats(0.1, 0.6),
+            "scale": st.sampled_from(["global", "client", "none"]),
+        }
+    ),
+)
+def test_a_data_set_or_one_line_of_other_shapes(folder, contents, name, shape, rest):
+    for file in folder.glob("s*"):
+        file.unlink()
+    for k, content in enumerate(contents):
+        (folder / f"s{k}{name}").write_bytes(content)
+    load(path=f"{folder}/s?{name}", **shape, **rest)
+
+
+OBJECTS = st.lists(
+    st.dictionaries(
+        st.sampled_from(["x", "y", "who", "t"]), st.recursive(st.none() | st.integers() | st.floats(), st.lists)
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(rows=OBJECTS, missing=st.sampled_from(["error", "drop", "mask"]))
+def test_a_data_set_or_one_line_of_json(folder, rows, missing):
+    good = [{"x": k % 3, "y": k % 2, "who": "ab"[k % 2], "t": k} for k in range(20)]
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*good[:10], *rows, *good[10:]]))
+    load(path=str(folder / "a.jsonl"), target_column="y", client_column="who", window=1, missing=missing)
 
 
 def load(**values):
@@ -195,3 +252,9 @@ def test_the_fuzzed_files_are_not_all_refused(folder):
     (folder / "good.csv").write_text(text)
     for task in ("forecast", "regression", "classification"):
         check(Csv(path=str(folder / "good.csv"), target_column="y", task=task, window=2, client_column="who").load(0))
+    given = 0
+    for shape in SHAPES:
+        with contextlib.suppress(UserError):
+            check(Csv(path=str(folder / "good.csv"), window=1, missing="mask", **shape).load(0))
+            given += 1
+    assert given >= 9
