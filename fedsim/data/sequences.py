@@ -96,6 +96,7 @@ class Sequences:
             fitted=record(table, names, scales, every, () if labels else self.targets, labels),
             why_not_natural="nothing says whose sequences are whose: set data.client_column",
             notes=tuple(notes),
+            facts=table.facts,
         )
 
     def _testing(self, table: Table, owner: Ints, ends: Ints, names: list[str], notes: list[str]) -> Flags:

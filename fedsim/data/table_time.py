@@ -161,7 +161,8 @@ def shown_moment(time: np.generic) -> str:
     return str(pd.Timestamp(time)) if time.dtype.kind == "M" else str(time)  # type: ignore[arg-type]
 
 
-def _shown_span(span: float, dates: bool) -> str:
+def shown_span(span: float, dates: bool) -> str:
+    """A length of time, or a difference of numbers, for messages."""
     if not dates:
         return f"{span:,.6g}"
     units = (("d", _DAY), ("h", 3600 * _SECOND), ("min", 60 * _SECOND))
@@ -216,8 +217,8 @@ def find_gaps(
         odd = np.unique(who[~regular])
         longest, middle = delta[~regular].max(), float(np.median(delta[~regular]))
         notes.append(
-            f"the times of {len(odd)} of {len(clients)} clients have no usual step (median {_shown_span(middle, dates)}"
-            f", longest {_shown_span(longest, dates)}), so their windows count rows, whatever time lies between them "
+            f"the times of {len(odd)} of {len(clients)} clients have no usual step (median {shown_span(middle, dates)}"
+            f", longest {shown_span(longest, dates)}), so their windows count rows, whatever time lies between them "
             f"(data.time_column={shown_time(layout)})"
         )
     if not long.any():
@@ -226,7 +227,7 @@ def find_gaps(
     count = int(long.sum())
     it = "it" if count == 1 else "them"
     text = f"{count:,} gap{'s' * (count > 1)} in time in {len(np.unique(who[long])):,} of {len(clients):,} clients"
-    text += f" (the longest, {_shown_span(delta[worst], dates)} instead of {_shown_span(step[worst], dates)}, before "
+    text += f" (the longest, {shown_span(delta[worst], dates)} instead of {shown_span(step[worst], dates)}, before "
     text += f"{place(int(at[worst]))})"
     if not dates and (form := _written_as_numbers(time)):
         text += f"; if {shown_time(layout)!r} holds dates, such as {plain[0]:.0f}, set data.time_format={form}"

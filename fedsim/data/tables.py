@@ -19,6 +19,7 @@ from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.table_categories import category_names, category_notes, find_words, with_categories
 from fedsim.data.table_clients import find_series
 from fedsim.data.table_columns import Floats, Layout, refuse
+from fedsim.data.table_facts import table_facts
 from fedsim.data.table_files import check_text_settings, digest, find_files, read_file
 from fedsim.data.table_frame import Done, File, shorten, told
 from fedsim.data.table_labels import labelled, read_labels
@@ -63,6 +64,7 @@ class Table:
         absent: ``[R]``, rows without a target, which cannot be predicted; ``[0]`` if all have one.
         flags: columns of zeros and ones, which are not scaled.
         owners: where sequences are samples, the client of each; `clients` and `sizes` are then those of sequences.
+        facts: about its rows and times, as labels with texts.
     """
 
     values: Floats
@@ -78,6 +80,7 @@ class Table:
     absent: Flags = field(default_factory=lambda: np.zeros(0, bool))
     flags: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
     @property
     def stretches(self) -> Ints:
@@ -113,6 +116,7 @@ def read_table(layout: Layout) -> Table:
         absent=arrays["absent"].astype(bool, copy=False),
         flags=tuple(words["flags"]),
         owners=tuple(words["owners"]),
+        facts=tuple((label, text) for label, text in words["facts"]),
     )
 
 
@@ -165,6 +169,9 @@ def _make(paths: list[Path], layout: Layout) -> Arrays:
         if layout.time:
             gap, said = find_gaps(times[rows], codes, layout, clients, lambda row: _place(parts, int(rows[row])))
             notes += said
+    facts = table_facts(
+        np.bincount(codes, minlength=len(clients)), clients, layout.series, times[rows] if layout.time else None
+    )
     label_codes, label_names = _encode(labels[rows]) if labels is not None else (np.zeros((len(values), 0)), [])
     flags = [name for name in names if name not in parts[0].names]
     num_features, absent = len(names), np.zeros(0, bool)
@@ -187,6 +194,7 @@ def _make(paths: list[Path], layout: Layout) -> Arrays:
         "flags": flags,
         "labels": label_names,
         "natural": series.natural,
+        "facts": facts,
         "notes": [*dict.fromkeys(notes + said)],
     }
     return {

@@ -118,6 +118,7 @@ class Windows:
             fitted=record(table, table.clients, scales, kept, () if labels else self.targets, labels),
             forecast=self._forecast(table, ends, test, kept) if self.ahead else None,
             notes=tuple(notes),
+            facts=table.facts,
         )
 
     def _pieces(self, table: Table, first: Ints, sizes: Ints) -> Pieces:

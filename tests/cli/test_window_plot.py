@@ -116,3 +116,20 @@ def test_labels_with_counts(tmp_path, compose, monkeypatch):
     population = prepare(compose(*settings, "data.window=3", "num_clients=1", *plain)).population
     # training windows end at rows 2 to 30, 15 of them even; test windows at rows 36 to 41
     assert describe(population)["labels"] == "down 15 + 3, up 14 + 3 (training + test)"
+
+
+def test_rows_and_times_of_a_table(tmp_path, compose, monkeypatch):
+    """Client a: 7 rows, hourly from 10:00; b: 6 rows, every half hour from 13:00, the last an hour late."""
+    monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path / "cache"))
+    times = {"a": [f"{h}:00" for h in range(10, 17)], "b": ["13:00", "13:30", "14:00", "14:30", "15:00", "16:00"]}
+    lines = [f"{key},2024-05-01 {time},{k}" for key, own in times.items() for k, time in enumerate(own)]
+    (tmp_path / "t.csv").write_text("key,time,y\n" + "\n".join(lines) + "\n")
+    settings = ("data=csv", f"data.path={tmp_path / 't.csv'}", "data.target_column=y", "data.client_column=key")
+    settings += ("data.time_column=time", "data.window=1", "data.test_fraction=0.4", "data.gaps=ignore")
+    found = describe(prepare(compose(*settings, "data.short=drop", "partition=natural", *plain)).population)
+    assert found["rows"] == "13 of 2 clients, 6 to 7, median 6.5"
+    assert found["times"] == (
+        "2024-05-01 10:00:00 to 2024-05-01 16:00:00 (clients begin until 2024-05-01 13:00:00 and end from "
+        "2024-05-01 16:00:00 on)"
+    )
+    assert found["step"] == "1 h (1 client), 30 min (1 client)"
