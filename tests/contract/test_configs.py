@@ -91,7 +91,7 @@ def test_the_fields_and_defaults_are_those_of_the_dataclass(name):
         not group.startswith(("checkpoint", "console")) and name != "client/full_batch.yaml"
     ):  # these options are settings of one class
         for key, value in written.items():
-            if name != "aggregator/local.yaml":  # this preset is about its one value
+            if name not in ("aggregator/local.yaml", "client/optimizer/adam_tables.yaml"):  # each about its one value
                 assert build.convert(key, value, hints[key]) == fields[key].default
 
 

@@ -41,7 +41,8 @@ def found(group):
 NEEDS = {("privacy", name): ("aggregator=mean",) for name in ("central_dp", "central_dp_adaptive", "local_dp")}
 """Overrides without which an option is refused."""
 
-MODELS, OPTIMIZERS, CORRECTIONS = found("model"), found("client/optimizer"), found("aggregator/correction")
+MODELS, CORRECTIONS = found("model"), found("aggregator/correction")
+OPTIMIZERS = [name for name in found("client/optimizer") if name != "adam_tables"]  # which is adam at another rate
 
 
 def distance(a, b):
