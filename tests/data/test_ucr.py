@@ -221,3 +221,99 @@ def test_refused(field, values):
     with pytest.raises(FieldError) as error:
         Ucr(**values)
     assert error.value.field == field
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# other kinds of files
+
+
+def files(tmp_path, ending, train, test):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / f"Tiny_TRAIN.{ending}").write_text(train)
+    (folder / f"Tiny_TEST.{ending}").write_text(test)
+    return str(folder)
+
+
+SHORT = ("3\t0.5\t1.5\t-2\n12\t7\t8\tNaN\n", "12\t1\tNaN\tNaN\n")
+OLD = ("   3.0000000e+00   5.0000000e-01   1.5000000e+00  -2.0\n  12.0e+00 7 8 NaN\n", "12,1,NaN,NaN\n")
+WEKA = (
+    "@relation Tiny\n"
+    + "".join(f"@attribute att{k} numeric\n" for k in range(3))
+    + "@attribute target {3,12}\n\n@data\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("ending", "train", "test"),
+    [("tsv", *SHORT), ("txt", *OLD), ("arff", WEKA + "0.5,1.5,-2,3\n7,8,?,12\n", WEKA + "1,?,?,12\n")],
+)
+def test_other_kinds_of_files(tmp_path, ending, train, test):
+    """Series 0.5, 1.5, -2 with label 3 and 7, 8 with label 12, whose third value is padding; a test series of 1."""
+    data = Ucr(name="Tiny", path=files(tmp_path, ending, train, test), standardise=False).load(0)
+    assert data.train.inputs[:, :, 0].tolist() == [[0.5, 1.5, -2], [7, 8, 0]]
+    assert data.train.lengths.tolist() == [3, 2]
+    assert data.test.lengths.tolist() == [1]
+    assert data.test.inputs[0, 0, 0] == 1
+    assert data.fitted.labels == ("3", "12")  # by value
+    assert data.train.targets.tolist() == [0, 1]
+    assert data.test.targets.tolist() == [1]
+
+
+def test_several_channels_in_a_relation(tmp_path):
+    """Weka's form of the UEA archive: the channels of a series in quotes, with \\n between them."""
+    head = "@relation Tiny\n@attribute both relational\n@attribute t0 numeric\n@attribute t1 numeric\n@end both\n"
+    head += "@attribute class {up,down}\n@data\n"
+    folder = files(tmp_path, "arff", head + "'1,2\\n10,20',up\n'3,4\\n30,40',down\n", head + "'5,6\\n50,60',up\n")
+    data = Ucr(name="Tiny", path=folder, standardise=False).load(0)
+    assert data.train.inputs.tolist() == [[[1, 10], [2, 20]], [[3, 30], [4, 40]]]
+    assert data.fitted.labels == ("down", "up")
+    assert data.train.targets.tolist() == [1, 0]
+
+
+def test_a_value_that_is_missing_inside_a_series(tmp_path):
+    folder = files(tmp_path, "tsv", "1\t2\tNaN\t4\n2\t1\t1\t1\n", "1\t1\t2\t3\n")
+    with pytest.raises(UserError, match=r"missing values in 1 of 2 series; set data.missing=interpolate"):
+        Ucr(name="Tiny", path=folder).load(0)
+    data = Ucr(name="Tiny", path=folder, standardise=False, missing="interpolate").load(0)
+    assert data.train.inputs[0, :, 0].tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("ending", "train", "message"),
+    [
+        ("tsv", "1\n2\n", "a label and at least one value"),
+        ("tsv", "", "cannot be read as a .tsv file"),
+        ("tsv", "1\tx\t2\n", "cannot be read as a .tsv file"),
+        ("tsv", "1\tNaN\t2\n2\t\t\n", "has a series without values"),
+        ("txt", "1 2 3\n1 2 3 4 5\n", "cannot be read as a .txt file"),
+        ("arff", WEKA + "1,2,3\n1,2,3,12\n", "cannot be read as a .arff file"),
+        ("arff", WEKA, "has no series"),
+    ],
+)
+def test_damaged_files(tmp_path, ending, train, message):
+    with pytest.raises(UserError) as caught:
+        Ucr(name="Tiny", path=files(tmp_path, ending, train, train)).load(0)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_ts_comes_first(tmp_path, write):
+    folder = write()
+    (tmp_path / "files" / "Tiny_TRAIN.tsv").write_text(SHORT[0])
+    (tmp_path / "files" / "Tiny_TEST.tsv").write_text(SHORT[1])
+    assert Ucr(name="Tiny", path=folder).load(0).fitted.labels == ("9", "10")
+
+
+def test_prepared_as_a_model_knows_them(tmp_path, write):
+    """Labels keep their numbers, and channels their scale; a label that the model does not know is refused."""
+    data = Ucr(name="Tiny", path=write()).load(0)
+    later = Ucr(name="Tiny", path=write(train=ts("9,9:9,9:10", "4,5:40,50:10", labels="10"), test=TEST))
+    again = later.load_as(0, data.fitted)
+    assert again.train.targets.tolist() == [1, 1]
+    assert again.fitted == data.fitted
+    shift, scale = data.fitted.scaling.features[0].shift, data.fitted.scaling.features[0].scale
+    assert again.train.inputs[0, 0, 0] == pytest.approx((9 - shift) / scale)
+    other = Ucr(name="Tiny", path=write(train=ts("9,9:9,9:11", "4,5:40,50:10", labels="10 11"), test=TEST))
+    with pytest.raises(UserError, match="labels that the model does not know: '11'; it knows '9', '10'"):
+        other.load_as(0, data.fitted)
