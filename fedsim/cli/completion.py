@@ -135,12 +135,14 @@ def _keys(folders: Sequence[Path], groups: Mapping[str, Sequence[str]], words: S
     given = {word.partition("=")[0].lstrip("+"): word.partition("=")[2].split(",") for word in words}
     given = {group: options for group, options in given.items() if group in groups}
 
-    def chosen(content: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, list[str]]]:
+    def chosen(
+        content: Mapping[str, Any], group: str = "", overriding: bool = False
+    ) -> Iterator[tuple[str, list[str]]]:
         for entry in content.get("defaults") or ():
             for part, option in entry.items() if isinstance(entry, dict) else ():
-                override = re.match(r"override /?([\w/]+)$", part)
+                override = re.match(r"override /?([\w/]+)(?:@[\w.]+)?$", part)
                 name = override[1] if override else f"{group}/{part}".strip("/")
-                if option is not None and name in groups:
+                if option is not None and name in groups and (override or not overriding):
                     yield name, [str(option)]
 
     root = _read(folders, "config")
@@ -148,6 +150,10 @@ def _keys(folders: Sequence[Path], groups: Mapping[str, Sequence[str]], words: S
     for experiment in given.get("experiment", ()):
         options |= dict(chosen(_read(folders, f"experiment/{experiment}")))
     options |= given
+    for group in reversed(list(options)):  # as in Hydra, where the last option that overrides another group decides
+        for option in () if group == "experiment" else options[group]:
+            for part, names in chosen(_read(folders, f"{group}/{option}"), group, overriding=True):
+                options.setdefault(part, names)
     keys = {key: value for key, value in flat(root).items() if key.split(".")[0] not in ("defaults", "hydra")}
     todo = [(group, option) for group in options if group != "experiment" for option in options[group]]
     for group, option in todo:

@@ -59,6 +59,8 @@ def plan(simulation: Simulation) -> dict[str, str]:
         + ", ".join(f"{block} {count:,}" for block, count in blocks.items())
         + ")",
         "rounds": f"{e.rounds}, evaluated every {e.eval.every}",
+        "client optimizer": f"{type(e.client.optimizer).__name__}, lr={e.client.optimizer.lr:g}"
+        + ("" if e.client.clip_norm is None else f", clip_norm={e.client.clip_norm:g}"),
         "local steps in round 1": f"min {int(steps.min())}, max {int(steps.max())}, all {int(steps.sum()):,}",
         **_work(simulation, cohort, steps),
         "bytes in round 1": f"{down:,} down, {up:,} up",

@@ -69,6 +69,7 @@ def test_a_single_key_comes_with_and_without_its_default():
         (["aggregator=fedavg,fedprox"], "aggregator.correction.mu="),
         (["experiment=gru_regression"], "client.optimizer.beta1="),
         (["client/optimizer=adam"], "client.optimizer.beta1="),
+        (["data=csv"], "client.optimizer.beta1="),
         (["partition=dirichlet"], "partition.alpha="),
         (["tracker=wandb"], "tracker.project="),
     ],
@@ -77,6 +78,14 @@ def test_keys_are_those_of_the_options_chosen(words, key):
     below = f"{key.rpartition('.')[0]}."
     assert key not in candidates(below)
     assert key in candidates(below, words)
+
+
+def test_the_optimizer_that_the_data_bring():
+    """Its keys and defaults are offered instead of SGD's, unless FedSGD or the user asks for SGD."""
+    assert "client.optimizer.momentum=" not in candidates("client.optimizer.", ["data=csv"])
+    assert candidates("client.optimizer.lr=", ["data=csv"]) == ["client.optimizer.lr=0.01"]
+    for more in ("client/optimizer=sgd", "aggregator=fedsgd"):
+        assert candidates("client.optimizer.lr=", ["data=csv", more]) == ["client.optimizer.lr=0.3"]
 
 
 def test_keys_are_those_that_hydra_composes():

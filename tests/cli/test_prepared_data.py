@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 RUN = ("model.hidden_size=4", "rounds=2", "engine.kernels=torch", "device=cpu", "threads=1", "console=plain")
-TABLE = ("data=csv", "data.window=4", "data.client_column=key", "partition=natural", "client.optimizer.lr=0.05")
+SGD = ("client/optimizer=sgd", "client.optimizer.lr=0.05")
+TABLE = ("data=csv", "data.window=4", "data.client_column=key", "partition=natural", *SGD)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +68,7 @@ def test_columns_in_another_order_and_other_units(fedsim):
         scores(fedsim("evaluate", "run", *more)) for more in ((), ("data.path=order.csv",), ("data.path=scaled.csv",))
     )
     assert order == same
-    assert scaled["test_rmse"] > 1.1 * same["test_rmse"]
+    assert scaled["test_rmse"] > 2 * same["test_rmse"]
 
 
 def test_new_data_are_not_scaled_by_their_own_rows(fedsim):

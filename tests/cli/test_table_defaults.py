@@ -18,6 +18,12 @@ TABLE = ("data=csv", "data.path=t.csv", "data.target_column=y")
         ((*TABLE, "client/optimizer=sgd"), SGD(lr=0.3)),
         (("client/optimizer=sgd", "client.optimizer.lr=0.1", *TABLE), SGD(lr=0.1)),
         ((*TABLE, "client/optimizer=adam"), Adam(lr=0.001)),
+        ((*TABLE, "aggregator=fedsgd"), SGD(lr=0.3)),
+        (("aggregator=fedsgd", *TABLE), SGD(lr=0.3)),
+        ((*TABLE, "aggregator=scaffold"), SGD(lr=0.3)),
+        ((*TABLE, "aggregator=fednova"), SGD(lr=0.3)),
+        ((*TABLE, "aggregator=qffedavg", "client.optimizer.lr=0.1"), SGD(lr=0.1)),
+        ((*TABLE, "aggregator=fedsgd", "client/optimizer=adam"), Adam(lr=0.001)),
         (("experiment=energy_forecast", "data.path=t.csv"), Adam(lr=0.001)),
         (
             ("experiment=energy_forecast", "data.path=t.csv", "client/optimizer=sgd", "client.optimizer.lr=1"),
@@ -29,7 +35,7 @@ TABLE = ("data=csv", "data.path=t.csv", "data.target_column=y")
     ],
 )
 def test_who_decides(compose, overrides, optimizer):
-    """The command line, then an experiment, then the data, then the default of all."""
+    """The command line, then an experiment, then an algorithm that means SGD, then the data, then the default of all."""
     assert compose(*overrides).client.optimizer == optimizer
 
 
