@@ -35,7 +35,7 @@ TABLE = ("data=csv", "data.path=t.csv", "data.target_column=y")
     ],
 )
 def test_who_decides(compose, overrides, optimizer):
-    """The command line, then an experiment, then an algorithm that means SGD, then the data, then the default of all."""
+    """The command line, then experiments, then algorithms that mean SGD, then the data, then the default of all."""
     assert compose(*overrides).client.optimizer == optimizer
 
 
