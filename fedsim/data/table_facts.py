@@ -27,7 +27,9 @@ def table_facts(sizes: Ints, clients: Sequence[str], what: str, times: Times | N
     """
     rows = f"{int(sizes.sum()):,}"
     if len(sizes) > 1:
-        low, middle, high = (f"{value:,.1f}".removesuffix(".0") for value in (sizes.min(), np.median(sizes), sizes.max()))
+        low, middle, high = (
+            f"{value:,.1f}".removesuffix(".0") for value in (sizes.min(), np.median(sizes), sizes.max())
+        )
         rows += f" of {len(sizes):,} {what}s" + (
             f", {low} each" if low == high else f", {low} to {high}, median {middle}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -10,19 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cache_directory, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.download import fetch, fetch_json
+from fedsim.data.fitted import Column, Fitted, Scaling, columns
 from fedsim.data.scaling import standardised
-from fedsim.data.user_files import content_identity, existing
+from fedsim.data.ucr_files import KINDS, SPLITS, Cases, Floats, find_files, read_cases
+from fedsim.data.user_files import content_identity
 from fedsim.errors import FieldError, UserError, check_one_of, did_you_mean
 
 RECORDS = "https://zenodo.org/api/records"
 """Where the archives' files are, with their MD5 digests; aeon knows each data set's record."""
 
-_SPLITS = ("TRAIN", "TEST")
 _PARTS = ("inputs", "lengths", "targets")
 
 
@@ -34,13 +35,20 @@ class Ucr:
     BasicMotions, GunPoint, ItalyPowerDemand, JapaneseVowels, OSULeaf, PickupGestureWiimoteZ); else in the cache; else
     they are fetched from Zenodo once and compared with the digests there. Their converted arrays are cached.
 
-    Series of unequal length are padded with zeros at the end, which the model does not look at. Labels are numbered in
-    sorted order, by value if all are numbers. The archives do not say who was measured, so there are no natural
-    clients.
+    Files of the user's own may be of any kind that the archives were published in, of which the first that is there is
+    read: ``.ts``; ``.tsv`` (UCR 2018: label and values between tabs); ``.txt``, or no end at all (older UCR: between
+    commas or spaces, with labels such as ``1.0000000e+00``); ``.arff`` (Weka, several channels as a relation). But for
+    ``.ts``, such files fill up what is shorter with missing values, so that those at a series' end are taken for its
+    end, with a note.
+
+    Series of unequal length are padded with zeros at the end, which the model does not look at. Labels are in lower
+    case and numbered in sorted order, by value if all are numbers. The archives do not say who was measured, so there
+    are no natural clients.
 
     Attributes:
         name: the data set's name, such as ``ECG5000``, in the archive's spelling.
-        path: folder with ``NAME_TRAIN.ts`` and ``NAME_TEST.ts``, or None.
+        path: folder with ``NAME_TRAIN.ts`` and ``NAME_TEST.ts`` (or another kind of file), or with a folder ``NAME`` of
+            them; or None.
         standardise: whether each channel is brought to zero mean and unit variance over the training steps.
         missing: ``refuse`` series with missing values, or ``interpolate`` linearly between the values around them (a
             channel without any value becomes zero).
@@ -72,30 +80,63 @@ class Ucr:
         Raises:
             UserError: if the files cannot be found, fetched or read, or do not hold a classification.
         """
+        return self._load(None)
+
+    def load_as(self, seed: int, fitted: Fitted) -> Dataset:
+        """Return the data with the labels and the scaling of others; see `load`."""
+        return self._load(fitted)
+
+    def _load(self, fitted: Fitted | None) -> Dataset:
         files = self._files()
         identity = f"{content_identity(self.path, files)} {self.name} {self.missing} aeon {version('aeon')}"
-        names = [f"{split}_{part}" for split in _SPLITS for part in _PARTS] + ["num_labels"]
+        names = [f"{split}_{part}" for split in SPLITS for part in _PARTS] + ["words"]
         arrays = cached_arrays("ucr", identity, names, partial(_convert, self, files))
+        words = json.loads(arrays["words"].tobytes())
+        labels = tuple(words["labels"])
+        known = labels if fitted is None or not fitted.labels else fitted.labels
+        if new := [label for label in labels if label not in known]:
+            raise UserError(
+                f"data.name={self.name}: these data have labels that the model does not know: "
+                f"{', '.join(map(repr, new[:6]))}; it knows {', '.join(map(repr, known[:6]))}"
+                + (f", ... ({len(known)} in all)" if len(known) > 6 else "")
+            )
+        number = np.array([known.index(label) for label in labels], np.int64)
         train, test = (
-            Split(arrays[f"{split}_inputs"], arrays[f"{split}_lengths"].astype(np.int64), arrays[f"{split}_targets"])
-            for split in _SPLITS
+            Split(
+                arrays[f"{split}_inputs"],
+                arrays[f"{split}_lengths"].astype(np.int64),
+                number[arrays[f"{split}_targets"].astype(np.int64)],
+            )
+            for split in SPLITS
         )
+        channels = [f"channel_{k}" for k in range(1, train.features + 1)]
+        features: tuple[Column, ...] = columns(channels)
         if self.standardise:
-            train, test, _ = standardised(train, test)
+            train, test, features = standardised(train, test, channels, fitted)
         return Dataset(
             name=self.name,
             task=Task.CLASSIFICATION,
             train=train,
             test=test,
-            num_outputs=int(arrays["num_labels"]),
+            num_outputs=len(known),
             why_not_natural=f"the archive does not say who was measured in {self.name}",
+            fitted=Fitted(Scaling(features), labels=known),
+            notes=tuple(words["notes"]),
         )
 
     def _files(self) -> tuple[Path, ...]:
         """The training and the test file, fetched if need be."""
-        names = [f"{self.name}_{split}.ts" for split in _SPLITS]
+        names = [f"{self.name}_{split}.ts" for split in SPLITS]
         if self.path is not None:
-            return existing(self.path, *(Path(self.path).expanduser() / name for name in names))
+            folder = Path(self.path).expanduser()
+            if (found := find_files((folder, folder / self.name), self.name)) is None:
+                others = ", ".join(kind for kind in KINDS if kind not in ("", ".ts"))
+                there = [folder / name for name in names if not (folder / name).is_file()]
+                raise UserError(
+                    f"data.path={self.path}: there is no file {there[0]}, nor are there both files in another kind "
+                    f"({others}, or without an end), or in a folder {self.name}"
+                )
+            return found
         aeon = importlib.util.find_spec("aeon")  # finds it without importing it, which takes seconds
         places = [Path(p, "datasets", "data", self.name) for p in (aeon and aeon.submodule_search_locations) or ()]
         if (cache := cache_directory()) is not None:
@@ -132,13 +173,14 @@ def _download(name: str, files: list[str]) -> tuple[Path, ...]:
 
 def _convert(ucr: Ucr, files: tuple[Path, ...]) -> Arrays:
     """Read both files and pad their series to the longest of all."""
-    raw = [_read(ucr, file) for file in files]
+    notes: list[str] = []
+    raw = [_read(ucr, file, notes) for file in files]
     labels = _sorted({label for _, names in raw for label in names})
     number = {label: k for k, label in enumerate(labels)}
     longest = max(series.shape[1] for cases, _ in raw for series in cases)
     channels = raw[0][0][0].shape[0]
-    arrays: Arrays = {"num_labels": np.array(len(labels))}
-    for split, file, (cases, names) in zip(_SPLITS, files, raw, strict=True):
+    arrays: Arrays = {"words": np.frombuffer(json.dumps({"labels": labels, "notes": notes}).encode(), np.uint8)}
+    for split, file, (cases, names) in zip(SPLITS, files, raw, strict=True):
         inputs = np.zeros((len(cases), longest, channels), np.float32)
         for row, series in zip(inputs, cases, strict=True):  # a series is [channels, steps]
             if len(series) != channels:
@@ -150,29 +192,29 @@ def _convert(ucr: Ucr, files: tuple[Path, ...]) -> Arrays:
     return arrays
 
 
-def _read(ucr: Ucr, file: Path) -> tuple[list[NDArray[np.float64]], list[str]]:
-    """Return series ``[channels, steps]`` and labels."""
-    from aeon.datasets import load_from_ts_file  # here because importing it takes seconds
-
+def _read(ucr: Ucr, file: Path, notes: list[str]) -> Cases:
+    """Return series ``[channels, steps]`` without missing values, and labels."""
     where = f"data.name={ucr.name}: {file}"
-    try:
-        cases, labels, about = load_from_ts_file(str(file), return_meta_data=True)
-    except (OSError, ValueError, TypeError, IndexError, KeyError) as error:  # what aeon raises on damaged files
-        raise UserError(f"{where} cannot be read as a .ts file ({type(error).__name__}: {error})") from error
-    if not about["classlabel"]:
-        raise UserError(f"{where} has no class labels; data=ucr is for classification")
-    if not len(cases):
-        raise UserError(f"{where} has no series")
-    series = [np.asarray(case, np.float64) for case in cases]
+    (series, labels), cut = read_cases(file, where)
     if any(np.isinf(case).any() for case in series):
         raise UserError(f"{where} has infinite values")
+    if cut:
+        notes.append(
+            f"{file.name}: {cut:,} of {len(series):,} series end in missing values, which are taken for their end (the "
+            "archive fills up what is shorter); a .ts file in data.path says what is missing"
+        )
     gaps = sum(bool(np.isnan(case).any()) for case in series)
     if gaps and ucr.missing == "refuse":
         raise UserError(f"{where} has missing values in {gaps} of {len(series)} series; set data.missing=interpolate")
-    return [_interpolate(case) for case in series], [str(label) for label in labels]
+    if gaps:
+        notes.append(
+            f"{file.name}: missing values in {gaps:,} of {len(series):,} series are filled on straight lines "
+            "(data.missing=interpolate)"
+        )
+    return [_interpolate(case) for case in series], labels
 
 
-def _interpolate(series: NDArray[np.float64]) -> NDArray[np.float64]:
+def _interpolate(series: Floats) -> Floats:
     """Fill each channel's gaps on straight lines, and its ends with the nearest value."""
     if not np.isnan(series).any():
         return series

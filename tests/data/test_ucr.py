@@ -8,6 +8,7 @@ import pytest
 
 from fedsim.data import ucr
 from fedsim.data.dataset import Task
+from fedsim.data.fitted import Column, Fitted, Scaling
 from fedsim.data.ucr import Ucr
 from fedsim.errors import FieldError, UserError
 from fedsim.partition.natural import Natural
@@ -221,3 +222,165 @@ def test_refused(field, values):
     with pytest.raises(FieldError) as error:
         Ucr(**values)
     assert error.value.field == field
+
+
+# The other kinds of files, in the archives' own layouts: UCR 2018, UCR 2015 and before, Weka.
+
+TSV = ("2\t0.5\t-1.25\t3e-1\n1\t4\t5\tNaN\n", "1\t6\t7\t8\n")
+OLD = (
+    "  2.0000000e+00   5.0000000e-01  -1.2500000e+00   3.0000000e-01\n"
+    "  1.0000000e+00   4.0000000e+00   5.0000000e+00\n",
+    "   1.0000000e+00   6.0000000e+00   7.0000000e+00   8.0000000e+00\n",
+)
+COMMAS = ("2,0.5,-1.25,0.3\n1,4,5\n", "1.0,6,7,8\n")
+WEKA = "% a comment\n@relation Tiny\n@attribute att0 numeric\n@attribute att1 numeric\n@attribute att2 real\n"
+WEKA += "@attribute target {1,2}\n\n@data\n"
+ARFF = (WEKA + "0.5,-1.25,0.3,2\n% another\n4,5,?,1\n", WEKA + "6,7,8,1\n")
+SAME_TS = [ts(*lines, labels="1 2", univariate="true") for lines in (("0.5,-1.25,.3:2", "4,5:1"), ("6,7,8:1",))]
+
+RELATION = """@relation Tiny
+@attribute relationalAtt relational
+   @attribute att0 numeric
+   @attribute att1 numeric
+   @attribute att2 numeric
+@end relationalAtt
+@attribute activity {'Stand Still',Walking}
+@data
+"""
+
+
+@pytest.fixture
+def write_as(tmp_path):
+    def write(kind, train, test, folder="files"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for split, text in (("TRAIN", train), ("TEST", test)):
+            (tmp_path / folder / f"Tiny_{split}{kind}").write_text(text)
+        return str(tmp_path / "files")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [(".tsv", TSV), (".txt", OLD), (".txt", COMMAS), ("", COMMAS), (".arff", ARFF), (".ts", SAME_TS)],
+)
+def test_kinds_of_files(write_as, kind, texts):
+    """The same three series of one channel; the second of the training series has two values only."""
+    data = Ucr(name="Tiny", path=write_as(kind, *texts), standardise=False).load(0)
+    train = np.array([[0.5, -1.25, 0.3], [4, 5, 0]], np.float32)
+    np.testing.assert_array_equal(data.train.inputs[..., 0], train)
+    assert data.train.lengths.tolist() == [3, 2]
+    assert data.test.inputs.tolist() == [[[6], [7], [8]]]
+    assert (data.train.targets.tolist(), data.test.targets.tolist()) == ([1, 0], [0])
+    assert data.fitted.labels == ("1", "2")
+    assert [column.name for column in data.fitted.scaling.features] == ["channel_1"]
+    assert len(data.notes) == (kind != ".ts")
+    if data.notes:
+        assert data.notes[0].startswith(f"Tiny_TRAIN{kind}: 1 of 2 series end in missing values, which are taken for")
+    again = Ucr(name="Tiny", path=write_as(kind, *texts), standardise=False).load(0)
+    assert again.notes == data.notes  # from the cache
+
+
+def test_relational_arff(write_as):
+    """A channel a row; the second series' last step has no value in any channel, and its second step one in one."""
+    train = RELATION + "'1,2,3\\n10,20,30',Walking\n'4,?,?\\n40,50,?','Stand Still'\n"
+    path = write_as(".arff", train, RELATION + "'7,8,9\\n70,80,90',Walking\n")
+    with pytest.raises(UserError, match=r"missing values in 1 of 2 series; set data\.missing=interpolate"):
+        Ucr(name="Tiny", path=path).load(0)
+    data = Ucr(name="Tiny", path=path, missing="interpolate", standardise=False).load(0)
+    assert data.train.inputs.tolist() == [[[1, 10], [2, 20], [3, 30]], [[4, 40], [4, 50], [0, 0]]]
+    assert data.train.lengths.tolist() == [3, 2]
+    assert data.test.inputs.tolist() == [[[7, 70], [8, 80], [9, 90]]]
+    assert data.fitted.labels == ("stand still", "walking")
+    assert data.train.targets.tolist() == [1, 0]
+    assert len(data.notes) == 2
+    assert data.notes[1] == (
+        "Tiny_TRAIN.arff: missing values in 1 of 2 series are filled on straight lines (data.missing=interpolate)"
+    )
+
+
+def test_what_comes_with_aeon_written_as_arff(write_as):
+    """BasicMotions' own file and the same numbers as a relation give the same arrays."""
+    from aeon.datasets import load_basic_motions
+
+    texts = []
+    for split in ("train", "test"):
+        cases, labels = load_basic_motions(split=split)
+        head = "@relation B\n@attribute r relational\n" + "".join(f"@attribute a{k} numeric\n" for k in range(100))
+        head += "@end r\n@attribute activity {Standing,Running,Walking,Badminton}\n@data\n"
+        rows = ["\\n".join(",".join(map(repr, channel)) for channel in case.tolist()) for case in cases]
+        texts.append(head + "".join(f"'{r}',{label.capitalize()}\n" for r, label in zip(rows, labels, strict=True)))
+    ours, its = Ucr(name="Tiny", path=write_as(".arff", *texts)).load(0), Ucr().load(0)
+    np.testing.assert_array_equal(ours.train.inputs, its.train.inputs)
+    np.testing.assert_array_equal(ours.test.targets, its.test.targets)
+    assert ours.fitted == its.fitted
+
+
+def test_ts_first_and_both_files_of_one_kind(write_as, tmp_path):
+    write_as(".tsv", *TSV)
+    path = write_as(".ts", TRAIN, TEST)
+    assert Ucr(name="Tiny", path=path).load(0).train.features == 2
+    (tmp_path / "files" / "Tiny_TEST.ts").unlink()
+    assert Ucr(name="Tiny", path=path).load(0).train.features == 1
+    (tmp_path / "files" / "Tiny_TEST.tsv").unlink()
+    with pytest.raises(UserError, match=r"no file .*Tiny_TEST\.ts, nor are there both files in another kind \(\.tsv, "):
+        Ucr(name="Tiny", path=path).load(0)
+
+
+def test_folder_of_the_whole_archive(write_as):
+    assert len(Ucr(name="Tiny", path=write_as(".tsv", *TSV, folder="files/Tiny")).load(0).train) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "message"),
+    [
+        (".tsv", "", "Tiny_TRAIN.tsv has no series"),
+        (".tsv", "1\n", "has no values in line 1, only '1'"),
+        (
+            ".tsv",
+            "label\tv1\tv2\n",
+            "has a value in line 1 that is not a number (could not convert string to float: 'v1')",
+        ),
+        (".tsv", "1\t0,5\t0,6\n", "not a number"),
+        (".tsv", "1\t2\t\t3\n", "not a number"),
+        (".tsv", "1\t2\n2\tNaN\tNaN\n", "series 2 has no value"),
+        (".tsv", "NaN\t2\n", "series 1 has no label"),
+        (".tsv", "1\tinf\n", "infinite values"),
+        (".tsv", "1\t2\nA\t3\na\t3\n", "labels that differ only in upper and lower case: ['1', 'A', 'a']"),
+        (".txt", "\x80", "has no values in line 1"),
+        (".arff", ARFF[0].replace("4,5,?,1", "4,5,1"), "cannot be read as a .arff file"),
+        (".arff", ARFF[0].replace("4,5,?,1", "4,5,?,3"), "cannot be read as a .arff file"),
+        (".arff", ARFF[0].replace("4,5,?,1", "{0 4,1 5}"), "cannot be read as a .arff file"),
+        (".arff", ARFF[0].replace("4,5,?,1", "4,5,?,?"), "series 2 has no label"),
+        (".arff", ARFF[0].replace("{1,2}", "numeric"), "its last attribute, 'target', is numeric"),
+        (".arff", ARFF[0].replace("real", "{0.3}").replace("?", "0.3"), "neither numbers nor one relation"),
+        (".arff", RELATION + "'1,2,3\\n10,20',Walking\n", "cannot be read as a .arff file"),
+        (".arff", "", "cannot be read as a .arff file"),
+        (".ts", TRAIN.replace("@timeStamps false", "@timeStamps true"), "@timeStamps true"),
+    ],
+)
+def test_bad_files_of_other_kinds(write_as, kind, train, message):
+    with pytest.raises(UserError) as error:
+        Ucr(name="Tiny", path=write_as(kind, train, train)).load(0)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_prepared_as_a_model_was(write_as):
+    """A model of labels 1, 2 and 3 whose channel has mean 2 and deviation 4: 6, 7, 8 become 1, 1.25, 1.5."""
+    fitted = Fitted(Scaling((Column("channel_1", 2.0, 4.0),)), labels=("3", "1", "2"))
+    data = Ucr(name="Tiny", path=write_as(".tsv", *TSV)).load_as(0, fitted)
+    assert data.test.inputs[0, :, 0].tolist() == [1, 1.25, 1.5]
+    assert (data.train.targets.tolist(), data.test.targets.tolist(), data.num_outputs) == ([2, 1], [1], 3)
+    assert data.fitted == fitted
+    with pytest.raises(UserError, match=r"data\.name=Tiny: .* labels that the model does not know: '2'; it knows '1'$"):
+        Ucr(name="Tiny", path=write_as(".tsv", *TSV)).load_as(0, Fitted(labels=("1",)))
+
+
+def test_scales_are_recorded(write):
+    """Steps 1 to 5 of the first channel, ten times that in the second; see above."""
+    first, second = Ucr(name="Tiny", path=write()).load(0).fitted.scaling.features
+    assert (first.name, first.shift, first.scale) == ("channel_1", 3, pytest.approx(2**0.5))
+    assert (second.name, second.shift, second.scale) == ("channel_2", 30, pytest.approx(10 * 2**0.5))
+    plain = Ucr(name="Tiny", path=write(), standardise=False).load(0).fitted.scaling.features
+    assert plain == (Column("channel_1"), Column("channel_2"))
