@@ -81,7 +81,8 @@ class Population:
 
     `validation` holds the part of each client's training samples that it keeps for judging its own local model, or
     None if ``client.validation_fraction`` is 0. `fitted`, `forecast`, `score` and `facts` are those of the
-    `Dataset`, and `notes` those of the partition, too; `source_names` are its own clients, to which `Samples.sources` point.
+    `Dataset`, and `notes` those of the partition, too; `source_names` are its own clients, to which `Samples.sources`
+    point.
     """
 
     task: Task

@@ -68,7 +68,7 @@ class Natural:
             raise UserError(
                 f"num_clients={num_clients}: must be 1 to {large}, the natural clients of {dataset.name}{enough}"
             )
-        notes = ()
+        notes: tuple[str, ...] = ()
         if large < len(names):
             notes = (
                 f"left out {len(names) - large:,} of {len(names):,} clients, which have fewer than "

@@ -306,7 +306,7 @@ def test_half_a_folder(write, tmp_path):
 
 
 def test_the_vocabulary_of_a_model(write):
-    """good is 2 and morning 3; "Good good day!" has 2 others, the first 4 words of "bad, BAD, bad" 4, and the rest 1."""
+    """good is 2, morning 3; "Good good day!" has 2 others, the first 4 words of "bad, BAD, bad" 4, and the rest 1."""
     fitted = Fitted(labels=("not happy", "happy"), vocabulary=("<padding>", "<unknown>", "good", "morning"))
     data = Leaf(path=write(*TWEETS), kind="sent140", sequence_length=4).load_as(0, fitted)
     assert data.train.inputs.tolist() == [[2, 2, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]]
