@@ -36,7 +36,7 @@ class Ucr:
     they are fetched from Zenodo once and compared with the digests there. Their converted arrays are cached.
 
     Files of the user's own may be of any kind that the archives were published in, of which the first that is there is
-    read: ``.ts``; ``.tsv`` (UCR 2018: label and values between tabs); ``.txt``, or no end at all (older UCR: between
+    read: ``.ts``; ``.tsv`` (UCR 2018: label and values between tabs); ``.txt``, or no suffix (older UCR: between
     commas or spaces, with labels such as ``1.0000000e+00``); ``.arff`` (Weka, several channels as a relation). But for
     ``.ts``, such files fill up what is shorter with missing values, so that those at a series' end are taken for its
     end, with a note.
@@ -134,7 +134,7 @@ class Ucr:
                 there = [folder / name for name in names if not (folder / name).is_file()]
                 raise UserError(
                     f"data.path={self.path}: there is no file {there[0]}, nor are there both files in another kind "
-                    f"({others}, or without an end), or in a folder {self.name}"
+                    f"({others}, or no suffix), or in a folder {self.name}"
                 )
             return found
         aeon = importlib.util.find_spec("aeon")  # finds it without importing it, which takes seconds

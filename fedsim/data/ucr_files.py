@@ -104,7 +104,7 @@ def _read_ts(file: Path) -> Cases:
 def _read_table(file: Path) -> Cases:
     """Lines of a label and values, between tabs (``.tsv``), else commas or white space.
 
-    aeon's reader of ``.tsv`` is not used: it takes the label for a number like the others, and has none for the rest.
+    aeon's reader is not used: it is for ``.tsv`` alone, makes numbers of the labels, and does not say which line is bad.
     """
     text = file.read_text(encoding="utf-8-sig")
     separator = "\t" if file.suffix == ".tsv" else "," if "," in text else None
@@ -142,7 +142,9 @@ def _read_arff(file: Path) -> Cases:
     *inputs, target = about.names()
     *kinds, last = about.types()
     if last != "nominal":
-        raise UserError(f"has no class labels: its last attribute, {target!r}, is {last}; data=ucr is for them")
+        raise UserError(
+            f"has no class labels: its last attribute, {target!r}, is {last}; data=ucr is for classification"
+        )
     labels = [label.decode() for label in data[target].tolist()]
     if kinds == ["relational"]:
         return [_channels(case) for case in data[inputs[0]]], labels
@@ -164,4 +166,4 @@ KINDS: dict[str, Callable[[Path], Cases]] = {
     "": _read_table,
     ".arff": _read_arff,
 }
-"""Readers by the ends of files' names, the best first: ``.ts`` says how long a series is and what is missing."""
+"""Readers by the suffixes of files, the best first: ``.ts`` says how long a series is and what is missing."""
