@@ -104,7 +104,7 @@ def _read_ts(file: Path) -> Cases:
 def _read_table(file: Path) -> Cases:
     """Lines of a label and values, between tabs (``.tsv``), else commas or white space.
 
-    aeon's reader is not used: it is for ``.tsv`` alone, makes numbers of the labels, and does not say which line is bad.
+    aeon's reader is not used: it is for ``.tsv`` alone, makes numbers of labels, and does not say which line is bad.
     """
     text = file.read_text(encoding="utf-8-sig")
     separator = "\t" if file.suffix == ".tsv" else "," if "," in text else None
