@@ -98,6 +98,8 @@ class Pooled:
         members = inner.train, inner.test
         train, test = ([np.sort(np.concatenate(list(part)))] for part in members)
         if (observe := inner.observe) is None:
-            return Assignment(train, test, ("everyone",))
+            return Assignment(train, test, ("everyone",), notes=inner.notes)
         # Each sample still has the sensors of its original client.
-        return Assignment(train, test, ("everyone",), lambda split, _, number: observe(split, members[number], number))
+        return Assignment(
+            train, test, ("everyone",), lambda split, _, number: observe(split, members[number], number), inner.notes
+        )

@@ -38,7 +38,7 @@ def show(experiment: Experiment, csv: Path | None, plot: Path | None) -> None:
     title = f"{_in_words(experiment.partition)}; {dataset.name} ({dataset.task})"
     for part in render(report, title, describe_data(dataset)):
         console.print(part)
-    for note in dataset.notes:
+    for note in (*dataset.notes, *assignment.notes):
         console.print(Text(f"data: {note}"), soft_wrap=True)  # Text: rich reads [brackets] in strings as markup
 
 

@@ -151,10 +151,12 @@ class Assignment:
     """Who holds which sample: for each client, indices into the data source's train and test split.
 
     A partition may also change what the clients see of their samples: ``observe(split, members, number)`` returns the
-    split (number 0: train, 1: test) with other inputs, given the members of each client.
+    split (number 0: train, 1: test) with other inputs, given the members of each client. Its `notes` say what it
+    left out, as ``Dataset.notes`` do.
     """
 
     train: Sequence[NDArray[np.int64]]
     test: Sequence[NDArray[np.int64]]
     client_names: tuple[str, ...]
     observe: Callable[[Split, Sequence[NDArray[np.int64]], int], Split] | None = None
+    notes: tuple[str, ...] = ()

@@ -80,8 +80,9 @@ class Population:
     """All clients of a federation with their samples.
 
     `validation` holds the part of each client's training samples that it keeps for judging its own local model, or
-    None if ``client.validation_fraction`` is 0. `fitted`, `forecast`, `score`, `notes` and `facts` are those of the
-    `Dataset`; `source_names` are its own clients, to which `Samples.sources` point.
+    None if ``client.validation_fraction`` is 0. `fitted`, `forecast`, `score` and `facts` are those of the
+    `Dataset`, and `notes` those of the partition, too; `source_names` are its own clients, to which `Samples.sources`
+    point.
     """
 
     task: Task
@@ -186,7 +187,7 @@ def build_population(
         fitted=dataset.fitted,
         forecast=dataset.forecast,
         score=dataset.score,
-        notes=dataset.notes,
+        notes=(*dataset.notes, *assignment.notes),
         facts=dataset.facts,
     )
 

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from fedsim.data.dataset import IGNORE, Dataset, Split, Task
 from fedsim.data.download import fetch
+from fedsim.data.fitted import Fitted
 from fedsim.data.plays import NoRoles, describe, read_play
 from fedsim.data.text import code_points
 from fedsim.data.text_files import read_text, without_licence
+from fedsim.data.tff_files import FILES, read_snippets
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -28,6 +30,9 @@ TFF_CHARACTERS = "\n\r" + "".join(c for c in map(chr, range(32, 127)) if c not i
 
 _PADDING = 0
 _UNKNOWN, _BEGIN, _END = (len(TFF_CHARACTERS) + i for i in (1, 2, 3))
+TFF_TOKENS = ("<padding>", *TFF_CHARACTERS, "<unknown>", "<begin>", "<end>")
+
+_TEST_FRACTION = 0.2
 
 Ids = NDArray[np.uint8]
 
@@ -59,20 +64,25 @@ class Shakespeare:
 
     A role with nothing to predict is left out, with a note.
 
+    The files of TensorFlow Federated themselves (``shakespeare_train.h5`` and ``shakespeare_test.h5``, 715 roles) need
+    ``form=all_positions`` and the extra ``hdf5``. They are split already, into the speeches of each role that train and
+    those that test.
+
     Attributes:
-        path: a UTF-8 text of blocks ``Name:``, speech, blank line; None means tiny Shakespeare.
+        path: a UTF-8 text of blocks ``Name:``, speech, blank line; or the folder with TensorFlow Federated's two files;
+            None means tiny Shakespeare.
         form: ``all_positions`` or ``last``.
         sequence_length: characters (tokens) that go into a sample.
         stride: every how many characters a window begins, only for ``form=last``; None means 1, as in LEAF, which
             makes a sample of each character and takes 80 times the memory of the text, as 64-bit numbers: 0.7 GB.
-        test_fraction: share of each role to test on, above 0 and below 1.
+        test_fraction: share of each role to test on, above 0 and below 1; of no effect on files that are split.
     """
 
     path: str | None = None
     form: str = "all_positions"
     sequence_length: int = 80
     stride: int | None = None
-    test_fraction: float = 0.2
+    test_fraction: float = _TEST_FRACTION
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -81,7 +91,9 @@ class Shakespeare:
             FieldError: if a value is out of range or has no effect with `form`.
         """
         if self.path == "":
-            raise FieldError("path", self.path, "name a text file, or leave it null to fetch tiny Shakespeare")
+            raise FieldError(
+                "path", self.path, "name a text file or a folder, or leave it null to fetch tiny Shakespeare"
+            )
         check_one_of(self, "form", ("all_positions", "last"))
         check_at_least(self, 1, "sequence_length", "stride")
         check_above(self, 0, "test_fraction")
@@ -101,6 +113,8 @@ class Shakespeare:
             UserError: if the text cannot be fetched or read, has no roles, or gives no test sample.
         """
         file = self._file()
+        if file.is_dir():
+            return self._snippets(file)
         text, licence = without_licence(read_text(file, self.path))
         try:
             play = read_play(text, "colon_line")
@@ -128,15 +142,58 @@ class Shakespeare:
                 f"data.test_fraction={self.test_fraction}: no role says enough for a test sample; take a longer text, "
                 "or a smaller data.sequence_length"
             )
+        return self._dataset(train, test, names, notes)
+
+    def _snippets(self, folder: Path) -> Dataset:
+        """Read the two files of TensorFlow Federated."""
+        path = self.path or ""
+        files = [folder / name for name in FILES]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise UserError(
+                f"data.path={path}: the folder has no {' and no '.join(missing)}, TensorFlow Federated's files; "
+                "data=text reads folders of texts"
+            )
+        if self.form != "all_positions":
+            raise UserError(f"data.form={self.form}: TensorFlow Federated's files are for data.form=all_positions")
+        if self.test_fraction != _TEST_FRACTION:
+            raise UserError(
+                f"data.test_fraction={self.test_fraction}: has an effect only with a text; {FILES[0]} and {FILES[1]} "
+                "are split already"
+            )
+        said, said_in_test = (read_snippets(file, path) for file in files)
+        names: list[str] = []
+        train: list[Split] = []
+        test: list[Split] = []
+        for name, snippets in said.items():
+            pieces = [self._pieces(snippet, len(names)) for snippet in snippets]
+            if sum(map(len, pieces)):
+                train += pieces
+                test += [self._pieces(snippet, len(names)) for snippet in said_in_test.get(name, ())]
+                names.append(name)
+        notes = []
+        if lost := len({*said, *said_in_test} - {*names}):
+            notes.append(
+                f"left out {lost:,} of {len({*said, *said_in_test}):,} clients, who have nothing to predict in "
+                f"{FILES[0]}"
+            )
+        if not sum(map(len, test)):
+            raise UserError(f"data.path={path}: no client has something to predict in both {FILES[0]} and {FILES[1]}")
+        return self._dataset(train, test, names, notes)
+
+    def _dataset(self, train: list[Split], test: list[Split], names: list[str], notes: list[str]) -> Dataset:
+        last = self.form == "last"
+        characters = Fitted(labels=tuple(LEAF_CHARACTERS), vocabulary=(*LEAF_CHARACTERS, "<unknown>"))
+        fitted = characters if last else Fitted(vocabulary=TFF_TOKENS)
         return Dataset(
             name="shakespeare",
             task=Task.CLASSIFICATION if last else Task.SEQUENCE_LABELLING,
             train=_join(train),
             test=_join(test),
-            num_outputs=len(LEAF_CHARACTERS) if last else _END + 1,
-            vocabulary_size=len(LEAF_CHARACTERS) + 1 if last else _END + 1,
+            num_outputs=len(fitted.labels) if last else len(fitted.vocabulary),
+            vocabulary_size=len(fitted.vocabulary),
             client_names=tuple(names),
             ordered=True,
+            fitted=fitted,
             notes=tuple(notes),
         )
 

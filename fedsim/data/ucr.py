@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cache_directory, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.download import fetch, fetch_json
-from fedsim.data.fitted import Fitted, Scaling, columns
+from fedsim.data.fitted import Column, Fitted, Scaling, columns
 from fedsim.data.scaling import standardised
-from fedsim.data.table_frame import shorten
-from fedsim.data.user_files import content_identity, existing
+from fedsim.data.ucr_files import KINDS, SPLITS, Cases, Floats, find_files, read_cases
+from fedsim.data.user_files import content_identity
 from fedsim.errors import FieldError, UserError, check_one_of, did_you_mean
 
 RECORDS = "https://zenodo.org/api/records"
 """Where the archives' files are, with their MD5 digests; aeon knows each data set's record."""
 
-_SPLITS = ("TRAIN", "TEST")
 _PARTS = ("inputs", "lengths", "targets")
 
 
@@ -33,20 +31,24 @@ _PARTS = ("inputs", "lengths", "targets")
 class Ucr:
     """A data set of the UCR (Dau et al. 2019) or UEA (Bagnall et al. 2018) archive, with the archive's own split.
 
-    The files are ``.ts``, ``.tsv`` (the archive of 2018: a label and the values of a series in each line, empty values
-    at its end), ``.txt`` (the same, between blanks or commas, as in earlier archives) or ``.arff`` (Weka's, with a
-    relation for several channels). They are looked for in `path`, in this order; else among those that come with the
-    aeon library (ACSF1, ArrowHead, BasicMotions, GunPoint, ItalyPowerDemand, JapaneseVowels, OSULeaf,
-    PickupGestureWiimoteZ); else in the cache; else they are fetched from Zenodo once and compared with the digests
-    there. Their converted arrays are cached.
+    The files are looked for in `path`; else among those that come with the aeon library (ACSF1, ArrowHead,
+    BasicMotions, GunPoint, ItalyPowerDemand, JapaneseVowels, OSULeaf, PickupGestureWiimoteZ); else in the cache; else
+    they are fetched from Zenodo once and compared with the digests there. Their converted arrays are cached.
 
-    Series of unequal length are padded with zeros at the end, which the model does not look at. Labels are numbered in
-    sorted order, by value if all are numbers. The archives do not say who was measured, so there are no natural
-    clients.
+    Files of the user's own may be of any kind that the archives were published in, of which the first that is there is
+    read: ``.ts``; ``.tsv`` (UCR 2018: label and values between tabs); ``.txt``, or no suffix (older UCR: between
+    commas or spaces, with labels such as ``1.0000000e+00``); ``.arff`` (Weka, several channels as a relation). But for
+    ``.ts``, such files fill up what is shorter with missing values, so that those at a series' end are taken for its
+    end, with a note.
+
+    Series of unequal length are padded with zeros at the end, which the model does not look at. Labels are in lower
+    case and numbered in sorted order, by value if all are numbers. The archives do not say who was measured, so there
+    are no natural clients.
 
     Attributes:
         name: the data set's name, such as ``ECG5000``, in the archive's spelling.
-        path: folder with ``NAME_TRAIN.ts`` and ``NAME_TEST.ts`` (or another ending), or None.
+        path: folder with ``NAME_TRAIN.ts`` and ``NAME_TEST.ts`` (or another kind of file), or with a folder ``NAME`` of
+            them; or None.
         standardise: whether each channel is brought to zero mean and unit variance over the training steps.
         missing: ``refuse`` series with missing values, or ``interpolate`` linearly between the values around them (a
             channel without any value becomes zero).
@@ -87,42 +89,54 @@ class Ucr:
     def _load(self, fitted: Fitted | None) -> Dataset:
         files = self._files()
         identity = f"{content_identity(self.path, files)} {self.name} {self.missing} aeon {version('aeon')}"
-        names = [f"{split}_{part}" for split in _SPLITS for part in _PARTS] + ["labels"]
+        names = [f"{split}_{part}" for split in SPLITS for part in _PARTS] + ["words"]
         arrays = cached_arrays("ucr", identity, names, partial(_convert, self, files))
+        words = json.loads(arrays["words"].tobytes())
+        labels = tuple(words["labels"])
+        known = labels if fitted is None or not fitted.labels else fitted.labels
+        if new := [label for label in labels if label not in known]:
+            raise UserError(
+                f"data.name={self.name}: these data have labels that the model does not know: "
+                f"{', '.join(map(repr, new[:6]))}; it knows {', '.join(map(repr, known[:6]))}"
+                + (f", ... ({len(known)} in all)" if len(known) > 6 else "")
+            )
+        number = np.array([known.index(label) for label in labels], np.int64)
         train, test = (
-            Split(arrays[f"{split}_inputs"], arrays[f"{split}_lengths"].astype(np.int64), arrays[f"{split}_targets"])
-            for split in _SPLITS
+            Split(
+                arrays[f"{split}_inputs"],
+                arrays[f"{split}_lengths"].astype(np.int64),
+                number[arrays[f"{split}_targets"].astype(np.int64)],
+            )
+            for split in SPLITS
         )
-        labels = tuple(arrays["labels"].tolist())
-        if fitted is not None and fitted.labels:
-            if new := [label for label in labels if label not in fitted.labels]:
-                raise UserError(
-                    f"data.name={self.name}: has labels that the model does not know: {shorten(new)}; it knows "
-                    f"{shorten(fitted.labels)}"
-                )
-            number = np.array([fitted.labels.index(label) for label in labels], np.int64)
-            train, test = (replace(split, targets=number[split.targets.astype(np.int64)]) for split in (train, test))
-            labels = fitted.labels
-        features = columns([f"channel_{k}" for k in range(1, train.inputs.shape[2] + 1)])
+        channels = [f"channel_{k}" for k in range(1, train.features + 1)]
+        features: tuple[Column, ...] = columns(channels)
         if self.standardise:
-            train, test, features = standardised(train, test, [column.name for column in features], fitted)
+            train, test, features = standardised(train, test, channels, fitted)
         return Dataset(
             name=self.name,
             task=Task.CLASSIFICATION,
             train=train,
             test=test,
-            num_outputs=len(labels),
+            num_outputs=len(known),
             why_not_natural=f"the archive does not say who was measured in {self.name}",
-            fitted=Fitted(Scaling(features), labels=labels),
+            fitted=Fitted(Scaling(features), labels=known),
+            notes=tuple(words["notes"]),
         )
 
     def _files(self) -> tuple[Path, ...]:
         """The training and the test file, fetched if need be."""
-        names = [f"{self.name}_{split}.ts" for split in _SPLITS]
+        names = [f"{self.name}_{split}.ts" for split in SPLITS]
         if self.path is not None:
             folder = Path(self.path).expanduser()
-            found = [[folder / f"{self.name}_{split}{ending}" for split in _SPLITS] for ending in _READERS]
-            return existing(self.path, *next((pair for pair in found if all(f.is_file() for f in pair)), found[0]))
+            if (found := find_files((folder, folder / self.name), self.name)) is None:
+                others = ", ".join(kind for kind in KINDS if kind not in ("", ".ts"))
+                there = [folder / name for name in names if not (folder / name).is_file()]
+                raise UserError(
+                    f"data.path={self.path}: there is no file {there[0]}, nor are there both files in another kind "
+                    f"({others}, or no suffix), or in a folder {self.name}"
+                )
+            return found
         aeon = importlib.util.find_spec("aeon")  # finds it without importing it, which takes seconds
         places = [Path(p, "datasets", "data", self.name) for p in (aeon and aeon.submodule_search_locations) or ()]
         if (cache := cache_directory()) is not None:
@@ -159,13 +173,14 @@ def _download(name: str, files: list[str]) -> tuple[Path, ...]:
 
 def _convert(ucr: Ucr, files: tuple[Path, ...]) -> Arrays:
     """Read both files and pad their series to the longest of all."""
-    raw = [_read(ucr, file) for file in files]
+    notes: list[str] = []
+    raw = [_read(ucr, file, notes) for file in files]
     labels = _sorted({label for _, names in raw for label in names})
     number = {label: k for k, label in enumerate(labels)}
     longest = max(series.shape[1] for cases, _ in raw for series in cases)
     channels = raw[0][0][0].shape[0]
-    arrays: Arrays = {"labels": np.array(labels)}
-    for split, file, (cases, names) in zip(_SPLITS, files, raw, strict=True):
+    arrays: Arrays = {"words": np.frombuffer(json.dumps({"labels": labels, "notes": notes}).encode(), np.uint8)}
+    for split, file, (cases, names) in zip(SPLITS, files, raw, strict=True):
         inputs = np.zeros((len(cases), longest, channels), np.float32)
         for row, series in zip(inputs, cases, strict=True):  # a series is [channels, steps]
             if len(series) != channels:
@@ -177,85 +192,29 @@ def _convert(ucr: Ucr, files: tuple[Path, ...]) -> Arrays:
     return arrays
 
 
-def _read(ucr: Ucr, file: Path) -> tuple[list[NDArray[np.float64]], list[str]]:
-    """Return series ``[channels, steps]`` and labels."""
+def _read(ucr: Ucr, file: Path, notes: list[str]) -> Cases:
+    """Return series ``[channels, steps]`` without missing values, and labels."""
     where = f"data.name={ucr.name}: {file}"
-    try:
-        series, labels = _READERS[file.suffix](file)
-    except NoLabels:
-        raise UserError(f"{where} has no class labels; data=ucr is for classification") from None
-    except (OSError, ValueError, TypeError, IndexError, KeyError) as error:  # what aeon and pandas raise on damage
-        reason = " ".join(str(error).split())
-        raise UserError(f"{where} cannot be read as a {file.suffix} file ({type(error).__name__}: {reason})") from error
-    if not series:
-        raise UserError(f"{where} has no series")
-    if any(not case.shape[1] for case in series):
-        raise UserError(f"{where} has a series without values")
+    (series, labels), cut = read_cases(file, where)
     if any(np.isinf(case).any() for case in series):
         raise UserError(f"{where} has infinite values")
+    if cut:
+        notes.append(
+            f"{file.name}: {cut:,} of {len(series):,} series end in missing values, which are taken for their end (the "
+            "archive fills up what is shorter); a .ts file in data.path says what is missing"
+        )
     gaps = sum(bool(np.isnan(case).any()) for case in series)
     if gaps and ucr.missing == "refuse":
         raise UserError(f"{where} has missing values in {gaps} of {len(series)} series; set data.missing=interpolate")
+    if gaps:
+        notes.append(
+            f"{file.name}: missing values in {gaps:,} of {len(series):,} series are filled on straight lines "
+            "(data.missing=interpolate)"
+        )
     return [_interpolate(case) for case in series], labels
 
 
-class NoLabels(Exception):
-    """A file of series without labels."""
-
-
-_Cases = tuple[list[NDArray[np.float64]], list[str]]
-
-
-def _read_ts(file: Path) -> _Cases:
-    from aeon.datasets import load_from_ts_file  # here because importing it takes seconds
-
-    cases, labels, about = load_from_ts_file(str(file), return_meta_data=True)
-    if not about["classlabel"]:
-        raise NoLabels
-    return [np.asarray(case, np.float64) for case in cases], [str(label) for label in labels]
-
-
-def _read_arff(file: Path) -> _Cases:
-    from aeon.datasets import load_from_arff_file
-
-    cases, labels = load_from_arff_file(str(file))
-    return [_until_the_end(np.asarray(case, np.float64)) for case in cases], [str(label) for label in labels]
-
-
-def _read_lines(file: Path, separator: str) -> _Cases:
-    """Read a label and the values of one series from each line."""
-    import pandas as pd  # here because importing it takes half a second
-
-    table = pd.read_csv(file, sep=separator, header=None, engine="python", skipinitialspace=True)
-    table = table.dropna(axis=1, how="all")  # blanks at the beginning or the end of lines
-    if table.shape[1] < 2:
-        raise ValueError("a line must be a label and at least one value")
-    values = table.iloc[:, 1:].to_numpy(np.float64)
-    if table.iloc[:, 0].isna().any():
-        raise ValueError(f"line {int(table.iloc[:, 0].isna().to_numpy(bool).argmax()) + 1} has no label")
-    return [_until_the_end(row[None]) for row in values], [_whole(label) for label in table.iloc[:, 0]]
-
-
-def _until_the_end(series: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cut off the steps ``[channels, steps]`` at the end that no channel has: such files pad short series so."""
-    known = np.flatnonzero(~np.isnan(series).all(0))
-    return series[:, : known[-1] + 1] if len(known) else series[:, :0]
-
-
-def _whole(label: object) -> str:
-    """A label as text, 1 for ``1.0000000e+00``."""
-    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
-
-
-_READERS: dict[str, Callable[[Path], _Cases]] = {
-    ".ts": _read_ts,
-    ".tsv": partial(_read_lines, separator="\t"),
-    ".txt": partial(_read_lines, separator=r"[,\s]+"),
-    ".arff": _read_arff,
-}
-
-
-def _interpolate(series: NDArray[np.float64]) -> NDArray[np.float64]:
+def _interpolate(series: Floats) -> Floats:
     """Fill each channel's gaps on straight lines, and its ends with the nearest value."""
     if not np.isnan(series).any():
         return series

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +11,13 @@ from fedsim.errors import UserError, check_at_least
 from fedsim.partition.common import members
 from fedsim.seeding import generator
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Natural:
     """Every client of the data, such as a speaker or a file, keeps its own training and test samples.
 
     Clients that are not taken, and those with fewer than `min_samples` training samples, are left out with all their
-    samples; how many have too few is logged.
+    samples; how many have too few is in the notes.
 
     Attributes:
         min_samples: training samples that a client needs to take part, at least 1.
@@ -71,14 +68,14 @@ class Natural:
             raise UserError(
                 f"num_clients={num_clients}: must be 1 to {large}, the natural clients of {dataset.name}{enough}"
             )
+        notes: tuple[str, ...] = ()
         if large < len(names):
-            _log.warning(
-                "natural: left out %d of %d clients, which have fewer than partition.min_samples=%d training samples",
-                len(names) - large,
-                len(names),
-                self.min_samples,
+            notes = (
+                f"left out {len(names) - large:,} of {len(names):,} clients, which have fewer than "
+                f"partition.min_samples={self.min_samples} training samples",
             )
         shuffled = generator(seed, "partition").permutation(len(names))
         limit = num_clients if num_clients is not None else self.max_clients
         chosen = np.sort(shuffled[sizes[shuffled] >= self.min_samples][:limit])
-        return Assignment([train[k] for k in chosen], [test[k] for k in chosen], tuple(names[k] for k in chosen))
+        chosen_names = tuple(names[k] for k in chosen)
+        return Assignment([train[k] for k in chosen], [test[k] for k in chosen], chosen_names, notes=notes)

@@ -54,6 +54,8 @@ def test_all_positions_by_hand(play):
     a, b, c, d, e, f = tff("abcdef")
     assert data.task is Task.SEQUENCE_LABELLING
     assert (data.num_outputs, data.vocabulary_size, data.client_names) == (90, 90, ("Ann",))
+    assert data.fitted.vocabulary == ("<padding>", *TFF_CHARACTERS, "<unknown>", "<begin>", "<end>")
+    assert [data.fitted.vocabulary[k] for k in (a, UNKNOWN, BEGIN, END)] == ["a", "<unknown>", "<begin>", "<end>"]
     assert data.train.inputs.tolist() == [[BEGIN, a, b, c], [BEGIN, a, b, c], [e, f, 0, 0]]
     assert data.train.targets.tolist() == [[a, b, c, d], [a, b, c, d], [f, END, IGNORE, IGNORE]]
     assert data.train.lengths.tolist() == [4, 4, 2]
@@ -102,6 +104,8 @@ def test_last_by_hand(play):
     ).load(0)
     assert data.task is Task.CLASSIFICATION
     assert (data.num_outputs, data.vocabulary_size) == (80, 81)
+    assert data.fitted.vocabulary == (*LEAF_CHARACTERS, "<unknown>")
+    assert data.fitted.labels == tuple(LEAF_CHARACTERS)
     windows = ["ab,", "b, ", ", c", " cd", "cd ", "d e", "yes"]
     assert data.train.inputs.tolist() == [leaf(w) for w in windows]
     assert data.train.targets.tolist() == leaf(" cd ef!")
@@ -191,7 +195,7 @@ def test_unusable_text(tmp_path, content, options, message):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(UserError, match=r"data\.path=.*no file or folder"):
         Shakespeare(path=str(tmp_path / "nothing.txt")).load(0)
-    with pytest.raises(UserError, match=r"data\.path=.*cannot be read"):
+    with pytest.raises(UserError, match=r"data\.path=.*no shakespeare_train\.h5 and no shakespeare_test\.h5"):
         Shakespeare(path=str(tmp_path)).load(0)
 
 

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedsim.data import ucr
 from fedsim.data.dataset import Task
+from fedsim.data.fitted import Column, Fitted, Scaling
 from fedsim.data.ucr import Ucr
 from fedsim.errors import FieldError, UserError
 from fedsim.partition.natural import Natural
@@ -223,97 +225,171 @@ def test_refused(field, values):
     assert error.value.field == field
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# other kinds of files
+# The other kinds of files, in the archives' own layouts: UCR 2018, UCR 2015 and before, Weka.
 
-
-def files(tmp_path, ending, train, test):
-    folder = tmp_path / "other"
-    folder.mkdir()
-    (folder / f"Tiny_TRAIN.{ending}").write_text(train)
-    (folder / f"Tiny_TEST.{ending}").write_text(test)
-    return str(folder)
-
-
-SHORT = ("3\t0.5\t1.5\t-2\n12\t7\t8\tNaN\n", "12\t1\tNaN\tNaN\n")
-OLD = ("   3.0000000e+00   5.0000000e-01   1.5000000e+00  -2.0\n  12.0e+00 7 8 NaN\n", "12,1,NaN,NaN\n")
-WEKA = (
-    "@relation Tiny\n"
-    + "".join(f"@attribute att{k} numeric\n" for k in range(3))
-    + "@attribute target {3,12}\n\n@data\n"
+TSV = ("2\t0.5\t-1.25\t3e-1\n1\t4\t5\tNaN\n", "1\t6\t7\t8\n")
+OLD = (
+    "  2.0000000e+00   5.0000000e-01  -1.2500000e+00   3.0000000e-01\n"
+    "  1.0000000e+00   4.0000000e+00   5.0000000e+00\n",
+    "   1.0000000e+00   6.0000000e+00   7.0000000e+00   8.0000000e+00\n",
 )
+COMMAS = ("2,0.5,-1.25,0.3\n1,4,5\n", "1.0,6,7,8\n")
+WEKA = "% a comment\n@relation Tiny\n@attribute att0 numeric\n@attribute att1 numeric\n@attribute att2 real\n"
+WEKA += "@attribute target {1,2}\n\n@data\n"
+ARFF = (WEKA + "0.5,-1.25,0.3,2\n% another\n4,5,?,1\n", WEKA + "6,7,8,1\n")
+SAME_TS = [ts(*lines, labels="1 2", univariate="true") for lines in (("0.5,-1.25,.3:2", "4,5:1"), ("6,7,8:1",))]
+
+RELATION = """@relation Tiny
+@attribute relationalAtt relational
+   @attribute att0 numeric
+   @attribute att1 numeric
+   @attribute att2 numeric
+@end relationalAtt
+@attribute activity {'Stand Still',Walking}
+@data
+"""
+
+
+@pytest.fixture
+def write_as(tmp_path):
+    def write(kind, train, test, folder="files"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for split, text in (("TRAIN", train), ("TEST", test)):
+            (tmp_path / folder / f"Tiny_{split}{kind}").write_text(text)
+        return str(tmp_path / "files")
+
+    return write
 
 
 @pytest.mark.parametrize(
-    ("ending", "train", "test"),
-    [("tsv", *SHORT), ("txt", *OLD), ("arff", WEKA + "0.5,1.5,-2,3\n7,8,?,12\n", WEKA + "1,?,?,12\n")],
+    ("kind", "texts"),
+    [(".tsv", TSV), (".txt", OLD), (".txt", COMMAS), ("", COMMAS), (".arff", ARFF), (".ts", SAME_TS)],
 )
-def test_other_kinds_of_files(tmp_path, ending, train, test):
-    """Series 0.5, 1.5, -2 with label 3 and 7, 8 with label 12, whose third value is padding; a test series of 1."""
-    data = Ucr(name="Tiny", path=files(tmp_path, ending, train, test), standardise=False).load(0)
-    assert data.train.inputs[:, :, 0].tolist() == [[0.5, 1.5, -2], [7, 8, 0]]
+def test_kinds_of_files(write_as, kind, texts):
+    """The same three series of one channel; the second of the training series has two values only."""
+    data = Ucr(name="Tiny", path=write_as(kind, *texts), standardise=False).load(0)
+    train = np.array([[0.5, -1.25, 0.3], [4, 5, 0]], np.float32)
+    np.testing.assert_array_equal(data.train.inputs[..., 0], train)
     assert data.train.lengths.tolist() == [3, 2]
-    assert data.test.lengths.tolist() == [1]
-    assert data.test.inputs[0, 0, 0] == 1
-    assert data.fitted.labels == ("3", "12")  # by value
-    assert data.train.targets.tolist() == [0, 1]
-    assert data.test.targets.tolist() == [1]
+    assert data.test.inputs.tolist() == [[[6], [7], [8]]]
+    assert (data.train.targets.tolist(), data.test.targets.tolist()) == ([1, 0], [0])
+    assert data.fitted.labels == ("1", "2")
+    assert [column.name for column in data.fitted.scaling.features] == ["channel_1"]
+    assert len(data.notes) == (kind != ".ts")
+    if data.notes:
+        assert data.notes[0].startswith(f"Tiny_TRAIN{kind}: 1 of 2 series end in missing values, which are taken for")
+    again = Ucr(name="Tiny", path=write_as(kind, *texts), standardise=False).load(0)
+    assert again.notes == data.notes  # from the cache
 
 
-def test_several_channels_in_a_relation(tmp_path):
-    """Weka's form of the UEA archive: the channels of a series in quotes, with \\n between them."""
-    head = "@relation Tiny\n@attribute both relational\n@attribute t0 numeric\n@attribute t1 numeric\n@end both\n"
-    head += "@attribute class {up,down}\n@data\n"
-    folder = files(tmp_path, "arff", head + "'1,2\\n10,20',up\n'3,4\\n30,40',down\n", head + "'5,6\\n50,60',up\n")
-    data = Ucr(name="Tiny", path=folder, standardise=False).load(0)
-    assert data.train.inputs.tolist() == [[[1, 10], [2, 20]], [[3, 30], [4, 40]]]
-    assert data.fitted.labels == ("down", "up")
+def test_relational_arff(write_as):
+    """A channel a row; the second series' last step has no value in any channel, and its second step one in one."""
+    train = RELATION + "'1,2,3\\n10,20,30',Walking\n'4,?,?\\n40,50,?','Stand Still'\n"
+    path = write_as(".arff", train, RELATION + "'7,8,9\\n70,80,90',Walking\n")
+    with pytest.raises(UserError, match=r"missing values in 1 of 2 series; set data\.missing=interpolate"):
+        Ucr(name="Tiny", path=path).load(0)
+    data = Ucr(name="Tiny", path=path, missing="interpolate", standardise=False).load(0)
+    assert data.train.inputs.tolist() == [[[1, 10], [2, 20], [3, 30]], [[4, 40], [4, 50], [0, 0]]]
+    assert data.train.lengths.tolist() == [3, 2]
+    assert data.test.inputs.tolist() == [[[7, 70], [8, 80], [9, 90]]]
+    assert data.fitted.labels == ("stand still", "walking")
     assert data.train.targets.tolist() == [1, 0]
-
-
-def test_a_value_that_is_missing_inside_a_series(tmp_path):
-    folder = files(tmp_path, "tsv", "1\t2\tNaN\t4\n2\t1\t1\t1\n", "1\t1\t2\t3\n")
-    with pytest.raises(UserError, match=r"missing values in 1 of 2 series; set data.missing=interpolate"):
-        Ucr(name="Tiny", path=folder).load(0)
-    data = Ucr(name="Tiny", path=folder, standardise=False, missing="interpolate").load(0)
-    assert data.train.inputs[0, :, 0].tolist() == [2, 3, 4]
+    assert len(data.notes) == 2
+    assert data.notes[1] == (
+        "Tiny_TRAIN.arff: missing values in 1 of 2 series are filled on straight lines (data.missing=interpolate)"
+    )
 
 
 @pytest.mark.parametrize(
-    ("ending", "train", "message"),
+    ("name", "kind"),
     [
-        ("tsv", "1\n2\n", "a label and at least one value"),
-        ("tsv", "", "cannot be read as a .tsv file"),
-        ("tsv", "1\tx\t2\n", "cannot be read as a .tsv file"),
-        ("tsv", "1\tNaN\t2\n2\t\t\n", "has a series without values"),
-        ("txt", "1 2 3\n1 2 3 4 5\n", "cannot be read as a .txt file"),
-        ("arff", WEKA + "1,2,3\n1,2,3,12\n", "cannot be read as a .arff file"),
-        ("arff", WEKA, "has no series"),
+        ("GunPoint", ".tsv"),
+        ("GunPoint", ".arff"),
+        ("ArrowHead", ".tsv"),
+        ("ArrowHead", ".arff"),
+        ("BasicMotions", ".arff"),
     ],
 )
-def test_damaged_files(tmp_path, ending, train, message):
-    with pytest.raises(UserError) as caught:
-        Ucr(name="Tiny", path=files(tmp_path, ending, train, train)).load(0)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_published_files_that_come_with_aeon(name, kind, tmp_path):
+    """The archives' own training files of other kinds hold the numbers and labels of the .ts file."""
+    import aeon
+
+    folder = Path(aeon.__file__).parent / "datasets" / "data" / name
+    for split in ("TRAIN", "TEST"):
+        (tmp_path / f"{name}_{split}{kind}").symlink_to(folder / f"{name}_TRAIN{kind}")
+    ours, its = Ucr(name=name, path=str(tmp_path)).load(0), Ucr(name=name).load(0)
+    np.testing.assert_allclose(ours.train.inputs, its.train.inputs, atol=1e-5)  # files differ in the digits they keep
+    np.testing.assert_array_equal(ours.train.targets, its.train.targets)
+    np.testing.assert_array_equal(ours.train.lengths, its.train.lengths)
+    assert ours.fitted.labels == its.fitted.labels
+    assert ours.notes == ()
 
 
-def test_ts_comes_first(tmp_path, write):
-    folder = write()
-    (tmp_path / "files" / "Tiny_TRAIN.tsv").write_text(SHORT[0])
-    (tmp_path / "files" / "Tiny_TEST.tsv").write_text(SHORT[1])
-    assert Ucr(name="Tiny", path=folder).load(0).fitted.labels == ("9", "10")
+def test_ts_first_and_both_files_of_one_kind(write_as, tmp_path):
+    write_as(".tsv", *TSV)
+    path = write_as(".ts", TRAIN, TEST)
+    assert Ucr(name="Tiny", path=path).load(0).train.features == 2
+    (tmp_path / "files" / "Tiny_TEST.ts").unlink()
+    assert Ucr(name="Tiny", path=path).load(0).train.features == 1
+    (tmp_path / "files" / "Tiny_TEST.tsv").unlink()
+    with pytest.raises(UserError, match=r"no file .*Tiny_TEST\.ts, nor are there both files in another kind \(\.tsv, "):
+        Ucr(name="Tiny", path=path).load(0)
 
 
-def test_prepared_as_a_model_knows_them(tmp_path, write):
-    """Labels keep their numbers, and channels their scale; a label that the model does not know is refused."""
-    data = Ucr(name="Tiny", path=write()).load(0)
-    later = Ucr(name="Tiny", path=write(train=ts("9,9:9,9:10", "4,5:40,50:10", labels="10"), test=TEST))
-    again = later.load_as(0, data.fitted)
-    assert again.train.targets.tolist() == [1, 1]
-    assert again.fitted == data.fitted
-    shift, scale = data.fitted.scaling.features[0].shift, data.fitted.scaling.features[0].scale
-    assert again.train.inputs[0, 0, 0] == pytest.approx((9 - shift) / scale)
-    other = Ucr(name="Tiny", path=write(train=ts("9,9:9,9:11", "4,5:40,50:10", labels="10 11"), test=TEST))
-    with pytest.raises(UserError, match="labels that the model does not know: '11'; it knows '9', '10'"):
-        other.load_as(0, data.fitted)
+def test_folder_of_the_whole_archive(write_as):
+    assert len(Ucr(name="Tiny", path=write_as(".tsv", *TSV, folder="files/Tiny")).load(0).train) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "message"),
+    [
+        (".tsv", "", "Tiny_TRAIN.tsv has no series"),
+        (".tsv", "1\n", "has no values in line 1, only '1'"),
+        (
+            ".tsv",
+            "label\tv1\tv2\n",
+            "has a value in line 1 that is not a number (could not convert string to float: 'v1')",
+        ),
+        (".tsv", "1\t0,5\t0,6\n", "not a number"),
+        (".tsv", "1\t2\t\t3\n", "not a number"),
+        (".tsv", "1\t2\n2\tNaN\tNaN\n", "series 2 has no value"),
+        (".tsv", "NaN\t2\n", "series 1 has no label"),
+        (".tsv", "1\tinf\n", "infinite values"),
+        (".tsv", "1\t2\nA\t3\na\t3\n", "labels that differ only in upper and lower case: ['1', 'A', 'a']"),
+        (".txt", "\x80", "has no values in line 1"),
+        (".arff", ARFF[0].replace("4,5,?,1", "4,5,1"), "cannot be read as a .arff file"),
+        (".arff", ARFF[0].replace("4,5,?,1", "4,5,?,3"), "cannot be read as a .arff file"),
+        (".arff", ARFF[0].replace("4,5,?,1", "{0 4,1 5}"), "cannot be read as a .arff file"),
+        (".arff", ARFF[0].replace("4,5,?,1", "4,5,?,?"), "series 2 has no label"),
+        (".arff", ARFF[0].replace("{1,2}", "numeric"), "its last attribute, 'target', is numeric"),
+        (".arff", ARFF[0].replace("real", "{0.3}").replace("?", "0.3"), "neither numbers nor one relation"),
+        (".arff", RELATION + "'1,2,3\\n10,20',Walking\n", "cannot be read as a .arff file"),
+        (".arff", "", "cannot be read as a .arff file"),
+        (".ts", TRAIN.replace("@timeStamps false", "@timeStamps true"), "@timeStamps true"),
+    ],
+)
+def test_bad_files_of_other_kinds(write_as, kind, train, message):
+    with pytest.raises(UserError) as error:
+        Ucr(name="Tiny", path=write_as(kind, train, train)).load(0)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_prepared_as_a_model_was(write_as):
+    """A model of labels 1, 2 and 3 whose channel has mean 2 and deviation 4: 6, 7, 8 become 1, 1.25, 1.5."""
+    fitted = Fitted(Scaling((Column("channel_1", 2.0, 4.0),)), labels=("3", "1", "2"))
+    data = Ucr(name="Tiny", path=write_as(".tsv", *TSV)).load_as(0, fitted)
+    assert data.test.inputs[0, :, 0].tolist() == [1, 1.25, 1.5]
+    assert (data.train.targets.tolist(), data.test.targets.tolist(), data.num_outputs) == ([2, 1], [1], 3)
+    assert data.fitted == fitted
+    with pytest.raises(UserError, match=r"data\.name=Tiny: .* labels that the model does not know: '2'; it knows '1'$"):
+        Ucr(name="Tiny", path=write_as(".tsv", *TSV)).load_as(0, Fitted(labels=("1",)))
+
+
+def test_scales_are_recorded(write):
+    """Steps 1 to 5 of the first channel, ten times that in the second; see above."""
+    first, second = Ucr(name="Tiny", path=write()).load(0).fitted.scaling.features
+    assert (first.name, first.shift, first.scale) == ("channel_1", 3, pytest.approx(2**0.5))
+    assert (second.name, second.shift, second.scale) == ("channel_2", 30, pytest.approx(10 * 2**0.5))
+    plain = Ucr(name="Tiny", path=write(), standardise=False).load(0).fitted.scaling.features
+    assert plain == (Column("channel_1"), Column("channel_2"))

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.baselines.baseline import Pooled
 from fedsim.data.dataset import Task
+from fedsim.data.population import build_population
 from fedsim.errors import FieldError, UserError
 from fedsim.partition.natural import Natural
 
@@ -65,21 +68,21 @@ def uneven(make_dataset):
 
 
 @pytest.mark.parametrize(("min_samples", "kept"), [(1, [1, 2, 3, 4]), (3, [3, 4]), (4, [4])])
-def test_clients_with_few_samples_are_left_out(uneven, caplog, min_samples, kept):
+def test_clients_with_few_samples_are_left_out(uneven, min_samples, kept):
     assignment = Natural(min_samples).assign(uneven, None, 0)
     assert assignment.client_names == tuple(f"site_{k}" for k in kept)
     assert [len(own) for own in assignment.train] == kept
     assert [set(uneven.test.clients[own]) for own in assignment.test] == [{k} for k in kept]
-    (record,) = caplog.records
-    assert record.getMessage() == (
-        f"natural: left out {5 - len(kept)} of 5 clients, which have fewer than partition.min_samples={min_samples} "
-        "training samples"
-    )
+    said = f"left out {5 - len(kept)} of 5 clients, which have fewer than partition.min_samples={min_samples} "
+    said += "training samples"
+    assert assignment.notes == (said,)
+    population = build_population(uneven, assignment, validation_fraction=0, seed=0, dtype=torch.float32)
+    assert population.notes == (said,)
+    assert Pooled(Natural(min_samples)).assign(uneven, None, 0).notes == (said,)
 
 
-def test_no_warning_if_no_client_is_left_out(make_dataset, caplog):
-    Natural().assign(make_dataset(clients=5), None, 0)
-    assert not caplog.records
+def test_no_note_if_no_client_is_left_out(make_dataset):
+    assert Natural().assign(make_dataset(clients=5), None, 0).notes == ()
 
 
 def test_those_who_stay_do_not_depend_on_those_left_out(make_dataset):
