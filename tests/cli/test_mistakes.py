@@ -41,7 +41,7 @@ PAIRS = {
     "data=cmapss": "data.path=null: name the folder with train_FD001.txt",
     "data=cmapss data.path=nowhere": "data.path=nowhere: there is no file nowhere/train_FD001.txt",
     "data=leaf": "data.path=null: name the folder that holds LEAF's train and test folders",
-    "data=leaf data.path=nowhere data.kind=sent": "data.kind=sent: must be one of shakespeare, sent140 (did you mean",
+    "data=leaf data.path=nowhere data.kind=sent": "data.kind=sent: must be one of shakespeare, sent140, synthetic",
     "data=shakespeare data.stride=3": "data.stride=3: has an effect only with form=last",
     "data=har data.path=nowhere": "data.path=nowhere: there is no file or folder nowhere",
     "data=ucr data.path=.": "data.path=.: there is no file BasicMotions_TRAIN.ts",
