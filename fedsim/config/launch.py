@@ -14,6 +14,7 @@ from typing import Any, cast
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
@@ -21,7 +22,8 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, errors
 
 from fedsim.config.compose import build_experiment, check_request
-from fedsim.config.loader import HYDRA_MULTIRUN, SafeLoader, make_loader, task_overrides
+from fedsim.config.grid import filled, in_force
+from fedsim.config.loader import HYDRA_MULTIRUN, SafeLoader, make_loader, parse, task_overrides
 from fedsim.config.messages import one_line
 from fedsim.config.request import Job, Request, batches
 from fedsim.errors import UserError, print_error
@@ -121,10 +123,13 @@ def _launch_optuna(hydra: Hydra, overrides: list[str], task: Any, first: Job) ->
     cfg = _compose_sweep(hydra, overrides, first)
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(cfg))
     sweeper: Any = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=cfg)
-    sweeper.sweeper.launcher = surviving = Surviving(sweeper.sweeper.launcher)
+    template = in_force([parse(text) for text in task_overrides(overrides)])
+    swept = {one.get_key_element() for one in template if one.is_sweep_override()}
+    arguments = [str(o.input_line) for o in template if o.is_sweep_override() or o.get_key_element() not in swept]
+    sweeper.sweeper.launcher = surviving = Surviving(sweeper.sweeper.launcher, template)
     Path(str(cfg.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     try:
-        sweeper.sweep(arguments=[str(text) for text in cfg.hydra.overrides.task])
+        sweeper.sweep(arguments=arguments)
     except ValueError:
         if surviving.any_done:
             raise
@@ -151,15 +156,19 @@ class Surviving:
 
     If a killed worker takes its pool with it, each job of the batch is launched again, alone: finished jobs return at
     once, the rest resume from their checkpoints. A job that is killed again has failed.
+
+    Args:
+        launcher: Hydra's launcher.
+        template: the overrides of the sweep, which a trial repeats with the values that the sweeper chose.
     """
 
-    def __init__(self, launcher: Any) -> None:
-        self._launcher = launcher
+    def __init__(self, launcher: Any, template: Sequence[Override] = ()) -> None:
+        self._launcher, self._template = launcher, template
         self.any_done = False
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Launch a batch as Hydra's launchers do, with a result for every job."""
-        results = self._launch(job_overrides, initial_job_idx)
+        results = self._launch([filled(self._template, texts) for texts in job_overrides], initial_job_idx)
         self.any_done |= any(result.status is JobStatus.COMPLETED for result in results)
         return [self._reported(result, number) for number, result in enumerate(results, initial_job_idx)]
 

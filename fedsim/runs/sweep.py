@@ -249,7 +249,12 @@ def share_of_threads(available: int, concurrent: int, cpus_per_task: int | None 
 
 def _own(jobs: Sequence[Job]) -> list[dict[str, str]]:
     """For every job, those of its overrides in which the jobs differ."""
-    given = [{key: value for key, _, value in (text.partition("=") for text in job.overrides)} for job in jobs]
+    given: list[dict[str, str]] = []
+    for job in jobs:
+        own: dict[str, str] = {}
+        for key, _, value in (text.partition("=") for text in job.overrides):
+            own[key] = f"{own[key]} {value}" if key in own and "{" in value else value
+        given.append(own)
     keys = dict.fromkeys(key for overrides in given for key in overrides)
     differing = [key for key in keys if len({overrides.get(key) for overrides in given}) > 1]
     return [{key: overrides.get(key, "") for key in differing} for overrides in given]
