@@ -29,7 +29,7 @@ from fedsim.config.request import Request as Request
 from fedsim.config.request import normalise as normalise
 from fedsim.errors import UserError, did_you_mean, show
 from fedsim.federation.experiment import Experiment
-from fedsim.recording.run_directory import FORMAT_VERSION, refuse_used
+from fedsim.recording.run_directory import FORMAT_VERSION, refuse_other_sweep, refuse_used
 
 
 def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
@@ -91,6 +91,8 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
             )
         seen.add(directory)
         folder = Path(str(cfg.hydra.sweep.dir)) if request.multirun else directory
+        if request.multirun and request.resume is None:
+            refuse_other_sweep(folder, "hydra.sweep.dir")
         experiment = build_experiment(cfg, request.allow_modules)
         if (first := same.setdefault(repr(experiment), number)) != number and not optuna:
             raise UserError(f"{_swept(request)}: jobs {first} and {number} would be the same run; give each value once")

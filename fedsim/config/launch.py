@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -29,10 +28,13 @@ from fedsim.config.request import Job, Request, batches
 from fedsim.errors import UserError, print_error
 from fedsim.federation.experiment import Experiment
 
+RunJob = Callable[[Experiment, Path, Mapping[str, str]], Any]
+"""Runs an experiment in a directory, and writes there the files that make up Hydra's record: path to content."""
+
 
 def launch(
     request: Request,
-    job: Callable[[Experiment, Path], Any],
+    job: RunJob,
     show_config: str | None = None,
     *,
     loader: SafeLoader | None = None,
@@ -42,8 +44,9 @@ def launch(
 
     Args:
         request: already checked with `check_request`.
-        job: runs an experiment in a directory and returns its status. The only exceptions that it raises are
-            KeyboardInterrupt, which ends a sweep, and, under Optuna, that of a failed trial.
+        job: runs an experiment in a directory and returns its status. It writes Hydra's record of the job itself, for
+            only it knows when the directory is its own. The only exceptions that it raises are KeyboardInterrupt, which
+            ends a sweep, and, under Optuna, that of a failed trial.
         show_config: ``job``, ``hydra`` or ``all``: print that config instead of running.
         loader: the one that the request was checked with.
         pending: the jobs of a grid to run, with their numbers, or the checked jobs of an Optuna sweep; None is all.
@@ -57,8 +60,6 @@ def launch(
     returned: list[Any] = []
     hydra = Hydra("fedsim", loader)
     overrides = list(request.overrides)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     task = partial(_run_job, allow_modules=request.allow_modules, job=job)
     try:
         if show_config is not None:
@@ -71,16 +72,18 @@ def launch(
             returned.append(hydra.run("config", task, overrides).return_value)
     except (HydraException, errors.OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
-    finally:  # Hydra opened run.log and replaced the handlers that were there
-        for handler in set(root.handlers) - set(handlers):
-            handler.close()
-        root.handlers[:] = handlers
-        root.setLevel(level)
     return returned
 
 
-def _run_job(cfg: DictConfig, allow_modules: Sequence[str], job: Callable[[Experiment, Path], Any]) -> Any:
-    return job(build_experiment(cfg, allow_modules), Path(HydraConfig.get().runtime.output_dir))
+def _run_job(cfg: DictConfig, allow_modules: Sequence[str], job: RunJob) -> Any:
+    of_hydra = HydraConfig.get()
+    files = {
+        "config.yaml": OmegaConf.to_yaml(cfg),
+        "hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(of_hydra)})),
+        "overrides.yaml": OmegaConf.to_yaml(of_hydra.overrides.task),
+    }
+    record = {f".hydra/{name}": text for name, text in files.items()}
+    return job(build_experiment(cfg, allow_modules), Path(of_hydra.runtime.output_dir), record)
 
 
 def _launch_grid(

@@ -31,7 +31,15 @@ from fedsim.errors import UserError, print_error
 from fedsim.evaluation.evaluate import default_metric
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation
-from fedsim.recording.run_directory import FORMAT_VERSION, Cell, write_atomically, write_csv
+from fedsim.recording.lock import locked
+from fedsim.recording.run_directory import (
+    FORMAT_VERSION,
+    Cell,
+    refuse_other_sweep,
+    write_atomically,
+    write_csv,
+    write_files,
+)
 from fedsim.recording.settings import Console as ConsoleSetting
 from fedsim.runs import sweep_jobs
 from fedsim.runs.console import format_value
@@ -97,28 +105,34 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
     if optuna:
         objective = request.objective or "best"
         check_direction(settings["sweeper"], prepared(jobs[0].experiment))
-    pending = [(k, job) for k, job in enumerate(jobs) if optuna or _is_pending(job, request)]
-    concurrent = concurrency(settings, len(pending) if not optuna else 0)
-    share = share_of_threads(cores(), concurrent, settings["launcher"].get("cpus_per_task"))
-    quiet = all(job.experiment.console.mode == "none" for job in jobs)
-    task = partial(
-        run_job, share=share, silent=concurrent > 1, objective=objective, allow_modules=request.allow_modules
-    )
-    if not optuna:
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {"format_version": FORMAT_VERSION, "jobs": {k: list(job.overrides) for k, job in enumerate(jobs)}}
-        write_atomically(folder / "sweep.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode())
-    rows: list[Row] = []
-    try:
-        _launch(request, task, loader, pending)
-    finally:
-        rows = [read_row(k, own, job) for k, (job, own) in enumerate(zip(jobs, _own(jobs), strict=True))]
-        if optuna:
-            rows = _trials(folder)
-        if rows and folder.exists():
-            write_table(folder / "sweep.csv", rows)
-            if not quiet:
-                show(rows, folder)
+    concurrency(settings, len(jobs))  # raises before the folder is made
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if request.resume is None:
+            refuse_other_sweep(folder, "hydra.sweep.dir")
+        pending = [(k, job) for k, job in enumerate(jobs) if optuna or _is_pending(job, request)]
+        concurrent = concurrency(settings, len(pending) if not optuna else 0)
+        share = share_of_threads(cores(), concurrent, settings["launcher"].get("cpus_per_task"))
+        quiet = all(job.experiment.console.mode == "none" for job in jobs)
+        task = partial(
+            run_job, share=share, silent=concurrent > 1, objective=objective, allow_modules=request.allow_modules
+        )
+        if not optuna:
+            record = {"format_version": FORMAT_VERSION, "jobs": {k: list(job.overrides) for k, job in enumerate(jobs)}}
+            write_atomically(
+                folder / "sweep.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode()
+            )
+        rows: list[Row] = []
+        try:
+            _launch(request, task, loader, pending)
+        finally:
+            rows = [read_row(k, own, job) for k, (job, own) in enumerate(zip(jobs, _own(jobs), strict=True))]
+            if optuna:
+                rows = _trials(folder)
+            if rows and folder.exists():
+                write_table(folder / "sweep.csv", rows)
+                if not quiet:
+                    show(rows, folder)
     return [row.status for row in rows]
 
 
@@ -148,6 +162,7 @@ def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[t
 def run_job(
     experiment: Experiment,
     directory: Path,
+    files: Mapping[str, str],
     share: int | None,
     silent: bool,
     objective: str | None,
@@ -158,6 +173,7 @@ def run_job(
     Args:
         experiment: the checked settings.
         directory: the job's directory.
+        files: Hydra's record of the job, to be written there if it has not begun.
         share: threads for a job whose config does not set them; None leaves the number to torch.
         silent: whether to show one line instead of a table, because other jobs run at the same time.
         objective: ``best`` or ``final``, to return that value of the metric that judges; None returns the status.
@@ -174,9 +190,9 @@ def run_job(
         if share is not None and experiment.threads is None:
             torch.set_num_threads(max(1, min(share, before)))
         if sweep_jobs.has_begun(directory):
-            status = sweep_jobs.go_on(shown, directory, allow_modules)
+            status = sweep_jobs.go_on(experiment, directory, allow_modules, silent)
         else:
-            status = run_experiment(shown, to_yaml(record_of(experiment)), directory)
+            status = run_experiment(shown, to_yaml(record_of(experiment)), directory, files)
     finally:
         torch.set_num_threads(before)
     if silent and experiment.console.mode != "none":
@@ -186,6 +202,8 @@ def run_job(
     row = read_row(0, {}, Job((), experiment, directory))
     value = row.best if objective == "best" else row.final
     if status not in FINISHED or value is None:
+        if not sweep_jobs.has_begun(directory):
+            write_files(directory, files)  # by which the table knows the trial
         raise JobFailed(f"{directory}: {status}")
     return value
 
