@@ -54,7 +54,9 @@ def build(node: Mapping[str, Any], expected: Any, key: str = "", allowed: Sequen
         if name == "_target_":
             continue
         if name not in fields:
-            known = ", ".join(fields) or "it has none"
+            if not fields:
+                raise UserError(f"{path}={show(value)}: no such key, as {cls.__name__} has none; see fedsim list {key}")
+            known = ", ".join(fields)
             raise UserError(f"{path}={show(value)}: no such key{did_you_mean(str(name), fields)}; known: {known}")
         given[name] = _field(value, hints[name], path, allowed)
     for name, field in fields.items():

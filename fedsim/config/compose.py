@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -231,6 +232,32 @@ def _directory(cfg: DictConfig, number: int | None, used: bool = False) -> Path:
     except (errors.OmegaConfBaseException, OSError, ValueError) as error:  # a name too long, or with a null byte
         raise UserError(f"{key}: {one_line(error)}") from None
     return directory
+
+
+def place_of(request: Request, experiment: Experiment) -> Path | None:
+    """The directory that a request names for a run of `experiment` by ``hydra.run.dir``; None if it names none.
+
+    Raises:
+        UserError: if it names no directory, or one that already holds a run.
+    """
+    task, own = split_place(request)
+    if not own:
+        return None
+    cfg = _compose(make_loader(request.config_dir), own)
+    with read_write(cfg), open_dict(cfg):
+        for key, value in build.record_of(experiment).items():  # to which ${model.hidden_size} and the like refer
+            cfg[key] = value
+        style = cfg.hydra.job.config.override_dirname
+        cfg.hydra.job.override_dirname = get_overrides_dirname(
+            [parse(text) for text in task], style.exclude_keys, style.item_sep, style.kv_sep
+        )
+    return _directory(cfg, None)
+
+
+def split_place(request: Request) -> tuple[tuple[str, ...], list[str]]:
+    """The overrides of a request without ``hydra.run.dir``, and those of that key."""
+    own = [text for text in request.overrides if parse(text).key_or_group == "hydra.run.dir"]
+    return tuple(text for text in request.overrides if text not in own), own
 
 
 def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Experiment:

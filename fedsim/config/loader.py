@@ -137,6 +137,8 @@ def parse(text: str) -> Override:
             quoted = "" if group in PLUGINS else f"; quotes keep the commas of a name: \"{group}='...'\""
             raise UserError(f"{text}: is the same for all jobs of a sweep and takes one value{quoted}")
         plain = not (parsed.is_sweep_override() or parsed.is_delete() or parsed.is_add() or parsed.package)
+        if plain and key.endswith("dir") and within(key, HYDRA_SETTABLE) and parsed.value() is None:
+            raise UserError(f"{text}: must name a directory; leave it out for the default")
         if plain and group in PLUGINS:
             check_choice(group, parsed.value())
         elif not (plain and allowed):

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from fedsim.config.compose import amend, record_of, to_yaml
+from fedsim.config.compose import amend, place_of, record_of, split_place, to_yaml
 from fedsim.config.request import Request, normalise
 from fedsim.core import stopping
 from fedsim.core.results import Metrics
@@ -56,15 +56,13 @@ def continue_run(directory: Path, request: Request, after_round: int | None = No
         UserError: if an override is wrong, or the record of the run cannot be read.
         KeyboardInterrupt: after recording that the run was interrupted.
     """
-    place = "hydra.run.dir="
-    targets = [text.removeprefix(place) for text in request.overrides if text.startswith(place)]
-    rest = tuple(text for text in request.overrides if not text.startswith(place))
+    rest, _ = split_place(request)
     recorded = read_experiment(directory, request.allow_modules)
     wanted = amend(read_record(directory), normalise(dataclasses.replace(request, overrides=rest)))
-    if not targets and after_round is None and all(in_place(key) for key in changes(recorded, wanted)):
+    target = place_of(request, wanted)
+    if target is None and after_round is None and all(in_place(key) for key in changes(recorded, wanted)):
         return resume_run(directory, wanted, request.allow_modules)
-    target = Path(targets[-1].strip("'\"")) if targets else free_directory(directory)
-    return fork_run(directory, wanted, target, request.allow_modules, after_round)
+    return fork_run(directory, wanted, target or free_directory(directory), request.allow_modules, after_round)
 
 
 def resume_run(
