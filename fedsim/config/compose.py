@@ -7,10 +7,12 @@ before Hydra makes the first directory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -276,7 +278,24 @@ def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Expe
         raise UserError(one_line(error)) from None
     built = build.build(cast("dict[str, Any]", content), Experiment, allowed=allow_modules)
     assert isinstance(built, Experiment)
+    _check_range(built)
     return built
+
+
+# Settings that no tensor holds, and the attack whose overflow is its point: what is not finite is the server's to drop.
+_UNBOUNDED = ("stop", "attack.factor")
+
+
+def _check_range(experiment: Experiment) -> None:
+    """Raise `UserError` for a number that is finite here and would not be in a tensor of the run's ``dtype``."""
+    largest = torch.finfo(experiment.torch_dtype()).max
+    for key, value in flat(build.record_of(experiment)).items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and largest < abs(number) < math.inf and not within(key, _UNBOUNDED):
+                raise UserError(
+                    f"{key}={show(value)}: is beyond the numbers of dtype={experiment.dtype}, the largest of which is "
+                    f"{largest:.2g}"
+                )
 
 
 def amend(record: Mapping[str, Any], request: Request) -> Experiment:

@@ -225,6 +225,9 @@ def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
         if isinstance(error, MemoryError) or "allocate" in str(error):  # torch raises a RuntimeError on the CPU
             text = f"not enough memory ({' '.join(str(error).split())})"
             _complain(f"{text}; take a smaller model, client.batch_size or engine.memory_budget")
+        elif "without overflow" in str(error):  # torch says so of a number that no float of a tensor's type holds
+            _complain("a product of settings, such as of learning rates, is beyond the numbers of this dtype")
+            return "refused"
         else:
             log.exception("a bug in fedsim or in a component of yours")
             traceback.print_exc()

@@ -105,13 +105,12 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
     if optuna:
         objective = request.objective or "best"
         check_direction(settings["sweeper"], prepared(jobs[0].experiment))
-    concurrency(settings, len(jobs))  # raises before the folder is made
+    pending = [(k, job) for k, job in enumerate(jobs) if optuna or _is_pending(job, request)]
+    concurrent = concurrency(settings, len(pending) if not optuna else 0)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         if request.resume is None:
             refuse_other_sweep(folder, "hydra.sweep.dir")
-        pending = [(k, job) for k, job in enumerate(jobs) if optuna or _is_pending(job, request)]
-        concurrent = concurrency(settings, len(pending) if not optuna else 0)
         share = share_of_threads(cores(), concurrent, settings["launcher"].get("cpus_per_task"))
         quiet = all(job.experiment.console.mode == "none" for job in jobs)
         task = partial(

@@ -191,7 +191,7 @@ def test_a_key_that_not_all_options_have(refused, tiny):
 
 def test_data_are_prepared_once_for_jobs_that_differ_in_their_seed(monkeypatch, compose):
     prepared = []
-    monkeypatch.setattr(sweep, "prepare", lambda experiment: prepared.append(experiment.seed))
+    monkeypatch.setattr(sweep, "prepared", lambda experiment: prepared.append(experiment.seed))
     monkeypatch.setattr(sweep, "refuse_impossible", lambda simulation: None)
     monkeypatch.setattr(sweep, "first_row", lambda simulation: None)
     jobs = [
