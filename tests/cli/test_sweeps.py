@@ -178,6 +178,26 @@ def test_a_key_that_only_the_swept_options_have(fedsim, elsewhere, tiny, setting
     assert fedsim(*command, "--resume", "sweep/2") == (0, "", "")
 
 
+def test_overrides_of_one_key_mean_what_they_mean_without_m(fedsim, elsewhere, tiny):
+    overrides = ("model=lstm", "model={hidden_size:8}", "model={num_layers:2}")
+    assert fedsim("run", *tiny, *overrides, "seed=1", "hydra.run.dir=run").code == 0
+    assert fedsim("run", "-m", *tiny, *overrides, "seed=1,2", "console=plain", "hydra.sweep.dir=sweep").code == 0
+    single, job = (yaml.safe_load((elsewhere / one / "config.yaml").read_text()) for one in ("run", "sweep/0"))
+    assert job == single
+    model = job["model"]
+    assert (model["_target_"].rpartition(".")[2], model["hidden_size"], model["num_layers"]) == ("LSTM", 8, 2)
+    one, other = (elsewhere / name / "metrics.csv" for name in ("run", "sweep/0"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_table_shows_an_option_and_its_swept_mappings(fedsim, elsewhere, tiny):
+    overrides = ("model=lstm,gru", "model={hidden_size:8},{hidden_size:4}", "console=none")
+    assert fedsim("run", "-m", *tiny, *overrides, "hydra.sweep.dir=sweep").code == 0
+    assert list(table(elsewhere / "sweep")["model"]) == [
+        f"{model} {{hidden_size:{size}}}" for model in ("lstm", "gru") for size in (8, 4)
+    ]
+
+
 def test_a_repeated_value_is_refused(refused, tiny):
     line = refused("run", "-m", *tiny, "model=rnn,gru", "seed=1,1")
     assert line == "model=rnn,gru seed=1,1: jobs 0 and 1 would be the same run; give each value once"
