@@ -133,7 +133,9 @@ def _launch_optuna(hydra: Hydra, overrides: list[str], task: Any, first: Job) ->
     Path(str(cfg.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     try:
         sweeper.sweep(arguments=arguments)
-    except ValueError:
+    except ValueError as error:
+        if not surviving.any_launched:
+            raise UserError(one_line(error)) from None
         if surviving.any_done:
             raise
         print_error("no trial succeeded, so Optuna has no best one")
@@ -167,10 +169,11 @@ class Surviving:
 
     def __init__(self, launcher: Any, template: Sequence[Override] = ()) -> None:
         self._launcher, self._template = launcher, template
-        self.any_done = False
+        self.any_launched = self.any_done = False
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Launch a batch as Hydra's launchers do, with a result for every job."""
+        self.any_launched = True
         results = self._launch([filled(self._template, texts) for texts in job_overrides], initial_job_idx)
         self.any_done |= any(result.status is JobStatus.COMPLETED for result in results)
         return [self._reported(result, number) for number, result in enumerate(results, initial_job_idx)]

@@ -132,6 +132,8 @@ def parse(text: str) -> Override:
     if of_hydra(parsed):
         key = parsed.key_or_group.replace("/", ".").removeprefix("hydra").removeprefix(".")
         group = parsed.key_or_group
+        if within(key, ("sweeper.params",)):
+            raise UserError(f"{text}: is for config files; on a command line write the sweep itself, such as seed=1,2")
         allowed = within(key, HYDRA_SETTABLE) or key in ALL_SETTABLE
         if parsed.is_sweep_override() and (allowed or group in PLUGINS):
             quoted = "" if group in PLUGINS else f"; quotes keep the commas of a name: \"{group}='...'\""

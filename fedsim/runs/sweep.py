@@ -49,6 +49,7 @@ from fedsim.runs.saved_model import first_row, prepared
 
 NOT_STARTED, KILLED = "not started", "killed"
 FINISHED = ("done", "stopped")
+MOST_WORKERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
     """Run the jobs of a sweep, or those that are not finished yet, and write the table.
 
     Returns:
-        the status of every job: that of its run, ``not started`` or ``killed``.
+        the status of every job: that of its run, ``not started`` or ``killed``; and ``failed`` if the launcher did.
 
     Raises:
         UserError: before anything starts, if the folder holds jobs of another sweep.
@@ -104,6 +105,7 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
     objective = None
     if optuna:
         objective = request.objective or "best"
+        check_search(settings["sweeper"])
         check_direction(settings["sweeper"], prepared(jobs[0].experiment))
     pending = [(k, job) for k, job in enumerate(jobs) if optuna or _is_pending(job, request)]
     concurrent = concurrency(settings, len(pending) if not optuna else 0)
@@ -123,7 +125,7 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
             )
         rows: list[Row] = []
         try:
-            _launch(request, task, loader, pending)
+            whole = _launch(request, task, loader, pending)
         finally:
             rows = [read_row(k, own, job) for k, (job, own) in enumerate(zip(jobs, _own(jobs), strict=True))]
             if optuna:
@@ -132,11 +134,15 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
                 write_table(folder / "sweep.csv", rows)
                 if not quiet:
                     show(rows, folder)
-    return [row.status for row in rows]
+    return [row.status for row in rows] + ([] if whole else ["failed"])
 
 
-def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[tuple[int, Job]]) -> None:
-    """Launch jobs; if a worker is killed, resume the jobs it took down one at a time, so that none harms another."""
+def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[tuple[int, Job]]) -> bool:
+    """Launch jobs; if a worker is killed, resume the jobs it took down one at a time, so that none harms another.
+
+    Returns:
+        whether the launcher came to its end, however the jobs ended.
+    """
     try:
         launch(request, task, loader=loader, pending=pending)
     except (UserError, KeyboardInterrupt, OSError):
@@ -151,11 +157,13 @@ def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[t
             except BrokenExecutor:
                 print_error(f"job {pair[0]} was killed twice; see {pair[1].directory}")
         if rest := [pair for pair in left if pair not in begun]:
-            _launch(request, task, loader, rest)
+            return _launch(request, task, loader, rest)
     except JobFailed as error:
         print_error(f"more trials failed than hydra.sweeper.max_failure_rate allows: {error}")
     except Exception as error:  # raised by the launcher itself
         print_error(f"the sweep ended early: {type(error).__name__}: {first_line(error)}")
+        return False
+    return True
 
 
 def run_job(
@@ -212,6 +220,15 @@ def _is_pending(job: Job, request: Request) -> bool:
     return True if request.resume is None else sweep_jobs.is_pending(job.experiment, job.directory)
 
 
+def check_search(sweeper: Mapping[str, Any]) -> None:
+    """Raise `UserError` for numbers of trials with which Optuna would never end, or not begin."""
+    for name in ("n_trials", "n_jobs"):
+        if sweeper[name] < 1:
+            raise UserError(f"hydra.sweeper.{name}={sweeper[name]}: must be at least 1")
+    if not 0 <= sweeper["max_failure_rate"] <= 1:
+        raise UserError(f"hydra.sweeper.max_failure_rate={sweeper['max_failure_rate']}: must be from 0 to 1")
+
+
 def check_direction(sweeper: Mapping[str, Any], simulation: Simulation) -> None:
     """Raise `UserError` if Optuna would search for the worst value instead of the best."""
     progress = start(simulation.stop, default_metric(simulation.population.task), simulation.columns)
@@ -244,8 +261,12 @@ def concurrency(settings: Mapping[str, Any], num_jobs: int) -> int:
         together = min(together, sweeper["max_batch_size"])
     if name == "joblib":
         asked = launcher["n_jobs"]
-        if not isinstance(asked, int) or asked == 0:
-            raise UserError(f"hydra.launcher.n_jobs={asked}: must be a number of jobs, or -1 for one per core")
+        if not isinstance(asked, int) or asked == 0 or abs(asked) > MOST_WORKERS:
+            raise UserError(
+                raise UserError(
+                    f"hydra.launcher.n_jobs={asked}: must be a number of jobs, at most {MOST_WORKERS}, or -1 for one per core"
+                )
+            )
         return max(1, min(together, asked if asked > 0 else cores() + 1 + asked))
     return together if name == "submitit_local" else 1
 

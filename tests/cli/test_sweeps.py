@@ -154,6 +154,7 @@ def test_a_job_with_another_config_is_refused(fedsim, refused, tiny):
         (("-m", "seed=1,2", "--objective", "best"), "--objective best: is for Optuna sweeps; add -m"),
         (("-m", "seed=1,2", "hydra/launcher=evil"), "hydra/launcher=evil: must be one of basic, joblib, "),
         (("-m", "seed=1,2", "hydra/sweeper=ax"), "hydra/sweeper=ax: must be one of basic, optuna"),
+        (("-m", "seed=1", "+hydra.sweeper.params.seed=1,2"), "is for config files; on a command line write the sweep"),
         (("seed=1", "hydra/launcher=joblib"), "hydra/launcher=joblib: is for sweeps; add -m"),
         (("-m", "seed=1,2", "hydra.launcher.pre_dispatch=9"), "hydra.launcher.pre_dispatch=9: fedsim does not let"),
         (("-m", "seed=1,2", "hydra.launcher.setup=[x]"), "hydra.launcher.setup=[x]: fedsim does not let"),
@@ -259,6 +260,35 @@ def test_threads_are_divided_among_no_more_jobs_than_there_are(monkeypatch):
     assert sweep.share_of_threads(8, 4, cpus_per_task=3) == 3
     with pytest.raises(UserError, match="n_jobs=0"):
         sweep.concurrency(settings | {"launcher": {"n_jobs": 0}}, num_jobs=2)
+    with pytest.raises(UserError, match="n_jobs=999999999999: must be a number of jobs, at most 10000"):
+        sweep.concurrency(settings | {"launcher": {"n_jobs": 999999999999}}, num_jobs=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("n_trials", 0, "must be at least 1"),
+        ("n_jobs", 0, "must be at least 1"),  # with which the search would never end
+        ("max_failure_rate", 7.0, "must be from 0 to 1"),
+    ],
+)
+def test_a_search_that_would_not_begin_or_not_end(name, value, words):
+    settings = {"n_trials": 2, "n_jobs": 1, "max_failure_rate": 1.0}
+    sweep.check_search(settings)
+    with pytest.raises(UserError, match=f"hydra.sweeper.{name}={value}: {words}"):
+        sweep.check_search(settings | {name: value})
+
+
+def test_a_launcher_that_fails_is_no_success(fedsim, tiny, monkeypatch):
+    """As Optuna's, if its database cannot be opened: there is no job whose status could tell."""
+
+    def failing(*arguments, **options):
+        raise RuntimeError("no database\nat all")
+
+    monkeypatch.setattr(sweep, "launch", failing)
+    monkeypatch.setattr(sweep, "read_row", lambda number, own, job: sweep.Row(number, own, "done", job.directory))
+    answer = fedsim("run", "-m", *tiny, "seed=1,2", "hydra.sweep.dir=sweep")
+    assert (answer.code, answer.err) == (4, "error: the sweep ended early: RuntimeError: no database\n")
 
 
 def test_slurms_allotment_of_cpus_is_used(fedsim, elsewhere, tiny, monkeypatch):
