@@ -263,9 +263,7 @@ def concurrency(settings: Mapping[str, Any], num_jobs: int) -> int:
         asked = launcher["n_jobs"]
         if not isinstance(asked, int) or asked == 0 or abs(asked) > MOST_WORKERS:
             raise UserError(
-                raise UserError(
-                    f"hydra.launcher.n_jobs={asked}: must be a number of jobs, at most {MOST_WORKERS}, or -1 for one per core"
-                )
+                f"hydra.launcher.n_jobs={asked}: must be a number of jobs up to {MOST_WORKERS}, or -1 for one per core"
             )
         return max(1, min(together, asked if asked > 0 else cores() + 1 + asked))
     return together if name == "submitit_local" else 1

@@ -260,7 +260,7 @@ def test_threads_are_divided_among_no_more_jobs_than_there_are(monkeypatch):
     assert sweep.share_of_threads(8, 4, cpus_per_task=3) == 3
     with pytest.raises(UserError, match="n_jobs=0"):
         sweep.concurrency(settings | {"launcher": {"n_jobs": 0}}, num_jobs=2)
-    with pytest.raises(UserError, match="n_jobs=999999999999: must be a number of jobs, at most 10000"):
+    with pytest.raises(UserError, match="n_jobs=999999999999: must be a number of jobs up to 10000"):
         sweep.concurrency(settings | {"launcher": {"n_jobs": 999999999999}}, num_jobs=2)
 
 
