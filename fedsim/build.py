@@ -54,7 +54,9 @@ def build(node: Mapping[str, Any], expected: Any, key: str = "", allowed: Sequen
         if name == "_target_":
             continue
         if name not in fields:
-            known = ", ".join(fields) or "it has none"
+            if not fields:
+                raise UserError(f"{path}={show(value)}: no such key, as {cls.__name__} has none; see fedsim list {key}")
+            known = ", ".join(fields)
             raise UserError(f"{path}={show(value)}: no such key{did_you_mean(str(name), fields)}; known: {known}")
         given[name] = _field(value, hints[name], path, allowed)
     for name, field in fields.items():
@@ -129,11 +131,15 @@ def convert(key: str, value: Any, hint: Any) -> Any:
     """
     try:
         converted = _converted(value, hint)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError):
         raise UserError(f"{key}={show(value)}: must be {_wanted(hint)}") from None
+    except OverflowError:  # a whole number that no float can hold, or an infinite whole number
+        raise UserError(f"{key}={show(value)}: must be {_wanted(hint)} within the range of numbers") from None
     largest = MAX_SEED if key.split(".")[-1] == "seed" else MAX_INT
-    if isinstance(converted, int) and converted > largest:
-        raise UserError(f"{key}={show(value)}: must be at most {largest}")
+    for number in converted if isinstance(converted, list) else [converted]:
+        if isinstance(number, int) and abs(number) > largest:
+            bound = f"at most {largest}" if number > 0 else f"at least -{largest}"
+            raise UserError(f"{key}={show(value)}: must be {bound}")
     return converted
 
 

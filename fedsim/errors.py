@@ -63,7 +63,7 @@ def check_at_least(component: Any, minimum: float, *names: str) -> None:
     for name in names:
         value = getattr(component, name)
         if value is not None and not (math.isfinite(value) and value >= minimum):
-            raise FieldError(name, value, f"must be at least {minimum:g}")
+            raise FieldError(name, value, f"must be at least {minimum:g}{_finite(value)}")
 
 
 def check_above(component: Any, bound: float, *names: str) -> None:
@@ -71,7 +71,11 @@ def check_above(component: Any, bound: float, *names: str) -> None:
     for name in names:
         value = getattr(component, name)
         if value is not None and not (math.isfinite(value) and value > bound):
-            raise FieldError(name, value, f"must be greater than {bound:g}")
+            raise FieldError(name, value, f"must be greater than {bound:g}{_finite(value)}")
+
+
+def _finite(value: float) -> str:
+    return "" if math.isfinite(value) else " and finite"
 
 
 def check_between(component: Any, low: float, high: float, *names: str, open_high: bool = False) -> None:

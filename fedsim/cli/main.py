@@ -95,17 +95,13 @@ def run(
     with exit_codes():
         if multirun:
             refuse_torchrun("-m", "torchrun starts one run; for a sweep use a launcher, such as hydra/launcher=joblib")
-        from fedsim.cli.partition_plot import check as check_picture
-        from fedsim.cli.window_plot import draw
+        from fedsim.cli.plan_command import show_plans
         from fedsim.config.compose import check_request, record_of, to_yaml
         from fedsim.config.launch import launch
         from fedsim.config.loader import make_loader
         from fedsim.config.request import Request, normalise
-        from fedsim.files import write_file
         from fedsim.runs import processes, sweep
-        from fedsim.runs.dry_run import show as show_plan
         from fedsim.runs.run import run_experiment
-        from fedsim.runs.saved_model import prepared
 
         processes.meet(allow_module or ())
         if cfg not in (None, "job", "hydra", "all"):
@@ -120,14 +116,7 @@ def run(
         if plot is not None and (multirun or not dry_run):
             raise UserError(f"--plot {plot}: draws a few samples of one run and needs --dry-run, without -m")
         if dry_run:
-            if plot is not None:
-                check_picture(plot)
-            for job in jobs:
-                simulation = prepared(job.experiment)
-                show_plan(simulation, job.overrides)
-                if plot is not None:
-                    write_file(plot, draw(simulation.population, plot.suffix[1:].lower()))
-                    print(f"a few samples: {plot}")
+            show_plans(jobs, plot)
             return
         sweep.check(jobs)
         gc.freeze()  # see `main`
@@ -137,7 +126,9 @@ def run(
         else:
             statuses = launch(
                 request,
-                lambda experiment, directory: run_experiment(experiment, to_yaml(record_of(experiment)), directory),
+                lambda experiment, directory, files: run_experiment(
+                    experiment, to_yaml(record_of(experiment)), directory, files
+                ),
                 show_config=cfg,
                 loader=loader,
             )

@@ -65,7 +65,7 @@ class StackedEngine:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", self.memory_budget)
         if match is None or match[2] not in _UNITS:
             raise FieldError("memory_budget", self.memory_budget, "must be a size such as 512MiB or 2GiB")
-        return int(float(match[1]) * _UNITS[match[2]])
+        return int(min(float(match[1]) * _UNITS[match[2]], float(2**62)))
 
     def _kernels(self, device: torch.device) -> str:
         if self.kernels == "numba" and device.type != "cpu":

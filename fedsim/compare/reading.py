@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 METRICS, CONFIG, SUMMARY, CHOICES = "metrics.csv", "config.yaml", "summary.json", ".hydra/hydra.yaml"
+COMPOSED = ".hydra/config.yaml"
 INCOMPLETE = "incomplete"  # no summary: still running, or killed
 NO_STATUS = "-"  # a CSV without its run directory
 WAYS = ("min", "max", "")  # which values of a column are better: lower ones, higher ones, neither
@@ -193,6 +194,8 @@ def _load(path: Path) -> Run:
     config = _read_config(path / CONFIG) if (path / CONFIG).exists() else None
     status, judge, better = _read_summary(path / SUMMARY) if (path / SUMMARY).exists() else (INCOMPLETE, None, {})
     choices, typed = _read_choices(path / CHOICES) if (path / CHOICES).exists() else (None, frozenset[str]())
+    if choices is not None and config is not None and _is_of_another(path / COMPOSED, config):
+        choices, typed = None, frozenset()
     return Run(path, status, judge, config, rounds, columns, choices, typed, better)
 
 
@@ -271,6 +274,29 @@ def _read_choices(path: Path) -> tuple[dict[str, str] | None, frozenset[str]]:
     # A null is what one half of an exclusive pair (client.epochs and client.steps) gives the other.
     typed = {word.split("=", 1)[0].lstrip("+~") for word in words if not word.endswith("=null")}
     return {group: option for group, option in choices.items() if not _bookkeeping(group)}, frozenset(typed)
+
+
+def _is_of_another(composed: Path, config: Mapping[str, object]) -> bool:
+    """Whether Hydra's record is of another run than the config, as after a second run was started in the directory."""
+    if not composed.exists():
+        return False
+    there = _read_config(composed)
+    changing = ("rounds", "stop", "threads")  # which a run may change when it is resumed
+    return any(
+        _word(value) != _word(config[key])
+        for key, value in there.items()
+        if key in config and key.split(".")[0] not in changing and "${" not in f"{value}{config[key]}"
+    )
+
+
+def _word(value: object) -> object:
+    """A value as a word or number, for the record holds it as its field's type: 1.0 for 1, ``true`` for 1 or True."""
+    text = str(value).lower().replace('"', "")
+    text = {"true": "1", "false": "0"}.get(text, text)
+    try:
+        return float(text)
+    except ValueError:
+        return "".join(text.split()).replace(".0,", ",").replace(".0]", "]")
 
 
 def _read_summary(path: Path) -> tuple[str, tuple[str, str] | None, dict[str, str]]:

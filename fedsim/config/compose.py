@@ -7,11 +7,13 @@ before Hydra makes the first directory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+import torch
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -19,17 +21,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
 
 from fedsim import build
+from fedsim.config.grid import combinations, samples
 from fedsim.config.keys import flat, within
 from fedsim.config.loader import HYDRA_MULTIRUN, SafeLoader, of_hydra, parse
 from fedsim.config.loader import make_loader as make_loader
 from fedsim.config.messages import one_line
-from fedsim.config.request import EXTRAS, PLUGINS, samples
+from fedsim.config.request import EXTRAS, PLUGINS
 from fedsim.config.request import Job as Job
 from fedsim.config.request import Request as Request
 from fedsim.config.request import normalise as normalise
 from fedsim.errors import UserError, did_you_mean, show
 from fedsim.federation.experiment import Experiment
-from fedsim.recording.run_directory import FORMAT_VERSION, refuse_used
+from fedsim.recording.run_directory import FORMAT_VERSION, refuse_other_sweep, refuse_used
 
 
 def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
@@ -64,7 +67,10 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
     optuna = any(text == "hydra/sweeper=optuna" for text in request.overrides)
     for override in (parse(text) for text in request.overrides):
         if override.is_sweep_override() and not request.multirun:
-            raise UserError(f"{override.input_line}: several values make a sweep; add -m (--multirun) to fedsim run")
+            listed = _as_a_list(str(override.input_line), request, loader)
+            raise UserError(
+                f"{override.input_line}: several values make a sweep; add -m (--multirun) to fedsim run{listed}"
+            )
         if override.is_sweep_override() and not override.is_discrete_sweep() and not optuna:
             raise UserError(
                 f"{override.input_line}: a sweep takes single values, such as 1,2 or range(1,3); "
@@ -88,12 +94,25 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
             )
         seen.add(directory)
         folder = Path(str(cfg.hydra.sweep.dir)) if request.multirun else directory
+        if request.multirun and request.resume is None:
+            refuse_other_sweep(folder, "hydra.sweep.dir")
         experiment = build_experiment(cfg, request.allow_modules)
         if (first := same.setdefault(repr(experiment), number)) != number and not optuna:
             raise UserError(f"{_swept(request)}: jobs {first} and {number} would be the same run; give each value once")
         jobs.append(Job(tuple(overrides), experiment, directory, folder))
         loader.keep([*overrides, *mode], cfg)
     return jobs
+
+
+def _as_a_list(text: str, request: Request, loader: SafeLoader) -> str:
+    """A hint for ``attack.clients=0,3``, where the key takes a list; empty if it does not."""
+    key, _, values = text.partition("=")
+    others = [other for other in request.overrides if other != text and not parse(other).is_sweep_override()]
+    try:
+        build_experiment(_compose(loader, [*others, f"{key}=[{values}]"]), request.allow_modules)
+    except UserError:
+        return ""
+    return f", or write {key}=[{values}] for one list"
 
 
 def _swept(request: Request) -> str:
@@ -133,12 +152,10 @@ def _sweep(request: Request, loader: SafeLoader, optuna: bool = False) -> list[l
         params = [parse(f"{key}={value}") for key, value in (sweeper.params or {}).items()]
         parser = OverridesParser.create(loader)
         task = parser.parse_overrides([text for text in request.overrides if text not in hydras])
-        if optuna:
-            return [[*job, *hydras] for job in samples([*params, *task])]
-        grid = BasicSweeper.split_arguments([*params, *task], None)
+        jobs = (samples if optuna else combinations)([*params, *task], groups)
     except (HydraException, errors.OmegaConfBaseException, ValueError) as error:
         raise UserError(one_line(error)) from None
-    return [[*job, *hydras] for batch in grid for job in batch]
+    return [[*job, *hydras] for job in jobs]
 
 
 def _check_options(overrides: Sequence[str], loader: SafeLoader) -> list[str]:
@@ -198,12 +215,18 @@ def _directory(cfg: DictConfig, number: int | None, used: bool = False) -> Path:
     """The directory of a run, or of job `number` of a sweep; unless `used`, one that already holds a run is refused."""
     key = "hydra.run.dir" if number is None else "hydra.sweep.dir"
     try:
-        if number is None:
-            directory = Path(str(cfg.hydra.run.dir))
-        else:
+        named = str(cfg.hydra.run.dir if number is None else cfg.hydra.sweep.dir)
+        if not named.strip():
+            raise UserError(f"{key}={named!r}: must name a directory (. is the one you are in)")
+        directory = Path(named)
+        if number is not None:
             with read_write(cfg), open_dict(cfg):
                 cfg.hydra.job.num = number
-            directory = Path(str(cfg.hydra.sweep.dir)) / str(cfg.hydra.sweep.subdir)
+            directory = Path(named) / str(cfg.hydra.sweep.subdir)
+            if directory == Path(named):
+                raise UserError(
+                    f"hydra.sweep.subdir={cfg.hydra.sweep.subdir}: must give each job of a sweep a directory of its own"
+                )
         if number is not None and not str(directory).isprintable():
             raise UserError(f"{key}={str(directory)!r}: must not contain line breaks or control characters")
         if not used:
@@ -211,6 +234,32 @@ def _directory(cfg: DictConfig, number: int | None, used: bool = False) -> Path:
     except (errors.OmegaConfBaseException, OSError, ValueError) as error:  # a name too long, or with a null byte
         raise UserError(f"{key}: {one_line(error)}") from None
     return directory
+
+
+def place_of(request: Request, experiment: Experiment) -> Path | None:
+    """The directory that a request names for a run of `experiment` by ``hydra.run.dir``; None if it names none.
+
+    Raises:
+        UserError: if it names no directory, or one that already holds a run.
+    """
+    task, own = split_place(request)
+    if not own:
+        return None
+    cfg = _compose(make_loader(request.config_dir), own)
+    with read_write(cfg), open_dict(cfg):
+        for key, value in build.record_of(experiment).items():  # to which ${model.hidden_size} and the like refer
+            cfg[key] = value
+        style = cfg.hydra.job.config.override_dirname
+        cfg.hydra.job.override_dirname = get_overrides_dirname(
+            [parse(text) for text in task], style.exclude_keys, style.item_sep, style.kv_sep
+        )
+    return _directory(cfg, None)
+
+
+def split_place(request: Request) -> tuple[tuple[str, ...], list[str]]:
+    """The overrides of a request without ``hydra.run.dir``, and those of that key."""
+    own = [text for text in request.overrides if parse(text).key_or_group == "hydra.run.dir"]
+    return tuple(text for text in request.overrides if text not in own), own
 
 
 def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Experiment:
@@ -229,7 +278,24 @@ def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Expe
         raise UserError(one_line(error)) from None
     built = build.build(cast("dict[str, Any]", content), Experiment, allowed=allow_modules)
     assert isinstance(built, Experiment)
+    _check_range(built)
     return built
+
+
+# Settings that no tensor holds, and the attack whose overflow is its point: what is not finite is the server's to drop.
+_UNBOUNDED = ("stop", "attack.factor")
+
+
+def _check_range(experiment: Experiment) -> None:
+    """Raise `UserError` for a number that is finite here and would not be in a tensor of the run's ``dtype``."""
+    largest = torch.finfo(experiment.torch_dtype()).max
+    for key, value in flat(build.record_of(experiment)).items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and largest < abs(number) < math.inf and not within(key, _UNBOUNDED):
+                raise UserError(
+                    f"{key}={show(value)}: is beyond the numbers of dtype={experiment.dtype}, the largest of which is "
+                    f"{largest:.2g}"
+                )
 
 
 def amend(record: Mapping[str, Any], request: Request) -> Experiment:

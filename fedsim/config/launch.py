@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, cast
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
@@ -21,16 +21,20 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, errors
 
 from fedsim.config.compose import build_experiment, check_request
-from fedsim.config.loader import HYDRA_MULTIRUN, SafeLoader, make_loader, task_overrides
+from fedsim.config.grid import filled, in_force
+from fedsim.config.loader import HYDRA_MULTIRUN, SafeLoader, make_loader, parse, task_overrides
 from fedsim.config.messages import one_line
 from fedsim.config.request import Job, Request, batches
 from fedsim.errors import UserError, print_error
 from fedsim.federation.experiment import Experiment
 
+RunJob = Callable[[Experiment, Path, Mapping[str, str]], Any]
+"""Runs an experiment in a directory, and writes there the files that make up Hydra's record: path to content."""
+
 
 def launch(
     request: Request,
-    job: Callable[[Experiment, Path], Any],
+    job: RunJob,
     show_config: str | None = None,
     *,
     loader: SafeLoader | None = None,
@@ -40,8 +44,9 @@ def launch(
 
     Args:
         request: already checked with `check_request`.
-        job: runs an experiment in a directory and returns its status. The only exceptions that it raises are
-            KeyboardInterrupt, which ends a sweep, and, under Optuna, that of a failed trial.
+        job: runs an experiment in a directory and returns its status. It writes Hydra's record of the job itself, for
+            only it knows when the directory is its own. The only exceptions that it raises are KeyboardInterrupt, which
+            ends a sweep, and, under Optuna, that of a failed trial.
         show_config: ``job``, ``hydra`` or ``all``: print that config instead of running.
         loader: the one that the request was checked with.
         pending: the jobs of a grid to run, with their numbers, or the checked jobs of an Optuna sweep; None is all.
@@ -55,8 +60,6 @@ def launch(
     returned: list[Any] = []
     hydra = Hydra("fedsim", loader)
     overrides = list(request.overrides)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     task = partial(_run_job, allow_modules=request.allow_modules, job=job)
     try:
         if show_config is not None:
@@ -69,16 +72,18 @@ def launch(
             returned.append(hydra.run("config", task, overrides).return_value)
     except (HydraException, errors.OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
-    finally:  # Hydra opened run.log and replaced the handlers that were there
-        for handler in set(root.handlers) - set(handlers):
-            handler.close()
-        root.handlers[:] = handlers
-        root.setLevel(level)
     return returned
 
 
-def _run_job(cfg: DictConfig, allow_modules: Sequence[str], job: Callable[[Experiment, Path], Any]) -> Any:
-    return job(build_experiment(cfg, allow_modules), Path(HydraConfig.get().runtime.output_dir))
+def _run_job(cfg: DictConfig, allow_modules: Sequence[str], job: RunJob) -> Any:
+    of_hydra = HydraConfig.get()
+    files = {
+        "config.yaml": OmegaConf.to_yaml(cfg),
+        "hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(of_hydra)})),
+        "overrides.yaml": OmegaConf.to_yaml(of_hydra.overrides.task),
+    }
+    record = {f".hydra/{name}": text for name, text in files.items()}
+    return job(build_experiment(cfg, allow_modules), Path(of_hydra.runtime.output_dir), record)
 
 
 def _launch_grid(
@@ -121,11 +126,16 @@ def _launch_optuna(hydra: Hydra, overrides: list[str], task: Any, first: Job) ->
     cfg = _compose_sweep(hydra, overrides, first)
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(cfg))
     sweeper: Any = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=cfg)
-    sweeper.sweeper.launcher = surviving = Surviving(sweeper.sweeper.launcher)
+    template = in_force([parse(text) for text in task_overrides(overrides)])
+    swept = {one.get_key_element() for one in template if one.is_sweep_override()}
+    arguments = [str(o.input_line) for o in template if o.is_sweep_override() or o.get_key_element() not in swept]
+    sweeper.sweeper.launcher = surviving = Surviving(sweeper.sweeper.launcher, template)
     Path(str(cfg.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     try:
-        sweeper.sweep(arguments=[str(text) for text in cfg.hydra.overrides.task])
-    except ValueError:
+        sweeper.sweep(arguments=arguments)
+    except ValueError as error:
+        if not surviving.any_launched:
+            raise UserError(one_line(error)) from None
         if surviving.any_done:
             raise
         print_error("no trial succeeded, so Optuna has no best one")
@@ -151,15 +161,20 @@ class Surviving:
 
     If a killed worker takes its pool with it, each job of the batch is launched again, alone: finished jobs return at
     once, the rest resume from their checkpoints. A job that is killed again has failed.
+
+    Args:
+        launcher: Hydra's launcher.
+        template: the overrides of the sweep, which a trial repeats with the values that the sweeper chose.
     """
 
-    def __init__(self, launcher: Any) -> None:
-        self._launcher = launcher
-        self.any_done = False
+    def __init__(self, launcher: Any, template: Sequence[Override] = ()) -> None:
+        self._launcher, self._template = launcher, template
+        self.any_launched = self.any_done = False
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Launch a batch as Hydra's launchers do, with a result for every job."""
-        results = self._launch(job_overrides, initial_job_idx)
+        self.any_launched = True
+        results = self._launch([filled(self._template, texts) for texts in job_overrides], initial_job_idx)
         self.any_done |= any(result.status is JobStatus.COMPLETED for result in results)
         return [self._reported(result, number) for number, result in enumerate(results, initial_job_idx)]
 

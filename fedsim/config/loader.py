@@ -55,7 +55,7 @@ class SafeLoader(MergingOnce):
         """Keep `cfg` for the next call with these overrides; all later configs get the time of the first one kept."""
         self._first = self._first or cfg
         if len(self._kept) < self.KEPT:
-            self._kept[tuple(sorted(overrides))] = cfg
+            self._kept[_in_order(overrides)] = cfg
 
     def load_configuration(
         self,
@@ -66,7 +66,7 @@ class SafeLoader(MergingOnce):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """Compose, and raise `UserError` if the result is not safe."""
-        kept = self._kept.pop(tuple(sorted(overrides)), None) if run_mode is RunMode.RUN else None
+        kept = self._kept.pop(_in_order(overrides), None) if run_mode is RunMode.RUN else None
         if kept is not None:
             return kept
         modes = [text for text in overrides if text == HYDRA_MULTIRUN]  # from `launch`
@@ -95,6 +95,12 @@ class SafeLoader(MergingOnce):
         if self._first is not None:
             OmegaConf.copy_cache(self._first, cfg)  # one ${now:...} for the sweep and all its jobs, as in Hydra
         return cfg
+
+
+def _in_order(overrides: Sequence[str]) -> tuple[str, ...]:
+    """What tells two lists of overrides apart: the order of those about the run counts, Hydra's own may come first."""
+    own = [text for text in overrides if text.startswith(("hydra.", "hydra/"))]
+    return (*sorted(own), *(text for text in overrides if text not in own))
 
 
 @lru_cache(maxsize=100)
@@ -126,10 +132,18 @@ def parse(text: str) -> Override:
     if of_hydra(parsed):
         key = parsed.key_or_group.replace("/", ".").removeprefix("hydra").removeprefix(".")
         group = parsed.key_or_group
+        if within(key, ("sweeper.params",)):
+            raise UserError(f"{text}: is for config files; on a command line write the sweep itself, such as seed=1,2")
+        allowed = within(key, HYDRA_SETTABLE) or key in ALL_SETTABLE
+        if parsed.is_sweep_override() and (allowed or group in PLUGINS):
+            quoted = "" if group in PLUGINS else f"; quotes keep the commas of a name: \"{group}='...'\""
+            raise UserError(f"{text}: is the same for all jobs of a sweep and takes one value{quoted}")
         plain = not (parsed.is_sweep_override() or parsed.is_delete() or parsed.is_add() or parsed.package)
+        if plain and key.endswith("dir") and within(key, HYDRA_SETTABLE) and parsed.value() is None:
+            raise UserError(f"{text}: must name a directory; leave it out for the default")
         if plain and group in PLUGINS:
             check_choice(group, parsed.value())
-        elif not (plain and (within(key, HYDRA_SETTABLE) or key in ALL_SETTABLE)):
+        elif not (plain and allowed):
             raise refused(text.lstrip("+~"), {})
     return parsed
 

@@ -164,7 +164,7 @@ def refused(text: str, choices: Mapping[str, Any]) -> UserError:
 
 def check_choice(group: str, option: Any) -> None:
     """Raise `UserError` for a plugin that fedsim does not know."""
-    if option not in PLUGINS[group]:
+    if not isinstance(option, str) or option not in PLUGINS[group]:
         raise UserError(f"{group}={show(option)}: must be one of {', '.join(PLUGINS[group])}")
 
 
@@ -177,20 +177,3 @@ def batches(pending: Sequence[tuple[int, Job]], size: int | None) -> list[list[t
         else:
             found.append([(number, job)])
     return found
-
-
-def samples(overrides: Sequence[Any]) -> list[list[str]]:
-    """Jobs, as overrides, that together cover every choice and both ends of every interval in Hydra's `overrides`."""
-    values: dict[str, list[str]] = {}
-    for override in overrides:
-        key = override.get_key_element()
-        if override.is_interval_sweep():
-            interval = override.value()
-            values[key] = [f"{key}={interval.start}", f"{key}={interval.end}"]
-        elif override.is_sweep_override():
-            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            values[key] = [f"{key}={override.get_value_element_as_str()}"]
-    first = [texts[0] for texts in values.values()]
-    others = [[*first[:k], text, *first[k + 1 :]] for k, texts in enumerate(values.values()) for text in texts[1:]]
-    return [first, *others]

@@ -59,6 +59,7 @@ class RecurrentModel:
     def __post_init__(self) -> None:
         check_at_least(self, 1, "hidden_size", "parameters", "num_layers", "embedding_size")
         check_exactly_one(self, "hidden_size", "parameters")
+        check_between(self, 1, 1000, "num_layers")  # as every layer is an entry of the layout
         check_between(self, 0, 1, "dropout", open_high=True)
         if self.dropout > 0 and self.num_layers == 1:
             raise FieldError("dropout", self.dropout, "acts between layers and needs num_layers of 2 or more")
@@ -207,8 +208,8 @@ def architecture(model: RecurrentModel, population: Population) -> Architecture:
     """Fit a configured model to the data of a population.
 
     Raises:
-        UserError: if ``model.embedding_size`` is set and the inputs are not tokens, or if ``model.parameters`` are too
-            few for one unit.
+        UserError: if ``model.embedding_size`` is set and the inputs are not tokens, if ``model.parameters`` are too
+            few for one unit, or if the model is larger than any machine's memory.
     """
     if model.embedding_size is not None and population.vocabulary_size is None:
         raise UserError(
@@ -224,7 +225,16 @@ def architecture(model: RecurrentModel, population: Population) -> Architecture:
         population.forecast.quantiles if population.forecast is not None else (),
     )
     _ = arch.hidden_size  # raises here, before anything is built from it
+    if (count := arch.layout.num_parameters) > _MOST_PARAMETERS:
+        sized = "hidden_size" if model.parameters is None else "parameters"
+        raise UserError(
+            f"model.{sized}={getattr(model, sized)}: makes a model of {count:,} parameters, more than any machine holds"
+        )
     return arch
+
+
+_MOST_PARAMETERS = 2**50
+"""So that the bytes of a client's training fit 64 bits."""
 
 
 def initial_row(arch: Architecture, seed: int, dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -18,14 +19,28 @@ FORMAT_VERSION = 1
 Cell = int | float | str | None
 
 
+_WRITTEN = ("metrics.csv", "config.yaml", "timing.csv", "summary.json", "clients.csv", "resumed.json", "tracker.json")
+_LONGEST = Path("checkpoints", ".round_000000.safetensors.partial")
+
+
 def refuse_used(directory: Path, key: str) -> None:
-    """Raise `UserError` if `directory`, chosen by config key `key`, already holds a run or cannot hold one."""
-    for name in ("metrics.csv", "config.yaml"):
+    """Raise `UserError` if a run in `directory`, chosen by config key `key`, would write over files, or cannot write.
+
+    Checkpoints count, because a run prunes them.
+    """
+    try:
+        (directory.absolute() / _LONGEST).exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{key}={directory}: is too long for the name of a directory") from None
+    names = [*_WRITTEN, *(name for name in (".hydra", "checkpoints") if any((directory / name).glob("*")))]
+    for name in names:
         if (directory / name).exists():
-            raise UserError(
-                f"{key}={directory}: already holds a run ({name}); choose another directory, or continue that run with "
-                f"fedsim resume {directory}"
-            )
+            way_out = ""
+            if name in ("metrics.csv", "config.yaml"):
+                way_out = f", or continue that run with fedsim resume {directory}"
+            what = f"holds a run ({name})" if way_out else f"holds {name}, which a run would write over"
+            raise UserError(f"{key}={directory}: already {what}; choose another directory{way_out}")
     for parent in (directory, *directory.parents):
         if parent.exists() and not parent.is_dir():
             raise UserError(f"{key}={directory}: {parent} is a file")
@@ -33,6 +48,16 @@ def refuse_used(directory: Path, key: str) -> None:
             raise UserError(f"{key}={directory}: {parent} cannot be written to")
         if parent.exists():
             return
+
+
+def refuse_other_sweep(folder: Path, key: str) -> None:
+    """Raise `UserError` if `folder`, chosen by config key `key`, holds a sweep, whose table a new one would replace."""
+    for name in ("sweep.yaml", "sweep.csv"):
+        if (folder / name).exists():
+            raise UserError(
+                f"{key}={folder}: already holds a sweep ({name}); choose another folder, or finish that sweep by "
+                f"repeating its command with --resume {folder}"
+            )
 
 
 def format_cell(value: Cell) -> str:
@@ -129,6 +154,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_files(directory: Path, files: Mapping[str, str]) -> None:
+    """Write small files atomically: path within the directory to content."""
+    for name, content in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        write_atomically(directory / name, content.encode())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

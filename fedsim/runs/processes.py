@@ -7,6 +7,8 @@ record of the run and the state in which it begins, follow it from round to roun
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -76,11 +78,32 @@ def meet(allow_modules: Sequence[str]) -> None:
     """Join the other processes that torchrun started, if any; returns only on rank 0, which runs the command.
 
     Raises:
+        UserError: if another process was given another command, which rank 0 would not follow.
+        ConnectionError: if another process has ended.
         SystemExit: on all other ranks, once they have done what rank 0 asked for.
     """
     here = join()
-    if here.rank > 0:
+    try:
+        commands = here.exchange(sys.argv[1:])
+    except ProcessLost as error:
+        raise ConnectionError(str(error)) from None
+    if here.rank == 0:
+        _same_command(commands)
+    else:
         raise SystemExit(follow(here, allow_modules))
+
+
+def _same_command(commands: Sequence[Sequence[str]]) -> None:
+    own = commands[0]
+    for rank, other in enumerate(commands):
+        if other == own:
+            continue
+        given = shlex.join(word for word in other if word not in own) or "fewer words"
+        missing = shlex.join(word for word in own if word not in other)
+        raise UserError(
+            f"process {rank} was given {given}{f' and not {missing}' if missing else ''}; all processes need the "
+            "command of process 0, the only one that counts"
+        )
 
 
 def follow(here: World, allow_modules: Sequence[str]) -> int:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fedsim.config.compose import amend, record_of, to_yaml
+from fedsim.config.compose import amend, place_of, record_of, split_place, to_yaml
 from fedsim.config.request import Request, normalise
 from fedsim.core import stopping
 from fedsim.core.results import Metrics
@@ -29,6 +29,8 @@ from fedsim.federation.prepare import Simulation, prepare
 from fedsim.parallel.processes import world
 from fedsim.recording.lock import locked
 from fedsim.recording.run_directory import refuse_used, write_atomically, write_json
+from fedsim.recording.run_log import logging_to
+from fedsim.recording.settings import Console
 from fedsim.runs.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
 from fedsim.runs.digests import devices_hash
 from fedsim.runs.dry_run import refuse_impossible
@@ -54,18 +56,18 @@ def continue_run(directory: Path, request: Request, after_round: int | None = No
         UserError: if an override is wrong, or the record of the run cannot be read.
         KeyboardInterrupt: after recording that the run was interrupted.
     """
-    place = "hydra.run.dir="
-    targets = [text.removeprefix(place) for text in request.overrides if text.startswith(place)]
-    rest = tuple(text for text in request.overrides if not text.startswith(place))
+    rest, _ = split_place(request)
     recorded = read_experiment(directory, request.allow_modules)
     wanted = amend(read_record(directory), normalise(dataclasses.replace(request, overrides=rest)))
-    if not targets and after_round is None and all(in_place(key) for key in changes(recorded, wanted)):
+    target = place_of(request, wanted)
+    if target is None and after_round is None and all(in_place(key) for key in changes(recorded, wanted)):
         return resume_run(directory, wanted, request.allow_modules)
-    target = Path(targets[-1].strip("'\"")) if targets else free_directory(directory)
-    return fork_run(directory, wanted, target, request.allow_modules, after_round)
+    return fork_run(directory, wanted, target or free_directory(directory), request.allow_modules, after_round)
 
 
-def resume_run(directory: Path, experiment: Experiment | None = None, allow_modules: Sequence[str] = ()) -> str:
+def resume_run(
+    directory: Path, experiment: Experiment | None = None, allow_modules: Sequence[str] = (), silent: bool = False
+) -> str:
     """Continue the run in a directory, in place, and return its status as `fedsim.runs.run.run_experiment` does.
 
     Args:
@@ -73,6 +75,7 @@ def resume_run(directory: Path, experiment: Experiment | None = None, allow_modu
         experiment: the settings to continue with, which may differ from the record only in
             `fedsim.runs.record.IN_PLACE`; None takes those of the record.
         allow_modules: modules other than fedsim whose dataclasses the record may name.
+        silent: whether to show nothing this time, whatever its ``console`` says, which stays in the record.
 
     Raises:
         KeyboardInterrupt: after recording that the run was interrupted.
@@ -87,15 +90,17 @@ def resume_run(directory: Path, experiment: Experiment | None = None, allow_modu
         with locked(directory), logging_to(directory):
             if is_finished(directory, changed):
                 status = str(read_status(directory))
-                _say(wanted, f"{directory}: {status} already, nothing to do; {MORE}")
+                _say(wanted, f"{directory}: {status} already, nothing to do; {MORE}", silent)
                 return status
             check_rounds(recorded, wanted)
-            return guarded(wanted, lambda: _resume_in_place(directory, wanted, changed))
+            return guarded(wanted, lambda: _resume_in_place(directory, wanted, changed, silent))
 
     return guarded(None, resume)
 
 
-def _resume_in_place(directory: Path, experiment: Experiment, changed: Mapping[str, tuple[Any, Any]]) -> str:
+def _resume_in_place(
+    directory: Path, experiment: Experiment, changed: Mapping[str, tuple[Any, Any]], silent: bool
+) -> str:
     experiment.tracker.check()
     with started_elsewhere(directory, experiment):
         simulation = _prepared(directory, experiment)
@@ -108,7 +113,10 @@ def _resume_in_place(directory: Path, experiment: Experiment, changed: Mapping[s
     for name in ("summary.json", "clients.csv"):  # written at an end that no longer holds
         (directory / name).unlink(missing_ok=True)
     _write_record(directory, start, experiment)
-    _say(experiment, f"going on after round {start.state.round}{_list(changed)}")
+    _say(experiment, f"going on after round {start.state.round}{_list(changed)}", silent)
+    if silent:
+        shown = dataclasses.replace(simulation.experiment, console=Console("none"))
+        simulation = dataclasses.replace(simulation, experiment=shown)
     return record_run(simulation, directory, start)
 
 
@@ -196,26 +204,6 @@ def read_experiment(directory: Path, allow_modules: Sequence[str] = ()) -> Exper
         return amend(record, Request(allow_modules=tuple(allow_modules)))
     except UserError as error:
         raise UserError(f"{directory / 'config.yaml'}: {error}") from None
-
-
-@contextmanager
-def logging_to(directory: Path) -> Iterator[None]:
-    """Append log messages to ``run.log`` as Hydra does for a run, unless a handler already does."""
-    root, file = logging.getLogger(), (directory / "run.log").resolve()
-    if any(getattr(handler, "baseFilename", None) == str(file) for handler in root.handlers):
-        yield
-        return
-    level = root.level
-    handler = logging.FileHandler(file, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -331,7 +319,7 @@ def _list(changed: Mapping[str, tuple[Any, Any]]) -> str:
     return "".join(f", {key} {words(old)} -> {words(new)}" for key, (old, new) in changed.items())
 
 
-def _say(experiment: Experiment, text: str) -> None:
+def _say(experiment: Experiment, text: str, silent: bool = False) -> None:
     log.info(text)
-    if experiment.console.mode != "none":
+    if experiment.console.mode != "none" and not silent:
         print(text)

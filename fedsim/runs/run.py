@@ -9,7 +9,7 @@ import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -34,8 +34,10 @@ from fedsim.recording.run_directory import (
     refuse_used,
     write_atomically,
     write_csv,
+    write_files,
     write_json,
 )
+from fedsim.recording.run_log import logging_to
 from fedsim.runs.checkpoints import prune_checkpoints, save_checkpoint
 from fedsim.runs.console import Display, display, format_value
 from fedsim.runs.digests import data_hash, devices_hash
@@ -157,13 +159,18 @@ class Recorder:
         write_csv(self.directory / "clients.csv", header, zip(*columns, strict=True))
 
 
-def run_experiment(experiment: Experiment, config_yaml: str, directory: Path) -> str:
+def run_experiment(
+    experiment: Experiment, config_yaml: str, directory: Path, files: Mapping[str, str] | None = None
+) -> str:
     """Run an experiment in its directory and return its status.
+
+    Nothing is written before the directory is locked and known to be free of another run's files.
 
     Args:
         experiment: the checked settings.
         config_yaml: their record, written as ``config.yaml``.
         directory: an existing directory (Hydra makes it) that holds no run.
+        files: further files to begin with, such as Hydra's own record: path within the directory to content.
 
     Returns:
         ``done``, ``stopped`` (early), ``diverged``, ``refused`` (a user error found late) or ``failed``. Exceptions are
@@ -176,12 +183,17 @@ def run_experiment(experiment: Experiment, config_yaml: str, directory: Path) ->
     def run() -> str:
         experiment.tracker.check()
         simulation = prepared(experiment)
+        write_atomically(directory / "config.yaml", config_yaml.encode())
+        write_files(directory, files or {})
+        return record_run(simulation, directory, Start(first_state(simulation)))
+
+    def held() -> str:
         with locked(directory):
             refuse_used(directory, "hydra.run.dir")
-            write_atomically(directory / "config.yaml", config_yaml.encode())
-            return record_run(simulation, directory, Start(first_state(simulation)))
+            with logging_to(directory):
+                return guarded(experiment, run)
 
-    return guarded(experiment, run)
+    return guarded(None, held)
 
 
 def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
@@ -213,6 +225,9 @@ def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
         if isinstance(error, MemoryError) or "allocate" in str(error):  # torch raises a RuntimeError on the CPU
             text = f"not enough memory ({' '.join(str(error).split())})"
             _complain(f"{text}; take a smaller model, client.batch_size or engine.memory_budget")
+        elif "without overflow" in str(error):  # torch says so of a number that no float of a tensor's type holds
+            _complain("a product of settings, such as of learning rates, is beyond the numbers of this dtype")
+            return "refused"
         else:
             log.exception("a bug in fedsim or in a component of yours")
             traceback.print_exc()

@@ -31,7 +31,15 @@ from fedsim.errors import UserError, print_error
 from fedsim.evaluation.evaluate import default_metric
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation
-from fedsim.recording.run_directory import FORMAT_VERSION, Cell, write_atomically, write_csv
+from fedsim.recording.lock import locked
+from fedsim.recording.run_directory import (
+    FORMAT_VERSION,
+    Cell,
+    refuse_other_sweep,
+    write_atomically,
+    write_csv,
+    write_files,
+)
 from fedsim.recording.settings import Console as ConsoleSetting
 from fedsim.runs import sweep_jobs
 from fedsim.runs.console import format_value
@@ -41,6 +49,7 @@ from fedsim.runs.saved_model import first_row, prepared
 
 NOT_STARTED, KILLED = "not started", "killed"
 FINISHED = ("done", "stopped")
+MOST_WORKERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
     """Run the jobs of a sweep, or those that are not finished yet, and write the table.
 
     Returns:
-        the status of every job: that of its run, ``not started`` or ``killed``.
+        the status of every job: that of its run, ``not started`` or ``killed``; and ``failed`` if the launcher did.
 
     Raises:
         UserError: before anything starts, if the folder holds jobs of another sweep.
@@ -96,34 +105,44 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
     objective = None
     if optuna:
         objective = request.objective or "best"
+        check_search(settings["sweeper"])
         check_direction(settings["sweeper"], prepared(jobs[0].experiment))
     pending = [(k, job) for k, job in enumerate(jobs) if optuna or _is_pending(job, request)]
     concurrent = concurrency(settings, len(pending) if not optuna else 0)
-    share = share_of_threads(cores(), concurrent, settings["launcher"].get("cpus_per_task"))
-    quiet = all(job.experiment.console.mode == "none" for job in jobs)
-    task = partial(
-        run_job, share=share, silent=concurrent > 1, objective=objective, allow_modules=request.allow_modules
-    )
-    if not optuna:
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {"format_version": FORMAT_VERSION, "jobs": {k: list(job.overrides) for k, job in enumerate(jobs)}}
-        write_atomically(folder / "sweep.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode())
-    rows: list[Row] = []
-    try:
-        _launch(request, task, loader, pending)
-    finally:
-        rows = [read_row(k, own, job) for k, (job, own) in enumerate(zip(jobs, _own(jobs), strict=True))]
-        if optuna:
-            rows = _trials(folder)
-        if rows and folder.exists():
-            write_table(folder / "sweep.csv", rows)
-            if not quiet:
-                show(rows, folder)
-    return [row.status for row in rows]
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if request.resume is None:
+            refuse_other_sweep(folder, "hydra.sweep.dir")
+        share = share_of_threads(cores(), concurrent, settings["launcher"].get("cpus_per_task"))
+        quiet = all(job.experiment.console.mode == "none" for job in jobs)
+        task = partial(
+            run_job, share=share, silent=concurrent > 1, objective=objective, allow_modules=request.allow_modules
+        )
+        if not optuna:
+            record = {"format_version": FORMAT_VERSION, "jobs": {k: list(job.overrides) for k, job in enumerate(jobs)}}
+            write_atomically(
+                folder / "sweep.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode()
+            )
+        rows: list[Row] = []
+        try:
+            whole = _launch(request, task, loader, pending)
+        finally:
+            rows = [read_row(k, own, job) for k, (job, own) in enumerate(zip(jobs, _own(jobs), strict=True))]
+            if optuna:
+                rows = _trials(folder)
+            if rows and folder.exists():
+                write_table(folder / "sweep.csv", rows)
+                if not quiet:
+                    show(rows, folder)
+    return [row.status for row in rows] + ([] if whole else ["failed"])
 
 
-def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[tuple[int, Job]]) -> None:
-    """Launch jobs; if a worker is killed, resume the jobs it took down one at a time, so that none harms another."""
+def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[tuple[int, Job]]) -> bool:
+    """Launch jobs; if a worker is killed, resume the jobs it took down one at a time, so that none harms another.
+
+    Returns:
+        whether the launcher came to its end, however the jobs ended.
+    """
     try:
         launch(request, task, loader=loader, pending=pending)
     except (UserError, KeyboardInterrupt, OSError):
@@ -138,16 +157,19 @@ def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[t
             except BrokenExecutor:
                 print_error(f"job {pair[0]} was killed twice; see {pair[1].directory}")
         if rest := [pair for pair in left if pair not in begun]:
-            _launch(request, task, loader, rest)
+            return _launch(request, task, loader, rest)
     except JobFailed as error:
         print_error(f"more trials failed than hydra.sweeper.max_failure_rate allows: {error}")
     except Exception as error:  # raised by the launcher itself
         print_error(f"the sweep ended early: {type(error).__name__}: {first_line(error)}")
+        return False
+    return True
 
 
 def run_job(
     experiment: Experiment,
     directory: Path,
+    files: Mapping[str, str],
     share: int | None,
     silent: bool,
     objective: str | None,
@@ -158,6 +180,7 @@ def run_job(
     Args:
         experiment: the checked settings.
         directory: the job's directory.
+        files: Hydra's record of the job, to be written there if it has not begun.
         share: threads for a job whose config does not set them; None leaves the number to torch.
         silent: whether to show one line instead of a table, because other jobs run at the same time.
         objective: ``best`` or ``final``, to return that value of the metric that judges; None returns the status.
@@ -174,9 +197,9 @@ def run_job(
         if share is not None and experiment.threads is None:
             torch.set_num_threads(max(1, min(share, before)))
         if sweep_jobs.has_begun(directory):
-            status = sweep_jobs.go_on(shown, directory, allow_modules)
+            status = sweep_jobs.go_on(experiment, directory, allow_modules, silent)
         else:
-            status = run_experiment(shown, to_yaml(record_of(experiment)), directory)
+            status = run_experiment(shown, to_yaml(record_of(experiment)), directory, files)
     finally:
         torch.set_num_threads(before)
     if silent and experiment.console.mode != "none":
@@ -186,6 +209,8 @@ def run_job(
     row = read_row(0, {}, Job((), experiment, directory))
     value = row.best if objective == "best" else row.final
     if status not in FINISHED or value is None:
+        if not sweep_jobs.has_begun(directory):
+            write_files(directory, files)  # by which the table knows the trial
         raise JobFailed(f"{directory}: {status}")
     return value
 
@@ -193,6 +218,15 @@ def run_job(
 def _is_pending(job: Job, request: Request) -> bool:
     """Whether a job has to run; raises `UserError` for one that cannot be resumed in its directory."""
     return True if request.resume is None else sweep_jobs.is_pending(job.experiment, job.directory)
+
+
+def check_search(sweeper: Mapping[str, Any]) -> None:
+    """Raise `UserError` for numbers of trials with which Optuna would never end, or not begin."""
+    for name in ("n_trials", "n_jobs"):
+        if sweeper[name] < 1:
+            raise UserError(f"hydra.sweeper.{name}={sweeper[name]}: must be at least 1")
+    if not 0 <= sweeper["max_failure_rate"] <= 1:
+        raise UserError(f"hydra.sweeper.max_failure_rate={sweeper['max_failure_rate']}: must be from 0 to 1")
 
 
 def check_direction(sweeper: Mapping[str, Any], simulation: Simulation) -> None:
@@ -227,8 +261,10 @@ def concurrency(settings: Mapping[str, Any], num_jobs: int) -> int:
         together = min(together, sweeper["max_batch_size"])
     if name == "joblib":
         asked = launcher["n_jobs"]
-        if not isinstance(asked, int) or asked == 0:
-            raise UserError(f"hydra.launcher.n_jobs={asked}: must be a number of jobs, or -1 for one per core")
+        if not isinstance(asked, int) or asked == 0 or abs(asked) > MOST_WORKERS:
+            raise UserError(
+                f"hydra.launcher.n_jobs={asked}: must be a number of jobs up to {MOST_WORKERS}, or -1 for one per core"
+            )
         return max(1, min(together, asked if asked > 0 else cores() + 1 + asked))
     return together if name == "submitit_local" else 1
 
@@ -249,7 +285,12 @@ def share_of_threads(available: int, concurrent: int, cpus_per_task: int | None 
 
 def _own(jobs: Sequence[Job]) -> list[dict[str, str]]:
     """For every job, those of its overrides in which the jobs differ."""
-    given = [{key: value for key, _, value in (text.partition("=") for text in job.overrides)} for job in jobs]
+    given: list[dict[str, str]] = []
+    for job in jobs:
+        own: dict[str, str] = {}
+        for key, _, value in (text.partition("=") for text in job.overrides):
+            own[key] = f"{own[key]} {value}" if key in own and "{" in value else value
+        given.append(own)
     keys = dict.fromkeys(key for overrides in given for key in overrides)
     differing = [key for key in keys if len({overrides.get(key) for overrides in given}) > 1]
     return [{key: overrides.get(key, "") for key in differing} for overrides in given]

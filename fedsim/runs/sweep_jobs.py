@@ -45,9 +45,9 @@ def is_pending(experiment: Experiment, directory: Path) -> bool:
     return not is_finished(directory, changed) and read_status(directory) != "diverged"
 
 
-def go_on(experiment: Experiment, directory: Path, allow_modules: Sequence[str]) -> str:
-    """Resume an interrupted job in its directory, and return its status."""
-    return resume_run(directory, experiment, allow_modules)
+def go_on(experiment: Experiment, directory: Path, allow_modules: Sequence[str], silent: bool = False) -> str:
+    """Resume an interrupted job in its directory, without output if it is `silent`, and return its status."""
+    return resume_run(directory, experiment, allow_modules, silent)
 
 
 def _word(value: object) -> str:

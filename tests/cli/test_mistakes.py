@@ -313,3 +313,70 @@ def test_setting_one_of_an_exclusive_pair_unsets_the_other(fedsim, tiny):
     assert "of which 2 in round 1" in dry("sampler.cohort_size=2")
     assert "min 7, max 7" in dry("client.steps=7", "client.epochs=null")
     assert "min 3, max 3" in dry("client.steps=null", "client.epochs=3")
+
+
+WORDS = {
+    "client.clip_norm=inf": "client.clip_norm=inf: must be greater than 0 and finite",
+    "attack=scale attack.clients=0,3": (
+        "attack.clients=0,3: several values make a sweep; add -m (--multirun) to fedsim run, or write "
+        "attack.clients=[0,3] for one list"
+    ),
+    "name=a,b": "name=a,b: several values make a sweep; add -m (--multirun) to fedsim run",
+    "++attack.x=1": "attack.x=1: no such key, as NoAttack has none; see fedsim list attack",
+    "hydra/launcher=basic,joblib": (
+        "hydra/launcher=basic,joblib: is the same for all jobs of a sweep and takes one value"
+    ),
+}
+
+
+@pytest.mark.parametrize("overrides", WORDS)
+def test_words_that_say_what_is_wrong(refused, overrides):
+    assert refused("run", "data=synthetic", *overrides.split()) == WORDS[overrides]
+
+
+LARGE = {
+    "client.optimizer.lr=1e300": "client.optimizer.lr=1e+300: is beyond the numbers of dtype=float32, the largest of",
+    "client.optimizer.lr=-1e300": "client.optimizer.lr=-1e+300: must be ",
+    "client.optimizer.weight_decay=1e39": "client.optimizer.weight_decay=1e+39: is beyond the numbers of dtype=float32",
+    "attack=backdoor attack.value=1e308": "attack.value=1e+308: is beyond the numbers of dtype=float32, the largest of",
+    f"client.optimizer.lr={'9' * 320}": "999: must be a number within the range of numbers",
+    f"seed={'9' * 320}": f"seed={'9' * 320}: must be at most 9223372036854775807",
+    f"rounds=-{'9' * 320}": f"rounds=-{'9' * 320}: must be at least -2147483647",
+    f"attack=scale attack.clients=[{'9' * 320}]": "must be at most 2147483647",
+    "attack=scale attack.clients=[[[1]]]": "attack.clients=[[[1]]]: must be a list, each entry a whole number or null",
+    f"rounds={'9' * 5000}": "cannot read 'rounds=999",
+    "model.num_layers=2147483647": "model.num_layers=2147483647: must be at least 1 and at most 1000",
+    "model.hidden_size=2147483647": "model.hidden_size=2147483647: makes a model of ",
+    "hydra/sweeper=[a]": "hydra/sweeper=['a']: must be one of basic, optuna",
+    "hydra/launcher={a:1}": "hydra/launcher={'a': 1}: must be one of basic, joblib, ",
+}
+
+
+@pytest.mark.parametrize("overrides", LARGE)
+def test_numbers_and_kinds_that_nothing_can_hold(refused, overrides):
+    assert LARGE[overrides] in refused("run", "data=synthetic", *overrides.split())
+
+
+def test_float64_holds_more(fedsim, tiny):
+    answer = fedsim("run", *tiny, "dtype=float64", "client.optimizer.lr=1e39", "--dry-run")
+    assert answer.code == 0, answer
+
+
+def test_a_product_of_settings_that_overflows(fedsim, tiny):
+    """A decay of 1e30 times a rate of 1e30 is 1e60; a float of a float32 tensor is at most 3.4e38."""
+    answer = fedsim(
+        "run", *tiny, "client/optimizer=adamw", "client.optimizer.lr=1e30", "client.optimizer.weight_decay=1e30"
+    )
+    assert answer.code in (2, 3), answer
+    assert "Traceback" not in answer.err
+    assert answer.err.count("\n") == 1
+
+
+def test_a_dry_run_refuses_what_the_run_would(refused):
+    overrides = ("data=synthetic", "model.hidden_size=1000000")
+    assert refused("run", *overrides, "--dry-run") == refused("run", *overrides)
+
+
+@pytest.mark.parametrize("sweep", [("seed=range(1,1e9)",), ("model.hidden_size=glob(*)",), ("hydra/sweeper=[a]",)])
+def test_sweeps_without_end_or_sense(refused, sweep):
+    assert refused("run", "-m", "data=synthetic", *sweep).startswith(sweep[0].split("[")[0])

@@ -206,7 +206,7 @@ def test_a_file_that_changes_between_the_check_and_the_run(write_config, trace, 
     write_config("experiment/trial.yaml", "# @package _global_\nhydra: {callbacks: {x: {_target_: evil.Callback}}}\n")
     before = set(elsewhere.iterdir())
     with pytest.raises(UserError, match=r"hydra\.callbacks"):
-        launching.launch(request, lambda experiment, directory: pytest.fail("ran"))
+        launching.launch(request, lambda experiment, directory, files: pytest.fail("ran"))
     assert not trace.exists()
     assert set(elsewhere.iterdir()) == before
 

@@ -154,6 +154,7 @@ def test_a_job_with_another_config_is_refused(fedsim, refused, tiny):
         (("-m", "seed=1,2", "--objective", "best"), "--objective best: is for Optuna sweeps; add -m"),
         (("-m", "seed=1,2", "hydra/launcher=evil"), "hydra/launcher=evil: must be one of basic, joblib, "),
         (("-m", "seed=1,2", "hydra/sweeper=ax"), "hydra/sweeper=ax: must be one of basic, optuna"),
+        (("-m", "seed=1", "+hydra.sweeper.params.seed=1,2"), "is for config files; on a command line write the sweep"),
         (("seed=1", "hydra/launcher=joblib"), "hydra/launcher=joblib: is for sweeps; add -m"),
         (("-m", "seed=1,2", "hydra.launcher.pre_dispatch=9"), "hydra.launcher.pre_dispatch=9: fedsim does not let"),
         (("-m", "seed=1,2", "hydra.launcher.setup=[x]"), "hydra.launcher.setup=[x]: fedsim does not let"),
@@ -176,6 +177,26 @@ def test_a_key_that_only_the_swept_options_have(fedsim, elsewhere, tiny, setting
     assert fedsim(*command, "hydra.sweep.dir=sweep/${model.hidden_size}") == (0, "", "")
     assert list(table(elsewhere / "sweep" / "2")["status"]) == ["done"] * 2
     assert fedsim(*command, "--resume", "sweep/2") == (0, "", "")
+
+
+def test_overrides_of_one_key_mean_what_they_mean_without_m(fedsim, elsewhere, tiny):
+    overrides = ("model=lstm", "model={hidden_size:8}", "model={num_layers:2}")
+    assert fedsim("run", *tiny, *overrides, "seed=1", "hydra.run.dir=run").code == 0
+    assert fedsim("run", "-m", *tiny, *overrides, "seed=1,2", "console=plain", "hydra.sweep.dir=sweep").code == 0
+    single, job = (yaml.safe_load((elsewhere / one / "config.yaml").read_text()) for one in ("run", "sweep/0"))
+    assert job == single
+    model = job["model"]
+    assert (model["_target_"].rpartition(".")[2], model["hidden_size"], model["num_layers"]) == ("LSTM", 8, 2)
+    one, other = (elsewhere / name / "metrics.csv" for name in ("run", "sweep/0"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_table_shows_an_option_and_its_swept_mappings(fedsim, elsewhere, tiny):
+    overrides = ("model=lstm,gru", "model={hidden_size:8},{hidden_size:4}", "console=none")
+    assert fedsim("run", "-m", *tiny, *overrides, "hydra.sweep.dir=sweep").code == 0
+    assert list(table(elsewhere / "sweep")["model"]) == [
+        f"{model} {{hidden_size:{size}}}" for model in ("lstm", "gru") for size in (8, 4)
+    ]
 
 
 def test_a_repeated_value_is_refused(refused, tiny):
@@ -239,6 +260,35 @@ def test_threads_are_divided_among_no_more_jobs_than_there_are(monkeypatch):
     assert sweep.share_of_threads(8, 4, cpus_per_task=3) == 3
     with pytest.raises(UserError, match="n_jobs=0"):
         sweep.concurrency(settings | {"launcher": {"n_jobs": 0}}, num_jobs=2)
+    with pytest.raises(UserError, match="n_jobs=999999999999: must be a number of jobs up to 10000"):
+        sweep.concurrency(settings | {"launcher": {"n_jobs": 999999999999}}, num_jobs=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("n_trials", 0, "must be at least 1"),
+        ("n_jobs", 0, "must be at least 1"),  # with which the search would never end
+        ("max_failure_rate", 7.0, "must be from 0 to 1"),
+    ],
+)
+def test_a_search_that_would_not_begin_or_not_end(name, value, words):
+    settings = {"n_trials": 2, "n_jobs": 1, "max_failure_rate": 1.0}
+    sweep.check_search(settings)
+    with pytest.raises(UserError, match=f"hydra.sweeper.{name}={value}: {words}"):
+        sweep.check_search(settings | {name: value})
+
+
+def test_a_launcher_that_fails_is_no_success(fedsim, tiny, monkeypatch):
+    """As Optuna's, if its database cannot be opened: there is no job whose status could tell."""
+
+    def failing(*arguments, **options):
+        raise RuntimeError("no database\nat all")
+
+    monkeypatch.setattr(sweep, "launch", failing)
+    monkeypatch.setattr(sweep, "read_row", lambda number, own, job: sweep.Row(number, own, "done", job.directory))
+    answer = fedsim("run", "-m", *tiny, "seed=1,2", "hydra.sweep.dir=sweep")
+    assert (answer.code, answer.err) == (4, "error: the sweep ended early: RuntimeError: no database\n")
 
 
 def test_slurms_allotment_of_cpus_is_used(fedsim, elsewhere, tiny, monkeypatch):

@@ -216,3 +216,18 @@ def test_the_commands_in_the_documentation():
             assert config.check_request(config.normalise(config.Request(tuple(words))))
         else:
             assert (name, words) == ("resume", ["RUN_DIR"])
+
+
+def test_another_process_with_other_overrides_is_refused(tiny):
+    words = shlex.join([sys.executable, "-m", "fedsim", "run", *tiny, "hydra.run.dir=run"])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    ended = subprocess.run(
+        [*command, "bash", "-c", f"exec {words} seed=$RANK"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode != 0
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert lines == [
+        "error: process 1 was given seed=1 and not seed=0; all processes need the command of process 0, the only one "
+        "that counts"
+    ]
+    assert not Path("run").exists()

@@ -24,9 +24,9 @@ def test_without_its_library_nothing_is_written(refused, tiny, monkeypatch, trac
     assert refused("run", "-m", *tiny, f"tracker=none,{tracker}") == line
 
 
-def test_a_dry_run_needs_no_tracker(fedsim, tiny, monkeypatch):
+def test_a_dry_run_refuses_a_tracker_as_the_run_would(refused, tiny, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert fedsim("run", *tiny, "tracker=wandb", "--dry-run").code == 0
+    assert refused("run", *tiny, "tracker=wandb", "--dry-run") == refused("run", *tiny, "tracker=wandb")
 
 
 def test_resume_says_what_is_missing_and_leaves_the_run(fedsim, run_directory, monkeypatch):

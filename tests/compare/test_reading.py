@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 
 from fedsim.compare.reading import load_runs
 from fedsim.compare.statistics import best_value, final_value
@@ -101,6 +102,22 @@ def test_what_hydra_recorded(make_run):
     [read] = load_runs([run])[0]
     assert read.choices == {"model": "gru", "experiment": "-"}
     assert read.typed == {"model", "x.y", "client.steps"}  # the null is what steps give epochs
+
+
+def test_hydras_record_of_another_run_is_not_believed(make_run):
+    """A second run was started in the directory and refused, but its record had replaced the first one's."""
+    run = make_run("a", {"model.hidden_size": 8}, choices={"model": "lstm"}, typed=["model=lstm"])
+    composed = yaml.safe_load((run / "config.yaml").read_text())
+    (run / ".hydra" / "config.yaml").write_text(yaml.safe_dump(composed))
+    assert load_runs([run])[0][0].choices == {"model": "lstm"}
+    composed["model"]["hidden_size"] = "8.0"  # the record has what was made of it
+    composed["rounds"] = -1  # and may be resumed for more
+    (run / ".hydra" / "config.yaml").write_text(yaml.safe_dump(composed))
+    assert load_runs([run])[0][0].choices == {"model": "lstm"}
+    composed["model"]["hidden_size"] = 9
+    (run / ".hydra" / "config.yaml").write_text(yaml.safe_dump(composed))
+    read = load_runs([run])[0][0]
+    assert (read.choices, read.typed) == (None, frozenset())
 
 
 @pytest.mark.parametrize("record", ["", "hydra: null", "hydra: {runtime: {}}", "[]"])

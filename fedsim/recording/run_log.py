@@ -1,0 +1,31 @@
+"""``run.log``: the messages of a run, appended to a file in its directory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def logging_to(directory: Path) -> Iterator[None]:
+    """Append log messages to ``run.log`` in a run's directory while the context lasts, unless a handler already does.
+
+    The file appears with the first message.
+    """
+    root, file = logging.getLogger(), (directory / "run.log").resolve()
+    if any(getattr(handler, "baseFilename", None) == str(file) for handler in root.handlers):
+        yield
+        return
+    level = root.level
+    handler = logging.FileHandler(file, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
