@@ -51,6 +51,7 @@ class Fact(Enum):
     LOSSY_DOWN = auto()  # all clients hold one copy of the model, which lags behind
     FEEDS_BACK = auto()  # clients keep what the encoding of earlier deltas lost
     COLLUDES = auto()  # malicious clients know the rows of all clients
+    FORGES = auto()  # malicious clients send rows that no training gave, which need not even be finite
 
     # Judges
     JUDGES_MODEL = auto()  # looks at a whole global model

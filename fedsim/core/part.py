@@ -170,11 +170,19 @@ class Attack(Part):
     """What malicious clients do."""
 
     group: ClassVar[str] = "attack"
-    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.COLLUDES})
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.COLLUDES, Fact.FORGES})
 
     def workers(self, task: LocalTask, trainer: Trainer, round_number: int) -> tuple[LocalTask, Trainer]:
         """Return the task that clients train in a round, and the engine bound to it."""
         return task, trainer
+
+    def attackers(self, clients: Tensor) -> Tensor:
+        """Which of `clients` ``[c]`` are malicious, ``[c]`` bool."""
+        return torch.ones(len(clients), dtype=torch.bool)
+
+    def blame(self, round_number: int) -> str:
+        """Return what the message says about the attack if the run diverges in a round; empty without one."""
+        return ""
 
 
 class Link(Part):

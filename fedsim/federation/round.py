@@ -23,6 +23,7 @@ from fedsim.core.cohort import Cohort, Update
 from fedsim.core.part import Federation, Round
 from fedsim.core.results import Evaluation, Metrics, RoundResult, Stopwatch
 from fedsim.core.state import State
+from fedsim.errors import Diverged
 
 
 def simulate(federation: Federation, state: State) -> Iterator[RoundResult]:
@@ -34,7 +35,12 @@ def simulate(federation: Federation, state: State) -> Iterator[RoundResult]:
     if state.round == 0:
         yield untrained(federation, state)
     while not federation.is_over(state):
-        yield play_round(federation, state)
+        round_number = state.round + 1
+        try:
+            result = play_round(federation, state)
+        except Diverged as error:
+            raise Diverged(f"{error}{federation.attack.blame(round_number)}") from None
+        yield result
 
 
 def play_round(federation: Federation, state: State) -> RoundResult:
@@ -65,10 +71,12 @@ def learn(federation: Federation, round: Round) -> Metrics:
         combined = combine(rule, federation.blocks.cut(round.state.row), updates, round.division)
     metrics = mean_losses(round.reports, round.division)
     if combined is None:
+        if metrics:  # what the clients have remembered, the server has heard of
+            federation.correction.settle(torch.zeros_like(round.state.row), round)
         return metrics
     delta = federation.blocks.scatter(combined.delta)
     federation.server.step(federation.correction.settle(delta, round), round)
-    drift = {"client_drift": combined.spread.drift(combined.delta)} if metrics else {}
+    drift = {"client_drift": combined.spread.drift(combined.delta)} if combined.spread.count else {}
     return metrics | {"delta_norm": float(delta.double().norm())} | drift
 
 

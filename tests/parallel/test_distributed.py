@@ -52,6 +52,8 @@ NEEDS = {
     "system=profiles": ("system.path=devices.csv", "system.deadline=1.1", "system.late=partial"),
 }
 BROKEN = ("client.optimizer.lr=1e300", "client.optimizer.weight_decay=1e10", "rounds=9")
+TOO_FAR = ("client.optimizer.lr=200", "attack=scale", "attack.factor=1e308")
+"""Attackers whose rows are infinite even in float64."""
 MORE = {
     "a cohort of one": ("sampler.cohort_size=1", "aggregator=median", "aggregator/correction=feddyn"),
     "a cohort of one, forged": ("sampler.cohort_size=1", "attack=ipm", "attack.fraction=0.5", "rounds=6"),
@@ -65,6 +67,9 @@ MORE = {
         *("attack=ipm", "privacy=secure_aggregation", "privacy.bits=53", "aggregator=mean", "rounds=9"),
         *("system=devices", "system.dropout=0.4"),
     ),
+    "rows rejected from a sum": (*TOO_FAR, "aggregator=fedavg"),
+    "rows rejected from a matrix": (*TOO_FAR, "aggregator=feddyn", "aggregator/combine=multi_krum"),
+    "all rows rejected": (*TOO_FAR, "attack.fraction=1", "aggregator=scaffold"),
     "private blocks": ("aggregator.blocks=[recurrent]", "personalize=finetune", "sampler.fraction=0.5"),
     "diverges": BROKEN,
     "diverges on one side": (*BROKEN, "sampler.cohort_size=1", "aggregator=median"),
