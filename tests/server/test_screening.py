@@ -17,7 +17,6 @@ from fedsim.clients.report import Report
 from fedsim.core.cohort import Update
 from fedsim.errors import Diverged
 from fedsim.federation.prepare import initial_state, prepare
-from fedsim.federation.round import simulate
 from fedsim.privacy.secure import FixedPoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
