@@ -179,19 +179,16 @@ def mean_losses(reports: list[Report], division: Division) -> Metrics:
 
 def _blocks(deltas: Tensor, report: Report) -> Iterator[tuple[Tensor, Report]]:
     """Cut a chunk into float64 blocks of `BLOCK` rows, each with its part of the report."""
-    columns = _columns(report)
     for first in range(0, len(deltas), BLOCK):
         rows = slice(first, first + BLOCK)
-        part = {name: None if values is None else values[rows] for name, values in columns.items()}
-        yield deltas[rows].double(), Report(**part)  # type: ignore[arg-type]  # the first three are never None
+        yield deltas[rows].double(), part_of(report, rows)
 
 
 def _finite(deltas: Tensor, report: Report) -> tuple[Tensor, Report]:
     """The rows of a chunk that are finite, with their part of the report."""
     if report.finite is None or bool(report.finite.all()):
         return deltas, report
-    kept = {name: None if values is None else values[report.finite] for name, values in _columns(report).items()}
-    return deltas[report.finite.to(deltas.device)], Report(**kept)  # type: ignore[arg-type]
+    return deltas[report.finite.to(deltas.device)], part_of(report, report.finite)
 
 
 def _columns(report: Report) -> dict[str, Tensor | None]:
@@ -214,6 +211,12 @@ def whole_reports(division: Division, reports: list[Report]) -> list[Report]:
     own = _columns(concatenate_reports(reports)) if reports else {}
     whole = division.whole({name: values for name, values in own.items() if values is not None})
     return [Report(**whole)] if whole else []
+
+
+def part_of(report: Report, which: Tensor | slice) -> Report:
+    """The report of some of the clients, in that order."""
+    columns = {name: None if values is None else values[which] for name, values in _columns(report).items()}
+    return Report(**columns)  # type: ignore[arg-type]  # the first three are never None
 
 
 def concatenate_reports(reports: list[Report]) -> Report:

@@ -33,14 +33,14 @@ class FeatureShift:
 
         ``scale[n, d] * x + bias[n, d] + level[n] * std[d] * e``
 
-    with ``level[n] = noise * n / N``, ``scale = exp(self.scale * z)``, ``bias = self.bias * std[d] * z'``, z, z' and e standard normal, and std[d]
-    the feature's standard deviation over the valid steps of the training samples. Scale and bias belong to a client
-    and are the same in training and test; e is drawn for every value. Padding stays 0.
+    with ``level[n] = noise * n / N``, ``scale = exp(self.scale * z)``, ``bias = self.bias * std[d] * z'``, z, z' and e
+    standard normal, and std[d] the feature's standard deviation over the valid steps of the training samples. Scale and
+    bias belong to a client and are the same in training and test; e is drawn for every value. Padding stays 0.
 
     Noise that grows with the client's number is the "noise-based feature imbalance" of Li et al. 2022, "Federated
     Learning on Non-IID Data Silos" (NIID-Bench), section 4.2. Text and code differ there, and `ramp` has both: their
-    text makes ``sigma * n / N`` the variance (``variance``); their code makes ``sigma * (n - 1) / (N - 1)`` the standard
-    deviation, so that the first client has no noise (``from_zero``), and draws it anew whenever a sample is read. They
+    text makes ``sigma * n / N`` the variance (``variance``); their code makes ``sigma * (n - 1) / (N - 1)`` the
+    standard deviation, so that the first client has none (``from_zero``), and draws it anew when a sample is read. They
     add it to pictures as they are, we in units of each feature. Real sensors have gain and offset errors as well.
 
     If the data have clients of their own, their samples are pooled first.
