@@ -47,7 +47,7 @@ class FedNova:
     option: ClassVar[str] = "fednova"
 
     facts: ClassVar[Facts] = frozenset(
-        {Fact.READS_REPORT, Fact.COMPARES, Fact.UNBOUNDED_WEIGHTS, Fact.NEEDS_COEFFICIENTS}
+        {Fact.COUNTS_SAMPLES, Fact.READS_REPORT, Fact.COMPARES, Fact.UNBOUNDED_WEIGHTS, Fact.NEEDS_COEFFICIENTS}
     )
 
     needs: ClassVar[tuple[str, ...]] = ("coefficient_norm",)

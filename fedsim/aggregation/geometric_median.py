@@ -29,7 +29,7 @@ class GeometricMedian:
         iterations: number of Weiszfeld steps.
     """
 
-    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT, Fact.COMPARES})
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.COUNTS_SAMPLES, Fact.READS_REPORT, Fact.COMPARES})
 
     nu: float = 1e-6
     iterations: int = 3

@@ -21,6 +21,7 @@ from fedsim.data.source import load_dataset
 from fedsim.errors import UserError
 from fedsim.evaluation.evaluate import check_testable, default_metric, score_columns
 from fedsim.evaluation.global_scores import GlobalScores
+from fedsim.federation.advice import advise
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.traffic import Books
 from fedsim.metrics import COLUMNS, Column
@@ -32,9 +33,15 @@ from fedsim.server.step import OptimizerStep
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation(Federation):
-    """A federation together with the experiment it was prepared from."""
+    """A federation together with the experiment it was prepared from.
+
+    Attributes:
+        experiment: the settings.
+        advice: what a user may not expect of them, a line each.
+    """
 
     experiment: Experiment
+    advice: tuple[str, ...] = ()
 
 
 def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
@@ -94,8 +101,11 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
         *(() if tells else (correction,)),
         *(audit, system, schedule, server),
     )
+    sizes, fewest = population.train.sizes, e.system.cohort_sizes(*e.sampler.limits(population.num_clients))[0]
+    advice = advise(facts, e.stop, equal_sizes=len(sizes.unique()) == 1, all_take_part=fewest == population.num_clients)
     simulation = Simulation(
         experiment=e,
+        advice=tuple(advice),
         bound=bound,
         trainer=bound.make_trainer(task),
         columns=columns,

@@ -167,7 +167,7 @@ def test_without_a_decay_clients_train_together(timed, run):
 def test_what_the_rule_asks_for_is_of_that_version_too(timed):
     """The report's learning rates, and Ditto's own models."""
     sim = prepare(timed("schedule=fedbuff", *DECAY, "aggregator=qffedavg", "personalize=ditto"))
-    state, rates = initial_state(sim), []
+    state, rates, expected = initial_state(sim), [], []
     for number in range(1, 6):
         coming = sim.schedule.next_cohort(sim, state, number)
         round = sim.begin(state, number, coming)
@@ -180,15 +180,16 @@ def test_what_the_rule_asks_for_is_of_that_version_too(timed):
         for part in sim.parts:
             part.close(round)
         (report,) = round.reports
-        rates.append(report.lr.tolist())
+        rates += report.lr.tolist()
+        expected += [0.3 * 0.5 ** int(version) for version in coming.versions]
         for place, (client, version) in enumerate(zip(coming.clients, coming.versions, strict=True)):
             # one full step: gradient of the client's loss at its own model, and the pull
             given = anchors if anchors.dim() == 1 else anchors[place]
             pulled = sim.personal.trainer.full_gradients(own[place], client[None])[0] + 0.1 * (own[place] - given)
             now = state.store.read("personalize.ditto", client[None], own[place][None])[0]
             assert (now - own[place] + 0.3 * 0.5 ** int(version) * pulled).norm() <= 1e-9 * now.norm()
-    versions = [(0, 0), (0, 1), (1, 0), (0, 2), (3, 2)]  # of clients in ascending order
-    assert rates == [pytest.approx([0.3 * 0.5**v for v in pair]) for pair in versions]
+    assert rates == pytest.approx(expected)
+    assert len(set(expected)) > 2
 
 
 def test_the_schedule_of_the_server_lowers_alpha(timed, run):
