@@ -140,8 +140,7 @@ class Recorder:
     def save_best(self) -> None:
         """Write the checkpoint of the best round so far, if it has appeared since the last checkpoint.
 
-        It is kept in memory until then: a run may have a new best round many times before a checkpoint is due, and a
-        run that is killed meanwhile plays these rounds again.
+        Until then it is kept in memory: there may be many new best rounds, and a killed run plays them again.
         """
         if self._best is not None:
             self._metrics.sync()

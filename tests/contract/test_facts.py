@@ -142,6 +142,14 @@ def test_weights_by_performance_have_no_largest_value():
 
 
 @pytest.mark.parametrize("name", RULES)
+def test_rules_that_count_samples_prefer_a_client_with_many(name):
+    """A thousand times the samples bring the result nearer to a client's row, where rows differ little."""
+    rows, many = 0.001 * deltas(), torch.where(torch.arange(11) == 4, 1000 * SIZES, SIZES)
+    near, far = ((combined(name, rows, report(sizes)) - rows[4]).norm() for sizes in (many, SIZES))
+    assert bool(near < 0.5 * far) == (Fact.COUNTS_SAMPLES in facts("aggregator/combine", name))
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_rules_that_need_coefficients_ask_for_them(name):
     asked = "coefficient_norm" in getattr(component("aggregator/combine", name), "needs", ())
     assert asked == (Fact.NEEDS_COEFFICIENTS in facts("aggregator/combine", name))
@@ -365,7 +373,10 @@ def test_privacy(played, name):
 def test_every_fact_is_asked_for():
     """A fact that no row names, and no part asks for, says nothing."""
     named = {fact for row in (*CLASHES, *NEEDS) for fact in (row.first, row.second)}
-    assert set(Fact) - named == {Fact.TELLS, Fact.FORGES}  # by which `prepare` orders and adds stages
+    assert set(Fact) - named == {
+        *(Fact.TELLS, Fact.FORGES),  # by which `prepare` orders and adds stages
+        *(Fact.COUNTS_SAMPLES, Fact.TAKES_DRAW_BY_SIZE),  # about which `fedsim.federation.advice` has a word
+    }
 
 
 @pytest.mark.parametrize("row", [*CLASHES, *NEEDS], ids=lambda row: f"{row.first.name}-{row.second.name}")

@@ -29,7 +29,11 @@ SMALL = (
 KEEPING = ("client.keep_optimizer_state=true",)
 GROUPS = {
     **dict.fromkeys(("aggregator", "aggregator/combine", "aggregator/correction", "aggregator/server_optimizer"), ()),
-    **{"client/optimizer": KEEPING, "sampler": ("aggregator=feddyn",), "engine": (*KEEPING, "aggregator=fedadam")},
+    **{
+        "client/optimizer": KEEPING,
+        "sampler": ("aggregator=feddyn",),
+        "engine": (*KEEPING, "client.optimizer.momentum=0.5", "aggregator=fedadam"),
+    },
     **{"model": ("model.dropout=0.3", "model.num_layers=2"), "personalize": (), "client": (), "baseline": ()},
     **{"stop": ("stop.patience=9",), "aggregator/server_optimizer/schedule": ("rounds=12",), "link": ()},
     **{"link/up": ("aggregator=mean",), "link/down": ("aggregator=mean",), "attack": ("aggregator=median",)},
@@ -41,6 +45,10 @@ GROUPS = {
 """Further overrides for each option of a group."""
 
 NEEDS = {
+    **dict.fromkeys(
+        ("aggregator=fedsgd", "client=full_batch"), ("client.epochs=null", "client.steps=1", "client.batch_size=null")
+    ),
+    "client/optimizer=sgd": ("client.optimizer.momentum=0.5",),
     "aggregator=local": ("personalize=none",),
     "sampler=power_of_choice": ("sampler.fraction=0.25",),
     "sampler=poisson": ("sampler.probability=0.15",),  # rounds in which a process has no client, or none has
