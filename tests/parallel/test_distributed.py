@@ -30,7 +30,7 @@ KEEPING = ("client.keep_optimizer_state=true",)
 GROUPS = {
     **dict.fromkeys(("aggregator", "aggregator/combine", "aggregator/correction", "aggregator/server_optimizer"), ()),
     **{
-        "client/optimizer": KEEPING,
+        "client/optimizer": (),
         "sampler": ("aggregator=feddyn",),
         "engine": (*KEEPING, "client.optimizer.momentum=0.5", "aggregator=fedadam"),
     },
@@ -48,7 +48,8 @@ NEEDS = {
     **dict.fromkeys(
         ("aggregator=fedsgd", "client=full_batch"), ("client.epochs=null", "client.steps=1", "client.batch_size=null")
     ),
-    "client/optimizer=sgd": ("client.optimizer.momentum=0.5",),
+    "client/optimizer=sgd": ("client.optimizer.momentum=0.5", *KEEPING),
+    **dict.fromkeys(("client/optimizer=adam", "client/optimizer=adamw"), KEEPING),
     "aggregator=local": ("personalize=none",),
     "sampler=power_of_choice": ("sampler.fraction=0.25",),
     "sampler=poisson": ("sampler.probability=0.15",),  # rounds in which a process has no client, or none has
