@@ -34,7 +34,7 @@ _SCORES = (
     *_columns("", "coverage", evaluated=True),
 )
 _ALL = (
-    *_columns("", "round clients malicious clip_norm"),
+    *_columns("", "round clients malicious rejected clip_norm"),
     *_columns("min", "train_loss validation_loss delta_norm client_drift bytes_down bytes_up"),
     *_columns("min", "epsilon delta clipped_values aborted dropped virtual_seconds staleness staleness_max"),
     *_columns("min", "inversion_correlation tokens_auc"),

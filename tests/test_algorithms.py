@@ -15,7 +15,7 @@ from fedsim import seeding
 from fedsim.data.batches import batch_indices
 from fedsim.data.dataset import Assignment
 from fedsim.errors import UserError
-from fedsim.federation.prepare import initial_state
+from fedsim.federation.prepare import initial_state, prepare
 from fedsim.models.reference import ReferenceModel, load_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -136,6 +136,20 @@ def test_fedsam(tiny, run):
         x = total / size
         rows.append(x)
     close(found.rows, rows)
+
+
+def test_a_second_training_has_masks_of_its_own(tiny):
+    """Ditto and fine-tuning draw other dropout masks than the training of the global model, which keeps its own."""
+    for personal in ("ditto", "finetune"):
+        layers = ("model.num_layers=2", "model.dropout=0.5")
+        sim = prepare(tiny(f"personalize={personal}", *layers))
+        like, clients = torch.zeros(1, dtype=torch.float64), torch.arange(5)
+        one, other = (task.dropout(3, clients, 2, like)(0, 6, 4) for task in (sim.task, sim.personal.trainer.task))
+        agree = float((one == other).double().mean())  # of 600 independent coins: 0.5, to 4 standard errors of 0.02
+        assert agree == pytest.approx(0.5, abs=0.08)
+        key = seeding.stream_key(0, "dropout", 3, 2)
+        counters = (2 * clients[:, None, None, None], torch.arange(6)[:, None, None], torch.arange(4)[:, None])
+        assert torch.equal(one, 2.0 * seeding.keep_mask(key, 0.5, *counters, torch.arange(5)))
 
 
 def test_ditto(tiny, run):

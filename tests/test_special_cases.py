@@ -22,11 +22,62 @@ def test_fedsgd_is_gradient_descent_on_all_samples(tiny, uneven, run):
 
 
 def test_fedsgd_chooses_how_clients_train(compose):
-    """One of the presets that is about more than the aggregator; what the command line says comes after it."""
+    """One of the presets that is about more than the aggregator."""
     client = compose("aggregator=fedsgd", "client/optimizer=sgd", "client.optimizer.lr=0.1").client
     assert (client.epochs, client.steps, client.batch_size, client.optimizer.lr) == (None, 1, None, 0.1)
-    assert compose("aggregator=fedsgd", "client.epochs=3").client.epochs == 3
+    assert compose("aggregator=fedsgd", "client.epochs=1").client.epochs == 1  # a pass of one step
     assert compose("aggregator=fedavg").client.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("client.epochs=3",), "client.epochs=3 client.batch_size=null: aggregator=fedsgd is one step per round on"),
+        (("client.steps=2",), "client.steps=2 client.batch_size=null: aggregator=fedsgd is one step"),
+        (
+            ("client.batch_size=10",),
+            r"client.batch_size=10: client=full_batch .* set client.epochs=null client.steps=1",
+        ),
+        (("client=default",), "client.epochs=2 client.batch_size=8: aggregator=fedsgd is one step"),
+        (("client/optimizer=adam",), "client/optimizer=adam: in aggregator=fedsgd clients send a gradient"),
+        (("client.optimizer.momentum=0.9",), "client.optimizer.momentum=0.9: in aggregator=fedsgd"),
+        (
+            ("experiment=gru_regression", "client/optimizer=sgd"),
+            "client.epochs=5: client=full_batch .* by an experiment",
+        ),
+        (
+            ("experiment=gru_regression", "client/optimizer=sgd", "client.epochs=null"),
+            "client.batch_size=16: client=full",
+        ),
+    ],
+)
+def test_fedsgd_is_nothing_else(compose, overrides, message):
+    """Whatever an experiment or the command line changes about its clients, it is said and not run."""
+    with pytest.raises(UserError, match=message):
+        compose("aggregator=fedsgd", *overrides)
+
+
+def test_fedsgd_of_an_experiment(compose):
+    way_out = ("client.epochs=null", "client.steps=1", "client.batch_size=null", "client/optimizer=sgd")
+    client = compose("experiment=gru_regression", "aggregator=fedsgd", *way_out).client
+    assert (client.epochs, client.steps, client.batch_size) == (None, 1, None)
+
+
+def test_a_full_batch_is_one(compose):
+    assert compose("client=full_batch", "client.steps=5").client.steps == 5
+    with pytest.raises(UserError, match=r"client.batch_size=4: client=full_batch"):
+        compose("client=full_batch", "client.batch_size=4")
+
+
+def test_a_state_that_the_optimizer_does_not_have_is_not_kept(compose, tiny):
+    keep = "client.keep_optimizer_state=true"
+    with pytest.raises(UserError, match=r"client.keep_optimizer_state=true: has an effect only with an optimizer that"):
+        compose(keep)
+    assert compose(keep, "client.optimizer.momentum=0.1").client.keep_optimizer_state
+    assert compose(keep, "client/optimizer=adam").client.keep_optimizer_state
+    for baseline in ("local", "centralised"):  # which keep it if there is any
+        assert not tiny(f"baseline={baseline}").effective()[2].keep_optimizer_state
+        assert tiny(f"baseline={baseline}", "client/optimizer=adam").effective()[2].keep_optimizer_state
 
 
 def test_trimming_nobody_is_the_mean(tiny, run):

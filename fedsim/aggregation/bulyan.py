@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedsim.aggregation.columns import median_of_sorted, over_clients
 from fedsim.aggregation.distances import squared_distances
-from fedsim.aggregation.krum import scores
+from fedsim.aggregation.krum import nearest, scores
 from fedsim.clients.report import Report
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.setting import Setting
@@ -51,9 +51,8 @@ class Bulyan:
         """Indices ``[n - 2f]`` of the rows that Krum chooses one after another, ascending."""
         distances = squared_distances(deltas)
         left = torch.arange(len(deltas), device=deltas.device)
-        for _ in range(len(deltas) - 2 * self.f):
-            neighbours = max(len(left) - self.f - 2, self.f + 1)
-            best = scores(distances[left][:, left], neighbours).argsort(stable=True)[0]
+        for _ in range(max(1, len(deltas) - 2 * self.f)):
+            best = scores(distances[left][:, left], nearest(len(left), self.f)).argsort(stable=True)[0]
             left = left[left != left[best]]
         chosen = torch.ones(len(deltas), dtype=torch.bool, device=deltas.device)
         chosen[left] = False
@@ -61,7 +60,7 @@ class Bulyan:
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
         """Return, per parameter, the mean of the chosen values nearest to their median, ``[P]``."""
-        kept = len(deltas) - 4 * self.f
+        kept = max(1, len(deltas) - 4 * self.f)
 
         def around_median(values: Tensor) -> Tensor:
             distance = (values - median_of_sorted(values)[:, None]).abs()

@@ -19,16 +19,17 @@ from fedsim.errors import check_above, check_at_least
 class GeometricMedian:
     """RFA: the point with the least weighted sum of distances (Pillutla 2022, Algorithm 2, smoothed Weiszfeld).
 
-    ``v <- sum(b_k * delta_k) / sum(b_k)`` with ``b_k = num_samples_k / max(nu, |v - delta_k|)``, from ``v = 0``: the
-    global row, a start that no client can influence. A few steps are an approximation; with f bad clients of n
-    and equal weights the limit is within ``2 (n - f) / (n - 2f)`` times the radius of the good ones.
+    ``v <- sum(b_k * delta_k) / sum(b_k)`` with ``b_k = num_samples_k / max(nu, |v - delta_k|)``, from the weighted mean
+    of the deltas, as in the authors' code. A few steps are an approximation, which a client with a very long delta can
+    pull away, as each step undoes only a part of its share in the mean; with f bad clients of n and equal weights the
+    limit is within ``2 (n - f) / (n - 2f)`` times the radius of the good ones.
 
     Attributes:
         nu: lower bound on the distances that weights are divided by.
         iterations: number of Weiszfeld steps.
     """
 
-    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT, Fact.COMPARES})
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.COUNTS_SAMPLES, Fact.READS_REPORT, Fact.COMPARES})
 
     nu: float = 1e-6
     iterations: int = 3
@@ -40,7 +41,7 @@ class GeometricMedian:
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
         """Return the approximate geometric median ``[P]`` of deltas ``[C, P]``."""
         samples = report.num_samples.to(deltas.device).double()
-        centre = torch.zeros(deltas.shape[1], dtype=torch.float64, device=deltas.device)
+        centre = weighted_sum(deltas, samples / samples.sum())
         for _ in range(self.iterations):
             distances = torch.cat([(block.double() - centre).norm(dim=1) for block in deltas.split(BLOCK)])
             weights = samples / distances.clamp(min=self.nu)

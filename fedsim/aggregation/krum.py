@@ -21,6 +21,14 @@ def scores(distances: Tensor, neighbours: int) -> Tensor:
     return others[:, :neighbours].sum(1)
 
 
+def nearest(clients: int, f: int) -> int:
+    """How many neighbours are scored among `clients` rows: ``n - f - 2``, and never fewer than at ``n = 2f + 3``.
+
+    Fewer rows than `Krum.check` asks for are left where the server has rejected some, or Bulyan has chosen some.
+    """
+    return max(clients - f - 2, f + 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Krum:
     """The delta with the least sum of squared distances to its ``n - f - 2`` nearest (Blanchard 2017, section 4).
@@ -48,5 +56,5 @@ class Krum:
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
         """Return the chosen delta ``[P]``, in float64."""
-        best = scores(squared_distances(deltas), len(deltas) - self.f - 2).argsort(stable=True)[0]
+        best = scores(squared_distances(deltas), nearest(len(deltas), self.f)).argsort(stable=True)[0]
         return deltas[best].double()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedsim.aggregation.columns import weighted_sum
 from fedsim.aggregation.distances import squared_distances
-from fedsim.aggregation.krum import Krum, scores
+from fedsim.aggregation.krum import Krum, nearest, scores
 from fedsim.clients.report import Report
 from fedsim.core.setting import Setting
 from fedsim.errors import UserError, check_at_least
@@ -45,8 +45,8 @@ class MultiKrum(Krum):
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
         """Return the mean ``[P]`` of the m best-scored deltas."""
-        order = scores(squared_distances(deltas), len(deltas) - self.f - 2).argsort(stable=True)
-        count = len(deltas) - self.f if self.m is None else self.m
+        order = scores(squared_distances(deltas), nearest(len(deltas), self.f)).argsort(stable=True)
+        count = min(len(deltas), max(1, len(deltas) - self.f) if self.m is None else self.m)
         weights = torch.zeros(len(deltas), dtype=torch.float64, device=deltas.device)
         weights[order[:count]] = 1 / count
         return weighted_sum(deltas, weights)

@@ -22,7 +22,7 @@ class NormClippedMean:
         max_norm: M, the norm to which longer deltas are scaled down.
     """
 
-    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT})
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.COUNTS_SAMPLES, Fact.READS_REPORT})
 
     max_norm: float = 3.0
 

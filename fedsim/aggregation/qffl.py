@@ -28,7 +28,7 @@ class QFFL:
         q: how strongly clients with a high loss are favoured; 0 is not at all.
     """
 
-    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT, Fact.COMPARES})
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT, Fact.COMPARES, Fact.TAKES_DRAW_BY_SIZE})
 
     needs: ClassVar[tuple[str, ...]] = ("start_loss", "lr")
 

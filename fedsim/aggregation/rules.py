@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -53,7 +54,10 @@ class StreamingRule(Protocol):
 
 @runtime_checkable
 class CohortRule(Protocol):
-    """A rule that must see every row at once (medians, distances)."""
+    """A rule that must see every row at once (medians, distances).
+
+    Of an attacked cohort it gets the rows that are finite, which may be fewer than its ``check`` allows for.
+    """
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
         """Return the combined delta ``[P]`` of deltas ``[C, P]``."""
@@ -63,7 +67,8 @@ class CohortRule(Protocol):
 Combine = StreamingRule | CohortRule
 """A combine rule. It may also have class variables `needs` (names of report columns that are computed only on request)
 and `facts` (`fedsim.core.facts`; without them it is assumed to read everything), and a method ``check(setting)``, which
-raises `UserError` if the rule cannot work or has an option without effect (`fedsim.core.setting.Setting`).
+raises `UserError` if the rule cannot work or has an option without effect (`fedsim.core.setting.Setting`). A streaming
+rule with ``without_rows = True`` is asked for a result even if no row is left.
 """
 
 
@@ -83,15 +88,17 @@ class Spread:
         self.count += len(deltas)
 
     def drift(self, combined: Tensor) -> float:
-        """Root mean square distance of the deltas from `combined` ``[P]``.
+        """Root mean square distance of the deltas, of which there is at least one, from `combined` ``[P]``.
 
         ``mean |d_i - m|^2 = mean |d_i|^2 - 2 mean(d_i).m + |m|^2`` needs no second pass over the deltas. A result
         below the rounding error of these sums (and of a float32 mean) counts as zero, so that equal deltas have no
-        drift.
+        drift. It is infinite if a delta is not finite, or too long for a float64 square.
         """
         combined = combined.double()
         mean_norm = self.squares / self.count
         mean_square = mean_norm - 2 * float(self.total @ combined) / self.count + float(combined @ combined)
+        if not math.isfinite(mean_square):
+            return math.inf
         return mean_square**0.5 if mean_square > 1e-14 * mean_norm else 0.0
 
 
@@ -109,7 +116,7 @@ class Combined(NamedTuple):
 
 def combine_chunks(
     rule: Combine, like: Tensor, chunks: Iterable[tuple[Tensor, Report]], division: Division | None = None
-) -> Combined:
+) -> Combined | None:
     """Apply a rule to the chunks of a cohort.
 
     Args:
@@ -117,6 +124,9 @@ def combine_chunks(
         like: a row ``[n]``, for shape, dtype and device.
         chunks: ``(deltas [c, n], report)`` in cohort order.
         division: the division of the cohort that the chunks cover; None is all of it.
+
+    Returns:
+        None if all rows were rejected (`Report.finite`) and the rule makes nothing out of no rows.
     """
     zeros = torch.zeros_like(like, dtype=torch.float64)
     spread, division = Spread(zeros.clone()), division or Division()
@@ -124,18 +134,22 @@ def combine_chunks(
         state = rule.start(like)
         with division.together():
             for deltas, report in chunks:
-                for block, part in _blocks(deltas, report):
+                for block, part in _blocks(*_finite(deltas, report)):
                     spread.add(block)
                     rule.add(state, block, part)
         state, spread = division.add_up((state, spread))
+        if spread.count == 0 and not getattr(rule, "without_rows", False):
+            return None
         combined = rule.finish(state)
     else:
         with division.together():
             held = list(chunks)
-        held = _of_all(division, held)
+        held = [_finite(deltas, report) for deltas, report in _of_all(division, held)]
         for deltas, report in held:
             for block, _ in _blocks(deltas, report):
                 spread.add(block)
+        if spread.count == 0:
+            return None
         combined = rule.combine(torch.cat([d for d, _ in held]), concatenate_reports([r for _, r in held]))
     return Combined(combined.to(like.dtype), spread)
 
@@ -165,11 +179,16 @@ def mean_losses(reports: list[Report], division: Division) -> Metrics:
 
 def _blocks(deltas: Tensor, report: Report) -> Iterator[tuple[Tensor, Report]]:
     """Cut a chunk into float64 blocks of `BLOCK` rows, each with its part of the report."""
-    columns = _columns(report)
     for first in range(0, len(deltas), BLOCK):
         rows = slice(first, first + BLOCK)
-        part = {name: None if values is None else values[rows] for name, values in columns.items()}
-        yield deltas[rows].double(), Report(**part)  # type: ignore[arg-type]  # the first three are never None
+        yield deltas[rows].double(), part_of(report, rows)
+
+
+def _finite(deltas: Tensor, report: Report) -> tuple[Tensor, Report]:
+    """The rows of a chunk that are finite, with their part of the report."""
+    if report.finite is None or bool(report.finite.all()):
+        return deltas, report
+    return deltas[report.finite.to(deltas.device)], part_of(report, report.finite)
 
 
 def _columns(report: Report) -> dict[str, Tensor | None]:
@@ -192,6 +211,12 @@ def whole_reports(division: Division, reports: list[Report]) -> list[Report]:
     own = _columns(concatenate_reports(reports)) if reports else {}
     whole = division.whole({name: values for name, values in own.items() if values is not None})
     return [Report(**whole)] if whole else []
+
+
+def part_of(report: Report, which: Tensor | slice) -> Report:
+    """The report of some of the clients, in that order."""
+    columns = {name: None if values is None else values[which] for name, values in _columns(report).items()}
+    return Report(**columns)  # type: ignore[arg-type]  # the first three are never None
 
 
 def concatenate_reports(reports: list[Report]) -> Report:

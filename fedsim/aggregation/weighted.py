@@ -42,6 +42,8 @@ class Weighted:
     def conditional_facts(self) -> Mapping[Fact, str]:
         """Weights other than plain sample counts compare clients; weights by performance have no known upper bound."""
         own: dict[Fact, str] = {}
+        if self.by == "samples" and self.power > 0:
+            own[Fact.COUNTS_SAMPLES] = ""
         if self != Weighted():
             own[Fact.COMPARES] = ""
         if self.by != "samples":

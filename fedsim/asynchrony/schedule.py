@@ -81,6 +81,20 @@ class Asynchronous(Schedule, ABC):
         assert part.versions is not None
         return given_rows(round.state, part.versions)
 
+    def as_given(self, part: Cohort, round: Round) -> list[tuple[Tensor, Round]]:
+        """One round per version that the clients were given, if rounds differ in their learning rate.
+
+        A client works with the learning rate of the version that it was given: how many versions are made meanwhile it
+        cannot know.
+        """
+        if round.task.config.lr_decay == 1:
+            return []
+        assert part.versions is not None
+        return [
+            ((part.versions == version).nonzero()[:, 0], _earlier(round, version + 1))
+            for version in part.versions.unique().tolist()
+        ]
+
     def dated(self, report: Report, part: Cohort, round: Round) -> Report:
         """Return the report with the number of versions made while each client trained."""
         assert part.versions is not None
@@ -119,6 +133,11 @@ class Asynchronous(Schedule, ABC):
             return {}
         staleness = round.number - 1 - versions
         return {"staleness": float(staleness.double().mean()), "staleness_max": int(staleness.max())}
+
+
+def _earlier(round: Round, number: int) -> Round:
+    task, trainer = replace(round.task, given=number), round.trainer.given(number)
+    return replace(round, task=task, trainer=trainer, given=number)
 
 
 def _behind(state: State, versions: Tensor) -> Tensor:

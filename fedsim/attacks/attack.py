@@ -15,6 +15,7 @@ from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
 from fedsim.core.cohort import Update
 from fedsim.core.facts import Fact, Facts
+from fedsim.core.names import option_name
 from fedsim.core.part import Attack, Bound, Federation, Round
 from fedsim.core.results import Evaluation, Metrics
 from fedsim.core.setting import Setting
@@ -137,6 +138,15 @@ class AttackersInRun(Attack):
             updates, self.malicious, seeding.stream_key(self.seed, "attack", round.number), round
         )
 
+    def attackers(self, clients: Tensor) -> Tensor:
+        """Which of `clients` ``[c]`` are malicious, ``[c]`` bool."""
+        return self.malicious[clients]
+
+    def blame(self, round_number: int) -> str:
+        """Name the attack, once it has begun."""
+        start = self.settings.start_round
+        return f" (under attack={option_name(self.settings)}, since round {start})" if round_number >= start else ""
+
     def measure(self, round: Round) -> Metrics:
         """Return how many clients of the cohort attack."""
         attacks = round.number >= self.settings.start_round
@@ -167,6 +177,8 @@ class DataAttackers(Attackers, ABC):
 class RowAttackers(Attackers, ABC):
     """Every malicious client changes its own delta."""
 
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.FORGES})
+
     @abstractmethod
     def alter(self, deltas: Tensor, clients: Tensor, key: int) -> Tensor:
         """Return what malicious clients ``[m]`` send instead of their honest deltas ``[m, n]``.
@@ -195,7 +207,7 @@ class CohortAttackers(Attackers, ABC):
     For this the deltas of the whole cohort are held in memory, even with a streaming combine rule.
     """
 
-    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.COLLUDES})
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.COLLUDES, Fact.FORGES})
 
     @abstractmethod
     def forge(self, benign: Tensor, malicious: int) -> Tensor:

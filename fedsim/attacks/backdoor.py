@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -52,6 +53,10 @@ class Backdoor(RowAttackers):
         check_between(self, 0, 1, "poisoned")
         if not math.isfinite(self.value):
             raise FieldError("value", self.value, "must be a finite number")
+
+    def conditional_facts(self) -> Mapping[Fact, str]:
+        """With another factor than 1 clients send rows that no training gave."""
+        return {} if self.factor == 1 else {Fact.FORGES: f"attack.factor={self.factor:g}"}
 
     def _triggered(self, samples: Samples, which: Tensor) -> Samples:
         """Return the samples; those in `which` ``[S]`` bool get the trigger and the target label."""

@@ -7,7 +7,7 @@ are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -59,13 +59,15 @@ class Centralised:
             "partition": Pooled(partition),
             "sampler": Uniform(),
             "aggregator": plain_aggregator(None),
-            "client": replace(client, keep_optimizer_state=True),
+            "client": client.keeping(),
         }
 
 
 @dataclass(frozen=True)
 class Local:
     """Every client trains alone in every round, and nothing is aggregated; test columns pool the clients' own models.
+
+    `stop` goes by these columns, and ends all clients together, not each by its own.
 
     It replaces `sampler` and `aggregator`; the state of the clients' optimizers is kept between rounds.
     """
@@ -77,7 +79,7 @@ class Local:
         return {
             "sampler": Uniform(),
             "aggregator": plain_aggregator([]),
-            "client": replace(client, keep_optimizer_state=True),
+            "client": client.keeping(),
         }
 
 

@@ -23,6 +23,8 @@ class Report:
         lr: ``[C]`` float64 local learning rate of the round, or None.
         coefficient_norm: ``[C]`` float64, see `fedsim.clients.measures.coefficient_norms`, or None.
         staleness: ``[C]`` int64, versions of the model made while the client trained; None in synchronous runs.
+        finite: ``[C]`` bool, whether the row that arrived is finite; others are rejected, and no combine rule sees
+            them or their reports. None where no row can be otherwise.
 
     `start_loss`, `lr` and `coefficient_norm` are computed only if the combine rule lists them in its ``needs``.
     """
@@ -36,6 +38,7 @@ class Report:
     lr: Tensor | None = None
     coefficient_norm: Tensor | None = None
     staleness: Tensor | None = None
+    finite: Tensor | None = None
 
 
 class Memory(NamedTuple):

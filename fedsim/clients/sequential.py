@@ -5,7 +5,7 @@ The reference that the stacked engine is tested against: short and simple rather
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -120,6 +120,10 @@ class SequentialTrainer:
         load_row(module, self.task.arch, rows.reshape(-1))
         self._backward(module, batch, dropout)
         return _gradients(module)[None]
+
+    def given(self, round_number: int) -> SequentialTrainer:
+        """Return the engine bound to the task of that round."""
+        return replace(self, task=replace(self.task, given=round_number))
 
     def full_gradients(self, rows: Tensor, clients: Tensor) -> Tensor:
         """Differentiate each client's summed loss, `EVALUATION_BATCH` samples at a time."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
 
 from fedsim.clients.optimizers import LocalOptimizer
-from fedsim.errors import check_above, check_at_least, check_between, check_exactly_one
+from fedsim.errors import FieldError, check_above, check_at_least, check_between, check_exactly_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +40,43 @@ class ClientConfig:
         check_at_least(self, 1, "epochs", "steps", "batch_size")
         check_above(self, 0, "lr_decay", "clip_norm")
         check_between(self, 0, 1, "validation_fraction", open_high=True)
+        if self.keep_optimizer_state and not self.has_state:
+            raise FieldError(
+                "keep_optimizer_state",
+                True,
+                "has an effect only with an optimizer that has a state: client.optimizer.momentum above 0, "
+                "client/optimizer=adam or adamw",
+            )
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the optimizer has a state that clients could keep."""
+        return bool(self.optimizer.state(torch.zeros(1, 1)))
+
+    def keeping(self) -> ClientConfig:
+        """The same, with the optimizer's state kept from round to round, if there is any."""
+        return replace(self, keep_optimizer_state=self.has_state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullBatch(ClientConfig):
+    """Every step takes all of a client's samples; a single step by default, as the clients of FedSGD do."""
+
+    option: ClassVar[str] = "full_batch"
+
+    epochs: int | None = None
+    steps: int | None = 1
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        both = self.epochs is not None and self.steps is not None
+        if both or self.batch_size is not None:
+            name = "epochs" if both else "batch_size"
+            raise FieldError(
+                name,
+                getattr(self, name),
+                "client=full_batch (which aggregator=fedsgd chooses) is a step on all of a client's samples, and this "
+                "is set elsewhere, on the command line or by an experiment; set client.epochs=null client.steps=1 "
+                "client.batch_size=null, or take client=default and an aggregator such as fedavg",
+            )
+        super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 
@@ -101,6 +101,10 @@ class StackedTrainer:
         views, slopes = arch.layout.views(rows), arch.layout.views(gradient)
         stacked.loss_and_gradient(arch, views, batch, self.kernels, dropout, slopes)
         return gradient
+
+    def given(self, round_number: int) -> StackedTrainer:
+        """Return the engine bound to the task of that round."""
+        return replace(self, task=replace(self.task, given=round_number))
 
     def full_gradients(self, rows: Tensor, clients: Tensor) -> Tensor:
         """Add up the gradients of `EVALUATION_BATCH` samples of every client at a time."""

@@ -27,7 +27,10 @@ class LocalTask:
         correction: changes the local gradients.
         blocks: which parameters are aggregated.
         seed: the experiment's seed.
-        stream: name of the batch order's random stream; a second training of the same clients uses another one.
+        stream: name of the batch order's random stream; a second training of the same clients uses another one, also
+            for dropout.
+        given: the round for which clients got their model, if that is not the one in which they are combined; it
+            decides their learning rate, since they know no other.
     """
 
     arch: Architecture
@@ -37,6 +40,7 @@ class LocalTask:
     blocks: Blocks
     seed: int
     stream: str = "batches"
+    given: int | None = None
 
     def steps(self, clients: Tensor) -> Tensor:
         """``[C]`` int64, the local steps that `clients` ``[C]`` take in a round."""
@@ -62,7 +66,8 @@ class LocalTask:
 
     def lr(self, round_number: int) -> float:
         """The local learning rate of a round (1, 2, ...)."""
-        return self.config.optimizer.lr * self.config.lr_decay ** (round_number - 1)
+        number = round_number if self.given is None else self.given
+        return self.config.optimizer.lr * self.config.lr_decay ** (number - 1)
 
     def batch_key(self, round_number: int) -> int:
         """Key of the random stream that orders the batches of a round."""
@@ -73,7 +78,8 @@ class LocalTask:
         rate = self.arch.model.dropout
         if rate == 0:
             return None
-        key = seeding.stream_key(self.seed, "dropout", round_number, step)
+        stream = "dropout" if self.stream == "batches" else f"{self.stream}.dropout"
+        key = seeding.stream_key(self.seed, stream, round_number, step)
         hidden = self.arch.hidden_size
         client = clients.to(like.device)[:, None, None, None]
 

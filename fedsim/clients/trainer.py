@@ -43,6 +43,10 @@ class Trainer(Protocol):
         """
         ...
 
+    def given(self, round_number: int) -> Trainer:
+        """Return the engine for clients that got their model for an earlier round than the one they are combined in."""
+        ...
+
     def full_gradients(self, rows: Tensor, clients: Tensor) -> Tensor:
         """Return the gradients ``[C, P]`` of clients' mean losses over all of their training samples.
 

@@ -18,6 +18,8 @@ class Fact(Enum):
     READS_REPORT = auto()  # needs more from a client than its row: samples, steps, losses
     COMPARES = auto()  # weighs the clients of a cohort against each other; does nothing with a single one
     UNBOUNDED_WEIGHTS = auto()  # the largest weight is not known in advance
+    COUNTS_SAMPLES = auto()  # a client counts in proportion to its samples
+    TAKES_DRAW_BY_SIZE = auto()  # takes clients to be drawn in proportion to their samples
     NEEDS_COEFFICIENTS = auto()  # must know how much of each local gradient is in a delta
 
     # Server optimizers
@@ -51,6 +53,7 @@ class Fact(Enum):
     LOSSY_DOWN = auto()  # all clients hold one copy of the model, which lags behind
     FEEDS_BACK = auto()  # clients keep what the encoding of earlier deltas lost
     COLLUDES = auto()  # malicious clients know the rows of all clients
+    FORGES = auto()  # malicious clients send rows that no training gave, which need not even be finite
 
     # Judges
     JUDGES_MODEL = auto()  # looks at a whole global model

@@ -170,11 +170,19 @@ class Attack(Part):
     """What malicious clients do."""
 
     group: ClassVar[str] = "attack"
-    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.COLLUDES})
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.COLLUDES, Fact.FORGES})
 
     def workers(self, task: LocalTask, trainer: Trainer, round_number: int) -> tuple[LocalTask, Trainer]:
         """Return the task that clients train in a round, and the engine bound to it."""
         return task, trainer
+
+    def attackers(self, clients: Tensor) -> Tensor:
+        """Which of `clients` ``[c]`` are malicious, ``[c]`` bool."""
+        return torch.ones(len(clients), dtype=torch.bool)
+
+    def blame(self, round_number: int) -> str:
+        """Return words about the attack for the message of a run that diverges in a round."""
+        return ""
 
 
 class Link(Part):
@@ -227,6 +235,10 @@ class Schedule(Part):
     def anchors(self, part: Cohort, round: Round) -> Tensor:
         """Return the models ``[c, P]`` that clients start from, or ``[P]`` if all start from the same one."""
         return round.federation.local_models(round.state, part.clients)
+
+    def as_given(self, part: Cohort, round: Round) -> list[tuple[Tensor, Round]]:
+        """Positions in `part`, each with the round as those clients know it; empty if it is this one for all."""
+        return []
 
     def dated(self, report: Report, part: Cohort, round: Round) -> Report:
         """Return the report, with the staleness of the models that the clients started from filled in."""
@@ -360,6 +372,7 @@ class Round:
         sent: ``[P]``, the global model as the clients receive it.
         reports: the reports of the clients that this process has trained so far, one per chunk.
         notes: values that a part leaves for later in the same round, under names such as ``<part>.<name>``.
+        given: the round for which its clients got their model, if that is an earlier one.
     """
 
     federation: Federation
@@ -373,6 +386,7 @@ class Round:
     sent: Tensor
     reports: list[Report] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    given: int | None = None
 
     @property
     def store(self) -> ClientStore:

@@ -147,6 +147,7 @@ class Experiment:
         setting = self.setting(claims)
         for part in self.parts():
             part.check(setting)
+        self.effective()[1].check(setting)
 
     def effective(self) -> tuple[Sampler, Aggregator, ClientConfig]:
         """The sampler, aggregator and client settings that are used, after the baseline has replaced some of them."""

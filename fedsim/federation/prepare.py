@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,19 +21,27 @@ from fedsim.data.source import load_dataset
 from fedsim.errors import UserError
 from fedsim.evaluation.evaluate import check_testable, default_metric, score_columns
 from fedsim.evaluation.global_scores import GlobalScores
+from fedsim.federation.advice import advise
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.traffic import Books
 from fedsim.metrics import COLUMNS, Column
 from fedsim.models.blocks import divide_parameters
 from fedsim.models.recurrent import architecture, initial_row
+from fedsim.server.screening import Screening
 from fedsim.server.step import OptimizerStep
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation(Federation):
-    """A federation together with the experiment it was prepared from."""
+    """A federation together with the experiment it was prepared from.
+
+    Attributes:
+        experiment: the settings.
+        advice: what a user may not expect of them, a line each.
+    """
 
     experiment: Experiment
+    advice: tuple[str, ...] = ()
 
 
 def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
@@ -48,7 +57,8 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
     e = replace(experiment, **experiment.baseline.changes(experiment.partition, experiment.client))
     device, dtype = e.torch_device(), e.torch_dtype()
     dataset = load_dataset(e.data, e.seed, fitted)
-    columns = _columns(e, dataset)
+    facts = e.setting(e.claims()).facts
+    columns = _columns(e, dataset, facts)
     e.check_columns(columns)
     assignment = e.partition.assign(dataset, e.num_clients, e.seed)
     population = build_population(
@@ -63,7 +73,6 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
     arch = architecture(e.model, population)
     blocks = divide_parameters(arch.layout, e.aggregator.blocks, device)
     task = LocalTask(arch, population, e.client, e.aggregator.correction, blocks, e.seed)
-    facts = e.setting(e.claims()).facts
     bound = Bound(
         seed=e.seed,
         rounds=e.rounds,
@@ -82,17 +91,21 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
     personal, link, correction, attack, privacy, system, schedule, audit = (part.bind(bound) for part in e.parts())
     server = OptimizerStep(e.aggregator.server_optimizer, e.rounds)
     # On the client: a correction whose clients send rows to the server sees the deltas as they were trained. On the way
-    # to the server: privatise, attack, encode. At the server: a correction that works from the deltas that arrive, then
-    # the audit, and the age of the updates.
+    # to the server: privatise, attack, encode. At the server: a look whether the deltas are finite, a correction that
+    # works from those that arrive, then the audit, and the age of the updates.
     tells = Fact.TELLS in facts
+    screening = _screening(facts)
     stages = (
         *((correction,) if tells else ()),
-        *(personal, privacy, attack, link),
+        *(personal, privacy, attack, link, *screening),
         *(() if tells else (correction,)),
         *(audit, system, schedule, server),
     )
+    sizes, fewest = population.train.sizes, e.system.cohort_sizes(*e.sampler.limits(population.num_clients))[0]
+    advice = advise(facts, e.stop, equal_sizes=len(sizes.unique()) == 1, all_take_part=fewest == population.num_clients)
     simulation = Simulation(
         experiment=e,
+        advice=tuple(advice),
         bound=bound,
         trainer=bound.make_trainer(task),
         columns=columns,
@@ -107,7 +120,7 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
         schedule=schedule,
         personal=personal,
         server=server,
-        parts=(scores, personal, books, link, correction, attack, privacy, system, schedule, audit, server),
+        parts=(scores, personal, books, link, correction, attack, privacy, system, schedule, audit, *screening, server),
         stages=stages,
     )
     _check_bound(simulation)
@@ -146,18 +159,23 @@ def _check_bound(simulation: Simulation) -> None:
         part.check_bound(simulation, blank)
 
 
-def _columns(e: Experiment, dataset: Dataset) -> tuple[Column, ...]:
+def _screening(facts: Collection[Fact]) -> tuple[Screening, ...]:
+    """The look at what arrives, where clients may send rows that are not finite and the server sees rows at all."""
+    return (Screening(),) if Fact.FORGES in facts and Fact.HIDES_ROWS not in facts else ()
+
+
+def _columns(e: Experiment, dataset: Dataset, facts: Collection[Fact]) -> tuple[Column, ...]:
     """The columns of ``metrics.csv``: round, losses, scores, deltas, traffic, and those of the other parts."""
 
     def of(*parts: Part) -> tuple[Column, ...]:
         return tuple(column for part in parts for column in part.columns)
 
-    own = score_columns(dataset, "personal") if any(claim.fact is Fact.PERSONAL for claim in e.claims()) else ()
+    own = score_columns(dataset, "personal") if Fact.PERSONAL in facts else ()
     validation = ("validation_loss",) if e.client.validation_fraction > 0 else ()
     return (
         *(COLUMNS[name] for name in ("round", "clients", "train_loss", *validation)),
         *score_columns(dataset),
         *own,
         *(COLUMNS[name] for name in ("delta_norm", "client_drift")),
-        *of(Books(), *e.parts()),
+        *of(Books(), *e.parts(), *_screening(facts)),
     )

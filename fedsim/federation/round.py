@@ -18,11 +18,13 @@ from collections.abc import Iterator
 import torch
 
 from fedsim.aggregation.rules import combine, mean_losses
-from fedsim.clients.measures import add_measures, refuse_diverged
+from fedsim.clients.measures import refuse_diverged
 from fedsim.core.cohort import Cohort, Update
 from fedsim.core.part import Federation, Round
 from fedsim.core.results import Evaluation, Metrics, RoundResult, Stopwatch
 from fedsim.core.state import State
+from fedsim.errors import Diverged
+from fedsim.federation.local import train_chunk, train_personal
 
 
 def simulate(federation: Federation, state: State) -> Iterator[RoundResult]:
@@ -34,7 +36,12 @@ def simulate(federation: Federation, state: State) -> Iterator[RoundResult]:
     if state.round == 0:
         yield untrained(federation, state)
     while not federation.is_over(state):
-        yield play_round(federation, state)
+        round_number = state.round + 1
+        try:
+            result = play_round(federation, state)
+        except Diverged as error:
+            raise Diverged(f"{error}{federation.attack.blame(round_number)}") from None
+        yield result
 
 
 def play_round(federation: Federation, state: State) -> RoundResult:
@@ -65,26 +72,27 @@ def learn(federation: Federation, round: Round) -> Metrics:
         combined = combine(rule, federation.blocks.cut(round.state.row), updates, round.division)
     metrics = mean_losses(round.reports, round.division)
     if combined is None:
+        if metrics:  # what the clients have remembered, the server has heard of
+            federation.correction.settle(torch.zeros_like(round.state.row), round)
         return metrics
     delta = federation.blocks.scatter(combined.delta)
     federation.server.step(federation.correction.settle(delta, round), round)
-    drift = {"client_drift": combined.spread.drift(combined.delta)} if metrics else {}
+    drift = {"client_drift": combined.spread.drift(combined.delta)} if combined.spread.count else {}
     return metrics | {"delta_norm": float(delta.double().norm())} | drift
 
 
 def train(federation: Federation, round: Round) -> Iterator[Update]:
     """Train this process's part of the cohort in chunks of nearly equal size, and append their reports to the round."""
-    task, trainer, blocks = round.task, round.trainer, federation.blocks
+    blocks = federation.blocks
     for part in round.own.chunks(federation.chunk_size):
         clients, anchors = part.clients, federation.schedule.anchors(part, round)
         memory = federation.correction.recall(clients, round)
-        deltas, report = trainer.train(anchors, clients, round.number, round.store, memory, None, part.steps)
+        deltas, report = train_chunk(part, anchors, memory, round)
         refuse_diverged(federation.population, deltas, report, clients, round.number)
         rows = blocks.cut(deltas)
         federation.correction.keep(memory, rows, report, clients, round)
         blocks.keep(anchors, deltas, clients, round.store)
-        federation.personal.train(anchors, clients, round)
-        report = add_measures(report, federation.needs, task, trainer, anchors, clients, round.number)
+        train_personal(part, anchors, round)
         report = federation.schedule.dated(report, part, round)
         round.reports.append(report)
         yield Update(clients, rows, report, memory)

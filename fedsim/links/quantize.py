@@ -51,11 +51,17 @@ class Quantize:
     def omega(self, count: int) -> float:
         """Bound on ``E|Q(x) - x|^2 / |x|^2`` for rows of `count` values.
 
-        For ``l2`` it is Lemma 3.1 of the paper; for ``max`` each of b values has at most the variance
-        ``(v / s)^2 / 4``, and ``v <= |x|``.
+        For ``l2`` it is Lemma 3.1 of the paper, ``min(b / s^2, sqrt(b) / s)`` with b values in a bucket.
+
+        For ``max``, in steps of ``v / s`` the values are ``u_i = s |x_i| / v``, the largest of which is s and has no
+        variance; the others have ``r (1 - r)``, r being the part of u_i after the point. That is at most 1/4, and the
+        whole at most ``b / 4`` over ``|u|^2 >= s^2``. It is also at most u_i, and the whole at most
+        ``sqrt(b) w / (s^2 + w^2) <= sqrt(b) / (2 s)``, where w is the length of the others' u.
         """
         width, s = min(self.bucket, count), self.levels
-        return width / (4 * s**2) if self.norm == "max" else float(min(width / s**2, width**0.5 / s))
+        if self.norm == "max":
+            return float(min(width / (4 * s**2), width**0.5 / (2 * s)))
+        return float(min(width / s**2, width**0.5 / s))
 
     def _quantized(self, rows: Tensor, clients: Tensor, key: int) -> tuple[Tensor, Tensor]:
         """The norms ``[C, B]``, as they are sent, and the signed levels ``[C, n]`` int64."""

@@ -74,7 +74,8 @@ class OwnModelsInRun(Personalization):
 
     def train(self, anchors: Tensor, clients: Tensor, round: Round) -> None:
         """Train the personal models of clients of the cohort."""
-        self.settings.train_own(self.trainer, anchors, clients, round.number, round.store)
+        trainer = self.trainer if round.given is None else self.trainer.given(round.given)
+        self.settings.train_own(trainer, anchors, clients, round.number, round.store)
 
     def examine(self, federation: Federation, state: State) -> Evaluation:
         """Return the ``personal_*`` columns: each client's own model on its own test samples."""

@@ -39,6 +39,9 @@ class NoisyMean:
         drawer: where the next S is stored.
     """
 
+    without_rows: ClassVar[bool] = True
+    """A round without rows gives noise alone."""
+
     clip_norm: float
     noise_std: float
     denominator: float

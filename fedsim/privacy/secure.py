@@ -47,13 +47,13 @@ class FixedPoint:
         """``round(clipped row / clip * U)`` with ``U = round(Q * weight / heaviest)``; U itself comes last.
 
         Args:
-            rows: ``[c, n]`` float64.
+            rows: ``[c, n]`` float64; infinite values are clipped like any other, and what is no number becomes 0.
             weights: ``[c]``, or None if all are the same: then U is Q, and need not be sent.
 
         Returns:
             ``[c, n]`` int64, or ``[c, n + 1]`` with weights.
         """
-        parts = rows.clamp(-self.clip, self.clip) / self.clip
+        parts = rows.clamp(-self.clip, self.clip).nan_to_num(nan=0.0) / self.clip
         if weights is None:
             return (parts * self.levels).round().long()
         assert self.heaviest is not None

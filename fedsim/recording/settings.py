@@ -12,7 +12,8 @@ class Checkpoint:
     """When the whole state of a run is saved.
 
     Attributes:
-        every: rounds between checkpoints; the last round always has one. None: no checkpoints at all.
+        every: rounds between checkpoints; the last round always has one, and so has the best (which is held in memory
+            until the next checkpoint). None: no checkpoints at all.
     """
 
     every: int | None = 10

@@ -47,9 +47,14 @@ def save_checkpoint(directory: Path, state: State, run: Mapping[str, Any] | None
         state: the state to save.
         run: further facts about the run, for `read_run_facts`; plain data.
     """
-    path = checkpoint_path(directory, state.round)
+    return write_checkpoint(directory, state.round, encode_state(state, run))
+
+
+def write_checkpoint(directory: Path, round_number: int, content: bytes) -> Path:
+    """Write what `encode_state` returned for the state after a round."""
+    path = checkpoint_path(directory, round_number)
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, encode_state(state, run))
+    write_atomically(path, content)
     return path
 
 

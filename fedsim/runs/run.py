@@ -38,7 +38,7 @@ from fedsim.recording.run_directory import (
     write_json,
 )
 from fedsim.recording.run_log import logging_to
-from fedsim.runs.checkpoints import prune_checkpoints, save_checkpoint
+from fedsim.runs.checkpoints import encode_state, prune_checkpoints, save_checkpoint, write_checkpoint
 from fedsim.runs.console import Display, display, format_value
 from fedsim.runs.digests import data_hash, devices_hash
 from fedsim.runs.processes import in_step, lead
@@ -93,6 +93,7 @@ class Recorder:
         start, self.started = self.start, self.started - self.start.seconds
         columns = [column.name for column in self.simulation.columns]
         self._evaluation, self._saved = start.evaluation, -1
+        self._best: tuple[int, bytes] | None = None  # the checkpoint of the best round, until one is written
         self._metrics = CsvWriter(self.directory / "metrics.csv", columns, start.size)
         try:
             self._timing = CsvWriter(self.directory / "timing.csv", TIMING_COLUMNS, start.timing_size)
@@ -123,18 +124,36 @@ class Recorder:
         self._take(result.metrics, state.progress.metric)
         if every is not None and (self.simulation.is_over(state) or round_number % every == 0):
             self.save(state)
+        elif every is not None and state.progress.best_round == round_number:
+            self._best = round_number, encode_state(state, self._facts())
 
     def save(self, state: State) -> None:
         """Write a checkpoint of the state after the last row, unless it exists or checkpoints are switched off."""
         if self.simulation.experiment.checkpoint.every is None or state.round in (0, self._saved):
             return
+        if state.progress.best_round == state.round:
+            self._best = None
+        self.save_best()
         self._metrics.sync()
+        save_checkpoint(self.directory, state, self._facts())
+        self._saved = state.round
+        prune_checkpoints(self.directory, self.scores, state.progress.mode == "min")
+
+    def save_best(self) -> None:
+        """Write the checkpoint of the best round so far, if it has appeared since the last checkpoint.
+
+        Until then it is kept in memory: there may be many new best rounds, and a killed run plays them again.
+        """
+        if self._best is not None:
+            self._metrics.sync()
+            write_checkpoint(self.directory, *self._best)
+            self._best = None
+
+    def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"metrics": self._metrics.mark(), "data_hash": self.data_hash, "versions": versions()}
         facts |= {"model": model_facts(self.simulation), "devices": devices_hash(self.simulation)}
         facts |= {"processes": world().size, "prepared": self.simulation.population.fitted.record()}
-        save_checkpoint(self.directory, state, facts | {"threads": torch.get_num_threads()})
-        self._saved = state.round
-        prune_checkpoints(self.directory, self.scores, state.progress.mode == "min")
+        return facts | {"threads": torch.get_num_threads()}
 
     @cached_property
     def data_hash(self) -> str:
@@ -274,6 +293,7 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
             status, reason = ("stopped", state.progress.reason) if state.progress.reason else ("done", "round limit")
         except Diverged as error:
             status, reason = "diverged", f"{error}; {DIVERGED_HINT}"
+            recorder.save_best()
         except KeyboardInterrupt as error:
             status = "interrupted"
             reason = error.reason if isinstance(error, Interrupted) else "stopped by the user"
@@ -316,6 +336,7 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
         f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, {_together(simulation)}seed {e.seed}",
         *([] if simulation.blocks.private is None else [own]),
         *(line for part in simulation.parts for line in part.introduce()),
+        *(f"note: {line}" for line in simulation.advice),
         f"writing to {directory}",
     ]
 

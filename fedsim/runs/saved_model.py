@@ -116,12 +116,20 @@ def _best(directory: Path, last: SavedModel) -> SavedModel:
     kept = checkpoint_rounds(directory)
     for row in rows:
         value = row.get(progress.metric)
-        if value is not None and row["round"] in kept:
-            values[int(row["round"])] = value
+        if value is not None:
+            values[int(row["round"] or 0)] = value
+    sign = 1 if progress.mode == "min" else -1
+    measured = sorted(values, key=lambda round_number: (sign * values[round_number], round_number))
+    values = {round_number: values[round_number] for round_number in measured if round_number in kept}
     if not values:
         raise UserError(f"{directory}: no checkpoint is of a round in which {progress.metric} was measured; take last")
-    sign = 1 if progress.mode == "min" else -1
-    best = min(values, key=lambda round_number: (sign * values[round_number], round_number))
+    best = next(iter(values))
+    if best != measured[0]:
+        was = "the untrained model's" if measured[0] == 0 else f"that of round {measured[0]}"
+        print_error(
+            f"{directory}: the best {progress.metric} is {was}, of which there is no checkpoint; taking round {best}",
+            "warning",
+        )
     return _read(checkpoint_path(directory, best))
 
 

@@ -70,7 +70,7 @@ class InverseSqrt:
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine:
-    """Half a cosine from 1 towards `final`, which the round after the last would reach (Loshchilov 2017, eq. 5)."""
+    """Half a cosine from 1 towards `final`, for the round after the last (Loshchilov and Hutter 2017, eq. 5)."""
 
     final: float = 0.0
 

@@ -12,7 +12,7 @@ from fedsim.corrections.none import NoCorrection
 from fedsim.corrections.proximal import Prox
 from fedsim.corrections.scaffold import Scaffold
 from fedsim.corrections.sharpness_aware import SharpnessAware
-from fedsim.errors import UserError
+from fedsim.errors import FieldError, UserError
 from fedsim.federation.clashes import claims_of, refuse_clashes
 
 RNG = np.random.default_rng(11)
@@ -31,6 +31,24 @@ def test_fednova(combined, chunk):
 def test_equal_norms_are_fedavg(combined):
     found = combined(FedNova(), DELTAS, samples=SAMPLES, coefficient_norm=np.full(9, 7.3))
     np.testing.assert_allclose(found, combined(Weighted(), DELTAS, samples=SAMPLES), rtol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 9])
+def test_tau_eff_of_the_authors_code(combined, chunk):
+    """With a proximal term: tau_eff = sum p * steps, and the rest as before."""
+    p, steps = SAMPLES / SAMPLES.sum(), RNG.integers(1, 20, 9)
+    expected = (p @ steps) * (p @ (DELTAS / NORMS[:, None]))
+    found = combined(FedNova(tau_eff="steps"), DELTAS, chunk, samples=SAMPLES, coefficient_norm=NORMS, steps=steps)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_tau_eff_without_effect(setting):
+    with pytest.raises(UserError, match=r"tau_eff=steps: has an effect only with aggregator/correction=prox or"):
+        FedNova(tau_eff="steps").check(setting())
+    FedNova(tau_eff="steps").check(setting(correction=Prox(mu=0.3)))
+    FedNova(tau_eff="steps").check(setting(optimizer=SGD(momentum=0.9)))
+    with pytest.raises(FieldError, match="tau_eff=half"):
+        FedNova(tau_eff="half")
 
 
 def test_what_is_refused(setting):

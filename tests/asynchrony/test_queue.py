@@ -11,6 +11,7 @@ from fedsim.attacks.sign_flip import SignFlip
 from fedsim.client_store import ClientStore
 from fedsim.clients.engine import SequentialEngine
 from fedsim.federation.prepare import initial_state, prepare
+from fedsim.federation.round import learn
 from fedsim.links.link import TwoWayLink
 from fedsim.links.quantize import Quantize
 from fedsim.personalization.ditto import Ditto
@@ -132,6 +133,63 @@ def test_clients_start_from_what_they_were_given(timed, run):
     for place, client, anchor in ((0, 2, initial_state(sim).row), (1, 3, result.rows[0])):
         alone, _ = sim.trainer.train(anchor, torch.tensor([client]), 2, ClientStore(5))
         assert (result.deltas[1][place] - alone[0]).norm() <= 1e-12 * alone.norm()
+
+
+DECAY = ("client.lr_decay=0.5", "client.epochs=null", "client.steps=1", "client.batch_size=null", "rounds=5")
+
+
+@pytest.mark.parametrize("engine", ["stacked", "sequential"])
+def test_the_learning_rate_is_that_of_the_version_that_a_client_was_given(timed, run, engine):
+    """One step on all samples: a client that got version v moves by ``-lr 0.5^v`` times its gradient there.
+
+    Versions as in `test_events`; the server adds the mean of the two, without regard to their age.
+    """
+    stale = timed("schedule=fedbuff", "schedule/staleness=constant", *DECAY)
+    if engine == "sequential":
+        stale = replace(stale, engine=SequentialEngine())
+    result = run(stale)
+    trainer, lr = prepare(stale).trainer, 0.3
+    models = [initial_state(result.simulation).row, *result.rows]
+    # client, version that it was given
+    arrivals = [((3, 0), (0, 0)), ((2, 0), (3, 1)), ((0, 1), (4, 0)), ((3, 2), (1, 0)), ((0, 3), (2, 2))]
+    for number, pair in enumerate(arrivals, 1):
+        moves = [-lr * 0.5**v * trainer.full_gradients(models[v], torch.tensor([c]))[0] for c, v in pair]
+        expected = models[number - 1] + sum(moves) / 2
+        assert (models[number] - expected).norm() <= 1e-9 * expected.norm()
+
+
+def test_without_a_decay_clients_train_together(timed, run):
+    """One chunk per version, whatever they were given: nothing changes for such runs."""
+    result = run(timed("schedule=fedbuff", "rounds=5"))
+    assert [len(deltas) for deltas in result.deltas] == [2] * 5
+
+
+def test_what_the_rule_asks_for_is_of_that_version_too(timed):
+    """The report's learning rates, and Ditto's own models."""
+    sim = prepare(timed("schedule=fedbuff", *DECAY, "aggregator=qffedavg", "personalize=ditto"))
+    state, rates, expected = initial_state(sim), [], []
+    for number in range(1, 6):
+        coming = sim.schedule.next_cohort(sim, state, number)
+        round = sim.begin(state, number, coming)
+        anchors = sim.schedule.anchors(coming, round)
+        own = state.store.read("personalize.ditto", coming.clients, anchors.expand(len(coming.clients), -1))
+        for part in sim.parts:
+            part.open(round)
+        learn(sim, round)
+        state.round = number
+        for part in sim.parts:
+            part.close(round)
+        (report,) = round.reports
+        rates += report.lr.tolist()
+        expected += [0.3 * 0.5 ** int(version) for version in coming.versions]
+        for place, (client, version) in enumerate(zip(coming.clients, coming.versions, strict=True)):
+            # one full step: gradient of the client's loss at its own model, and the pull
+            given = anchors if anchors.dim() == 1 else anchors[place]
+            pulled = sim.personal.trainer.full_gradients(own[place], client[None])[0] + 0.1 * (own[place] - given)
+            now = state.store.read("personalize.ditto", client[None], own[place][None])[0]
+            assert (now - own[place] + 0.3 * 0.5 ** int(version) * pulled).norm() <= 1e-9 * now.norm()
+    assert rates == pytest.approx(expected)
+    assert len(set(expected)) > 2
 
 
 def test_the_schedule_of_the_server_lowers_alpha(timed, run):

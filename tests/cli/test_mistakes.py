@@ -93,7 +93,7 @@ PAIRS = {
     "data=synthetic sampler=power_of_choice sampler.candidates=5": "sampler.candidates=5: must be more than the 5",
     "data=synthetic sampler=availability sampler.turn_on=0": "sampler.turn_on=0.0: must be greater than 0",
     "data=synthetic rounds=1 aggregator/server_optimizer/schedule=cosine": "Cosine changes nothing in rounds=1",
-    "experiment=gru_regression aggregator=fedsgd": "epochs=5 and steps=1 are both set",
+    "experiment=gru_regression aggregator=fedsgd": "client.epochs=5: client=full_batch (which aggregator=fedsgd",
     "data=synthetic link/up=topk link.up.fraction=1": "link.up.fraction=1.0: must be at least 0 and below 1",
     "data=synthetic link.up=topk": "did you mean link/up=topk?",
     "data=synthetic link/down=sign aggregator=local": "aggregator.blocks=[]: nothing is sent",

@@ -14,7 +14,7 @@ SMALL = ("data=synthetic", "data.clients=3", "data.samples_per_client=20", "data
 def test_what_it_shows(fedsim, elsewhere):
     answer = fedsim("partition", *SMALL, "partition=dirichlet", "num_clients=4", "partition.alpha=0.5")
     assert (answer.code, answer.err) == (0, "")
-    first = "partition Dirichlet alpha=0.5 min_samples=1 quantiles=null; synthetic (classification)"
+    first = "partition Dirichlet alpha=0.5 min_samples=1 quantiles=null balance=false; synthetic (classification)"
     assert answer.out.splitlines()[0] == first
     assert re.search(r"^clients +4", answer.out, re.MULTILINE)
     assert re.search(r"^training samples +60, per client min \d+, median [\d.]+, max \d+", answer.out, re.MULTILINE)

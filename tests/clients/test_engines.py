@@ -95,7 +95,7 @@ def test_one_client_is_a_plain_torch_loop(tiny, engine, overrides, make):
 @pytest.mark.parametrize("overrides", [(), MOMENTUM, ADAM, ("client/optimizer=adamw",)])
 def test_a_finished_client_does_not_move(tiny, overrides):
     """Clients take 2 to 8 steps: rows and optimizer states of the whole cohort are those of training alone."""
-    sim, row, _ = start(tiny(*overrides, "client.keep_optimizer_state=true"))
+    sim, row, _ = start(tiny(*overrides, *(["client.keep_optimizer_state=true"] if overrides else [])))
     everyone, together = torch.arange(5), ClientStore(5)
     deltas, report = sim.trainer.train(row, everyone, 1, together)
     assert report.local_steps.tolist() == [local_steps(n) for n in (2, 13, 5, 1, 9)]

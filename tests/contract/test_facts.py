@@ -142,6 +142,14 @@ def test_weights_by_performance_have_no_largest_value():
 
 
 @pytest.mark.parametrize("name", RULES)
+def test_rules_that_count_samples_prefer_a_client_with_many(name):
+    """A thousand times the samples bring the result nearer to a client's row, where rows differ little."""
+    rows, many = 0.001 * deltas(), torch.where(torch.arange(11) == 4, 1000 * SIZES, SIZES)
+    near, far = ((combined(name, rows, report(sizes)) - rows[4]).norm() for sizes in (many, SIZES))
+    assert bool(near < 0.5 * far) == (Fact.COUNTS_SAMPLES in facts("aggregator/combine", name))
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_rules_that_need_coefficients_ask_for_them(name):
     asked = "coefficient_norm" in getattr(component("aggregator/combine", name), "needs", ())
     assert asked == (Fact.NEEDS_COEFFICIENTS in facts("aggregator/combine", name))
@@ -273,6 +281,22 @@ def test_attackers_that_do_not_collude_see_nothing_but_their_own_row(compose, na
     assert same == (Fact.COLLUDES not in facts("attack", name))
 
 
+@pytest.mark.parametrize("name", [name for name in options("attack") if name != "none"])
+def test_attackers_that_forge_rows_send_others_than_they_were_given(compose, name):
+    more = ("attack.z=1",) if name == "alie" else ()
+    simulation = prepare(compose(*SMALL, f"attack={name}", "attack.fraction=0.5", *more, "aggregator=median"))
+    state = initial_state(simulation)
+    round = simulation.begin(state, 1, simulation.schedule.next_cohort(simulation, state, 1))
+    rows = torch.randn(len(round.cohort.clients), len(state.row), dtype=torch.float64)
+    update = Update(round.cohort.clients, rows, Report(round.cohort.steps, round.cohort.steps, rows[:, 0]), None)
+    sent = torch.cat([u.rows for u in simulation.attack.pass_on(iter([update]), round)])
+    assert (not torch.equal(sent, rows)) == (Fact.FORGES in facts("attack", name))
+    assert ("rejected" in [column.name for column in simulation.columns]) == (Fact.FORGES in facts("attack", name))
+    honest = ~simulation.attack.attackers(round.cohort.clients)
+    assert torch.equal(sent[honest], rows[honest])
+    assert Fact.FORGES in facts("attack", "backdoor", factor=5.0)
+
+
 @pytest.mark.parametrize("name", options("link/up"))
 def test_links(played, name):
     simulation, state = played(f"link/up={name}", "aggregator=mean")
@@ -349,7 +373,10 @@ def test_privacy(played, name):
 def test_every_fact_is_asked_for():
     """A fact that no row names, and no part asks for, says nothing."""
     named = {fact for row in (*CLASHES, *NEEDS) for fact in (row.first, row.second)}
-    assert set(Fact) - named == {Fact.TELLS}  # by which `prepare` orders the stages
+    assert set(Fact) - named == {
+        *(Fact.TELLS, Fact.FORGES),  # by which `prepare` orders and adds stages
+        *(Fact.COUNTS_SAMPLES, Fact.TAKES_DRAW_BY_SIZE),  # about which `fedsim.federation.advice` has a word
+    }
 
 
 @pytest.mark.parametrize("row", [*CLASHES, *NEEDS], ids=lambda row: f"{row.first.name}-{row.second.name}")

@@ -236,7 +236,10 @@ def test_engines_and_chunks_agree(tiny, run, aggregator):
         close(run(on, chunk_size=size), whole)
 
 
-@pytest.mark.parametrize("more", [(), ("aggregator=scaffold", "link/down=sign"), ("client.keep_optimizer_state=true",)])
+KEPT = ("client.keep_optimizer_state=true", "client/optimizer=adam", "client.optimizer.lr=0.02")
+
+
+@pytest.mark.parametrize("more", [(), ("aggregator=scaffold", "link/down=sign"), KEPT])
 def test_it_goes_on_from_a_checkpoint(tiny, run, more, tmp_path):
     on = tiny(*ADVERSE, *OVER, *more)
     whole, short = run(on), run(replace(on, rounds=2))

@@ -29,7 +29,11 @@ SMALL = (
 KEEPING = ("client.keep_optimizer_state=true",)
 GROUPS = {
     **dict.fromkeys(("aggregator", "aggregator/combine", "aggregator/correction", "aggregator/server_optimizer"), ()),
-    **{"client/optimizer": KEEPING, "sampler": ("aggregator=feddyn",), "engine": (*KEEPING, "aggregator=fedadam")},
+    **{
+        "client/optimizer": (),
+        "sampler": ("aggregator=feddyn",),
+        "engine": (*KEEPING, "client.optimizer.momentum=0.5", "aggregator=fedadam"),
+    },
     **{"model": ("model.dropout=0.3", "model.num_layers=2"), "personalize": (), "client": (), "baseline": ()},
     **{"stop": ("stop.patience=9",), "aggregator/server_optimizer/schedule": ("rounds=12",), "link": ()},
     **{"link/up": ("aggregator=mean",), "link/down": ("aggregator=mean",), "attack": ("aggregator=median",)},
@@ -41,6 +45,11 @@ GROUPS = {
 """Further overrides for each option of a group."""
 
 NEEDS = {
+    **dict.fromkeys(
+        ("aggregator=fedsgd", "client=full_batch"), ("client.epochs=null", "client.steps=1", "client.batch_size=null")
+    ),
+    "client/optimizer=sgd": ("client.optimizer.momentum=0.5", *KEEPING),
+    **dict.fromkeys(("client/optimizer=adam", "client/optimizer=adamw"), KEEPING),
     "aggregator=local": ("personalize=none",),
     "sampler=power_of_choice": ("sampler.fraction=0.25",),
     "sampler=poisson": ("sampler.probability=0.15",),  # rounds in which a process has no client, or none has
@@ -52,6 +61,8 @@ NEEDS = {
     "system=profiles": ("system.path=devices.csv", "system.deadline=1.1", "system.late=partial"),
 }
 BROKEN = ("client.optimizer.lr=1e300", "client.optimizer.weight_decay=1e10", "rounds=9")
+TOO_FAR = ("client.optimizer.lr=200", "attack=scale", "attack.factor=1e308")
+"""Attackers whose rows are infinite even in float64."""
 MORE = {
     "a cohort of one": ("sampler.cohort_size=1", "aggregator=median", "aggregator/correction=feddyn"),
     "a cohort of one, forged": ("sampler.cohort_size=1", "attack=ipm", "attack.fraction=0.5", "rounds=6"),
@@ -65,6 +76,9 @@ MORE = {
         *("attack=ipm", "privacy=secure_aggregation", "privacy.bits=53", "aggregator=mean", "rounds=9"),
         *("system=devices", "system.dropout=0.4"),
     ),
+    "rows rejected from a sum": (*TOO_FAR, "aggregator=fedavg"),
+    "rows rejected from a matrix": (*TOO_FAR, "aggregator=feddyn", "aggregator/combine=multi_krum"),
+    "all rows rejected": (*TOO_FAR, "attack.fraction=1", "aggregator=scaffold"),
     "private blocks": ("aggregator.blocks=[recurrent]", "personalize=finetune", "sampler.fraction=0.5"),
     "diverges": BROKEN,
     "diverges on one side": (*BROKEN, "sampler.cohort_size=1", "aggregator=median"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedsim.data.dataset import Task
 from fedsim.errors import FieldError, UserError
-from fedsim.partition.dirichlet import Dirichlet, apportion
+from fedsim.partition.dirichlet import Dirichlet, _balanced, apportion
 
 
 def counts(split, members, labels):
@@ -148,3 +148,55 @@ def test_refused(field, values):
     with pytest.raises(FieldError) as error:
         Dirichlet(**values)
     assert error.value.field == field
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# balance
+
+
+def stopped_where_full(shares, totals):
+    """The shares of the code of NIID-Bench, client by client; its cuts are rounded as ours are."""
+    labels, clients = shares.shape
+    held, result = [0] * clients, []
+    for label in range(labels):
+        drawn = [p if held[k] < sum(totals) / clients else 0.0 for k, p in enumerate(shares[label])]
+        result.append([p / sum(drawn) for p in drawn])
+        cuts = [0, *(round(float(c) * totals[label]) for c in np.cumsum(result[-1])[:-1]), totals[label]]
+        held = [h + b - a for h, a, b in zip(held, cuts[:-1], cuts[1:], strict=True)]
+    return np.array(result), held
+
+
+def test_balance_is_the_rule_of_the_code(make_dataset):
+    dataset = make_dataset(train=600, test=90, labels=6)
+    totals = np.bincount(dataset.train.targets, minlength=6)
+    for seed in range(20):
+        drawn = np.random.default_rng(seed).dirichlet(np.full(5, 0.1), (1, 6))
+        shares, held = stopped_where_full(drawn[0], totals.tolist())
+        found = _balanced(drawn, totals)[0]
+        np.testing.assert_allclose(found, shares, rtol=1e-12)
+        assert apportion(found, totals).sum(0).tolist() == held
+
+
+def test_balance_makes_sizes_differ_less(make_dataset, check_conserved):
+    """Standard deviation over mean of ten clients' sizes, over 40 seeds, with ten labels and alpha = 0.1.
+
+    Without balance a size is the sum of ten shares of a Dirichlet, each of mean m = 1/10 and variance
+    m (1 - m) / (10 alpha + 1) = 0.045: sqrt(10 * 0.045) / 1 = 0.67 (0.64 with the means of each seed).
+    """
+    dataset = make_dataset(train=5000, labels=10)
+    spread = {}
+    for balance in (False, True):
+        sizes = []
+        for seed in range(40):
+            assignment = Dirichlet(0.1, balance=balance).assign(dataset, 10, seed)
+            check_conserved(assignment, dataset)
+            sizes.append([len(own) for own in assignment.train])
+        spread[balance] = np.mean([np.std(one) / np.mean(one) for one in sizes])
+    assert spread[False] == pytest.approx(0.64, abs=0.05)
+    assert spread[True] == pytest.approx(0.44, abs=0.05)
+
+
+def test_balance_without_a_drawn_share():
+    """The second client alone is open, and drew nothing: it gets the rest."""
+    shares = np.array([[[1.0, 0.0], [1.0, 0.0]]])
+    assert _balanced(shares, np.array([3, 3])).tolist() == [[[1.0, 0.0], [0.0, 1.0]]]

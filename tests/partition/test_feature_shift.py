@@ -61,6 +61,20 @@ def test_noise_grows_with_the_clients_number(dataset):
             np.testing.assert_array_equal(now[:, 2], 4)  # a feature that never changes has no noise either
 
 
+@pytest.mark.parametrize(
+    ("ramp", "levels"),
+    [("from_zero", (0, 0.8 / 3, 1.6 / 3, 0.8)), ("variance", (0.2**0.5, 0.4**0.5, 0.6**0.5, 0.8**0.5))],
+)
+def test_ramps_of_the_text_and_of_the_code(dataset, ramp, levels):
+    """Of four clients: 0.8 (n - 1) / 3, or a variance of 0.8 n / 4."""
+    deviation = dataset.train.inputs[valid(dataset.train)].std(0)
+    for split in differences(FeatureShift(noise=0.8, ramp=ramp), dataset, 4):
+        for level, (was, now) in zip(levels, split, strict=True):
+            np.testing.assert_allclose((now - was)[:, :2].std(0), level * deviation[:2], rtol=0.07)
+    with pytest.raises(UserError, match=r"partition.ramp=from_zero: .* there is only one"):
+        FeatureShift(ramp="from_zero").assign(dataset, 1, 0)
+
+
 def test_scale_and_bias_belong_to_the_client(dataset):
     train, test = differences(FeatureShift(noise=0, scale=0.5, bias=0.3), dataset, 5)
     lines = []
@@ -122,6 +136,8 @@ def test_tokens_have_no_sensors(dataset):
         ({"noise": 0.0}, "noise=0.0: noise, scale and bias are all 0"),
         ({"noise": -1.0}, "noise="),
         ({"scale": 11.0}, "scale="),
+        ({"ramp": "steep"}, "ramp=steep"),
+        ({"ramp": "variance", "noise": 0.0, "bias": 1.0}, "ramp=variance: has an effect only with noise"),
         ({"bias": float("nan")}, "bias="),
     ],
 )

@@ -104,7 +104,10 @@ def test_local_by_hand():
         ),
         (("privacy=central_dp", "aggregator=feddyn"), "aggregator/correction=feddyn tells the server more"),
         (("privacy=central_dp", "aggregator=mean", "aggregator/correction=scaffold"), "correction=scaffold tells"),
-        (("privacy=central_dp", "aggregator=mean", "client.keep_optimizer_state=true"), "the accountant of privacy"),
+        (
+            ("privacy=central_dp", "aggregator=mean", "client.keep_optimizer_state=true", "client/optimizer=adam"),
+            "the accountant of privacy",
+        ),
         (
             ("privacy=central_dp", "aggregator=mean", "link/up=topk"),
             "link.up.error_feedback=true: lets a client's delta depend on rounds",

@@ -28,7 +28,7 @@ ALSO = (
     *(
         ("client/optimizer", (KEEPING,)),
         ("sampler", ("aggregator=feddyn",)),
-        ("engine", (KEEPING, "aggregator=fedadam")),
+        ("engine", (KEEPING, "client.optimizer.momentum=0.5", "aggregator=fedadam")),
     ),
     ("aggregator/correction", ("aggregator.blocks=[recurrent]",)),
     *(("model", ("model.dropout=0.3", "model.num_layers=2")), ("model", FITTED), ("personalize", ()), ("client", ())),
@@ -41,6 +41,10 @@ ALSO = (
     ("system", ("sampler.fraction=0.5", "aggregator=scaffold", "link/down=quantize")),
 )
 NEEDS = {
+    **dict.fromkeys(
+        ("aggregator=fedsgd", "client=full_batch"), ("client.epochs=null", "client.steps=1", "client.batch_size=null")
+    ),
+    "client/optimizer=sgd": ("client.optimizer.momentum=0.5",),
     "aggregator=local": ("personalize=none",),
     "sampler=power_of_choice": ("sampler.fraction=0.25",),
     "attack=alie": ("attack.z=1",),
