@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.data.cache import Arrays, cache_directory, cached_arrays
+from fedsim.data.aeon_files import aeon_folders, import_aeon
+from fedsim.data.cache import Arrays, cache_directories, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.download import fetch, fetch_json
 from fedsim.data.scaling import standardised
@@ -96,10 +96,8 @@ class Ucr:
         names = [f"{self.name}_{split}.ts" for split in _SPLITS]
         if self.path is not None:
             return existing(self.path, *(Path(self.path).expanduser() / name for name in names))
-        aeon = importlib.util.find_spec("aeon")  # finds it without importing it, which takes seconds
-        places = [Path(p, "datasets", "data", self.name) for p in (aeon and aeon.submodule_search_locations) or ()]
-        if (cache := cache_directory()) is not None:
-            places.append(cache / "ucr" / self.name)
+        places = [folder / self.name for folder in aeon_folders()]
+        places += [cache / "ucr" / self.name for cache in cache_directories()]
         for place in places:
             files = tuple(place / name for name in names)
             if all(file.is_file() for file in files):
@@ -112,8 +110,7 @@ def _download(name: str, files: list[str]) -> tuple[Path, ...]:
 
     aeon's own download is not used: it does not notice a connection that breaks off.
     """
-    from aeon.datasets.tsc_datasets import tsc_zenodo  # here because importing it takes seconds
-
+    tsc_zenodo = import_aeon("aeon.datasets.tsc_datasets").tsc_zenodo
     if name not in tsc_zenodo:
         raise UserError(
             f"data.name={name}: is not in the UCR and UEA archives{did_you_mean(name, tsc_zenodo)}; "
@@ -152,8 +149,7 @@ def _convert(ucr: Ucr, files: tuple[Path, ...]) -> Arrays:
 
 def _read(ucr: Ucr, file: Path) -> tuple[list[NDArray[np.float64]], list[str]]:
     """Return series ``[channels, steps]`` and labels."""
-    from aeon.datasets import load_from_ts_file  # here because importing it takes seconds
-
+    load_from_ts_file = import_aeon("aeon.datasets").load_from_ts_file
     where = f"data.name={ucr.name}: {file}"
     try:
         cases, labels, about = load_from_ts_file(str(file), return_meta_data=True)
