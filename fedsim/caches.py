@@ -32,10 +32,12 @@ def can_write(folder: Path | None) -> bool:
     """Whether files can be made in a folder, which need not exist yet."""
     if folder is None:
         return False
-    for place in (folder, *folder.parents):
-        if os.path.lexists(place):
-            return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    return False
+    place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    try:
+        tempfile.TemporaryFile(dir=place).close()  # permissions alone do not say it, to root for one
+    except OSError:
+        return False
+    return True
 
 
 @cache

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -69,9 +70,14 @@ def launch(
             returned.append(hydra.run("config", task, overrides).return_value)
     except (HydraException, errors.OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # Hydra's own files, whose errors do not say which
+            error.filename = error.filename or "the directory of the run"
+        raise
     finally:  # Hydra opened run.log and replaced the handlers that were there
         for handler in set(root.handlers) - set(handlers):
-            handler.close()
+            with suppress(OSError):  # a full disk, of which the run has told
+                handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
     return returned

@@ -113,6 +113,8 @@ def check_fit(state: State, simulation: Simulation, recorded: Experiment) -> Non
         if part.group in after:
             key, new = after[part.group]
             misfits[key] = not _can_continue(part, before[part.group][1], new, state, fresh)
+        elif part.group in fresh.drawers:  # that of no setting, such as the bytes sent so far
+            misfits[part.group] = not part.accepts(state.drawers.get(part.group, {}), fresh.drawers[part.group])
     if bad := [key for key, misfit in misfits.items() if misfit]:
         raise UserError(
             f"{', '.join(bad)}: what the run has learnt or remembers does not fit this; fedsim run starts a new run"

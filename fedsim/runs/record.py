@@ -77,7 +77,7 @@ def parse_record(text: bytes, path: Path) -> dict[str, Any]:
 
 def _instead_of_a_run(directory: Path) -> str:
     """Words for an error: what a folder without a ``config.yaml`` holds, and what to do about it."""
-    runs = sorted(path.parent for path in directory.glob("*/config.yaml"))
+    runs = sorted(path.parent for path in directory.glob("[!.]*/config.yaml"))  # not Hydra's own folder
     if (directory / "sweep.yaml").is_file():
         inside = f", and {runs[0]} is one run of it" if runs else ""
         command = (
