@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from fedsim.errors import UserError
+
 
 class ClientStore:
     """Rows by client number, in blocks such as ``optimizer.momentum`` or a control variate.
@@ -24,9 +26,19 @@ class ClientStore:
         self._notes: dict[str, list[Tensor]] | None = None  # whose rows are written, while `noting`
 
     def read(self, block: str, clients: Tensor, default: Tensor) -> Tensor:
-        """Return the rows ``[C, width]`` of `clients`, taking those of `default` ``[C, width]`` for new clients."""
+        """Return the rows ``[C, width]`` of `clients`, taking those of `default` ``[C, width]`` for new clients.
+
+        Raises:
+            UserError: if the rows have another width or type, as a checkpoint from elsewhere may have.
+        """
         if block not in self._rows:
             return default
+        kept = self._rows[block]
+        if (kept.shape[1], kept.dtype) != (default.shape[1], default.dtype):
+            raise UserError(
+                f"the checkpoint keeps {kept.shape[1]} numbers ({kept.dtype}) of {block} for each client, and this run "
+                f"needs {default.shape[1]} ({default.dtype}); fedsim run starts a new run"
+            )
         slots = self._slots[block][clients]
         known = slots >= 0
         result = default.clone()

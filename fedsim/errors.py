@@ -10,6 +10,7 @@ import difflib
 import math
 import sys
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -37,6 +38,10 @@ class ProcessLost(Exception):
     """Another process of the same run is gone. Exit code 1."""
 
 
+class RecordingFailed(Exception):
+    """A file of a run cannot be written, or somebody else has changed it. Exit code 1."""
+
+
 def show(value: object) -> str:
     """A value as it is written in a config."""
     words = {None: "null", True: "true", False: "false"}
@@ -49,7 +54,8 @@ def print_error(text: str, word: str = "error") -> None:
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     if len(line) > 2000:
         line = f"{line[:1000]} ... {line[-900:]}"
-    print(f"{word}: {line}", file=sys.stderr)
+    with suppress(OSError, ValueError):  # if stderr is closed, there is nobody left to tell
+        print(f"{word}: {line}", file=sys.stderr)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after its current round; a second one ends it at once."""
+"""Ctrl-C, SIGTERM and SIGHUP end a run after its current round; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Interrupted(KeyboardInterrupt):
     @property
     def reason(self) -> str:
         """Why the run ended, in words for its summary."""
-        return "stopped by the user" if self.number == signal.SIGINT else f"stopped by {self}"
+        words = {signal.SIGINT: "stopped by the user", signal.SIGPIPE: "its output was closed"}
+        return words.get(signal.Signals(self.number), f"stopped by {self}")
 
 
 @dataclass
@@ -56,7 +57,8 @@ def after_the_round(say: Callable[[str], None]) -> Iterator[Asked]:
         with suppress(OSError, RuntimeError):  # from a console that is in the middle of another line
             say("ending after this round; interrupt again to end at once")
 
-    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
+    usual |= dict.fromkeys((signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL)
     main = threading.current_thread() is threading.main_thread()
     ours = [number for number, handler in usual.items() if main and signal.getsignal(number) is handler]
     for number in ours:

@@ -1,7 +1,7 @@
 """How a command ends.
 
 Exit codes: 0 done (early stop included), 1 bug or I/O failure, 2 user error, 3 diverged, 4 some jobs of a sweep failed,
-130 interrupted by Ctrl-C, 143 by SIGTERM.
+130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP (the terminal was closed), 141 because the output was closed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def exit_codes() -> Iterator[None]:
         raise typer.Exit(EXIT_USER) from None
     except KeyboardInterrupt as error:
         number = getattr(error, "number", signal.SIGINT)
-        print_once("interrupted" if number == signal.SIGINT else f"interrupted by {error}")
+        words = {signal.SIGINT: "interrupted", signal.SIGPIPE: "interrupted, because the output was closed"}
+        print_once(words.get(number, f"interrupted by {error}"))
         raise typer.Exit(EXIT_SIGNAL + number) from None
     except OSError as error:
         print_once(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))

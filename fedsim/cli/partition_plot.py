@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.caches import find_place_for_matplotlib
 from fedsim.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def check(file: Path) -> None:
 
 def draw(report: SplitReport, kind: str) -> bytes:
     """Return a picture of the kind ``png``, ``svg`` or ``pdf``: shares as a heat map, and how large clients are."""
+    find_place_for_matplotlib()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

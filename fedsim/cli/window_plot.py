@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedsim.caches import find_place_for_matplotlib
 from fedsim.cli.partition_plot import METADATA
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.fitted import Column, arrays
@@ -29,6 +30,7 @@ def draw(population: Population, kind: str) -> bytes:
     them: the values ahead as dots in the colour of their history, else the target or the label in words. Tokens are
     written out.
     """
+    find_place_for_matplotlib()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.caches import find_place_for_matplotlib
 from fedsim.compare.groups import ABSENT, Group
 from fedsim.compare.output import number
 from fedsim.compare.table import Comparison
@@ -65,6 +66,7 @@ def draw(comparison: Comparison, kind: str, x: str | None = None, heatmap: bool 
     Raises:
         UserError: if these runs do not have what the picture needs.
     """
+    find_place_for_matplotlib()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

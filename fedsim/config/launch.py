@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
@@ -72,6 +73,10 @@ def launch(
             returned.append(hydra.run("config", task, overrides).return_value)
     except (HydraException, errors.OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # Hydra's own files, whose errors do not say which
+            error.filename = error.filename or "the directory of the run"
+        raise
     return returned
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.caches import can_write, temporary_folder, usual
+
 FORMAT_VERSION = 3
 """Part of every key: raise it when a converter changes what it stores."""
 
@@ -32,20 +34,21 @@ _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.Ba
 _log = logging.getLogger(__name__)
 
 
-def cache_directory() -> Path | None:
-    """Return ``$FEDSIM_CACHE_DIR``, else ``$XDG_CACHE_HOME/fedsim``, else ``~/.cache/fedsim``.
+def cache_directories() -> list[Path]:
+    """Return where to look for cached files; new ones are written to the last of these, and to none if there is none.
 
-    None if there is no home directory either. A relative ``XDG_CACHE_HOME`` is ignored, as its specification asks.
+    That is ``$FEDSIM_CACHE_DIR``, else ``$XDG_CACHE_HOME/fedsim``, else ``~/.cache/fedsim``. Where that cannot be
+    written to, or there is no home directory, as in a container, `fedsim.caches.temporary_folder` comes after it.
     """
     if own := os.environ.get("FEDSIM_CACHE_DIR"):
-        return Path(own)
-    if os.path.isabs(xdg := os.environ.get("XDG_CACHE_HOME", "")):
-        return Path(xdg) / "fedsim"
-    try:
-        return Path.home() / ".cache" / "fedsim"
-    except RuntimeError:
-        _log.debug("no home directory, so nothing is cached; set FEDSIM_CACHE_DIR to choose a place")
-        return None
+        return [Path(own)]
+    home = usual("XDG_CACHE_HOME", ".cache")
+    places = [] if home is None else [home / "fedsim"]
+    if not places or not can_write(places[0]):
+        if (folder := temporary_folder()) is None:
+            return []
+        places.append(folder / "data")
+    return places
 
 
 def cached_arrays(source: str, identity: str, names: Collection[str], make: Callable[[], Arrays]) -> Arrays:
@@ -60,15 +63,14 @@ def cached_arrays(source: str, identity: str, names: Collection[str], make: Call
     Returns:
         One array per name. No Python objects are read: the file is loaded with ``allow_pickle=False``.
     """
-    directory = cache_directory()
-    if directory is None:
-        return make()
     key = hashlib.blake2b(f"{FORMAT_VERSION}/{source}/{identity}".encode(), digest_size=8).hexdigest()
-    path = directory / f"{source}-{key}.npz"
-    arrays = _read(path, names)
-    if arrays is None:
-        arrays = make()
-        _write(path, arrays)
+    paths = [directory / f"{source}-{key}.npz" for directory in cache_directories()]
+    for path in paths:
+        if (arrays := _read(path, names)) is not None:
+            return arrays
+    arrays = make()
+    if paths:
+        _write(paths[-1], arrays)
     return arrays
 
 
@@ -78,7 +80,7 @@ def _read(path: Path, names: Collection[str]) -> Arrays | None:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             large = [name for name in names if stored.zip.getinfo(f"{name}.npy").file_size >= LARGE]
             return {name: _map(path, stored.zip, name) if name in large else stored[name] for name in names}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except _UNREADABLE as error:
         _log.warning("cannot use %s (%s: %s); making it again", path, type(error).__name__, error)

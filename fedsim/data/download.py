@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from fedsim.data.cache import cache_directory
+from fedsim.data.cache import cache_directories
 from fedsim.errors import UserError
 
 TIMEOUT = 30
@@ -33,13 +33,13 @@ def fetch(url: str, known_hash: str, folder: str, name: str, by_hand: str) -> Pa
         UserError: if there is no network or no room, or the server has no such file or a different one; one line with
             the URL, the digest and `by_hand`.
     """
-    directory = cache_directory()
-    if directory is None:
-        raise UserError(f"{url}: there is no home directory to keep it in; set FEDSIM_CACHE_DIR, or {by_hand}")
+    places = [directory / folder / name for directory in cache_directories()]
+    if not places:
+        raise UserError(f"{url}: there is no folder to keep it in; set FEDSIM_CACHE_DIR, or {by_hand}")
     import pooch  # type: ignore[import-untyped]  # here because a file of the user's own needs none of it
 
     pooch.get_logger().setLevel(logging.WARNING)  # what it says at INFO goes to stderr, into the round table
-    target = directory / folder / name
+    target = next((place for place in places if place.exists()), places[-1])
     if not target.exists():
         _log.info("downloading %s to %s", url, target)
     kind, _, digest = known_hash.partition(":")

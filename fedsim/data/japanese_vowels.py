@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.aeon_files import aeon_folders, import_aeon
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.fitted import Column, Fitted, Scaling, columns
@@ -74,9 +75,9 @@ class JapaneseVowels:
 
 def _convert() -> Arrays:
     """Read both splits from aeon and pad them to the longest utterance of all."""
-    from aeon.datasets import load_japanese_vowels  # here because importing it takes seconds
-
-    raw: dict[str, tuple[list[NDArray[Any]], NDArray[Any]]] = {s: load_japanese_vowels(split=s) for s in _SPLITS}
+    read = import_aeon("aeon.datasets").load_from_ts_file  # its own loader makes a folder in the home directory
+    files = {s: aeon_folders()[0] / "JapaneseVowels" / f"JapaneseVowels_{s.upper()}.ts" for s in _SPLITS}
+    raw: dict[str, tuple[list[NDArray[Any]], NDArray[Any]]] = {s: read(str(file)) for s, file in files.items()}
     longest = max(series.shape[1] for cases, _ in raw.values() for series in cases)
     arrays: Arrays = {}
     for split, (cases, labels) in raw.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsim.data.aeon_files import import_aeon
 from fedsim.data.table_frame import BadFileError, File, check_names
 from fedsim.data.table_text import read_bytes
 
@@ -50,7 +51,8 @@ def read_tsf(file: Path) -> File:
         BadFileError: if aeon cannot read it.
     """
     import pandas as pd
-    from aeon.datasets import load_from_tsf_file  # here because importing it takes seconds
+
+    load_from_tsf_file = import_aeon("aeon.datasets").load_from_tsf_file
 
     try:
         found, _ = load_from_tsf_file(str(file), replace_missing_vals_with=np.nan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsim.data.cache import Arrays, cache_directory, cached_arrays
+from fedsim.data.aeon_files import aeon_folders, import_aeon
+from fedsim.data.cache import Arrays, cache_directories, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.download import fetch, fetch_json
 from fedsim.data.fitted import Column, Fitted, Scaling, columns
@@ -137,10 +137,8 @@ class Ucr:
                     f"({others}, or no suffix), or in a folder {self.name}"
                 )
             return found
-        aeon = importlib.util.find_spec("aeon")  # finds it without importing it, which takes seconds
-        places = [Path(p, "datasets", "data", self.name) for p in (aeon and aeon.submodule_search_locations) or ()]
-        if (cache := cache_directory()) is not None:
-            places.append(cache / "ucr" / self.name)
+        places = [folder / self.name for folder in aeon_folders()]
+        places += [cache / "ucr" / self.name for cache in cache_directories()]
         for place in places:
             files = tuple(place / name for name in names)
             if all(file.is_file() for file in files):
@@ -153,8 +151,7 @@ def _download(name: str, files: list[str]) -> tuple[Path, ...]:
 
     aeon's own download is not used: it does not notice a connection that breaks off.
     """
-    from aeon.datasets.tsc_datasets import tsc_zenodo  # here because importing it takes seconds
-
+    tsc_zenodo = import_aeon("aeon.datasets.tsc_datasets").tsc_zenodo
     if name not in tsc_zenodo:
         raise UserError(
             f"data.name={name}: is not in the UCR and UEA archives{did_you_mean(name, tsc_zenodo)}; "

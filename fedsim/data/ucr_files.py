@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.aeon_files import import_aeon
 from fedsim.errors import UserError
 
 SPLITS = ("TRAIN", "TEST")
@@ -91,7 +92,7 @@ def _label(text: str) -> str:
 
 
 def _read_ts(file: Path) -> Cases:
-    from aeon.datasets import load_from_ts_file  # here because importing it takes seconds
+    load_from_ts_file = import_aeon("aeon.datasets").load_from_ts_file
 
     cases, labels, about = load_from_ts_file(str(file), return_meta_data=True)
     if not about["classlabel"]:

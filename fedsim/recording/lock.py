@@ -62,8 +62,10 @@ def _acquire(path: Path) -> int:
                     os.ftruncate(descriptor, 0)
                     os.write(descriptor, (json.dumps(me) + "\n").encode())
                     return descriptor
-        except BaseException:
+        except BaseException as error:
             os.close(descriptor)
+            if isinstance(error, OSError):
+                error.filename = str(path)  # a full disk does not say where
             raise
         os.close(descriptor)
 

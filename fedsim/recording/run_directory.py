@@ -8,13 +8,17 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fedsim.errors import UserError
+from fedsim.errors import RecordingFailed, UserError
 
 FORMAT_VERSION = 1
+
+LARGE = 2**20
+"""Bytes of a CSV that take about a millisecond to read again."""
 
 Cell = int | float | str | None
 
@@ -88,23 +92,36 @@ class CsvWriter:
     """
 
     def __init__(self, path: Path, columns: Sequence[str], keep: int | None = None) -> None:
-        self._columns = tuple(columns)
+        self._columns, self._path = tuple(columns), path
         self._digest = digest_of(b"")
-        if keep is None:
-            self._file = path.open("xb", buffering=0)
+        with self._named():
+            if keep is None:
+                self._file = path.open("x+b", buffering=0)
+            else:
+                self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
+                self._digest.update(self._file.read(keep))
+            try:
+                self._begin(keep)
+            except OSError:
+                self._file.close()
+                raise
+
+    def _begin(self, keep: int | None) -> None:
+        if keep:
+            self._file.truncate(keep)
+            self._file.seek(keep)
+            self.sync()
         else:
-            self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
-            self._digest.update(self._file.read(keep))
-        try:
-            if keep:
-                self._file.truncate(keep)
-                self._file.seek(keep)
-                self.sync()
-                return
             self._file.truncate(0)
             self._append(_lines([self._columns]))
-        except OSError:
-            self._file.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let errors say which file they are about: a failed write, sync or truncation does not."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self._path)
             raise
 
     def write(self, row: Mapping[str, Cell]) -> None:
@@ -115,25 +132,51 @@ class CsvWriter:
 
     def _append(self, content: bytes) -> None:
         """Write in one call; if only a part of a row can be written, remove that part and raise `OSError`."""
-        end = self._file.tell()
-        try:
-            written = self._file.write(content)
-            while written < len(content):  # the next call raises the reason
-                written += self._file.write(content[written:])
-        except OSError as error:
-            self._file.truncate(end)
-            self._file.seek(end)
-            error.filename = self._file.name  # a failed write does not say where
-            raise
-        self._digest.update(content)
+        with self._named():
+            end = self._file.tell()
+            try:
+                written = self._file.write(content)
+                while written < len(content):  # the next call raises the reason
+                    written += self._file.write(content[written:])
+            except OSError:
+                with suppress(OSError):  # a device, for one
+                    self._file.truncate(end)
+                    self._file.seek(end)
+                raise
+            self._digest.update(content)
 
     def mark(self) -> dict[str, Any]:
         """What the file holds now: its size in bytes and a digest of them."""
         return {"size": self._file.tell(), "digest": self._digest.hexdigest()}
 
+    def check(self, whole: bool = False) -> None:
+        """Raise `RecordingFailed` unless the file under its name is this one and holds what was written to it.
+
+        Args:
+            whole: read all of a large file too (`LARGE`), whose beginning is otherwise taken to be what it was.
+        """
+        with self._named():
+            size, own = self._file.tell(), os.fstat(self._file.fileno())
+            try:
+                found = self._path.stat()
+            except FileNotFoundError:
+                raise RecordingFailed(self._lost("was deleted or moved")) from None
+            if not os.path.samestat(own, found):
+                raise RecordingFailed(self._lost("was replaced by another file"))
+            if found.st_size != size:
+                raise RecordingFailed(self._lost(f"has {found.st_size} bytes instead of the {size} that were written"))
+            if whole or size <= LARGE:
+                content = os.pread(self._file.fileno(), size, 0)
+                if digest_of(content).digest() != self._digest.digest():
+                    raise RecordingFailed(self._lost("no longer holds what was written"))
+
+    def _lost(self, what: str) -> str:
+        return f"{self._path}: {what}, by another program during the run, which ends here"
+
     def sync(self) -> None:
         """Wait until all rows are on disk, so that nothing that relies on them can outlive them."""
-        os.fsync(self._file.fileno())
+        with self._named():
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

@@ -1,11 +1,14 @@
 """The whole state of a run in one safetensors file: tensors as they are, everything else as JSON in its metadata.
 
-There is no pickle: loading an untrusted checkpoint may give wrong numbers, but cannot run code.
+There is no pickle: loading an untrusted checkpoint may give wrong numbers, but cannot run code. A digest of the tensors
+is in the JSON, and one of the JSON is next to it, so that a file that was damaged or edited is not used (format 3;
+files of formats 1 and 2 have none and are still read).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +25,9 @@ from fedsim.errors import UserError
 from fedsim.recording.run_directory import write_atomically
 from fedsim.runs.format_1 import upgraded
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE = (1, 2, FORMAT_VERSION)
+DAMAGED = "has changed since it was written (its digest is another)"
 ON_CPU = ("traffic", "system")
 """Drawers that stay on the CPU."""
 
@@ -64,25 +69,47 @@ def encode_state(state: State, run: Mapping[str, Any] | None = None) -> bytes:
     tensors |= {f"store/{name}": value for name, value in state.store.state_dict().items()}
     for group, drawer in state.drawers.items():
         tensors |= {f"drawers/{group}/{name}": value for name, value in drawer.items()}
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     facts = {
         "format_version": FORMAT_VERSION,
         "round": state.round,
         "num_clients": state.store.num_clients,
         "progress": dataclasses.asdict(state.progress),
         "run": dict(run or {}),
+        "tensors": _digest(contiguous),
     }
-    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    return save(contiguous, metadata={"fedsim": json.dumps(facts)})
+    text = json.dumps(facts)
+    return save(contiguous, metadata={"fedsim": text, "digest": _digest_of_text(text)})
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A digest of names, types, shapes and every bit of tensors on the CPU."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _digest_of_text(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def load_checkpoint(path: Path, device: torch.device) -> State:
     """Read a state from a checkpoint.
 
     Raises:
-        UserError: if the file is missing, truncated or not a checkpoint of this format.
+        UserError: if the file is missing, truncated, damaged or not a checkpoint of this format.
     """
     try:
-        return _state(*_read(path), device)
+        facts, tensors = _read(path)
+        if facts["format_version"] > 2 and facts["tensors"] != _digest(tensors):
+            raise UserError(f"{path}: {DAMAGED}")
+        state = _state(facts, tensors, device)
+        if not bool(torch.isfinite(state.row).all()):
+            raise UserError(f"{path}: holds a model with numbers that are not finite")
+        return state
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path}: is not a complete checkpoint ({type(error).__name__}: {error})") from None
 
@@ -97,7 +124,9 @@ def _state(facts: dict[str, Any], tensors: dict[str, torch.Tensor], device: torc
     if facts["format_version"] == 1:
         tensors = upgraded(facts, tensors)
     store, drawers = ClientStore(facts["num_clients"]), dict[str, Drawer]()
-    store.load_state_dict({name: _place(name, value, device) for name, value in _below("store/", tensors).items()})
+    kept = _below("store/", tensors)
+    _check_kept(kept, facts["num_clients"])
+    store.load_state_dict({name: _place(name, value, device) for name, value in kept.items()})
     for path, value in _below("drawers/", tensors).items():
         group, _, name = path.partition("/")
         place = torch.device("cpu") if group in ON_CPU else device
@@ -108,6 +137,22 @@ def _state(facts: dict[str, Any], tensors: dict[str, torch.Tensor], device: torc
     return State(row, store, Progress(**facts["progress"]), facts["round"], drawers)
 
 
+def _check_kept(kept: Mapping[str, torch.Tensor], num_clients: int) -> None:
+    """Raise `ValueError` unless every block has a row for each of its clients."""
+    for name, value in kept.items():
+        block, _, kind = name.rpartition("/")
+        if kind == "clients":
+            rows = kept[f"{block}/rows"]
+            if value.dtype != torch.int64 or value.ndim != 1 or rows.ndim != 2 or len(rows) != len(value):
+                raise ValueError(f"{block} does not have a row for each of its clients")
+            if bool(((value < 0) | (value >= num_clients)).any()):
+                raise ValueError(f"{block} names clients that there are not")
+            if len(value.unique()) != len(value):
+                raise ValueError(f"{block} names a client twice")
+            if rows.is_floating_point() and bool(torch.isnan(rows).any()):
+                raise ValueError(f"{block} holds numbers that are not finite")
+
+
 def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
@@ -116,7 +161,7 @@ def read_run_facts(path: Path) -> dict[str, Any]:
     """Read the facts about the run that `save_checkpoint` was given.
 
     Raises:
-        UserError: if the file is missing, truncated or not a checkpoint of this format.
+        UserError: if the file is missing, truncated or not a checkpoint of this format, or the facts have changed.
     """
     run = _read(path, with_tensors=False)[0].get("run")
     return run if isinstance(run, dict) else {}
@@ -125,13 +170,19 @@ def read_run_facts(path: Path) -> dict[str, Any]:
 def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("fedsim", "null"))
+            metadata = file.metadata() or {}
+            text = metadata.get("fedsim", "null")
+            facts = json.loads(text)
             names = file.keys() if with_tensors else []
             tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a checkpoint ({error})") from None
-    if not isinstance(facts, dict) or facts.get("format_version") not in (1, FORMAT_VERSION):
-        raise UserError(f"{path}: is not a fedsim checkpoint of format 1 or {FORMAT_VERSION}")
+    known = isinstance(facts, dict) and type(facts.get("format_version")) is int and facts["format_version"] in READABLE
+    has_digest = "digest" in metadata or (known and facts["format_version"] > 2)
+    if has_digest and metadata.get("digest") != _digest_of_text(text):
+        raise UserError(f"{path}: {DAMAGED}")
+    if not known:
+        raise UserError(f"{path}: is not a fedsim checkpoint of format 1 to {FORMAT_VERSION}")
     return facts, tensors
 
 

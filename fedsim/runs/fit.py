@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ import torch
 from fedsim import build
 from fedsim.core.part import Part
 from fedsim.core.state import State
-from fedsim.errors import UserError, print_error
+from fedsim.errors import UserError, print_error, show
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, initial_state
 from fedsim.parallel.processes import world
+from fedsim.recording.moved import moved
 from fedsim.runs.digests import data_hash
-from fedsim.runs.record import differences
-from fedsim.runs.run import versions
+from fedsim.runs.facts import versions
+from fedsim.runs.record import differences, in_place, plain_record
 
 log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # messages for users are printed as well
@@ -39,6 +41,40 @@ def check_rounds(recorded: Experiment, wanted: Experiment) -> None:
             f"rounds={wanted.rounds}: {', '.join(bound)} depends on the round limit, so that the rounds done with "
             f"rounds={recorded.rounds} are not those of such a run; fedsim run starts a new one"
         )
+
+
+def check_record(facts: Mapping[str, Any], recorded: Experiment, directory: Path) -> None:
+    """Raise `UserError` if ``config.yaml`` no longer says what the rounds so far were run with; it names the keys.
+
+    Keys that may change within a run (`fedsim.runs.record.IN_PLACE`) may also be edited in the file. Checkpoints of
+    earlier versions do not hold the record.
+    """
+    before = facts.get("record")
+    if not isinstance(before, dict):
+        return
+    found = differences(moved(before), plain_record(recorded))
+    known = {key: pair for key, pair in found.items() if _holds(before, key)}
+    edited = {key: pair for key, pair in known.items() if not in_place(key)}
+    if edited:
+        keys = ", ".join(f"{key} is {_word(new)}, and was {_word(old)}" for key, (old, new) in edited.items())
+        raise UserError(
+            f"{directory / 'config.yaml'}: has changed since the rounds so far were run: {keys}; put that back (to go "
+            f"on with another value, fork the run then: fedsim resume {directory} KEY=VALUE)"
+        )
+
+
+def _holds(record: Mapping[str, Any], key: str) -> bool:
+    """Whether a record has this dotted key; one of an earlier version lacks those that came later."""
+    node: Any = record
+    for name in key.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return False
+        node = node[name]
+    return True
+
+
+def _word(value: object) -> str:
+    return show(value["_target_"].rpartition(".")[2] if isinstance(value, Mapping) else value)
 
 
 def check_facts(facts: Mapping[str, Any], simulation: Simulation) -> None:
@@ -77,6 +113,8 @@ def check_fit(state: State, simulation: Simulation, recorded: Experiment) -> Non
         if part.group in after:
             key, new = after[part.group]
             misfits[key] = not _can_continue(part, before[part.group][1], new, state, fresh)
+        elif part.group in fresh.drawers:  # that of no setting, such as the bytes sent so far
+            misfits[part.group] = not part.accepts(state.drawers.get(part.group, {}), fresh.drawers[part.group])
     if bad := [key for key, misfit in misfits.items() if misfit]:
         raise UserError(
             f"{', '.join(bad)}: what the run has learnt or remembers does not fit this; fedsim run starts a new run"

@@ -27,6 +27,10 @@ IN_PLACE = ("rounds", "stop", "console", "checkpoint", "tracker", "threads")
 """Keys that may change when a run is resumed: none of them affects completed rounds."""
 
 
+HALF = ".fork.json"
+"""The file that marks the directory of a fork until it is whole; it names the run that was forked."""
+
+
 class _Loader(yaml.SafeLoader):
     """Reads 1e-05 as a number, as the writer of the record meant it."""
 
@@ -73,7 +77,7 @@ def parse_record(text: bytes, path: Path) -> dict[str, Any]:
 
 def _instead_of_a_run(directory: Path) -> str:
     """Words for an error: what a folder without a ``config.yaml`` holds, and what to do about it."""
-    runs = sorted(path.parent for path in directory.glob("*/config.yaml"))
+    runs = sorted(path.parent for path in directory.glob("[!.]*/config.yaml"))  # not Hydra's own folder
     if (directory / "sweep.yaml").is_file():
         inside = f", and {runs[0]} is one run of it" if runs else ""
         command = (
@@ -82,7 +86,30 @@ def _instead_of_a_run(directory: Path) -> str:
         return f"a sweep, which goes on with: {command}{inside}"
     if runs:
         return f"runs in folders of their own, such as {runs[0]}; name one of them"
+    if (source := half_of(directory)) is not None:
+        return (
+            f"half a fork of {source}, as it was interrupted at its beginning; make it again: fedsim resume "
+            f"{shlex.quote(source)} ... hydra.run.dir={directory}"
+        )
     return "no run (there is no config.yaml)"
+
+
+def half_of(directory: Path) -> str | None:
+    """The run of which a directory holds half a fork, if it does: one without a ``config.yaml`` yet."""
+    if (directory / "config.yaml").exists():
+        return None
+    try:
+        content = json.loads((directory / HALF).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    source = content.get("fork_of") if isinstance(content, dict) else None
+    return source if isinstance(source, str) else None
+
+
+def plain_record(experiment: Experiment) -> dict[str, Any]:
+    """The record of an experiment as JSON gives it back."""
+    record: dict[str, Any] = json.loads(json.dumps(build.record_of(experiment), default=str))
+    return record
 
 
 @contextmanager

@@ -11,9 +11,8 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,16 +27,19 @@ from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, prepare
 from fedsim.parallel.processes import world
 from fedsim.recording.lock import locked
-from fedsim.recording.run_directory import refuse_used, write_atomically, write_json
+from fedsim.recording.run_directory import write_atomically, write_json
 from fedsim.recording.run_log import logging_to
 from fedsim.recording.settings import Console
 from fedsim.runs.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
 from fedsim.runs.digests import devices_hash
 from fedsim.runs.dry_run import refuse_impossible
-from fedsim.runs.fit import changes, check_facts, check_fit, check_rounds, warn
+from fedsim.runs.facts import versions
+from fedsim.runs.failures import guarded
+from fedsim.runs.fit import changes, check_facts, check_fit, check_record, check_rounds, warn
+from fedsim.runs.forks import finish_fork, free_directory, make_fork, refuse_target
 from fedsim.runs.history import marked_content, parse_rows, replay, timing_size
 from fedsim.runs.record import in_place, is_finished, read_record, read_status, started_elsewhere
-from fedsim.runs.run import TIMING_COLUMNS, Start, guarded, record_run, versions
+from fedsim.runs.run import TIMING_COLUMNS, Start, record_run
 from fedsim.runs.saved_model import first_state, prepared, recorded_preparation
 
 log = logging.getLogger(__name__)
@@ -106,8 +108,10 @@ def _resume_in_place(
         simulation = _prepared(directory, experiment)
     for partial in (*directory.glob(".*.partial"), *directory.glob("checkpoints/.*.partial")):
         partial.unlink(missing_ok=True)
-    start, unusable = _find_start(directory, simulation)
-    for path in unusable:
+    found = _find_start(directory, simulation)
+    start = found.start
+    finish_fork(directory)
+    for path in found.unusable:
         path.replace(path.with_name(f"{path.name}.unusable"))  # so that it is not counted as one to keep
     start.points.append(_point(start, changed))
     for name in ("summary.json", "clients.csv"):  # written at an end that no longer holds
@@ -129,7 +133,8 @@ def fork_run(
 ) -> str:
     """Continue the run in a directory with other settings, in a new directory; the old one stays as it is.
 
-    The new directory begins with a copy of the rows so far and of the checkpoint from which the run continues.
+    The new directory begins with the rows so far and the state of the checkpoint from which the run continues. The old
+    one is only read, and may belong to a run that still goes on.
 
     Args:
         directory: the old run's directory.
@@ -145,23 +150,22 @@ def fork_run(
     def fork() -> str:
         recorded = read_experiment(directory, allow_modules)
         changed = changes(recorded, experiment)
-        refuse_used(target, "hydra.run.dir")
+        refuse_target(target)
         experiment.tracker.check()
         check_rounds(recorded, experiment)
-        with ExitStack() as held:
-            with locked(directory):
-                with started_elsewhere(directory, experiment):
-                    simulation = _prepared(directory, experiment)
-                refuse_impossible(simulation)
-                start, _ = _find_start(directory, simulation, recorded, after_round)
-                if start.state.round == 0:
-                    raise UserError(f"{directory}: has no checkpoint to fork from; fedsim run starts a new run")
-                target.mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(target))
-                held.enter_context(logging_to(target))
-                start.points.append(_point(start, changed) | {"fork_of": str(directory.resolve())})
-                _copy(directory, target, start)
+        with started_elsewhere(directory, experiment):
+            simulation = _prepared(directory, experiment)
+        refuse_impossible(simulation)
+        found = _find_start(directory, simulation, recorded, after_round)
+        if found.start.state.round == 0:
+            raise UserError(f"{directory}: has no checkpoint to fork from; fedsim run starts a new run")
+        target.mkdir(parents=True, exist_ok=True)
+        with locked(target), logging_to(target):
+            refuse_target(target)  # again, as nobody else can write there now
+            start = make_fork(directory, target, simulation, *found[:3])
+            start.points.append(_point(start, changed) | {"fork_of": str(directory.resolve())})
             _write_record(target, start, experiment)
+            finish_fork(target)
             _say(experiment, f"a fork of {directory} after round {start.state.round}{_list(changed)}")
             return guarded(experiment, lambda: record_run(simulation, target, start))
 
@@ -172,25 +176,6 @@ def _prepared(directory: Path, experiment: Experiment) -> Simulation:
     """Prepare the data as the run did: labels and scales are those of its record, whatever the files hold by now."""
     fitted = recorded_preparation(directory)
     return prepared(experiment) if fitted is None else prepare(experiment, fitted)
-
-
-def _copy(directory: Path, target: Path, start: Start) -> None:
-    for name, size in (("metrics.csv", start.size), ("timing.csv", start.timing_size)):
-        if size is not None:
-            with (directory / name).open("rb") as file:
-                write_atomically(target / name, file.read(size))
-    path = checkpoint_path(target, start.state.round)
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, checkpoint_path(directory, start.state.round).read_bytes())
-
-
-def free_directory(directory: Path) -> Path:
-    """Return the default directory of a fork: ``RUN-fork-1`` next to the run, or the first free number after it."""
-    base = directory.resolve()
-    number = 1
-    while (target := base.with_name(f"{base.name}-fork-{number}")).exists():
-        number += 1
-    return target
 
 
 def read_experiment(directory: Path, allow_modules: Sequence[str] = ()) -> Experiment:
@@ -210,12 +195,21 @@ def read_experiment(directory: Path, allow_modules: Sequence[str] = ()) -> Exper
 # where to continue
 
 
+class Found(NamedTuple):
+    """Where to start, the rows of ``metrics.csv`` up to there, the checkpoint's facts, and files that are no good."""
+
+    start: Start
+    content: bytes
+    facts: Mapping[str, Any]
+    unusable: list[Path]
+
+
 def _find_start(
     directory: Path,
     simulation: Simulation,
     recorded: Experiment | None = None,
     after_round: int | None = None,
-) -> tuple[Start, list[Path]]:
+) -> Found:
     """Return where to start, and the unusable checkpoint files found on the way.
 
     The start is the last good checkpoint, round 0 without one, or the checkpoint of `after_round`.
@@ -223,9 +217,11 @@ def _find_start(
     Raises:
         UserError: if the settings do not fit the checkpoint, or `after_round` has none.
     """
-    points, unusable = _read_points(directory), []
-    rounds = checkpoint_rounds(directory)
-    for round_number in reversed(rounds) if after_round is None else [n for n in rounds if n == after_round]:
+    points, unusable = _read_points(directory), list[Path]()
+    seen = set[int]()
+    while waiting := [n for n in _rounds(directory, after_round) if n not in seen]:  # a run that goes on makes new ones
+        round_number = waiting[-1]
+        seen.add(round_number)
         path = checkpoint_path(directory, round_number)
         try:
             facts = read_run_facts(path)
@@ -234,11 +230,13 @@ def _find_start(
             if state.round != round_number:
                 raise UserError(f"{path}: is of round {state.round}")
         except UserError as error:
-            warn(f"{error}; it is not used")
-            unusable.append(path)
+            if path.exists():
+                warn(f"{error}; it is not used")
+                unusable.append(path)
             continue
         if round_number > simulation.experiment.rounds:
             raise UserError(f"rounds={simulation.experiment.rounds}: {directory} has done {round_number} already")
+        check_record(facts, recorded or simulation.experiment, directory)
         check_facts(facts, simulation)
         same_system = recorded is None or recorded.system == simulation.experiment.system
         if same_system and facts.get("devices") != devices_hash(simulation):
@@ -247,15 +245,19 @@ def _find_start(
                 "starts a new run"
             )
         check_fit(state, simulation, recorded or simulation.experiment)
-        return _start(directory, simulation, state, content, points), unusable
+        return Found(_start(directory, simulation, state, content, points), content, facts, unusable)
     if after_round is not None:
-        has = ", ".join(str(number) for number in rounds if number != after_round) or "none"
+        has = ", ".join(str(number) for number in checkpoint_rounds(directory) if number != after_round) or "none"
         raise UserError(f"--after-round {after_round}: {directory} has no good checkpoint of that round; it has {has}")
     if parents := [point["fork_of"] for point in points if "fork_of" in point]:
         raise UserError(f"{directory}: has no usable checkpoint, and is a fork of {parents[-1]}: fork that again")
     if recorded is None:
         warn(f"{directory}: there is no usable checkpoint; starting over from round 0")
-    return Start(first_state(simulation), size=0, timing_size=0, points=points), unusable
+    return Found(Start(first_state(simulation), size=0, timing_size=0, points=points), b"", {}, unusable)
+
+
+def _rounds(directory: Path, after_round: int | None) -> list[int]:
+    return [n for n in checkpoint_rounds(directory) if after_round in (None, n)]
 
 
 def _content(directory: Path, path: Path, facts: Mapping[str, Any]) -> bytes:

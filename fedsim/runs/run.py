@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import logging
-import platform
-import subprocess
 import time
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import fedsim
 from fedsim.core.results import Evaluation, Metrics, RoundResult
 from fedsim.core.state import State
-from fedsim.errors import Diverged, ProcessLost, UserError, print_error
+from fedsim.errors import Diverged, ProcessLost, RecordingFailed
 from fedsim.evaluation.to_beat import describe_scores, error_unit, rival
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation
@@ -39,10 +34,13 @@ from fedsim.recording.run_directory import (
 )
 from fedsim.recording.run_log import logging_to
 from fedsim.runs.checkpoints import encode_state, prune_checkpoints, save_checkpoint, write_checkpoint
-from fedsim.runs.console import Display, display, format_value
-from fedsim.runs.digests import data_hash, devices_hash
+from fedsim.runs.console import display, format_value
+from fedsim.runs.digests import data_hash
+from fedsim.runs.facts import git_hash, run_facts, versions
+from fedsim.runs.failures import complain, guarded, in_words
 from fedsim.runs.processes import in_step, lead
-from fedsim.runs.saved_model import first_state, model_facts, prepared
+from fedsim.runs.saved_model import first_state, prepared
+from fedsim.runs.screen import Screen
 from fedsim.runs.tracking import Follower
 
 log = logging.getLogger(__name__)
@@ -135,6 +133,7 @@ class Recorder:
             self._best = None
         self.save_best()
         self._metrics.sync()
+        self._metrics.check()
         save_checkpoint(self.directory, state, self._facts())
         self._saved = state.round
         prune_checkpoints(self.directory, self.scores, state.progress.mode == "min")
@@ -150,15 +149,16 @@ class Recorder:
             self._best = None
 
     def _facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {"metrics": self._metrics.mark(), "data_hash": self.data_hash, "versions": versions()}
-        facts |= {"model": model_facts(self.simulation), "devices": devices_hash(self.simulation)}
-        facts |= {"processes": world().size, "prepared": self.simulation.population.fitted.record()}
-        return facts | {"threads": torch.get_num_threads()}
+        return run_facts(self.simulation, self._metrics.mark(), self.data_hash)
 
     @cached_property
     def data_hash(self) -> str:
         """The digest of the data, from `fedsim.runs.digests.data_hash`."""
         return data_hash(self.simulation.population)
+
+    def check(self) -> None:
+        """Raise `RecordingFailed` if ``metrics.csv`` does not hold what was written to it."""
+        self._metrics.check(whole=True)
 
     def close(self) -> None:
         """Close the CSV files."""
@@ -215,51 +215,6 @@ def run_experiment(
     return guarded(None, held)
 
 
-def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
-    """Return the status that `run` returns; exceptions are reported and mapped to a status.
-
-    Args:
-        experiment: gives the number of threads to use meanwhile; None leaves that to `run`.
-        run: the function to call.
-
-    Raises:
-        KeyboardInterrupt: as `run` does.
-    """
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads((experiment and experiment.threads) or threads)
-        return run()
-    except UserError as error:
-        _complain(str(error))
-        return "refused"
-    except OSError as error:
-        where = error.filename or "the console"
-        _complain(f"{error.strerror or error}: {where}; what was recorded before is intact")
-        return "failed"
-    except ProcessLost as error:
-        if world().is_first_to_tell():
-            _complain(str(error))
-        return "failed"
-    except Exception as error:
-        if isinstance(error, MemoryError) or "allocate" in str(error):  # torch raises a RuntimeError on the CPU
-            text = f"not enough memory ({' '.join(str(error).split())})"
-            _complain(f"{text}; take a smaller model, client.batch_size or engine.memory_budget")
-        elif "without overflow" in str(error):  # torch says so of a number that no float of a tensor's type holds
-            _complain("a product of settings, such as of learning rates, is beyond the numbers of this dtype")
-            return "refused"
-        else:
-            log.exception("a bug in fedsim or in a component of yours")
-            traceback.print_exc()
-        return "failed"
-    finally:
-        torch.set_num_threads(threads)  # for the next job of a sweep
-
-
-def _complain(text: str) -> None:
-    log.error(text)
-    print_error(text)
-
-
 def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
     """Run from `start` to the end, in a directory that this process holds, and return the status.
 
@@ -278,7 +233,8 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
     progress = state.progress
     columns = [column.name for column in simulation.columns]
     shown = display(experiment.console.mode, columns, experiment.rounds, metric=progress.metric, better=progress.mode)
-    with shown as screen, after_the_round(screen.say) as asked:
+    with Screen(shown) as screen, after_the_round(screen.say) as asked:
+        screen.lost = asked.numbers.append
         try:
             for line in _introduction(simulation, directory):
                 screen.say(line)
@@ -286,6 +242,7 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
                 recorder.record(result, state)
                 follower.log(result.metrics)
                 screen.show(result.metrics, result.samples, result.seconds.get("train", 0.0))
+            recorder.check()
             if not simulation.is_over(state):
                 recorder.save(state)
                 screen.say(f"ended after round {state.round}; to go on: fedsim resume {directory}")
@@ -298,16 +255,13 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
             status = "interrupted"
             reason = error.reason if isinstance(error, Interrupted) else "stopped by the user"
             raise
-        except OSError as error:
-            reason = f"{error.strerror or error}: {error.filename or 'the console'}"
-            raise
+        except (OSError, RecordingFailed) as error:
+            reason = in_words(error, directory)
+            raise RecordingFailed(reason) from error
         except ProcessLost as error:
             reason = str(error)
             if world().is_first_to_tell():  # at once: torchrun will soon end this process too
-                _complain(f"{error}; to go on: fedsim resume {directory}")
-            raise
-        except SystemExit:  # from rich, when its output pipe is closed
-            reason = "its output was closed"
+                complain(f"{error}; to go on: fedsim resume {directory}")
             raise
         finally:
             recorder.close()
@@ -345,7 +299,7 @@ def _together(simulation: Simulation) -> str:
     return "" if simulation.world.size == 1 else f"{simulation.world.size} processes, "
 
 
-def _conclude(screen: Display, state: State, recorder: Recorder, status: str, reason: str, directory: Path) -> None:
+def _conclude(screen: Screen, state: State, recorder: Recorder, status: str, reason: str, directory: Path) -> None:
     progress = state.progress
     if progress.best is not None:
         final = recorder.final.get(progress.metric)
@@ -354,7 +308,7 @@ def _conclude(screen: Display, state: State, recorder: Recorder, status: str, re
             f"in round {progress.best_round}"
         )
     if status == "diverged":
-        _complain(f"diverged: {reason}")
+        complain(f"diverged: {reason}")
     else:
         screen.say(f"{status} after round {state.round} ({reason}); see {directory / 'metrics.csv'}")
 
@@ -393,23 +347,3 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
         "versions": versions(),
         "resumed": recorder.start.points,
     }
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Return the versions of fedsim, Python and the packages that results depend on."""
-    packages = ("torch", "numpy", "numba", "hydra-core", "aeon", "pandas")
-    ours = {"fedsim": fedsim.__version__, "python": platform.python_version()}
-    return ours | {package: importlib.metadata.version(package) for package in packages}
-
-
-def git_hash() -> str | None:
-    """Return the commit of fedsim's git checkout, or None if it was installed from a wheel."""
-    root = Path(fedsim.__file__).parents[1]
-    if not (root / ".git").exists():
-        return None
-    try:
-        found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None  # git is missing or hangs: leave the commit out of the record
-    return found.stdout.strip() if found.returncode == 0 else None

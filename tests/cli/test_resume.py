@@ -126,20 +126,45 @@ def _die_within(step):
 # Interrupted
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupted_after_the_round(process, fedsim, tiny, whole, number, code):
     running = process("run", *tiny, *LONG, "checkpoint.every=1000", "hydra.run.dir=run")
     wait_for_rows("run", running, 5)
     running.send_signal(number)
     _, err = running.communicate(timeout=60)
     assert running.returncode == code
-    assert err == ("error: interrupted\n" if number == signal.SIGINT else "error: interrupted by SIGTERM\n")
+    assert err == ("error: interrupted\n" if number == signal.SIGINT else f"error: interrupted by {number.name}\n")
     found = summary("run")
     assert found["status"] == "interrupted"
     assert Path(f"run/checkpoints/round_{found['rounds']:06d}.safetensors").exists()
     assert fedsim("resume", "run").code == 0
     assert metrics("run") == whole
     assert summary("run")["resumed"][0]["after_round"] == found["rounds"]
+
+
+def test_a_closed_pipe_ends_the_run_after_the_round(process, fedsim, tiny, whole):
+    """As with ``| head``: what was done is saved, and there is one line on stderr."""
+    running = process("run", *tiny, *LONG, "console=plain", "checkpoint.every=1000", "hydra.run.dir=run")
+    wait_for_rows("run", running, 3)
+    running.stdout.close()
+    running.stdout = open(os.devnull)  # noqa: SIM115  # for communicate
+    _, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (141, "error: interrupted, because the output was closed\n")
+    found = summary("run")
+    assert (found["status"], found["reason"]) == ("interrupted", "its output was closed")
+    assert Path(f"run/checkpoints/round_{found['rounds']:06d}.safetensors").exists()
+    assert fedsim("resume", "run").code == 0
+    assert metrics("run") == whole
+
+
+def test_nohup_is_left_alone(process, tiny):
+    running = process(
+        "run", *tiny, *LONG, "hydra.run.dir=run", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
+    wait_for_rows("run", running, 3)
+    running.send_signal(signal.SIGHUP)
+    running.communicate(timeout=60)
+    assert running.returncode == 0
 
 
 def interrupting(monkeypatch, at, times):
@@ -215,12 +240,16 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(fedsim, tiny):
 
 
 def test_a_directory_in_use(refused, process, fedsim, tiny):
-    running = process("run", *tiny, "rounds=1000000", "hydra.run.dir=run", "console=none")
+    running = process("run", *tiny, "rounds=1000000", "hydra.run.dir=run", "console=none", "checkpoint.every=1")
     wait_for_rows("run", running, 3)
     os.kill(running.pid, signal.SIGSTOP)
-    for more in ((), ("client.batch_size=2",), ("hydra.run.dir=other",)):
-        line = refused("resume", "run", *more)
-        assert line.startswith(f"run: in use by process {running.pid} on ")
+    assert refused("resume", "run").startswith(f"run: in use by process {running.pid} on ")
+    held = Path("run/.lock").read_bytes()
+    for more in (("client.batch_size=2",), ("hydra.run.dir=other",)):  # a fork only reads
+        answer = fedsim("resume", "run", *more, "rounds=9")
+        assert (answer.code, answer.err) == (0, ""), answer
+    assert metrics("run-fork-1").startswith(metrics("run")[:100])
+    assert Path("run/.lock").read_bytes() == held
     os.kill(running.pid, signal.SIGCONT)
     running.kill()
     running.communicate()

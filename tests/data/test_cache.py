@@ -2,13 +2,15 @@
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fedsim import caches
 from fedsim.data import cache
-from fedsim.data.cache import cache_directory, cached_arrays
+from fedsim.data.cache import cache_directories, cached_arrays
 
 ARRAYS = {"x": np.arange(12, dtype=np.float32).reshape(3, 4), "y": np.array([3, 1, 2])}
 
@@ -159,18 +161,59 @@ def test_directory_order(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_directory() == tmp_path / "own"
+    assert cache_directories()[0] == tmp_path / "own"
     monkeypatch.delenv("FEDSIM_CACHE_DIR")
-    assert cache_directory() == tmp_path / "xdg" / "fedsim"
+    assert cache_directories()[0] == tmp_path / "xdg" / "fedsim"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert cache_directory() == tmp_path / "home" / ".cache" / "fedsim"
+    assert cache_directories()[0] == tmp_path / "home" / ".cache" / "fedsim"
 
 
-def test_without_a_home_nothing_is_cached(monkeypatch):
-    def homeless() -> Path:
+@pytest.fixture
+def homeless(monkeypatch, tmp_path):
+    """No home directory, and a temporary folder of this test's; no folder of a test before it."""
+
+    def home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("FEDSIM_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", homeless)
-    check(cached_arrays("source", "1", ARRAYS, Maker()))
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    caches.temporary_folder.cache_clear()
+    yield tmp_path
+    caches.temporary_folder.cache_clear()
+
+
+def test_without_a_home_the_temporary_folder_serves(homeless, capsys):
+    make = Maker()
+    check(cached_arrays("source", "1", ARRAYS, make))
+    check(cached_arrays("source", "1", ARRAYS, make))
+    assert make.calls == 1
+    folder = homeless / f"fedsim-{os.getuid()}"
+    assert [file.suffix for file in (folder / "data").iterdir()] == [".npz"]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    err = capsys.readouterr().err
+    assert err.startswith(f"warning: there is no home directory: caches go to {folder} (FEDSIM_CACHE_DIR")
+    assert err.count("\n") == 1
+
+
+def test_without_any_folder_nothing_is_cached(homeless, capsys):
+    (homeless / f"fedsim-{os.getuid()}").symlink_to(homeless)  # somebody else's trap
+    make = Maker()
+    check(cached_arrays("source", "1", ARRAYS, make))
+    check(cached_arrays("source", "1", ARRAYS, make))
+    assert make.calls == 2
+    assert "nothing is cached" in capsys.readouterr().err
+
+
+def test_a_cache_that_is_only_readable_is_read(homeless, monkeypatch):
+    """As in an image that was made with the cache filled."""
+    monkeypatch.setattr(Path, "home", lambda: homeless / "home")
+    make = Maker()
+    check(cached_arrays("source", "1", ARRAYS, make))
+    monkeypatch.setattr(cache, "can_write", lambda folder: False)
+    check(cached_arrays("source", "1", ARRAYS, make))
+    assert make.calls == 1
+    check(cached_arrays("source", "2", ARRAYS, make))
+    check(cached_arrays("source", "2", ARRAYS, make))
+    assert make.calls == 2

@@ -147,7 +147,7 @@ def check(data):
 def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("FEDSIM_CACHE_DIR", raising=False)
-        patch.setattr("fedsim.data.cache.cache_directory", lambda: None)  # nothing comes twice
+        patch.setattr("fedsim.data.cache.cache_directories", list)  # nothing comes twice
         yield tmp_path_factory.mktemp("files")
 
 

@@ -157,7 +157,7 @@ def test_json(server):
 
 
 def test_without_a_home(server, monkeypatch):
-    monkeypatch.setattr(download, "cache_directory", lambda: None)
+    monkeypatch.setattr(download, "cache_directories", list)
     with pytest.raises(UserError, match=f"set FEDSIM_CACHE_DIR, or {BY_HAND}"):
         fetch(f"{server.url}/whole")
 

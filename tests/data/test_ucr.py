@@ -142,7 +142,7 @@ def zenodo(monkeypatch):
     def fetch(url, known_hash, folder, name, by_hand):
         text = files[url.split("/")[-2]]
         assert known_hash == f"md5:{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}"
-        target = ucr.cache_directory() / folder / name
+        target = ucr.cache_directories()[0] / folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
         return target

@@ -92,7 +92,7 @@ def test_files_that_are_no_checkpoints(state, tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("facts", ["null", "3", "[]", '{"format_version": 3}', "{", None])
+@pytest.mark.parametrize("facts", ["null", "3", "[]", '{"format_version": 4}', "{", None])
 def test_other_safetensors(tmp_path, facts):
     save_file({"row": torch.zeros(3)}, tmp_path / "x", metadata=None if facts is None else {"fedsim": facts})
     with pytest.raises(UserError, match="x: "):

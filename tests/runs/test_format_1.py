@@ -130,7 +130,7 @@ def test_it_comes_back_as_one_of_today(old, name):
     directory = old(name)
     before = load_checkpoint(checkpoint_path(directory, 2), CPU)
     save_checkpoint(directory, before)
-    assert written(directory)[0]["format_version"] == 2
+    assert written(directory)[0]["format_version"] == 3
     after = load_checkpoint(checkpoint_path(directory, 2), CPU)
     assert (after.round, after.progress) == (before.round, before.progress)
     assert same(after.row, before.row)

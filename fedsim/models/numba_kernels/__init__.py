@@ -12,6 +12,7 @@ functions from one thread of Python at a time: they share scratch memory.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
@@ -25,9 +26,12 @@ from numba.core.ccallback import CFunc
 from numba.core.registry import cpu_target
 from torch import Tensor
 
+from fedsim.caches import find_place_for_numba
 from fedsim.models.numba_kernels import gru, lstm, product, rnn, table, threads, walk_backward, walk_forward
 from fedsim.models.numba_kernels.pointers import VECTOR_BYTES, c_type
 from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
+
+_log = logging.getLogger(__name__)
 
 
 class _Cell(NamedTuple):
@@ -74,10 +78,12 @@ def compiled(cell: str, dtype: torch.dtype) -> bool:
     codegen = cpu_target.target_context.codegen()
     for function, signature in _functions(cell, dtype):
         disk = _disk_cache(function)
+        if disk is None:
+            return False
         try:
             if disk._index_key(signature, codegen) not in disk._cache_file._load_index():
                 return False
-        except (OSError, EOFError, AttributeError):  # unreadable, or another Numba inside
+        except Exception:  # unreadable, damaged, or another Numba inside
             return False
     return True
 
@@ -97,10 +103,33 @@ def _functions(cell: str, dtype: torch.dtype) -> list[tuple[Callable[..., None],
     ]
 
 
+class _Kept(FunctionCache):  # type: ignore[misc]  # Numba is not typed
+    """Numba's cache of a function on disk, of which no trouble with the disk ends a run: it compiles anew."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # whatever a damaged file makes of itself
+            _log.warning("cannot use the compiled kernels in %s (%s); compiling them again", self.cache_path, error)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:  # a full disk, or an index that is damaged
+            _log.warning("cannot keep compiled kernels in %s (%s)", self.cache_path, error)
+
+
 def _disk_cache(function: Callable[..., None]) -> Any:
-    """Numba's cache of a function, made to notice changes in all files of this package, not only in the function's."""
-    disk = FunctionCache(function)
-    files = (path.stat() for path in sorted(Path(__file__).parent.glob("*.py")))
+    """Numba's cache of a function, made to notice changes in all files of this package, not only in the function's.
+
+    None if there is no folder that can be written to.
+    """
+    here = Path(__file__).parent
+    if not find_place_for_numba(here):
+        return None
+    disk = _Kept(function)
+    files = (path.stat() for path in sorted(here.glob("*.py")))
     disk._cache_file._source_stamp = [(file.st_mtime, file.st_size) for file in files]
     return disk
 
@@ -110,7 +139,8 @@ def _compile(function: Callable[..., None], signature: Any) -> Any:
     """Compile, or load from disk."""
     options = {"nopython": True, "error_model": "numpy"}
     result = CFunc(function, (signature.args, signature.return_type), locals={}, options=options)
-    result._cache = _disk_cache(function)
+    if (disk := _disk_cache(function)) is not None:
+        result._cache = disk
     result.compile()
     return result
 
