@@ -449,6 +449,8 @@ def main() -> int:
     found: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
     failures, started = 0, time.monotonic()
     for number in range(given.cases) if given.only is None else [given.only]:
+        if number % 100 == 0 and given.only is None:
+            print(f"{number} cases, {failures} went wrong", file=sys.stderr)
         try:
             kind, ended = one_case(given.seed, number, kinds, given.only is not None)
             found[kind][ended] += 1

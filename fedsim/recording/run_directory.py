@@ -121,7 +121,7 @@ class CsvWriter:
         try:
             yield
         except OSError as error:
-            error.filename = str(self._path)
+            error.filename = error.filename or str(self._path)
             raise
 
     def write(self, row: Mapping[str, Cell]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -19,7 +19,7 @@ def logging_to(directory: Path) -> Iterator[None]:
         yield
         return
     level = root.level
-    handler = logging.FileHandler(file, encoding="utf-8", delay=True)
+    handler = _RunLog(file, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     root.addHandler(handler)
     root.setLevel(logging.INFO)
@@ -28,4 +28,15 @@ def logging_to(directory: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-        handler.close()
+        with suppress(OSError):  # a full disk, of which the run has told
+            handler.close()
+
+
+class _RunLog(logging.FileHandler):
+    """Leaves it to the run to say that its directory is gone or the disk full."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # the file is opened by the first message
+            self.handleError(record)

@@ -62,6 +62,12 @@ def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
         logging.raiseExceptions = tells
 
 
+def recording_failed(error: OSError | RecordingFailed, directory: Path) -> RecordingFailed:
+    """The same error in words, with what it means for the run in this directory."""
+    intact = isinstance(error, OSError) and directory.is_dir()
+    return RecordingFailed(in_words(error, directory) + ("; what was recorded before is intact" if intact else ""))
+
+
 def complain(text: str) -> None:
     """Print an error, and log it."""
     log.error(text)
@@ -79,6 +85,4 @@ def in_words(error: OSError | RecordingFailed, directory: Path | None = None) ->
         return f"{directory}: was deleted or moved during the run, which ends here"
     if isinstance(error, RecordingFailed):
         return str(error)
-    where = f": {error.filename}" if error.filename else ""
-    before = "" if directory is None else "; what was recorded before is intact"
-    return f"{error.strerror or error}{where}{before}"
+    return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")

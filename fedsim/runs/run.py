@@ -37,7 +37,7 @@ from fedsim.runs.checkpoints import encode_state, prune_checkpoints, save_checkp
 from fedsim.runs.console import display, format_value
 from fedsim.runs.digests import data_hash
 from fedsim.runs.facts import git_hash, run_facts, versions
-from fedsim.runs.failures import complain, guarded, in_words
+from fedsim.runs.failures import complain, guarded, in_words, recording_failed
 from fedsim.runs.processes import in_step, lead
 from fedsim.runs.saved_model import first_state, prepared
 from fedsim.runs.screen import Screen
@@ -257,7 +257,7 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
             raise
         except (OSError, RecordingFailed) as error:
             reason = in_words(error, directory)
-            raise RecordingFailed(reason) from error
+            raise recording_failed(error, directory) from error
         except ProcessLost as error:
             reason = str(error)
             if world().is_first_to_tell():  # at once: torchrun will soon end this process too

@@ -488,20 +488,21 @@ def test_a_full_disk_exits_with_1(fedsim, elsewhere, tiny, small_files):
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "code", "reason"),
     [
-        (SystemExit(1), "its output was closed"),  # what rich makes of a closed pipe
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: the console"),
+        (SystemExit(1), 141, "its output was closed"),  # what rich makes of a closed pipe
+        (OSError(errno.EIO, "Input/output error"), 129, "stopped by SIGHUP"),  # of a terminal that is gone
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device: the console"),
     ],
 )
-def test_an_output_that_cannot_be_written(fedsim, elsewhere, tiny, monkeypatch, error, reason):
+def test_an_output_that_cannot_be_written(fedsim, elsewhere, tiny, monkeypatch, error, code, reason):
     def fail(self, text):
         raise error
 
     monkeypatch.setattr(PlainDisplay, "say", fail)
-    assert fedsim("run", *tiny, "hydra.run.dir=run").code == 1
+    assert fedsim("run", *tiny, "hydra.run.dir=run").code == code
     found = summary(elsewhere / "run")
-    assert (found["status"], found["reason"]) == ("failed", reason)
+    assert (found["status"], found["reason"]) == ("failed" if code == 1 else "interrupted", reason)
 
 
 def test_a_disk_on_which_nothing_fits(fedsim, elsewhere, tiny, monkeypatch):
