@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedsim.compare.statistics import best_value, final_value, last_mean, paired_interval, round_reached, spread
+from fedsim.compare.statistics import best_value, holm, middle, paired_interval, round_reached, spread
 
 
 def test_the_interval_by_hand():
@@ -54,18 +54,13 @@ def test_the_spread_is_the_sample_standard_deviation():
 
 def test_a_run_in_numbers():
     values = pd.Series([0.1, 0.5, 0.9, 0.9, 0.7], index=[0, 2, 4, 6, 8])
-    assert final_value(values) == 0.7
     assert best_value(values, "max") == (0.9, 4)  # the first of equals
     assert best_value(values, "min") == (0.1, 0)
-    assert last_mean(values, 2) == pytest.approx(0.8)
-    assert math.isnan(last_mean(values, 5))  # four were trained
     assert round_reached(values, 0.5, "max") == 2
     assert round_reached(values, 0.05, "min") is None
 
 
 @pytest.mark.parametrize("values", [None, pd.Series([], dtype=float)])
 def test_nothing_measured(values):
-    assert math.isnan(final_value(values))
     assert math.isnan(best_value(values, "max")[0])
-    assert math.isnan(last_mean(values, 1))
     assert round_reached(values, 0.5, "max") is None
