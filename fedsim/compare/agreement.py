@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fedsim.compare.statistics import best_value
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -33,8 +35,14 @@ def disagreement(
                 return _differs(columns, name, at, value)
     if isinstance(best, dict) and isinstance(name := best.get("metric"), str):
         at, value = best.get("round"), best.get("value")
-        if isinstance(at, int) and value is not None and not _same(columns, name, at, value):
-            return _differs(columns, name, at, value)
+        if isinstance(at, int) and isinstance(value, (int, float)):
+            if not _same(columns, name, at, value):
+                return _differs(columns, name, at, value)
+            found, where = best_value(columns.get(name), str(best.get("mode")))
+            if not _same(columns, name, int(where), value):
+                return (
+                    f"metrics.csv has {found:g} for {name} in round {where:g}, better than summary.json's best, {value}"
+                )
     return None
 
 

@@ -75,6 +75,7 @@ def show(paths: Sequence[str], question: Question, files: Mapping[str, Path], pi
     if picture is not None:
         content = plot.draw(comparison, picture.file.suffix[1:].lower(), picture.x, picture.heatmap)
         write_file(picture.file, content)
+        comparison.warnings.extend(plot.cut_short(comparison.groups))
     for kind, text in texts.items():
         if kind not in piped:
             write_file(files[kind], text.encode())

@@ -14,7 +14,6 @@ from fedsim.compare.seeds import Summary
 from fedsim.compare.table import Comparison
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.table import Table
 
 EMPTY = "-"  # nothing was measured, or nothing that is a number
@@ -53,15 +52,14 @@ def columns(comparison: Comparison) -> list[Column]:
         if name in hidden:
             continue
         if name == "difference":
-            shown.append(Column(f"{comparison.sorted_by} vs baseline", _intervals(table), True))
+            shown.append(Column(f"{comparison.sorted_by} vs baseline", _intervals(comparison), True))
         elif name == "p":
             shown.append(Column("p (Holm)", [_probability(p) for p in table[name]], True))
         elif name == "rounds":
             shown.append(Column(name, [_rounds_of(group) for group in comparison.groups], True))
         elif name == "reached":
-            runs = [len(group.runs) for group in comparison.groups]
-            cells = [f"{found}/{n}" for found, n in zip(table[name], runs, strict=True)]
-            shown.append(Column(name, cells, True))
+            goals = [next(one for key, one in row.items() if " to " in key) for row in comparison.summaries]
+            shown.append(Column(name, [_reached(one) for one in goals], True))
         elif name.startswith("bytes to "):
             medians = [found[name].median for found in comparison.summaries if name in found]
             scale, unit = _unit([*table[name], *medians])
@@ -109,9 +107,11 @@ def _on_incomplete(comparison: Comparison) -> list[str]:
                 "leave out just these"
             )
         if not to_target and any(not math.isnan(one.mean) for one in found):
-            said.append("(k of n): mean over the k seeds that have a value")
-        if any(one.failed and not math.isnan(one.mean) for one in found):
-            said.append("failed seeds (diverged, or never at the target) are left out of means, which flatters")
+            said.append("mean (k of n): over the k seeds that have a value")
+    if any(one.failed and not math.isnan(one.mean) for row in comparison.summaries for one in row.values()):
+        said.append("means leave out the seeds that failed (diverged, or never reached the target), which flatters")
+    if any(row[comparison.sorted_by].failed for row in comparison.summaries):
+        said.append("groups with seeds that failed come after those without")
     return said
 
 
@@ -272,7 +272,8 @@ def _with_spread(mean: float, std: float, scale: float, decimals: int | None) ->
 
 def _incomplete(found: Summary, name: str, scale: float, decimals: int | None) -> str:
     """The cell of a group in which not every seed has a value."""
-    of = "" if found.total == 1 or " to " in name or name == "best round" else f" ({found.n} of {found.total})"
+    never = " to " in name and found.n + found.failed == found.total  # the column `reached` says how many
+    of = "" if found.total == 1 or never or name == "best round" else f" ({found.n} of {found.total})"
     if not math.isnan(found.mean):
         return _with_spread(found.mean, found.std, scale, decimals) + of
     median = "median " if found.n > 0 else ""
@@ -283,6 +284,12 @@ def _incomplete(found: Summary, name: str, scale: float, decimals: int | None) -
     if found.failed == found.total and " to " not in name:
         return DIVERGED + (f" ({found.total} of {found.total})" if found.total > 1 else "")
     return EMPTY + of
+
+
+def _reached(found: Summary) -> str:
+    """How many seeds reached the target; of a run that has not ended it is not known."""
+    unknown = found.total - found.n - found.failed
+    return f"{found.n}/{found.total}" + (f" ({unknown} unknown)" if unknown else "")
 
 
 def _probability(p: float) -> str:
@@ -297,9 +304,10 @@ def _rounds_of(group: Group) -> str:
     return str(done[0]) if len(set(done)) == 1 else f"{min(done)} to {max(done)}"
 
 
-def _intervals(table: pd.DataFrame) -> list[str]:
+def _intervals(comparison: Comparison) -> list[str]:
     """Differences to the baseline with their intervals; the baseline's own cell says so."""
-    texts = []
+    table, texts = comparison.table, []
+    low_is_better = comparison.mode == "min" or comparison.sorted_by.startswith("rounds to ")
     names = ["difference", "difference median", "low", "high", "pairs", "pairs wanted"]
     sizes = [abs(v) for name in names[:4] for v in table[name] if math.isfinite(v)]
     largest = max(sizes, default=0)
@@ -314,6 +322,8 @@ def _intervals(table: pd.DataFrame) -> list[str]:
             text = f"{difference:{digits}}{interval}"
         elif math.isfinite(median):
             text = f"median {median:{digits}}"
+        elif not math.isnan(median):
+            text = "worse" if (median > 0) == low_is_better else "better"
         texts.append(text if pairs == wanted else f"{text} ({pairs} of {wanted} seeds)")
     return texts
 

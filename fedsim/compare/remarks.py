@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from fedsim.compare.groups import FINISHED, Group
@@ -37,6 +38,9 @@ def notes(groups: Sequence[Group], results: Results, asked: Asked) -> list[str]:
     """Return sentences on what the numbers leave out, and on runs that differ in more than their settings."""
     runs = list(_each(groups, results))
     said = _lacking(groups, results)
+    seeds = {frozenset(group.by_seed) for group in groups if group.by_seed}
+    if len(seeds) > 1 and any(len(group.runs) > 1 for group in groups):
+        said.append("the groups do not all have the same seeds")
     ends = sorted({found["final"].round for _, found in runs if not found["final"].lack})
     if len(ends) > 1:
         said.append(
@@ -73,29 +77,35 @@ def of_differences(
 ) -> list[str]:
     """Return sentences on how differences to baselines were taken, and on those that could not be."""
     found = [one for one in differences if one is not None]
-    tests = sum(one.interval.p == one.interval.p for one in found)
+    tests = sum(not math.isnan(one.interval.p) for one in found)
     said = [
         f"difference: mean over seeds of {column} minus the baseline's with the same seed, with its {CONFIDENCE:.0%} "
-        "paired t interval" + (", each for itself" if tests > 1 else "")
+        "paired t interval" + (" (not corrected for the number of intervals)" if tests > 1 else "")
     ]
     if tests > 1:
         said.append(f"p (Holm): of the paired t tests, corrected for the {tests} in this table by Holm's method")
     if any(one.interval.n < one.wanted for one in found):
         given = "mean and interval are over the others" if asked.partial else "so there is no interval"
         said.append(f"(k of n seeds): in the others, the run or its baseline has no value; {given}")
-        if not asked.partial and any(one.interval.mean != one.interval.mean for one in found if one.wanted):
+        if not asked.partial and any(_counts_failures(one) for one in found):
             said.append(
-                "median difference: of all seeds, with one that failed counted as worse than any value; no mean, which "
-                "would leave out just these"
+                "median difference, or worse (better): of all seeds, where a run that failed counts as worse than any "
+                "value; a mean would leave out just these"
             )
-    why: dict[str, list[str]] = {}
+    why: dict[tuple[str, str], list[str]] = {}
     for group, baseline, one in zip(groups, baselines, differences, strict=True):
         if baseline is None:
-            why.setdefault("no baseline equals it in all other settings", []).append(group.label)
+            why.setdefault(("difference", "no baseline equals it in all other settings"), []).append(group.label)
         elif one is not None and one.interval.n < 2 and one.interval.n == one.wanted - _unpaired(group, baseline):
             word = "one seed" if one.interval.n else "no seed"
-            why.setdefault(f"{word} in common with the baseline {baseline.label}", []).append(group.label)
-    return said + [f"no interval for {_some(labels)}: {reason}" for reason, labels in why.items()]
+            reason = f"{word} in common with the baseline {baseline.label}"
+            why.setdefault(("interval", reason), []).append(group.label)
+    return said + [f"no {what} for {_some(labels)}: {reason}" for (what, reason), labels in why.items()]
+
+
+def _counts_failures(one: Difference) -> bool:
+    """Whether a median stands in for the mean."""
+    return math.isnan(one.interval.mean) and not math.isnan(one.median)
 
 
 def _unpaired(group: Group, baseline: Group) -> int:

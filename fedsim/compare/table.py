@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -135,7 +136,7 @@ def compare(runs: Sequence[Run], question: Question | None = None) -> Comparison
     if question.baseline:
         baselines = find_baselines(groups, question.baseline)
         differences = _differences(groups, baselines, results, question.order, asked)
-        corrected = holm([float("nan") if found is None else found.interval.p for found in differences])
+        corrected = holm([math.nan if found is None else found.interval.p for found in differences])
         for row, group, baseline, found, p in zip(rows, groups, baselines, differences, corrected, strict=True):
             row |= _difference_cells(found, p, group is baseline)
         notes += remarks.of_differences(groups, baselines, differences, key, asked)
@@ -214,7 +215,7 @@ def _cells(summaries: dict[str, Summary], asked: Asked, several: bool) -> dict[s
         found = summaries[column]
         if name == "target":
             row["reached"] = found.n
-        row[column] = None if found.mean != found.mean and name == "best round" else found.mean
+        row[column] = None if math.isnan(found.mean) and name == "best round" else found.mean
         if several and name != "best round":
             row |= {f"{column} std": found.std, f"{column} median": found.median, f"{column} n": found.n}
     return row
@@ -244,7 +245,7 @@ def _differences(
 
 def _difference_cells(found: Difference | None, p: float, is_baseline: bool) -> dict[str, Any]:
     if found is None:
-        empty = dict.fromkeys(_DIFFERENCE, float("nan")) | dict.fromkeys(_DIFFERENCE[5:])
+        empty = dict.fromkeys(_DIFFERENCE, math.nan) | dict.fromkeys(_DIFFERENCE[5:])
         return empty | ({"difference": 0.0} if is_baseline else {})
     one = found.interval
     values = (one.mean, found.median, one.low, one.high, p, one.n, found.wanted, found.better, found.worse)

@@ -81,7 +81,7 @@ def test_problems_are_warned_of_next_to_the_table(fedsim, sweep):
         ("--metric clients", "--metric clients: neither lower nor higher values are better; give the direction with"),
         ("--better low", "--better low: must be min (lower is better) or max (higher is better)"),
         ("--last x", "--last"),
-        ("--by best_", "--by best_: must be one of final, best, last, target (did you mean 'best'?)"),
+        ("--by best_", "--by best_: must be one of final, best, last, at, target (did you mean 'best'?)"),
         ("--csv missing/t.csv", "cannot write missing/t.csv"),
         ("nowhere", "nowhere: no such file or folder"),
     ],
