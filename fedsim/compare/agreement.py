@@ -40,9 +40,7 @@ def disagreement(
                 return _differs(columns, name, at, value)
             found, where = best_value(columns.get(name), str(best.get("mode")))
             if not _same(columns, name, int(where), value):
-                return (
-                    f"metrics.csv has {found:g} for {name} in round {where:g}, better than summary.json's best, {value}"
-                )
+                return f"metrics.csv has {found:g} for {name} in round {where:g}, better than summary.json's best, {value:g}"
     return None
 
 
