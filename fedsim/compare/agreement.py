@@ -40,7 +40,8 @@ def disagreement(
                 return _differs(columns, name, at, value)
             found, where = best_value(columns.get(name), str(best.get("mode")))
             if not _same(columns, name, int(where), value):
-                return f"metrics.csv has {found:g} for {name} in round {where:g}, better than summary.json's best, {value:g}"
+                words = f"metrics.csv has {found:g} for {name} in round {where:g}"
+                return f"{words}, better than summary.json's best, {value:g}"
     return None
 
 
