@@ -136,8 +136,9 @@ def _lacking(groups: Sequence[Group], results: Results) -> list[str]:
             if len(group.runs) > 1:
                 words.append(f"seed{'s' if len(there) > 1 else ''} {' '.join(there)}")
             said.append(f"{', '.join(words)}: {lack}" if words else lack)
-    more = [f"{len(said) - _MOST} more groups have missing values (columns n)"] if len(said) > _MOST else []
-    return said[:_MOST] + more
+    if len(said) > _MOST:
+        said[_MOST:] = [f"and {len(said) - _MOST} more like these (see the columns n of --csv)"]
+    return said
 
 
 def _evaluated_differently(runs: Sequence[Run], metric: str) -> bool:

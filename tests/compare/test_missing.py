@@ -119,6 +119,14 @@ def test_single_runs_that_diverged(runs, ask):
     assert "model.hidden_size=64: diverged after round 1" in found.notes
 
 
+def test_many_reasons_are_cut_short(runs, ask):
+    for size in range(1, 16):
+        runs(size, [[0.1, 0.5]], [DIVERGED])
+    said = [note for note in ask(baseline=()).notes if "diverged after" in note or "more like these" in note]
+    assert len(said) == 13
+    assert said[-1] == "and 3 more like these (see the columns n of --csv)"
+
+
 # Targets that were not reached
 
 
