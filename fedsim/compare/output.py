@@ -103,8 +103,8 @@ def _on_incomplete(comparison: Comparison) -> list[str]:
             )
         elif without:
             said.append(
-                "median (k of n): of all seeds, with those that diverged counted as worse than any value; a mean would "
-                "leave out just these"
+                "median (k of n): of all seeds, with those that diverged counted as worse than any value (- if that is "
+                "the median); a mean would leave out just these"
             )
         if not to_target and any(not math.isnan(one.mean) for one in found):
             said.append("mean (k of n): over the k seeds that have a value")
