@@ -16,15 +16,18 @@ class Column(NamedTuple):
         name: as in the header.
         better: ``min`` where lower values are better, ``max`` where higher ones are, empty where neither is.
         evaluated: whether evaluations fill the column in, rather than every round.
+        cumulative: whether it counts from the beginning of the run and only grows. Then its last value is what counts:
+            the least of all rounds is that of round 0.
     """
 
     name: str
     better: str
     evaluated: bool = False
+    cumulative: bool = False
 
 
-def _columns(better: str, names: str, evaluated: bool = False) -> tuple[Column, ...]:
-    return tuple(Column(name, better, evaluated) for name in names.split())
+def _columns(better: str, names: str, evaluated: bool = False, cumulative: bool = False) -> tuple[Column, ...]:
+    return tuple(Column(name, better, evaluated, cumulative) for name in names.split())
 
 
 _SCORES = (
@@ -35,8 +38,9 @@ _SCORES = (
 )
 _ALL = (
     *_columns("", "round clients malicious rejected clip_norm"),
-    *_columns("min", "train_loss validation_loss delta_norm client_drift bytes_down bytes_up"),
-    *_columns("min", "epsilon delta clipped_values aborted dropped virtual_seconds staleness staleness_max"),
+    *_columns("min", "train_loss validation_loss delta_norm client_drift"),
+    *_columns("min", "bytes_down bytes_up epsilon virtual_seconds", cumulative=True),
+    *_columns("min", "delta clipped_values aborted dropped staleness staleness_max"),
     *_columns("min", "inversion_correlation tokens_auc"),
     *_columns("max", "inversion_error"),
     *_columns("min", "attack_success membership_auc membership_tpr", evaluated=True),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedsim import __version__
-from fedsim.cli import completion
+from fedsim.cli import comparing, completion
 from fedsim.cli.exit_codes import EXIT_FAILED, EXIT_USER, exit_code, exit_codes
 from fedsim.cli.options import AllowModule, Checkpoint, ConfigDir, SavedRun
 from fedsim.errors import UserError
@@ -192,74 +192,7 @@ def list_(
         listing.show(group, config_dir)
 
 
-@app.command(
-    epilog="[b]Examples[/b]\n\n"
-    "fedsim compare outputs/2026-01-31/12-00-00-123456 outputs/multirun\n\n"
-    "fedsim compare outputs/multirun --target test_accuracy=0.9 --baseline aggregator=fedavg --last 5\n\n"
-    "fedsim compare 'outputs/multirun/*/*' --csv table.csv --latex - \n\n"
-    "fedsim compare outputs/multirun --plot curves.pdf --x bytes_up"
-)
-def compare(
-    runs: Annotated[list[str], typer.Argument(help="Run directories, sweeps, globs or metrics.csv files.")],
-    metric: Annotated[
-        str | None, typer.Option(help="Column to compare; default: the metric that judges the runs.")
-    ] = None,
-    better: Annotated[
-        str | None,
-        typer.Option(
-            metavar="min|max", help="Whether low or high values of it are better; by default as the runs say."
-        ),
-    ] = None,
-    last: Annotated[
-        int | None, typer.Option("--last", metavar="K", help="Also show the mean of the last K evaluated rounds.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(metavar="METRIC=VALUE", help="Also show the rounds and bytes it took to get there.")
-    ] = None,
-    baseline: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE|RUN",
-            help="Show paired differences from these runs over common seeds (KEY=VALUE is repeatable).",
-        ),
-    ] = None,
-    keys: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY,KEY...", help="Settings to show and to match baselines by; default: all that differ."
-        ),
-    ] = None,
-    by: Annotated[
-        str | None, typer.Option(metavar="final|best|last|target", help="The value to sort by and take differences of.")
-    ] = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every number to a CSV; - is stdout.")] = None,
-    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table in Markdown.")] = None,
-    latex: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table for LaTeX (booktabs).")] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw learning curves: .png, .svg or .pdf (needs matplotlib)."),
-    ] = None,
-    x: Annotated[
-        str | None,
-        typer.Option("--x", metavar="round|bytes_up|bytes_down|virtual_seconds", help="The x axis of the curves."),
-    ] = None,
-    heatmap: Annotated[
-        bool | None,
-        typer.Option(
-            "--heatmap/--curves", help="Draw a heat map or curves; default: a heat map if exactly two numbers differ."
-        ),
-    ] = None,
-) -> None:
-    """Compare runs, grouping those that differ only in their seed: the settings that differ, and the results."""
-    with exit_codes():
-        from fedsim.compare import command
-        from fedsim.compare.table import Question
-
-        files = {"csv": csv, "markdown": markdown, "latex": latex}
-        picture = command.picture(plot, x, heatmap)
-        shown = None if keys is None else tuple(keys.split(","))
-        question = Question(metric, last, target, tuple(baseline or ()), by, shown, better)
-        command.show(runs, question, {kind: file for kind, file in files.items() if file is not None}, picture)
+app.command(epilog=comparing.EXAMPLES)(comparing.compare)
 
 
 @app.command(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.compare import output, plot
-from fedsim.compare.reading import load_runs
+from fedsim.compare.reading import Lost, load_runs
 from fedsim.compare.table import Question, compare
 from fedsim.errors import UserError, did_you_mean
 from fedsim.files import write_file
@@ -69,10 +69,13 @@ def show(paths: Sequence[str], question: Question, files: Mapping[str, Path], pi
         raise UserError(f"--{piped[1]} -: standard output is already used by --{piped[0]}")
     runs, problems = load_runs(paths)
     comparison = compare(runs, question)
+    if lost := sum(isinstance(text, Lost) for text in problems):
+        comparison.notes.append(f"not in this table: {lost} run{'s' if lost > 1 else ''} that could not be read")
     texts = {kind: getattr(output, kind)(comparison) for kind in files}
     if picture is not None:
         content = plot.draw(comparison, picture.file.suffix[1:].lower(), picture.x, picture.heatmap)
         write_file(picture.file, content)
+        comparison.warnings.extend(plot.cut_short(comparison.groups))
     for kind, text in texts.items():
         if kind not in piped:
             write_file(files[kind], text.encode())

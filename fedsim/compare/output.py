@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from fedsim.compare.groups import FINISHED
+from fedsim.compare.groups import FINISHED, Group
+from fedsim.compare.measures import DIVERGED
+from fedsim.compare.seeds import Summary
 from fedsim.compare.table import Comparison
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.table import Table
 
 EMPTY = "-"  # nothing was measured, or nothing that is a number
@@ -30,7 +32,10 @@ class Column:
 def columns(comparison: Comparison) -> list[Column]:
     """The columns to show: means with their spreads, intervals in one cell, and none that would be redundant."""
     table = comparison.table
-    hidden = {"seeds", "low", "high", "pairs"} | {name for name in map(str, table) if name.endswith(" std")}
+    hidden = {"seeds", "difference median", "low", "high", "pairs", "pairs wanted", "better", "worse"}
+    hidden |= {f"{name} {extra}" for name in comparison.summaries[0] for extra in ("std", "median", "n")}
+    if "p" in table and table["p"].notna().sum() < 2:
+        hidden.add("p")  # its interval says it
     hidden |= {
         name for name in map(str, table) if name.startswith(("bytes_down to", "bytes_up to"))
     }  # their sum is shown
@@ -40,47 +45,81 @@ def columns(comparison: Comparison) -> list[Column]:
             hidden -= {"best round"}
         elif all(run.config is not None for group in comparison.groups for run in group.runs):
             hidden.add("run")  # the settings identify it
-    if _uniform(table) is not None:
+    if _uniform(comparison) is not None:
         hidden |= {"status", "rounds"}
     shown = []
     for name in table.columns:
         if name in hidden:
             continue
         if name == "difference":
-            shown.append(Column(f"{comparison.sorted_by} vs baseline", _intervals(table), True))
+            shown.append(Column(f"{comparison.sorted_by} vs baseline", _intervals(comparison), True))
+        elif name == "p":
+            shown.append(Column("p (Holm)", [_probability(p) for p in table[name]], True))
+        elif name == "rounds":
+            shown.append(Column(name, [_rounds_of(group) for group in comparison.groups], True))
         elif name == "reached":
-            runs = [len(group.runs) for group in comparison.groups]
-            cells = [f"{found}/{n}" for found, n in zip(table[name], runs, strict=True)]
-            shown.append(Column(name, cells, True))
+            goals = [next(one for key, one in row.items() if " to " in key) for row in comparison.summaries]
+            shown.append(Column(name, [_reached(one) for one in goals], True))
         elif name.startswith("bytes to "):
-            scale, unit = _unit(table[name])
-            shown.append(Column(f"{unit}{name.removeprefix('bytes')}", _numbers(table, name, scale, 2), True))
+            medians = [found[name].median for found in comparison.summaries if name in found]
+            scale, unit = _unit([*table[name], *medians])
+            shown.append(Column(f"{unit}{name.removeprefix('bytes')}", _numbers(comparison, name, scale, 2), True))
         elif name.startswith("rounds to "):
-            shown.append(Column(str(name), _numbers(table, name, places=1), True))
+            shown.append(Column(str(name), _numbers(comparison, name, places=1), True))
         else:
             numeric = all(_is_missing(cell) or isinstance(cell, (int, float)) for cell in table[name].astype(object))
-            shown.append(Column(str(name), _numbers(table, name), numeric))
+            shown.append(Column(str(name), _numbers(comparison, name), numeric))
     return shown
 
 
 def notes(comparison: Comparison) -> list[str]:
     """The sentences below a table."""
     table, said = comparison.table, [f"{comparison.metric}; sorted by: {comparison.sorted_by}"]
-    if (rounds := _uniform(table)) is not None:
+    if (rounds := _uniform(comparison)) is not None:
         said.append(f"all runs are done after {rounds} rounds")
     if "n" in table:
         said.append("mean ± sample standard deviation over n seeds")
-    if "reached" in table and (table["reached"] < [len(group.runs) for group in comparison.groups]).any():
-        said.append("rounds, bytes and time to the target: over the runs that reached it")
+        said += _on_incomplete(comparison)
     if any(str(name).startswith("bytes to") for name in table):
         said.append("bytes: received and sent by all clients")
     return said + comparison.notes
 
 
+def _on_incomplete(comparison: Comparison) -> list[str]:
+    """How to read cells of groups in which some seeds have no value."""
+    said = []
+    for to_target in (False, True):
+        found = [
+            one
+            for row in comparison.summaries
+            for name, one in row.items()
+            if one.n < one.total > 1 and (" to " in name) == to_target
+        ]
+        without = [one for one in found if one.failed and math.isnan(one.mean)]
+        if to_target and without:
+            said.append(
+                "rounds, bytes and time to the target: where not all seeds reached it, the median of all, never "
+                "counting as later than any; a mean would leave out just these"
+            )
+        elif without:
+            said.append(
+                "median (k of n): of all seeds, with those that diverged counted as worse than any value (- if that is "
+                "the median); a mean would leave out just these"
+            )
+        if not to_target and any(not math.isnan(one.mean) for one in found):
+            said.append("mean (k of n): over the k seeds that have a value")
+    if any(one.failed and not math.isnan(one.mean) for row in comparison.summaries for one in row.values()):
+        said.append("means leave out the seeds that failed (diverged, or never reached the target), which flatters")
+    if any(row[comparison.sorted_by].failed for row in comparison.summaries):
+        said.append("groups with seeds that failed come after those without")
+    return said
+
+
 def best_rows(comparison: Comparison) -> list[bool]:
-    """Which rows hold the best value of the column that the table is sorted by."""
+    """Which rows hold the best value of the column that the table is sorted by; none if that is of some seeds only."""
     values = comparison.table[comparison.sorted_by].astype(float)
-    return [len(values) > 1 and value == values.iloc[0] for value in values]
+    first = comparison.summaries[0][comparison.sorted_by]
+    return [len(values) > 1 and first.n == first.total and value == values.iloc[0] for value in values]
 
 
 def render(comparison: Comparison, width: int) -> list[Table]:
@@ -120,7 +159,7 @@ def render(comparison: Comparison, width: int) -> list[Table]:
 
 def _header(name: str, metric: str) -> str:
     """A column's name in narrow lines, without the metric, which the note below names."""
-    for word in ("final", "best", "last"):
+    for word in ("final", "best", "last", "at"):
         if name.startswith(f"{word} ") and name.endswith(f" {metric}"):
             return name.removesuffix(f" {metric}")
     if name.endswith(" vs baseline"):
@@ -196,11 +235,14 @@ def number(value: float, decimals: int | None = None) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.3g}"
 
 
-def _numbers(table: pd.DataFrame, name: str, scale: float = 1.0, places: int = 4) -> list[str]:
+def _numbers(comparison: Comparison, name: str, scale: float = 1.0, places: int = 4) -> list[str]:
     """A column's cells, with their spreads where there are any; measured fractions all have the same decimals."""
+    table, summaries = comparison.table, [found.get(name) for found in comparison.summaries]
     cells = list(table[name].astype(object))
     stds = list(table[f"{name} std"]) if f"{name} std" in table else [math.nan] * len(cells)
+    medians = [math.nan if found is None else found.median for found in summaries]
     values = [float(cell) / scale for cell in cells if not _is_missing(cell) and isinstance(cell, (int, float))]
+    values += [value / scale for value in medians if math.isfinite(value)]
     decimals = None
     if values and " " in name and not name.startswith("config "):  # a measure, not a setting
         fractional = any(not value.is_integer() for value in values) or any(std > 0 for std in stds)
@@ -210,49 +252,95 @@ def _numbers(table: pd.DataFrame, name: str, scale: float = 1.0, places: int = 4
         elif 1e-3 <= largest < 1e4 or largest == 0:
             decimals = places if largest < 10 else 1 if largest < 1000 else 0
     texts = []
-    for cell, std in zip(cells, stds, strict=True):
-        if _is_missing(cell):
+    for cell, std, found in zip(cells, stds, summaries, strict=True):
+        if found is not None and found.n < found.total:
+            texts.append(_incomplete(found, name, scale, decimals))
+        elif _is_missing(cell):
             texts.append(EMPTY)
         elif not isinstance(cell, (int, float)):
             texts.append(str(cell))
-        elif decimals is None and isinstance(cell, float) and " " not in name and name != "rounds":
+        elif decimals is None and isinstance(cell, float) and " " not in name:
             texts.append(f"{cell:g}")  # a setting
         else:
-            spread = "" if math.isnan(std) else f" ± {number(std / scale, decimals)}"
-            texts.append(number(cell / scale, decimals) + spread)
+            texts.append(_with_spread(cell, std, scale, decimals))
     return texts
 
 
-def _intervals(table: pd.DataFrame) -> list[str]:
+def _with_spread(mean: float, std: float, scale: float, decimals: int | None) -> str:
+    return number(mean / scale, decimals) + ("" if math.isnan(std) else f" ± {number(std / scale, decimals)}")
+
+
+def _incomplete(found: Summary, name: str, scale: float, decimals: int | None) -> str:
+    """The cell of a group in which not every seed has a value."""
+    never = " to " in name and found.n + found.failed == found.total  # the column `reached` says how many
+    of = "" if found.total == 1 or never or name == "best round" else f" ({found.n} of {found.total})"
+    if not math.isnan(found.mean):
+        return _with_spread(found.mean, found.std, scale, decimals) + of
+    median = "median " if found.n > 0 else ""
+    if math.isfinite(found.median):
+        return f"{median}{number(found.median / scale, decimals)}{of}"
+    if found.failed and math.isinf(found.median) and name.startswith("rounds to "):
+        return "never" if math.isinf(found.until) else f"{median}> {found.until:g}"
+    if found.failed == found.total and " to " not in name:
+        return DIVERGED + (f" ({found.total} of {found.total})" if found.total > 1 else "")
+    return EMPTY + of
+
+
+def _reached(found: Summary) -> str:
+    """How many seeds reached the target; of a run that has not ended it is not known."""
+    unknown = found.total - found.n - found.failed
+    return f"{found.n}/{found.total}" + (f" ({unknown} unknown)" if unknown else "")
+
+
+def _probability(p: float) -> str:
+    return EMPTY if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _rounds_of(group: Group) -> str:
+    """The rounds that a group's runs have done."""
+    done = [run.rounds for run in group.runs if run.rounds is not None]
+    if not done:
+        return EMPTY
+    return str(done[0]) if len(set(done)) == 1 else f"{min(done)} to {max(done)}"
+
+
+def _intervals(comparison: Comparison) -> list[str]:
     """Differences to the baseline with their intervals; the baseline's own cell says so."""
-    texts = []
-    largest = max(
-        (abs(v) for name in ("difference", "low", "high") for v in table[name] if not math.isnan(v)), default=0
-    )
+    table, texts = comparison.table, []
+    low_is_better = comparison.mode == "min" or comparison.sorted_by.startswith("rounds to ")
+    names = ["difference", "difference median", "low", "high", "pairs", "pairs wanted"]
+    sizes = [abs(v) for name in names[:4] for v in table[name] if math.isfinite(v)]
+    largest = max(sizes, default=0)
     digits = "+.4f" if largest < 10 else "+.1f" if largest < 1e4 else "+.3g"
-    for difference, low, high, pairs in table[["difference", "low", "high", "pairs"]].itertuples(index=False):
+    for difference, median, low, high, pairs, wanted in table[names].itertuples(index=False):
         if _is_missing(pairs):
             texts.append(EMPTY if math.isnan(difference) else "baseline")
-        elif math.isnan(difference):
-            texts.append(EMPTY)
-        else:
+            continue
+        text = EMPTY
+        if not math.isnan(difference):
             interval = "" if math.isnan(low) else f" ({low:{digits}}, {high:{digits}})"
-            texts.append(f"{difference:{digits}}{interval}")
+            text = f"{difference:{digits}}{interval}"
+        elif math.isfinite(median):
+            text = f"median {median:{digits}}"
+        elif not math.isnan(median):
+            text = "worse" if (median > 0) == low_is_better else "better"
+        texts.append(text if pairs == wanted else f"{text} ({pairs} of {wanted} seeds)")
     return texts
 
 
-def _unit(values: pd.Series[float]) -> tuple[float, str]:
-    largest = max((value for value in values if not math.isnan(value)), default=0.0)
+def _unit(values: Iterable[float]) -> tuple[float, str]:
+    largest = max((value for value in values if math.isfinite(value)), default=0.0)
     return next(((scale, unit) for scale, unit in _UNITS if largest >= scale), (1, "B"))
 
 
-def _uniform(table: pd.DataFrame) -> int | None:
+def _uniform(comparison: Comparison) -> int | None:
     """The number of rounds, if every run is done after the same number."""
-    rounds = set(table["rounds"])
-    if len(table) < 2 or set(table["status"]) - set(FINISHED[:1]) or len(rounds) > 1:
+    runs = [run for group in comparison.groups for run in group.runs]
+    rounds = {run.rounds for run in runs}
+    if len(comparison.groups) < 2 or {run.status for run in runs} - set(FINISHED[:1]) or len(rounds) > 1:
         return None
     (only,) = rounds
-    return None if _is_missing(only) or only != int(only) else int(only)
+    return only
 
 
 def _is_missing(cell: object) -> bool:

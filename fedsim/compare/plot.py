@@ -6,7 +6,7 @@ import importlib.util
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +115,19 @@ def curve(group: Group, metric: str, x: str) -> Curve | None:
     else:
         places = np.mean([np.asarray(where.loc[shared], float) for _, where in found if where is not None], axis=0)
     return Curve(places, y.mean(0), y.std(0, ddof=1) if len(y) > 1 else None)
+
+
+def cut_short(groups: Sequence[Group]) -> list[str]:
+    """Return a sentence for every group whose curve ends before some of its runs do, with the round."""
+    said = []
+    for group in groups:
+        ends = [run.rounds or 0 for run in group.runs]
+        if min(ends) < max(ends):
+            said.append(
+                f"--plot: the curve of {group.label} ends with round {min(ends)}, the last that all its seeds have "
+                f"(of {max(ends)})"
+            )
+    return said
 
 
 def curves(figure: Figure, comparison: Comparison, keys: Sequence[str], x: str) -> None:
@@ -249,13 +262,17 @@ def heat_map(figure: Figure, comparison: Comparison, keys: Sequence[str]) -> Non
     if all(isinstance(value, (int, float)) for value in rows):
         rows.reverse()  # numbers grow upwards, words are read downwards
     values = np.full((len(rows), len(columns)), math.nan)
-    for group, value in zip(comparison.groups, comparison.table[comparison.sorted_by].astype(float), strict=True):
-        values[rows.index(group.keys[down]), columns.index(group.keys[across])] = value
+    marks: dict[tuple[int, int], str] = {}
+    for group, found in zip(comparison.groups, comparison.summaries, strict=True):
+        place, one = (rows.index(group.keys[down]), columns.index(group.keys[across])), found[comparison.sorted_by]
+        values[place] = one.mean
+        if one.n < one.total:
+            marks[place] = f"{one.failed} of {one.total}\nfailed" if one.failed else f"{one.n} of {one.total}"
     if not np.isfinite(values).any():
         raise UserError(f"--heatmap: nothing was measured of {comparison.sorted_by}")
     figure.set_size_inches(min(max(4.2, 1.9 + 0.62 * len(columns)), 10), min(max(2.4, 1.1 + 0.42 * len(rows)), 8))
     axes = figure.subplots()
-    _cells(axes, values)
+    _cells(axes, values, marks)
     axes.set_xticks(range(len(columns)), [_shown(value) for value in columns])
     axes.set_yticks(range(len(rows)), [_shown(value) for value in rows])
     if max(len(_shown(value)) for value in columns) > 8:
@@ -272,8 +289,14 @@ def heat_map(figure: Figure, comparison: Comparison, keys: Sequence[str]) -> Non
     bar.outline.set_linewidth(0.5)
 
 
-def _cells(axes: Axes, values: NDArray[np.float64]) -> None:
-    """A coloured cell per value with its number in a colour that can be read on it; missing ones are hatched."""
+def _cells(axes: Axes, values: NDArray[np.float64], marks: Mapping[tuple[int, int], str]) -> None:
+    """A coloured cell per value with its number in a colour that can be read on it; missing ones are hatched.
+
+    Args:
+        axes: where to draw.
+        values: ``[rows, columns]``.
+        marks: row and column to what is said of a cell for which some seeds have no value.
+    """
     from matplotlib.colors import Normalize
     from matplotlib.patches import Rectangle
 
@@ -286,7 +309,10 @@ def _cells(axes: Axes, values: NDArray[np.float64]) -> None:
             axes.add_patch(
                 Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="white", edgecolor="0.6", hatch="///", linewidth=0)
             )
+            if mark := marks.get((row, column)):
+                axes.text(column, row, mark, ha="center", va="center", size=size - 1, backgroundcolor="white")
             continue
         red, green, blue, _ = image.cmap(scale(value))
         dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
-        axes.text(column, row, number(value), ha="center", va="center", size=size, color="white" if dark else "black")
+        text = "\n".join([number(value), *filter(None, [marks.get((row, column))])])
+        axes.text(column, row, text, ha="center", va="center", size=size, color="white" if dark else "black")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from fedsim.compare.agreement import disagreement
 from fedsim.errors import UserError
 from fedsim.recording.moved import moved
 
@@ -29,12 +30,19 @@ T = TypeVar("T")
 METRICS, CONFIG, SUMMARY, CHOICES = "metrics.csv", "config.yaml", "summary.json", ".hydra/hydra.yaml"
 COMPOSED = ".hydra/config.yaml"
 INCOMPLETE = "incomplete"  # no summary: still running, or killed
+DAMAGED = "damaged"  # metrics.csv and summary.json disagree
 NO_STATUS = "-"  # a CSV without its run directory
 WAYS = ("min", "max", "")  # which values of a column are better: lower ones, higher ones, neither
 
 # Config keys that say nothing about the experiment.
 _BOOKKEEPING = ("format_version", "console", "checkpoint", "tracker")
 _TRACES = (CONFIG, SUMMARY, "run.log")  # a folder with one of these was a run's
+
+
+class Lost(str):
+    """A sentence about a run that could not be read, and so is missing from every table."""
+
+    __slots__ = ()
 
 
 class Target(str):
@@ -49,7 +57,8 @@ class Run:
 
     Attributes:
         path: the run directory, or a bare CSV.
-        status: summary.json's, ``incomplete`` without a summary, ``-`` for a bare CSV.
+        status: summary.json's, ``incomplete`` without a summary, ``damaged`` if its metrics.csv is not the one that the
+            summary describes, ``-`` for a bare CSV.
         judge: the metric by which the run chose its best round, and ``min`` or ``max``; None if unknown.
         config: dotted key to value, a component's own key holding its class; None without a config.yaml.
         rounds: the last round in the CSV; None before the first.
@@ -59,6 +68,8 @@ class Run:
         typed: the groups and keys that the command line set.
         better: column to ``min`` or ``max``, the end that is better, or empty if neither is; only the columns that the
             run's summary.json declares.
+        cumulative: the columns that only grow, as far as the summary.json declares them.
+        fault: how metrics.csv and summary.json disagree; empty if they do not.
     """
 
     path: Path
@@ -70,6 +81,8 @@ class Run:
     choices: Mapping[str, str] | None = None
     typed: frozenset[str] = field(default=frozenset())
     better: Mapping[str, str] = field(default_factory=dict)
+    cumulative: frozenset[str] = field(default=frozenset())
+    fault: str = ""
 
     @property
     def seed(self) -> object:
@@ -82,7 +95,7 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
 
     Returns:
         The runs, in the order of `paths`, each once, and in natural order (job 10 after job 9) below each path; and a
-        sentence for everything found there that could not be used.
+        sentence for everything found there that could not be used: a `Lost` one for a run.
 
     Raises:
         UserError: if a path does not exist, or no run can be read.
@@ -93,7 +106,7 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
         for run in _careful(partial(_find, path, problems), problems) or []:
             run = Path(os.path.abspath(run))
             once.setdefault(_csv(run).resolve(), run)
-    runs = [_careful(partial(_load, run), problems) for run in once.values()]
+    runs = [_careful(partial(_load, run), problems, Lost) for run in once.values()]
     if not any(runs):
         more = f" (and {len(problems) - 1} more like it; no run can be read)" if len(problems) > 1 else ""
         raise UserError(problems[0] + more if problems else "no runs to compare")
@@ -104,16 +117,16 @@ class _Missing(UserError):
     """A path that does not exist: a mistake in the request, not in the files."""
 
 
-def _careful(read: Callable[[], T], problems: list[str]) -> T | None:
+def _careful(read: Callable[[], T], problems: list[str], say: Callable[[str], str] = str) -> T | None:
     """The result of `read`; None and an entry in `problems` if that fails."""
     try:
         return read()
     except _Missing:
         raise
     except UserError as error:
-        problems.append(str(error))
+        problems.append(say(str(error)))
     except OSError as error:
-        problems.append(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        problems.append(say(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
     return None
 
 
@@ -157,7 +170,7 @@ def _below(folder: Path, problems: list[str]) -> list[Path]:
             continue
         folders[:] = [name for name in folders if name != ".hydra"]
         if any(name in files for name in _TRACES):
-            problems.append(f"{parent}: a run without {METRICS} (it ended before its first round)")
+            problems.append(Lost(f"{parent}: a run without {METRICS} (it ended before its first round)"))
     return sorted(runs, key=_natural)
 
 
@@ -186,21 +199,28 @@ def _unusable(file: Path, what: str, error: Exception) -> UserError:
 
 
 def _load(path: Path) -> Run:
-    rounds, columns = _read_metrics(_csv(path))
+    rows, columns = _read_metrics(_csv(path))
+    rounds = max(rows, default=None)
     if not path.is_dir():
         if rounds is None:
             raise UserError(f"{path}: this file has no rounds")
         return Run(path, NO_STATUS, None, None, rounds, columns)
     config = _read_config(path / CONFIG) if (path / CONFIG).exists() else None
-    status, judge, better = _read_summary(path / SUMMARY) if (path / SUMMARY).exists() else (INCOMPLETE, None, {})
+    summary = _read_summary(path / SUMMARY) if (path / SUMMARY).exists() else {"status": INCOMPLETE}
+    fault = disagreement(summary, rows, columns) or ""
+    status = DAMAGED if fault else summary["status"]
     choices, typed = _read_choices(path / CHOICES) if (path / CHOICES).exists() else (None, frozenset[str]())
     if choices is not None and config is not None and _is_of_another(path / COMPOSED, config):
         choices, typed = None, frozenset()
-    return Run(path, status, judge, config, rounds, columns, choices, typed, better)
+    declared, growing = summary.get("columns"), summary.get("cumulative")
+    better = {name: way for name, way in declared.items() if way in WAYS} if isinstance(declared, dict) else {}
+    cumulative = frozenset(map(str, growing)) if isinstance(growing, list) else frozenset[str]()
+    judge = _judge(summary.get("best"), path / SUMMARY)
+    return Run(path, status, judge, config, rounds, columns, choices, typed, better, cumulative, fault)
 
 
-def _read_metrics(path: Path) -> tuple[int | None, dict[str, pd.Series[float]]]:
-    """The last round and the measured values of every other column."""
+def _read_metrics(path: Path) -> tuple[list[int], dict[str, pd.Series[float]]]:
+    """The rounds, row by row, and the measured values of every other column."""
     import pandas as pd
 
     try:
@@ -223,7 +243,7 @@ def _read_metrics(path: Path) -> tuple[int | None, dict[str, pd.Series[float]]]:
             columns[name] = pd.Series(list(measured.values()), index=list(measured), dtype=float)
     except ValueError as error:
         raise _unusable(path, f"column {name!r} holds something other than numbers", error) from error
-    return max(rounds, default=None), columns
+    return rounds, columns
 
 
 def _read_yaml(path: Path) -> Any:
@@ -299,19 +319,20 @@ def _word(value: object) -> object:
         return "".join(text.split()).replace(".0,", ",").replace(".0]", "]")
 
 
-def _read_summary(path: Path) -> tuple[str, tuple[str, str] | None, dict[str, str]]:
-    """The status, what judged the run, and which way is better in the columns that it declares."""
+def _read_summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise _unusable(path, "malformed JSON", error) from error
     if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
         raise UserError(f"{path}: not the summary of a run (it has no 'status')")
-    declared = summary.get("columns")
-    better = {name: way for name, way in declared.items() if way in WAYS} if isinstance(declared, dict) else {}
-    best = summary.get("best") or {"metric": None}  # nothing was evaluated
-    if isinstance(best, dict) and best.get("metric", "") is None:
-        return summary["status"], None, better
+    return summary
+
+
+def _judge(best: object, path: Path) -> tuple[str, str] | None:
+    """The metric that judged the run, and which way is better; None if nothing was evaluated."""
+    if not best or (isinstance(best, dict) and best.get("metric", "") is None):
+        return None
     if not isinstance(best, dict) or not isinstance(best.get("metric"), str) or best.get("mode") not in ("min", "max"):
         raise UserError(f"{path}: 'best' needs a 'metric' and a 'mode' that is 'min' or 'max'")
-    return summary["status"], (best["metric"], best["mode"]), better
+    return best["metric"], best["mode"]

@@ -328,6 +328,7 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
             "round": progress.best_round,
         },
         "columns": {column.name: column.better for column in simulation.columns},
+        "cumulative": [column.name for column in simulation.columns if column.cumulative],
         **{name: value for part in simulation.parts for name, value in part.summary(state).items()},
         "seconds": time.perf_counter() - recorder.started,
         "parameters": simulation.task.arch.layout.num_parameters,

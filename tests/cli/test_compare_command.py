@@ -1,6 +1,7 @@
 """``fedsim compare`` from the command line: tables, files and pictures of a sweep."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -60,6 +61,39 @@ def test_problems_are_warned_of_next_to_the_table(fedsim, sweep):
     lines = answer.err.splitlines()
     assert all(line.startswith("warning: ") for line in lines)
     assert [line.split(":")[1].strip()[-7:] for line in lines] == ["sweep/3", "sweep/4"]
+    assert "not in this table: 1 run that could not be read" in answer.out
+    assert "aggregator=fedprox, seed 1: diverged after round" in answer.out
+
+
+def test_a_cut_file_is_warned_of(fedsim, sweep):
+    metrics = sweep / "4" / "metrics.csv"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))
+    answer = fedsim("compare", "sweep", "--baseline", "aggregator=fedavg", "--latex", "-")
+    assert answer.code == 0
+    (line,) = answer.err.splitlines()
+    assert "sweep/4: metrics.csv ends with round 0, but summary.json with round" in line
+    assert "% aggregator=fedprox, seed 1: damaged (metrics.csv ends with round 0" in answer.out
+    assert "(2 of 3 seeds)" in answer.out
+
+
+def test_what_a_real_run_records_agrees_with_its_metrics(fedsim, sweep):
+    summary = json.loads((sweep / "0" / "summary.json").read_text())
+    assert summary["cumulative"] == ["bytes_down", "bytes_up"]
+    last = pd.read_csv(sweep / "0" / "metrics.csv").iloc[-1]
+    answer = fedsim("compare", "sweep", "--metric", "bytes_up", "--csv", "table.csv")
+    assert (answer.code, answer.err) == (0, "")
+    table = pd.read_csv("table.csv").set_index("aggregator")
+    assert table.loc["fedavg", "final bytes_up"] == last["bytes_up"]  # the same for each seed
+    assert not any(name.startswith("best") for name in table)
+
+
+def test_runs_by_rounds(fedsim, sweep):
+    runs = [pd.read_csv(sweep / str(job) / "metrics.csv").set_index("round")["test_accuracy"] for job in range(3)]
+    answer = fedsim("compare", "sweep", "--at", 1, "--last-rounds", 1, "--partial", "--by", "at", "--csv", "table.csv")
+    assert (answer.code, answer.err) == (0, "")
+    fedavg = pd.read_csv("table.csv").set_index("aggregator").loc["fedavg"]
+    assert fedavg["at 1 test_accuracy"] == pytest.approx(sum(run[1] for run in runs) / 3)
+    assert fedavg["last 1 rounds test_accuracy"] == pytest.approx(sum(run.iloc[-1] for run in runs) / 3)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +115,11 @@ def test_problems_are_warned_of_next_to_the_table(fedsim, sweep):
         ("--metric clients", "--metric clients: neither lower nor higher values are better; give the direction with"),
         ("--better low", "--better low: must be min (lower is better) or max (higher is better)"),
         ("--last x", "--last"),
-        ("--by best_", "--by best_: must be one of final, best, last, target (did you mean 'best'?)"),
+        ("--at 400", "--at 400: no run has test_accuracy in this round; all have it in 0, 1"),
+        ("--last 1 --last-rounds 1", "--last-rounds: not together with --last"),
+        ("--target bytes_up=5", "--target bytes_up=5: bytes_up only grows, so every run begins below any target"),
+        ("--metric bytes_up --by best", "--by best: bytes_up only grows"),
+        ("--by best_", "--by best_: must be one of final, best, last, at, target (did you mean 'best'?)"),
         ("--csv missing/t.csv", "cannot write missing/t.csv"),
         ("nowhere", "nowhere: no such file or folder"),
     ],
@@ -102,7 +140,7 @@ def test_simulated_time_to_a_target(fedsim, elsewhere, tiny):
     assert (answer.code, answer.err) == (0, "")
     assert "virtual_seconds to" in " ".join(answer.out.split())
     table = pd.read_csv("t.csv").sort_values("system.over_selection")
-    (name,) = (column for column in table if column.startswith("virtual_seconds to") and "std" not in column)
+    (name,) = (name for name in table if re.fullmatch(r"virtual_seconds to test_loss<=[\d.]+", name))
     assert table[name].tolist() == pytest.approx([(reached[0] + reached[1]) / 2, (reached[2] + reached[3]) / 2])
     assert fedsim("compare", "sweep", "--plot", "time.svg", "--x", "virtual_seconds").code == 0
     assert (elsewhere / "time.svg").exists()

@@ -121,6 +121,26 @@ def test_a_hole_in_the_grid_is_hatched(compare_sizes, make_run, tmp_path, figure
     assert len(figure.axes[0].texts) == 3
 
 
+def test_the_heat_map_says_which_seeds_failed_or_are_missing(compare_sizes, make_run, tmp_path, figure):
+    compare_sizes(sizes=(8, 16), lrs=(0.1, 0.2), seeds=(0,))
+    for size, status in ((8, "diverged"), (16, "interrupted")):
+        config = {"seed": 1, "model.hidden_size": size, "aggregator.server_optimizer.lr": 0.1}
+        make_run(status, config, accuracy=[0.1, 0.2], summary={"status": status})
+    plot.heat_map(figure, compare(load_runs([tmp_path])[0]), ["model.hidden_size", "aggregator.server_optimizer.lr"])
+    said = [text.get_text() for text in figure.axes[0].texts]
+    assert said == ["0.2800", "0.3600", "1 of 2\nfailed", "0.2600\n1 of 2"]
+
+
+def test_curves_that_end_with_their_shortest_run_are_pointed_out(make_run, tmp_path):
+    make_run("a", {"seed": 0}, accuracy=[0.1, 0.2, 0.3])
+    make_run("b", {"seed": 1}, accuracy=[0.1, 0.4])
+    make_run("c", {"model.hidden_size": 8}, accuracy=[0.1, 0.4])
+    said = plot.cut_short(compare(load_runs([tmp_path])[0]).groups)
+    assert said == [
+        "--plot: the curve of model.hidden_size=64 ends with round 1, the last that all its seeds have (of 2)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("sizes", "lrs", "grid"), [((8, 16), (0.1, 0.2), True), ((8, 16), (0.1,), False), ((8,), (0.1,), False)]
 )

@@ -182,9 +182,19 @@ def test_one_run_each_with_different_seeds(make_run, tmp_path):
 def test_runs_that_did_not_finish_are_reported(make_run, tmp_path):
     make_run("a", accuracy=[0.1, 0.9], summary={"status": "diverged"})
     make_run("b", {"seed": 1}, accuracy=[0.1, 0.5])
+    make_run("c", {"seed": 2}, accuracy=[0.1, 0.7, 0.7], summary=None)
     found = comparison_of(tmp_path)
-    assert found.table["status"].tolist() == ["1 diverged, 1 done"]
-    assert found.warnings == [f"{tmp_path}/a: diverged, last round 1; its last measured value counts as final"]
+    assert found.table["status"].tolist() == ["1 diverged, 1 done, 1 incomplete"]
+    assert found.warnings == [
+        f"{tmp_path}/a: diverged after round 1",
+        f"{tmp_path}/c: incomplete after round 2; its last value does not count as final (--partial counts it; "
+        "--at ROUND compares in a round that all runs have)",
+    ]
+    assert found.notes[:2] == ["seed 0: diverged after round 1", "seed 2: incomplete after round 2"]
+    assert comparison_of(tmp_path, partial=True).warnings == [
+        f"{tmp_path}/a: diverged after round 1",
+        f"{tmp_path}/c: incomplete after round 2; its last value counts as final (--partial)",
+    ]
 
 
 def test_the_best_comes_first(make_run, tmp_path):
@@ -205,6 +215,12 @@ def test_rounds_and_bytes_to_a_target(make_run, tmp_path):
     table = table_of(tmp_path, target="test_accuracy=0.5", by="target")
     goal = "test_accuracy>=0.5"
     assert table["reached"].tolist() == [2]
+    # 1, 3 and never: no mean, and a median of 3; in bytes, at 110 a round, 110, 330 and never.
+    assert table[f"rounds to {goal}"].isna().all()
+    assert table[f"rounds to {goal} median"].tolist() == [3]
+    assert table[f"rounds to {goal} n"].tolist() == [2]
+    assert table[f"bytes to {goal} median"].tolist() == [330]
+    table = table_of(tmp_path, target="test_accuracy=0.5", by="target", partial=True)
     assert table[f"rounds to {goal}"].tolist() == [2.0]  # (1 + 3) / 2
     # Rounds 1 and 3 at 110 bytes a round, 100 of them down: 110 and 330; spread sqrt(2 * 110^2 / 1).
     assert table[f"bytes to {goal}"].tolist() == [220.0]
@@ -228,7 +244,7 @@ def test_the_last_rounds(make_run, tmp_path):
     assert found.sorted_by == "last 2 test_accuracy"
     found = comparison_of(tmp_path, last=4)  # round 0 was not trained
     assert found.table["last 4 test_accuracy"].isna().all()
-    assert found.warnings == [f"{tmp_path}/a: has fewer than 4 evaluated rounds (--last)"]
+    assert found.warnings == [f"{tmp_path}/a: fewer than 4 evaluated rounds (--last)"]
 
 
 # Against a baseline
@@ -241,7 +257,7 @@ def test_a_baseline_equals_its_group_in_the_settings_asked_for(make_run, tmp_pat
         make_run(f"a{rounds}", {"rounds": rounds, lr: 0.1, "model.hidden_size": 8}, accuracy=(0.1, 0.2))
         make_run(f"b{rounds}", {"rounds": rounds, lr: 0.2}, accuracy=(0.1, 0.1 * rounds))
     question = {"baseline": ("model.hidden_size=8",)}
-    assert len(comparison_of(tmp_path, **question).warnings) >= 2  # no baseline equals them in all other settings
+    assert any("no baseline equals it" in note for note in comparison_of(tmp_path, **question).notes)
     found = comparison_of(tmp_path, keys=("rounds", "model.hidden_size"), **question).table
     assert dict(zip(found["run"], found["difference"], strict=True)) == pytest.approx(
         {"b5": 0.5 - 0.2, "b4": 0.4 - 0.2, "a4": 0, "a5": 0}
@@ -293,19 +309,21 @@ def test_seeds_that_the_baseline_has_not_are_left_out(make_run, tmp_path):
     (tmp_path / "bare.csv").write_text("round,test_accuracy\n0,0.3\n")
     found = comparison_of(tmp_path, tmp_path / "bare.csv", baseline=("base0",))
     assert found.table["pairs"].tolist()[0] == 1
+    assert found.table["pairs wanted"].tolist()[0] == 3
     assert found.table["low"].isna().all()
-    assert found.warnings == [
+    assert found.notes[-2:] == [
         "no interval for model=null: one seed in common with the baseline model=GRU",
         "no interval for bare.csv: no seed in common with the baseline model=GRU",
     ]
+    assert "the groups do not all have the same seeds" in found.notes
 
 
 def test_what_has_no_interval_is_reported_in_one_sentence(make_run, tmp_path):
     for rounds in range(4, 10):
         make_run(str(rounds), {"rounds": rounds, "seed": rounds})
-    (warning,) = comparison_of(tmp_path, baseline=("rounds=9",)).warnings
+    note = comparison_of(tmp_path, baseline=("rounds=9",)).notes[-1]
     message = "no interval for rounds=4, rounds=5, rounds=6 and 2 more: no seed in common with the baseline rounds=9"
-    assert warning == message
+    assert note == message
 
 
 def test_a_name_that_several_runs_have(make_run, tmp_path):
@@ -320,7 +338,8 @@ def test_a_group_without_its_like_has_no_baseline(make_run, tmp_path):
     make_run("b", {"model.hidden_size": 8, "rounds": 5})
     make_run("c", {"model.hidden_size": 64, "rounds": 6})
     found = comparison_of(tmp_path, baseline=("model.hidden_size=8",))
-    assert found.warnings == ["rounds=6 model.hidden_size=64: no baseline equals it in all other settings"]
+    message = "no difference for rounds=6 model.hidden_size=64: no baseline equals it in all other settings"
+    assert message in found.notes
 
 
 @pytest.mark.parametrize(
@@ -347,7 +366,7 @@ REGRESSION = "round,clients,train_loss,test_loss,test_rmse\n0,0,,4.0,2.0\n1,4,2.
 
 def test_the_judge_of_the_summary_decides(make_run, judged, tmp_path):
     make_run("a", summary=judged("test_loss", "min"))
-    make_run("b", {"rounds": 9}, summary=None)  # no judge of its own: follows a
+    make_run("b", {"rounds": 9}, summary={"status": "done"})  # no judge of its own: follows a
     found = comparison_of(tmp_path)
     assert found.table.loc[0, ["final test_loss", "best test_loss", "best round"]].tolist() == [0.9, 0.9, 3]
     assert (found.mode, found.notes) == ("min", [])
@@ -374,7 +393,8 @@ def test_runs_that_disagree_are_compared_by_what_they_share(make_run, judged, tm
     assert found.table["best test_loss"].tolist() == [0.9, 1.0]
     assert found.notes == [
         "not all runs are judged by the same metric (test_accuracy, test_rmse): "
-        "compared by test_loss (min), the first column that all runs share"
+        "compared by test_loss (min), the first column that all runs share",
+        "final values are those of rounds 1 to 3, where the runs ended; --at ROUND compares them in the same round",
     ]
 
 
@@ -385,7 +405,7 @@ def test_runs_that_share_nothing(make_run, tmp_path):
         table_of(tmp_path)
 
 
-@pytest.mark.parametrize("metric", ["virtual_seconds", "bytes_up", "epsilon", "membership_auc", "staleness"])
+@pytest.mark.parametrize("metric", ["membership_auc", "staleness"])
 def test_costs_put_the_lowest_first(make_run, tmp_path, metric):
     for name, rounds, value in (("high", 1, 9.0), ("low", 2, 3.0), ("middle", 3, 5.0)):
         make_run(name, {"rounds": rounds}, metrics=f"round,test_accuracy,{metric}\n0,0.1,4\n1,0.2,{value}\n")
@@ -393,6 +413,27 @@ def test_costs_put_the_lowest_first(make_run, tmp_path, metric):
     assert found.mode == "min"
     assert found.table["run"].tolist() == ["low", "middle", "high"]
     assert found.table[f"best {metric}"].tolist() == [3, 4, 4]
+    assert found.notes == [f"best {metric}: that of 2 of 3 runs is from round 0, before training"]
+
+
+@pytest.mark.parametrize("metric", ["virtual_seconds", "bytes_up", "bytes_down", "epsilon", "spent"])
+def test_columns_that_only_grow_have_a_final_value_and_no_best(make_run, judged, tmp_path, metric):
+    summary = judged("test_accuracy", "max", {"spent": "min"}) | {"cumulative": ["spent"]}
+    for name, rounds, value in (("high", 1, 9.0), ("low", 2, 3.0), ("middle", 3, 5.0)):
+        text = f"round,test_accuracy,{metric}\n0,0.1,0\n1,0.2,{value}\n"
+        make_run(name, {"rounds": rounds}, metrics=text, summary=summary)
+    found = comparison_of(tmp_path, metric=metric)
+    assert found.table["run"].tolist() == ["low", "middle", "high"]
+    assert not any("best" in name for name in found.table)
+    assert found.notes == [f"{metric} only grows: its final value counts, and there is no best"]
+    for options in ({"by": "best"}, {"last": 1}, {"last_rounds": 1}):
+        with pytest.raises(UserError, match=f"--.*: {metric} only grows, so only its value at the end, or --at"):
+            comparison_of(tmp_path, metric=metric, **options)
+    with pytest.raises(UserError, match=f"--target {metric}=4: {metric} only grows, so every run begins below any"):
+        comparison_of(tmp_path, target=f"{metric}=4")
+    spent = table_of(tmp_path, metric=metric, better="max", target=f"{metric}=4")  # when a budget was used up
+    rounds = spent.set_index("run")[f"rounds to {metric}>=4"].to_dict()
+    assert rounds == pytest.approx({"high": 1, "middle": 1, "low": math.nan}, nan_ok=True)
 
 
 def own_column(make_run, summary=None, others=None):
@@ -469,7 +510,7 @@ def test_the_direction_that_is_given_goes_before_every_other(make_run, tmp_path)
     found = comparison_of(tmp_path, better="min")
     assert (found.metric, found.mode) == ("test_accuracy", "min")
     # The target is a target of another column, which keeps its own direction.
-    assert "rounds to bytes_up<=5" in table_of(tmp_path, better="max", target="bytes_up=5")
+    assert "rounds to test_loss<=5" in table_of(tmp_path, better="max", target="test_loss=5")
 
 
 def test_no_shared_column_has_a_better_end(make_run, tmp_path):
@@ -497,10 +538,15 @@ def test_a_metric_by_name(make_run, tmp_path):
         ({"target": "test_accuracy=nan"}, "must be METRIC=NUMBER"),
         ({"target": "test_rmse=1"}, "--target test_rmse: must be one of "),
         ({"last": 0}, "--last 0: must be at least 1"),
-        ({"by": "finale"}, r"--by finale: must be one of final, best, last, target \(did you mean 'final'\?\)"),
+        ({"by": "finale"}, r"--by finale: must be one of final, best, last, at, target \(did you mean 'final'\?\)"),
         ({"by": "last"}, "--by last: needs --last"),
         ({"better": "low"}, r"--better low: must be min \(lower is better\) or max"),
         ({"by": "target"}, "--by target: needs --target"),
+        ({"by": "at"}, "--by at: needs --at"),
+        ({"at": -1}, "--at -1: must be at least 0"),
+        ({"last_rounds": 0}, "--last-rounds 0: must be at least 1"),
+        ({"last": 1, "last_rounds": 1}, "--last-rounds: not together with --last"),
+        ({"at": 1}, "--at 1: no run has test_accuracy in this round; all have it in 0, 2, 3$"),
     ],
 )
 def test_questions_that_are_refused(make_run, tmp_path, question, message):

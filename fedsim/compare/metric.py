@@ -1,0 +1,124 @@
+"""The metric that runs are compared by, which way it is better, and the target that they should reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fedsim.compare.measures import Goal
+from fedsim.compare.reading import Run
+from fedsim.errors import UserError, did_you_mean
+from fedsim.metrics import COLUMNS
+
+_DEFAULT_METRICS = ("test_accuracy", "test_rmse", "test_loss")
+
+
+def choose_metric(runs: Sequence[Run], metric: str | None, better: str | None) -> tuple[str, str, list[str]]:
+    """Return the metric, ``min`` or ``max``, and a note for the reader where the choice is not an obvious one.
+
+    Args:
+        runs: the runs that are compared.
+        metric: what ``--metric`` said.
+        better: what ``--better`` said.
+
+    Raises:
+        UserError: if there is no such column, or it is not known which way it is better.
+    """
+    if metric is not None:
+        _check_column(runs, metric, "metric")
+        return metric, better or way(runs, metric, f"--metric {metric}"), []
+    known = list(dict.fromkeys(name for run in runs for name in run.columns))
+    wanted = [run.judge[0] for run in runs if run.judge and run.judge[0] in run.columns]
+    if not wanted:
+        wanted = [name for run in runs if (name := next(filter(run.columns.__contains__, _DEFAULT_METRICS), None))]
+    wanted = list(dict.fromkeys(wanted))
+    shared = [name for name in known if all(name in run.columns for run in runs)]
+    if len(wanted) == 1 and wanted[0] in shared:
+        return wanted[0], better or way(runs, wanted[0], wanted[0]), []
+    if not shared:
+        raise UserError("these runs share no column to compare them by")
+    ranked = [name for name in shared if _ways(runs, name) in ({"min"}, {"max"})]
+    if not ranked:
+        raise UserError(
+            f"none of the columns that these runs share ({', '.join(shared)}) is known to be better low or high; "
+            "choose one with --metric and --better min or --better max"
+        )
+    metric = next((name for name in ranked if name in COLUMNS and COLUMNS[name].evaluated), ranked[0])
+    mode = better or way(runs, metric, metric)
+    note = f"compared by {metric} ({mode}), the first column that all runs share"
+    judges = f"not all runs are judged by the same metric ({', '.join(wanted)}): " if wanted else ""
+    return metric, mode, [judges + note]
+
+
+def _check_column(runs: Sequence[Run], name: str, option: str) -> None:
+    known = list(dict.fromkeys(name for run in runs for name in run.columns))
+    if name not in known:
+        raise UserError(f"--{option} {name}: must be one of {', '.join(known)}{did_you_mean(name, known)}")
+
+
+def _ways(runs: Sequence[Run], metric: str) -> set[str]:
+    """Which values of a metric are better, by the first of three sources that gives a single answer.
+
+    The sources are what the runs were judged by, what they declare, and `COLUMNS`.
+
+    Returns:
+        One of ``min``, ``max`` and the empty text (neither end is better); several if the runs contradict each other
+        and `COLUMNS` does not have the metric; none if no source has it.
+    """
+    judged = {run.judge[1] for run in runs if run.judge and run.judge[0] == metric}
+    declared = {run.better[metric] for run in runs if metric in run.better}
+    own = {COLUMNS[metric].better} if metric in COLUMNS else set()
+    return next((ways for ways in (judged, declared, own) if len(ways) == 1), judged | declared)
+
+
+def way(runs: Sequence[Run], metric: str, asked: str, way_out: str = "") -> str:
+    """Return ``min`` or ``max`` for a metric.
+
+    Args:
+        runs: the runs that are compared.
+        metric: a column.
+        asked: what an error message begins with; it names the metric.
+        way_out: how to give the direction; empty: with ``--better``.
+
+    Raises:
+        UserError: if neither direction is the better one, or it is not known which is.
+    """
+    ways = _ways(runs, metric)
+    if ways in ({"min"}, {"max"}):
+        return ways.pop()
+    if ways == {""}:
+        why = "neither lower nor higher values are better"
+    elif ways:
+        why = "these runs contradict each other on whether lower or higher values are better"
+    else:
+        why = "nothing says whether lower or higher values are better"
+    raise UserError(f"{asked}: {why}; {way_out or 'give the direction with --better min or --better max'}")
+
+
+def read_target(runs: Sequence[Run], text: str, compared: str, mode: str) -> Goal:
+    """Read ``METRIC=VALUE``; the direction is `mode` if it is the metric `compared`.
+
+    Raises:
+        UserError: if this is no target, or one that every run has reached before it begins.
+    """
+    metric, sign, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not sign or not math.isfinite(number):
+        raise UserError(f"--target {text}: must be METRIC=NUMBER, such as test_accuracy=0.9")
+    _check_column(runs, metric, "target")
+    way_out = f"give the direction with --metric {metric} and --better min or --better max"
+    goal = Goal(metric, number, mode if metric == compared else way(runs, metric, f"--target {text}", way_out))
+    if goal.mode == "min" and is_cumulative(runs, metric):
+        raise UserError(
+            f"--target {text}: {metric} only grows, so every run begins below any target; name a score, such as "
+            "test_accuracy=0.9, and what it took to reach that is shown"
+        )
+    return goal
+
+
+def is_cumulative(runs: Sequence[Run], column: str) -> bool:
+    """Whether a column counts from the beginning of a run and only grows, by `COLUMNS` or by what a run declares."""
+    return (column in COLUMNS and COLUMNS[column].cumulative) or any(column in run.cumulative for run in runs)
