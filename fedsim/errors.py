@@ -48,10 +48,16 @@ def show(value: object) -> str:
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
+def printable(text: str) -> str:
+    """Escape what a terminal may obey instead of showing, such as the sequences that move its cursor; lines stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def print_error(text: str, word: str = "error") -> None:
     """Print one line to stderr: unprintable characters are escaped, and the middle of a very long line is left out."""
-    line = " ".join(text.split())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    line = printable(" ".join(text.split()))
     if len(line) > 2000:
         line = f"{line[:1000]} ... {line[-900:]}"
     with suppress(OSError, ValueError):  # if stderr is closed, there is nobody left to tell

@@ -9,6 +9,7 @@ from fedsim.cli.partition_plot import check, draw
 from fedsim.cli.partition_report import describe, render
 from fedsim.data.describe import describe as describe_data
 from fedsim.data.source import load_dataset
+from fedsim.errors import printable
 from fedsim.errors import show as as_config
 from fedsim.federation.experiment import Experiment
 from fedsim.files import write_file
@@ -39,7 +40,8 @@ def show(experiment: Experiment, csv: Path | None, plot: Path | None) -> None:
     for part in render(report, title, describe_data(dataset)):
         console.print(part)
     for note in (*dataset.notes, *assignment.notes):
-        console.print(Text(f"data: {note}"), soft_wrap=True)  # Text: rich reads [brackets] in strings as markup
+        # Text, because rich reads [brackets] in strings as markup
+        console.print(Text(printable(f"data: {note}")), soft_wrap=True)
 
 
 def _in_words(component: object) -> str:

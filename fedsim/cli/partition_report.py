@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedsim.data.dataset import IGNORE, Assignment, Dataset, Split, Task
 from fedsim.data.population import observed, refuse_empty
+from fedsim.errors import printable
 from fedsim.partition.common import quantile_bins, target_scores
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def render(report: SplitReport, title: str, about: Mapping[str, str]) -> list[Re
     lines.add_column(style="cyan", no_wrap=True)
     lines.add_column()
     for label, text in {**about, **summary(report)}.items():
-        lines.add_row(Text(label), Text(text))
+        lines.add_row(Text(label), Text(printable(text)))
     clients = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     rows, marks = _rows(report)
     if marks:
@@ -220,7 +221,7 @@ def render(report: SplitReport, title: str, about: Mapping[str, str]) -> list[Re
         labels = tuple(map(str, range(len(labels))))
     headers = ["train", "test", *labels, *(name.replace("_", "\n") for name in moments)]
     for header in [*headers, "TV", "JS"]:
-        clients.add_column(Text(header), justify="right", no_wrap=True)
+        clients.add_column(Text(printable(header)), justify="right", no_wrap=True)
     if report.kind == "label" and not few:
         clients.add_column("largest shares", no_wrap=True)
     shares = report.shares
@@ -234,15 +235,15 @@ def render(report: SplitReport, title: str, about: Mapping[str, str]) -> list[Re
         if report.kind == "label" and not few:
             top = [k for k in np.argsort(-shares[row], kind="stable")[:3] if shares[row, k] > 0]
             cells.append(", ".join(f"{report.categories[k]}: {_percent(shares[row, k])} %" for k in top))
-        clients.add_row(*map(Text, cells))
+        clients.add_row(*(Text(printable(cell)) for cell in cells))
     notes = "TV, JS: total variation and Jensen-Shannon distance to the distribution of all clients together"
     if few:
         named = f" ({', '.join(f'{k}: {name}' for k, name in enumerate(report.categories))})" if numbered else ""
         notes = f"{labels[0]} to {labels[-1]}: percent of a client's samples with that label{named}\n{notes}"
     if marks:
         notes += f"\n{len(rows)} of {len(report.table):,} clients; --csv FILE has all of them"
-    heading = Text("partition", style="bold") + Text(f" {title}", style="not bold")
-    return [heading, lines, Text(), clients, Text(), Text(notes, style="dim"), Text("nothing was trained")]
+    heading = Text("partition", style="bold") + Text(printable(f" {title}"), style="not bold")
+    return [heading, lines, Text(), clients, Text(), Text(printable(notes), style="dim"), Text("nothing was trained")]
 
 
 def _percent(share: float) -> str:

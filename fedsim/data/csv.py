@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fedsim.data.contents import RATIO
 from fedsim.data.csv_fields import as_tuple, cells_of, check_fields
 from fedsim.data.dataset import Dataset
 from fedsim.data.fitted import Fitted
@@ -114,6 +115,7 @@ class Csv:
             that it does, but one that looks like data is refused.
         comment: what lines of a text begin with that are to be skipped, such as ``#``.
         skip_rows: lines of a text to skip: the first so many, or a list of their numbers, counted from 1.
+        gzip_ratio: how many times its size a packed file of more than 64 MiB may unpack to.
         series_in: ``columns`` or ``rows``, each of which is a series of its own; None for a row per time step.
         shared_columns: with ``series_in=columns``, those that are no series but features of all.
         measurement_columns: of a table with a row per measurement, the column of its name and that of its value.
@@ -152,6 +154,7 @@ class Csv:
     header: bool | None = None
     comment: str | None = None
     skip_rows: int | list[int] | None = None
+    gzip_ratio: int = RATIO
     series_in: str | None = None
     shared_columns: list[str] | None = None
     measurement_columns: list[str] | None = None
@@ -228,6 +231,7 @@ class Csv:
                 comment=self.comment,
                 skip_rows=tuple(skip) if isinstance(skip, list) else skip,
                 na_values=tuple(self.na_values or ()),
+                gzip_ratio=self.gzip_ratio,
             ),
             na_values=tuple(self.na_values or ()),
             missing=self.missing,

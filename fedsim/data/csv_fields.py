@@ -35,6 +35,7 @@ def check_fields(csv: Any) -> None:
     _check_columns(csv)
     _check_shape(csv)
     _check_forecast(csv)
+    check_at_least(csv, 1, "gzip_ratio")
     check_at_least(csv, 1, "window", "horizon", "season", "stride")
     check_above(csv, 0, "test_fraction")
     check_between(csv, 0, 1, "test_fraction", open_high=True)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cached_arrays
+from fedsim.data.contents import check_zip
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.download import fetch
 from fedsim.data.fitted import Column, Fitted, Scaling, columns
@@ -143,10 +144,12 @@ class Har:
             return self._read(lambda name: (where / name).open("rb"))
         try:
             with zipfile.ZipFile(where) as outer:
+                check_zip(outer)
                 nested = next((name for name in outer.namelist() if name.endswith(f"{_FOLDER}.zip")), None)
                 if nested is None:
                     return self._read(lambda name: outer.open(f"{_FOLDER}/{name}"))
                 with zipfile.ZipFile(io.BytesIO(outer.read(nested))) as inner:
+                    check_zip(inner)
                     return self._read(lambda name: inner.open(f"{_FOLDER}/{name}"))
         except _DAMAGED as error:
             raise UserError(

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from fedsim.data.contents import read_whole
 from fedsim.errors import UserError
 
 GAP = 79
@@ -73,7 +74,7 @@ def read_users(files: tuple[Path, ...], path: str, kind: str, gap: int) -> Users
     for file in files:
         where = f"data.path={path}: {file}"
         try:
-            content = json.loads(file.read_bytes())
+            content = json.loads(read_whole(file))
             names, counts, data = content["users"], content["num_samples"], content["user_data"]
             listed = list(zip(names, counts, (data[name] for name in names), strict=True))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -187,9 +187,28 @@ def build_population(
         fitted=dataset.fitted,
         forecast=dataset.forecast,
         score=dataset.score,
-        notes=(*dataset.notes, *assignment.notes),
+        notes=(*dataset.notes, *assignment.notes, *_formulas(assignment.client_names)),
         facts=dataset.facts,
     )
+
+
+def _formulas(names: Sequence[str]) -> list[str]:
+    """A note if a spreadsheet would take names of clients for formulas, and compute or fetch what they say."""
+    found = [name for name in names if name.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(name)]
+    if not found:
+        return []
+    return [
+        f"{len(found):,} of {len(names):,} names of clients look like formulas to a spreadsheet, such as {found[0]!r}: "
+        "import clients.csv as text"
+    ]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _by_source(dataset: Dataset) -> bool:

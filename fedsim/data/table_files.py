@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -82,7 +83,11 @@ def check_text_settings(paths: Sequence[Path], text: TextFormat) -> None:
     kind = "Parquet" if all(path.suffix.lower() == ".parquet" for path in paths) else "of other kinds"
     for option in fields(TextFormat):
         value = getattr(text, option.name)
-        if value != option.default and option.name != "na_values" and not (json and option.name == "encoding"):
+        if (
+            value != option.default
+            and option.name not in ("na_values", "gzip_ratio")
+            and not (json and option.name == "encoding")
+        ):
             value = [*value] if isinstance(value, tuple) else value
             raise FieldError(f"data.{option.name}", value, f"has an effect only on text, and all files are {kind}")
 
@@ -126,10 +131,20 @@ def _read(file: Path, text: TextFormat, words: set[str] | None) -> File:
     if name.endswith(".parquet"):
         return _read_parquet(file)
     if name.endswith(JSON):
-        return read_json_lines(file, text.encoding)
+        return read_json_lines(file, text)
     if name.endswith(TSF):
         return read_tsf(file)
     return read_text(file, text, words)
+
+
+def _check_size(rows: int, columns: int) -> None:
+    """Refuse a file of a few bytes that says it holds more numbers than the machine has room for."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+    if 8 * rows * columns > there:
+        raise BadFileError(
+            f"has {rows:,} rows of {columns:,} columns, {8 * rows * columns / 2**30:,.1f} GiB; this machine has "
+            f"{there / 2**30:,.1f} GiB"
+        )
 
 
 def _read_parquet(file: Path) -> File:
@@ -140,6 +155,7 @@ def _read_parquet(file: Path) -> File:
     try:
         # Only what the file itself holds: neither pandas' own metadata nor the names of the folders are looked at.
         with pq.ParquetFile(file) as opened:
+            _check_size(opened.metadata.num_rows, opened.metadata.num_columns)
             table = opened.read()
         names = [name.strip() for name in table.column_names]
         check_names(names)

@@ -9,10 +9,10 @@ import numpy as np
 
 from fedsim.data.aeon_files import import_aeon
 from fedsim.data.table_frame import BadFileError, File, check_names
-from fedsim.data.table_text import read_bytes
+from fedsim.data.table_text import TextFormat, read_bytes
 
 
-def read_json_lines(file: Path, encoding: str) -> File:
+def read_json_lines(file: Path, text_format: TextFormat) -> File:
     """Read a file with a JSON object per line: a name that a line lacks, and null, is a missing value.
 
     Nothing is guessed: text stays text, also where it looks like a number or a date.
@@ -22,7 +22,7 @@ def read_json_lines(file: Path, encoding: str) -> File:
     """
     import pandas as pd
 
-    text = read_bytes(file, encoding).decode()
+    text = read_bytes(file, text_format.encoding, text_format.gzip_ratio).decode()
     rows = text.split("\n")
     lines = np.array([k + 1 for k, row in enumerate(rows) if row.strip()], np.int64)
     wrong = next((k for k in lines if not rows[k - 1].strip().startswith("{")), None)

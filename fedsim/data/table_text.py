@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.contents import RATIO, Bomb, read_whole, unpacked
 from fedsim.data.table_frame import NO_VALUE, BadFileError, Done, File, check_names, shorten
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
@@ -38,6 +39,7 @@ class TextFormat:
     comment: str | None = None
     skip_rows: int | tuple[int, ...] | None = None
     na_values: tuple[str, ...] = ()
+    gzip_ratio: int = RATIO
 
 
 def separator_of(file: str, text: TextFormat) -> str:
@@ -62,7 +64,7 @@ def read_text(file: Path, text: TextFormat, words: set[str] | None) -> File:
     separator = SEPARATORS[separator_of(file.name, text)]
     if text.decimal == "comma" and separator == ",":
         raise BadFileError("has decimal commas (data.decimal) and needs another data.separator, such as semicolon")
-    data = read_bytes(file, text.encoding)
+    data = read_bytes(file, text.encoding, text.gzip_ratio)
     notes: list[Done] = []
     kept = None
     if text.comment is not None or text.skip_rows is not None:
@@ -123,12 +125,14 @@ def read_text(file: Path, text: TextFormat, words: set[str] | None) -> File:
 # lines
 
 
-def read_bytes(file: Path, encoding: str) -> bytes:
+def read_bytes(file: Path, encoding: str, gzip_ratio: int) -> bytes:
     """A text's content as UTF-8, without a byte order mark and the line ends at its end."""
     try:
-        data = file.read_bytes()
+        data = read_whole(file)
         if file.suffix.lower() == ".gz":
-            data = gzip.decompress(data)
+            data = unpacked(data, gzip_ratio)
+    except Bomb as error:
+        raise BadFileError(f"{error}; if that is right, raise data.gzip_ratio") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BadFileError(f"cannot be unpacked ({error})") from None
     wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")

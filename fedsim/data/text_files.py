@@ -6,6 +6,7 @@ import codecs
 import re
 from pathlib import Path
 
+from fedsim.data.contents import read_whole
 from fedsim.errors import FieldError, UserError
 
 _START = re.compile(r"^\*\*\* ?START OF [^*\n]*(?:GUTENBERG|EBOOK)[^*]{0,300}(?:\*\*\*[^\n]*)?$", re.MULTILINE)
@@ -40,7 +41,7 @@ def read_text(file: Path, path: str | None, encoding: str | None = None) -> str:
         UserError: if it is not there, not text in this encoding or empty.
     """
     try:
-        content = file.read_bytes()
+        content = read_whole(file)
     except FileNotFoundError as error:
         raise UserError(f"data.path={path}: there is no file or folder {file}") from error
     except OSError as error:

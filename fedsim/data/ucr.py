@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -24,6 +26,7 @@ from fedsim.errors import FieldError, UserError, check_one_of, did_you_mean
 RECORDS = "https://zenodo.org/api/records"
 """Where the archives' files are, with their MD5 digests; aeon knows each data set's record."""
 
+_DIGESTS = "digests.json"
 _PARTS = ("inputs", "lengths", "targets")
 
 
@@ -142,6 +145,7 @@ class Ucr:
         for place in places:
             files = tuple(place / name for name in names)
             if all(file.is_file() for file in files):
+                _check_digests(self.name, place, files)
                 return files
         return _download(self.name, names)
 
@@ -163,9 +167,24 @@ def _download(name: str, files: list[str]) -> tuple[Path, ...]:
     record = fetch_json(url, by_hand)
     try:
         listed = {entry["key"]: (str(entry["links"]["self"]), str(entry["checksum"])) for entry in record["files"]}
-        return tuple(fetch(*listed[file], f"ucr/{name}", file, by_hand) for file in files)
+        found = tuple(fetch(*listed[file], f"ucr/{name}", file, by_hand) for file in files)
     except (KeyError, TypeError) as error:
         raise UserError(f"{url}: does not list {files[0]} and its digest; {by_hand}") from error
+    with suppress(OSError):  # without them, the next run compares nothing
+        (found[0].parent / _DIGESTS).write_text(json.dumps({file: listed[file][1] for file in files}))
+    return found
+
+
+def _check_digests(name: str, place: Path, files: tuple[Path, ...]) -> None:
+    """Raise `UserError` if files in the cache are no longer those that were fetched, whose digests lie beside them."""
+    try:
+        digests = json.loads((place / _DIGESTS).read_text())
+    except (OSError, ValueError):
+        return  # aeon's own, or put there by hand
+    for file in files:
+        kind, _, digest = str(digests.get(file.name) if isinstance(digests, dict) else "").partition(":")
+        if kind == "md5" and hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() != digest:
+            raise UserError(f"data.name={name}: {file} is not what was fetched (its MD5 has changed); delete it")
 
 
 def _convert(ucr: Ucr, files: tuple[Path, ...]) -> Arrays:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fedsim import seeding
+from fedsim.data.contents import read_whole
 from fedsim.devices.clock import Fleet
 from fedsim.devices.drawn import LARGEST
 from fedsim.devices.system import Timed
@@ -99,7 +100,7 @@ class Profiles(Timed):
         """
         try:
             # Read whole, so that decoding errors show before any row is parsed. A BOM is not part of a column's name.
-            text = Path(self.path or "").expanduser().read_text(encoding="utf-8-sig")
+            text = read_whole(Path(self.path or "").expanduser()).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{self._file}: is not UTF-8 text (byte {error.start})") from None
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.core.results import Metrics
+from fedsim.errors import printable
 
 # Columns shown for every round; the CSV has all of them. Per-client spread and traffic would not fit 80 columns.
 SHOWN = (
@@ -132,7 +133,7 @@ class PlainDisplay:
     def say(self, text: str) -> None:
         """Print a line of text."""
         if self._console is not None:
-            self._console.print(text, markup=False, emoji=False)
+            self._console.print(printable(text), markup=False, emoji=False)
 
 
 class RichDisplay:
@@ -214,4 +215,4 @@ class RichDisplay:
 
     def say(self, text: str) -> None:
         """Print a line of text above the table."""
-        self._console.print(text, markup=False, emoji=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, emoji=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedsim.clients.engine import client_bytes
 from fedsim.data.describe import describe
 from fedsim.devices.clock import sample_flops
-from fedsim.errors import UserError
+from fedsim.errors import UserError, printable
 from fedsim.evaluation.to_beat import describe_scores
 from fedsim.federation.prepare import Simulation
 from fedsim.models.macs import macs_per_sequence, macs_per_step
@@ -120,8 +120,10 @@ def show(simulation: Simulation, overrides: Sequence[str]) -> None:
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()
     for label, text in plan(simulation).items():
-        table.add_row(Text(label), Text(text))
+        table.add_row(Text(label), Text(printable(text)))
     console = Console(highlight=False, emoji=False)
-    console.print(Text("plan", style="bold") + Text(" " + " ".join(overrides), style="not bold"), soft_wrap=True)
+    console.print(
+        Text("plan", style="bold") + Text(printable(" " + " ".join(overrides)), style="not bold"), soft_wrap=True
+    )
     console.print(table)
     console.print("nothing was trained")

@@ -154,13 +154,18 @@ def zenodo(monkeypatch):
 
 def test_fetched_once(zenodo, cache, monkeypatch):
     assert len(Ucr(name="Tiny").load(0).train) == 2
-    assert {path.name for path in (cache / "ucr" / "Tiny").iterdir()} == {"Tiny_TRAIN.ts", "Tiny_TEST.ts"}
+    names = {path.name for path in (cache / "ucr" / "Tiny").iterdir()}
+    assert names == {"Tiny_TRAIN.ts", "Tiny_TEST.ts", "digests.json"}
 
     def download(*_):
         raise AssertionError("downloaded again")
 
     monkeypatch.setattr(ucr, "_download", download)
     assert len(Ucr(name="Tiny").load(0).train) == 2
+    file = cache / "ucr" / "Tiny" / "Tiny_TEST.ts"
+    file.write_text(file.read_text().replace("60,70", "61,70"))
+    with pytest.raises(UserError, match=r"Tiny_TEST.ts is not what was fetched \(its MD5 has changed\); delete it"):
+        Ucr(name="Tiny").load(0)
 
 
 def test_record_without_the_files(zenodo):
