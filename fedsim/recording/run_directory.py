@@ -93,7 +93,7 @@ class CsvWriter:
 
     def __init__(self, path: Path, columns: Sequence[str], keep: int | None = None) -> None:
         self._columns, self._path = tuple(columns), path
-        self._digest = digest_of(b"")
+        self._digest, self._size = digest_of(b""), 0
         with self._named():
             if keep is None:
                 self._file = path.open("x+b", buffering=0)
@@ -110,6 +110,7 @@ class CsvWriter:
         if keep:
             self._file.truncate(keep)
             self._file.seek(keep)
+            self._size = keep
             self.sync()
         else:
             self._file.truncate(0)
@@ -144,10 +145,11 @@ class CsvWriter:
                     self._file.seek(end)
                 raise
             self._digest.update(content)
+            self._size += len(content)
 
     def mark(self) -> dict[str, Any]:
-        """What the file holds now: its size in bytes and a digest of them."""
-        return {"size": self._file.tell(), "digest": self._digest.hexdigest()}
+        """What the file holds now, or held when it was closed: its size in bytes and a digest of them."""
+        return {"size": self._size, "digest": self._digest.hexdigest()}
 
     def check(self, whole: bool = False) -> None:
         """Raise `RecordingFailed` unless the file under its name is this one and holds what was written to it.
@@ -156,7 +158,7 @@ class CsvWriter:
             whole: read all of a large file too (`LARGE`), whose beginning is otherwise taken to be what it was.
         """
         with self._named():
-            size, own = self._file.tell(), os.fstat(self._file.fileno())
+            size, own = self._size, os.fstat(self._file.fileno())
             try:
                 found = self._path.stat()
             except FileNotFoundError:

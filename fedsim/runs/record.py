@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from fedsim.errors import UserError
 from fedsim.federation.experiment import Experiment
 from fedsim.recording.lock import holder
 from fedsim.recording.moved import moved
-from fedsim.recording.run_directory import FORMAT_VERSION
+from fedsim.recording.run_directory import FORMAT_VERSION, digest_of
 
 MISSING, RUNNING, INTERRUPTED, DONE, DIVERGED, OTHER = (
     *("missing", "running", "interrupted", "done", "diverged", "other config"),
@@ -196,9 +196,31 @@ def is_finished(directory: Path, changed: Iterable[str] = ()) -> bool:
 
 def read_status(directory: Path) -> str | None:
     """Return the status in ``summary.json``; None without one, for instance after the run was killed."""
+    status = _read_summary(directory).get("status")
+    return status if isinstance(status, str) else None
+
+
+def check_rows(directory: Path) -> None:
+    """Raise `UserError` if the ``metrics.csv`` of a run that has ended is not that of which its summary speaks.
+
+    Summaries of earlier versions do not say which it is.
+    """
+    mark = _read_summary(directory).get("metrics")
+    if mark is None:
+        return
+    path, content = directory / "metrics.csv", b""
+    with suppress(OSError):
+        content = path.read_bytes()
+    if mark != {"size": len(content), "digest": digest_of(content).hexdigest()}:
+        raise UserError(
+            f"{path}: is no longer what it was when the run ended; put it back, or delete summary.json there and "
+            "resume the run, so that rounds are run again"
+        )
+
+
+def _read_summary(directory: Path) -> dict[str, Any]:
     try:
         content = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    status = content.get("status") if isinstance(content, dict) else None
-    return status if isinstance(status, str) else None
+        return {}
+    return content if isinstance(content, dict) else {}

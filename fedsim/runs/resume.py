@@ -38,7 +38,7 @@ from fedsim.runs.failures import guarded
 from fedsim.runs.fit import changes, check_facts, check_fit, check_record, check_rounds, warn
 from fedsim.runs.forks import finish_fork, free_directory, make_fork, refuse_target
 from fedsim.runs.history import marked_content, parse_rows, replay, timing_size
-from fedsim.runs.record import in_place, is_finished, read_record, read_status, started_elsewhere
+from fedsim.runs.record import check_rows, in_place, is_finished, read_record, read_status, started_elsewhere
 from fedsim.runs.run import TIMING_COLUMNS, Start, record_run
 from fedsim.runs.saved_model import first_state, prepared, recorded_preparation
 
@@ -91,6 +91,7 @@ def resume_run(
             raise UserError(f"{directory}: {', '.join(outside)} cannot change within a run; that would be a fork of it")
         with locked(directory), logging_to(directory):
             if is_finished(directory, changed):
+                check_rows(directory)
                 status = str(read_status(directory))
                 _say(wanted, f"{directory}: {status} already, nothing to do; {MORE}", silent)
                 return status

@@ -160,6 +160,10 @@ class Recorder:
         """Raise `RecordingFailed` if ``metrics.csv`` does not hold what was written to it."""
         self._metrics.check(whole=True)
 
+    def mark(self) -> dict[str, Any]:
+        """Size and digest of ``metrics.csv``."""
+        return self._metrics.mark()
+
     def close(self) -> None:
         """Close the CSV files."""
         self._metrics.close()
@@ -320,6 +324,7 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
         "status": status,
         "reason": reason,
         "rounds": recorder.last.get("round", 0),
+        "metrics": recorder.mark(),
         "final": {k: v for k, v in recorder.final.items() if v is not None},
         "best": {
             "metric": progress.metric,

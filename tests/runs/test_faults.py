@@ -379,6 +379,24 @@ def test_a_run_whose_rows_are_gone_has_failed(make, monkeypatch, capfd, how, eve
     assert (summary("run")["status"], summary("run")["rounds"]) == ("failed", 4 if every == 1 else 5)
 
 
+def test_a_run_that_has_ended_is_not_done_without_its_rows(make, capfd):
+    assert start(make(), "run") == "done"
+    assert resume_run(Path("run")) == "done"
+    good = read("run")
+    for change in (good[:-20], good + b"x", good.replace(b"4", b"5"), None):
+        if change is None:
+            Path("run/metrics.csv").unlink()
+        else:
+            Path("run/metrics.csv").write_bytes(change)
+        assert resume_run(Path("run")) == "refused"
+        err = capfd.readouterr().err
+        assert err.startswith("error: run/metrics.csv: is no longer what it was when the run ended; ")
+        assert err.count("\n") == 1
+    Path("run/summary.json").unlink()
+    assert resume_run(Path("run")) == "done"
+    assert read("run") == good
+
+
 # Words
 
 
