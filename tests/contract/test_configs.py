@@ -148,7 +148,7 @@ def test_presets_have_no_numbers(name):
 def test_the_top_level_is_the_experiment():
     written = read("config.yaml")
     chosen = {next(iter(entry)) for entry in written["defaults"] if isinstance(entry, dict)}
-    groups = chosen - {"experiment", "override hydra/hydra_logging"}
+    groups = chosen - {"experiment", "override hydra/hydra_logging", "override hydra/job_logging"}
     fields = {field.name: field for field in dataclasses.fields(Experiment)}
     values = {key: value for key, value in written.items() if key not in ("defaults", "hydra")}
     assert groups | values.keys() == fields.keys()
@@ -158,9 +158,10 @@ def test_the_top_level_is_the_experiment():
     assert groups == {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "_"} - {"experiment"}
 
 
-def test_the_hydra_node_sets_only_directories_and_logging():
+def test_the_hydra_node_sets_only_directories_and_writes_nothing():
     hydra = read("config.yaml")["hydra"]
-    assert set(hydra) == {"run", "sweep", "job", "job_logging"}
+    assert set(hydra) == {"run", "sweep", "job", "output_subdir"}
+    assert hydra["output_subdir"] is None
     assert hydra["job"] == {"name": "fedsim", "chdir": False}
 
 
