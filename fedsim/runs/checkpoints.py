@@ -1,7 +1,7 @@
 """The whole state of a run in one safetensors file: tensors as they are, everything else as JSON in its metadata.
 
 There is no pickle: loading an untrusted checkpoint may give wrong numbers, but cannot run code. A digest of the tensors
-is in the JSON, and one of the JSON is next to it, so that a file that was damaged or edited is not used (format 3;
+is in the JSON, and one of the JSON at its end, so that a file that was damaged or edited is not used (format 3;
 files of formats 1 and 2 have none and are still read).
 """
 
@@ -78,8 +78,7 @@ def encode_state(state: State, run: Mapping[str, Any] | None = None) -> bytes:
         "run": dict(run or {}),
         "tensors": _digest(contiguous),
     }
-    text = json.dumps(facts)
-    return save(contiguous, metadata={"fedsim": text, "digest": _digest_of_text(text)})
+    return save(contiguous, metadata={"fedsim": _sealed(json.dumps(facts))})  # one entry, as several come in any order
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -92,8 +91,13 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _digest_of_text(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def _sealed(text: str) -> str:
+    """Add its own digest to the text of a JSON object, as its last entry."""
+    return f'{text[:-1]}, "digest": "{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"}}'
+
+
+def _is_sealed(text: str) -> bool:
+    return _sealed(text.rpartition(", ")[0] + "}") == text
 
 
 def load_checkpoint(path: Path, device: torch.device) -> State:
@@ -170,16 +174,14 @@ def read_run_facts(path: Path) -> dict[str, Any]:
 def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            text = metadata.get("fedsim", "null")
+            text = (file.metadata() or {}).get("fedsim", "null")
             facts = json.loads(text)
             names = file.keys() if with_tensors else []
             tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a checkpoint ({error})") from None
     known = isinstance(facts, dict) and type(facts.get("format_version")) is int and facts["format_version"] in READABLE
-    has_digest = "digest" in metadata or (known and facts["format_version"] > 2)
-    if has_digest and metadata.get("digest") != _digest_of_text(text):
+    if known and ("digest" in facts or facts["format_version"] > 2) and not _is_sealed(text):
         raise UserError(f"{path}: {DAMAGED}")
     if not known:
         raise UserError(f"{path}: is not a fedsim checkpoint of format 1 to {FORMAT_VERSION}")

@@ -258,7 +258,7 @@ def as_format_2(path, change=lambda tensors: tensors):
     metadata, tensors = tensors_of(path)
     facts = json.loads(metadata["fedsim"])
     facts["format_version"] = 2
-    del facts["tensors"], facts["run"]["record"]
+    del facts["tensors"], facts["digest"], facts["run"]["record"]
     save_file(change(tensors), path, metadata={"fedsim": json.dumps(facts)})
 
 
