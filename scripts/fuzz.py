@@ -234,7 +234,7 @@ def case(kind: str, seed: int, place: Path, valid: Path, report: Report) -> None
         report.findings.append(f"{name}: exit code {code}")
     if "Traceback" in printed:
         lines = [line for line in printed.splitlines() if line.strip()]
-        report.findings.append(f"{name}: a traceback, {' '.join(lines[-1:])}"[:300])
+        report.findings.append(f"{name}: a traceback, {lines[-1].strip()}"[:300])
     if tree(place / "canary") != before:
         report.findings.append(f"{name}: files beside the folder were changed")
         shutil.rmtree(place / "canary")

@@ -240,7 +240,7 @@ def place_of(request: Request, experiment: Experiment) -> Path | None:
     """The directory that a request names for a run of `experiment` by ``hydra.run.dir``; None if it names none.
 
     Raises:
-        UserError: if it names no directory, or one that already holds a run.
+        UserError: if it names no directory.
     """
     task, own = split_place(request)
     if not own:
@@ -253,7 +253,7 @@ def place_of(request: Request, experiment: Experiment) -> Path | None:
         cfg.hydra.job.override_dirname = get_overrides_dirname(
             [parse(text) for text in task], style.exclude_keys, style.item_sep, style.kv_sep
         )
-    return _directory(cfg, None)
+    return _directory(cfg, None, used=True)  # half a fork, which may be made again, is told from a run by the caller
 
 
 def split_place(request: Request) -> tuple[tuple[str, ...], list[str]]:

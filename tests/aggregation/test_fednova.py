@@ -54,7 +54,7 @@ def test_tau_eff_without_effect(setting):
 def test_what_is_refused(setting):
     for wrong, why in (
         (setting(optimizer=AdamW()), "client/optimizer=adamw: aggregator/combine=fednova"),
-        (setting(keep_optimizer_state=True), "client.keep_optimizer_state=true: "),
+        (setting(optimizer=SGD(momentum=0.9), keep_optimizer_state=True), "client.keep_optimizer_state=true: "),
         (setting(correction=Prox(), clip_norm=2.0), "client.clip_norm=2.0: clips the proximal term too"),
     ):
         with pytest.raises(UserError, match=why):

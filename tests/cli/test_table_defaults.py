@@ -23,7 +23,7 @@ TABLE = ("data=csv", "data.path=t.csv", "data.target_column=y")
         ((*TABLE, "aggregator=scaffold"), SGD(lr=0.3)),
         ((*TABLE, "aggregator=fednova"), SGD(lr=0.3)),
         ((*TABLE, "aggregator=qffedavg", "client.optimizer.lr=0.1"), SGD(lr=0.1)),
-        ((*TABLE, "aggregator=fedsgd", "client/optimizer=adam"), Adam(lr=0.001)),
+        ((*TABLE, "aggregator=scaffold", "client/optimizer=sgd", "client.optimizer.lr=0.2"), SGD(lr=0.2)),
         (("experiment=energy_forecast", "data.path=t.csv"), Adam(lr=0.001)),
         (
             ("experiment=energy_forecast", "data.path=t.csv", "client/optimizer=sgd", "client.optimizer.lr=1"),
