@@ -22,6 +22,7 @@ import yaml
 from fedsim.compare.agreement import disagreement
 from fedsim.errors import UserError
 from fedsim.recording.moved import moved
+from fedsim.recording.run_directory import refuse_links
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,6 +200,8 @@ def _unusable(file: Path, what: str, error: Exception) -> UserError:
 
 
 def _load(path: Path) -> Run:
+    if path.is_dir():
+        refuse_links(path)
     rows, columns = _read_metrics(_csv(path))
     rounds = max(rows, default=None)
     if not path.is_dir():

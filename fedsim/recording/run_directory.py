@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,11 +28,38 @@ _WRITTEN = ("metrics.csv", "config.yaml", "timing.csv", "summary.json", "clients
 _LONGEST = Path("checkpoints", ".round_000000.safetensors.partial")
 
 
+_OWN = (
+    *(".lock", ".fork.json", "config.yaml", "metrics.csv", "timing.csv", "clients.csv", "summary.json", "resumed.json"),
+    *("run.log", "tracker.json", "multirun.yaml", "sweep.yaml", "sweep.csv", "checkpoints", ".hydra", "export"),
+)
+"""What fedsim reads and writes in a directory of a run or a sweep."""
+
+
+def refuse_links(directory: Path) -> None:
+    """Raise `UserError` if a file of a run or a sweep is a link, a pipe or a device.
+
+    A directory may be a stranger's: through a link, a resumed run would write over a file elsewhere, and a pipe would
+    never be read to its end. What others keep there, such as trackers, is theirs.
+    """
+    for name in _OWN:
+        path = directory / name
+        below = path.iterdir() if name in ("checkpoints", ".hydra") and path.is_dir() and not path.is_symlink() else ()
+        for found in (path, *below):
+            try:
+                mode = found.lstat().st_mode
+            except OSError:  # not there, or not to be looked at, which is told by who needs it
+                continue
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                what = "a link" if stat.S_ISLNK(mode) else "no regular file"
+                raise UserError(f"{found}: is {what}; nothing in the directory of a run is followed")
+
+
 def refuse_used(directory: Path, key: str) -> None:
     """Raise `UserError` if a run in `directory`, chosen by config key `key`, would write over files, or cannot write.
 
     Checkpoints count, because a run prunes them.
     """
+    refuse_links(directory)
     try:
         (directory.absolute() / _LONGEST).exists()
     except OSError as error:

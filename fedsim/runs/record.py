@@ -17,7 +17,7 @@ from fedsim.errors import UserError
 from fedsim.federation.experiment import Experiment
 from fedsim.recording.lock import holder
 from fedsim.recording.moved import moved
-from fedsim.recording.run_directory import FORMAT_VERSION, digest_of
+from fedsim.recording.run_directory import FORMAT_VERSION, digest_of, refuse_links
 
 MISSING, RUNNING, INTERRUPTED, DONE, DIVERGED, OTHER = (
     *("missing", "running", "interrupted", "done", "diverged", "other config"),
@@ -46,6 +46,7 @@ def read_record(directory: Path) -> dict[str, Any]:
     Raises:
         UserError: if there is no such file, or it is not a record of this format.
     """
+    refuse_links(directory)
     path = directory / "config.yaml"
     try:
         text = path.read_bytes()
