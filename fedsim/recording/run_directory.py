@@ -43,7 +43,8 @@ def refuse_links(directory: Path) -> None:
     """
     for name in _OWN:
         path = directory / name
-        below = path.iterdir() if name in ("checkpoints", ".hydra") and path.is_dir() and not path.is_symlink() else ()
+        holds = name in ("checkpoints", ".hydra") and os.path.isdir(path) and not os.path.islink(path)
+        below = path.iterdir() if holds else ()
         for found in (path, *below):
             try:
                 mode = found.lstat().st_mode
@@ -59,12 +60,12 @@ def refuse_used(directory: Path, key: str) -> None:
 
     Checkpoints count, because a run prunes them.
     """
-    refuse_links(directory)
     try:
         (directory.absolute() / _LONGEST).exists()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(f"{key}={directory}: is too long for the name of a directory") from None
+    refuse_links(directory)
     names = [*_WRITTEN, *(name for name in (".hydra", "checkpoints") if any((directory / name).glob("*")))]
     for name in names:
         if (directory / name).exists():
