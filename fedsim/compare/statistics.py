@@ -79,7 +79,7 @@ def paired_interval(differences: Sequence[float]) -> Interval:
     if found.n < 2 or math.isnan(found.mean):
         return Interval(found.mean, math.nan, math.nan, math.nan, found.n)
     # Student's distribution, without scipy.stats' long import
-    from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # slow to import
 
     error = found.std / math.sqrt(found.n)
     half = float(stdtrit(found.n - 1, (1 + CONFIDENCE) / 2)) * error

@@ -80,7 +80,7 @@ def _texts(override: Override) -> list[str]:
     """The overrides of one value each that a sweep stands for; of an interval, its ends."""
     key, value = override.get_key_element(), override.value()
     if override.is_interval_sweep():
-        return [f"{key}={value.start}", f"{key}={value.end}"]  # type: ignore[union-attr]
+        return [f"{key}={value.start}", f"{key}={value.end}"]  # type: ignore[union-attr]  # an interval, see above
     if override.is_sweep_override():
         return [f"{key}={text}" for text in override.sweep_string_iterator()]
     return [str(override.input_line)]
