@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import sys
 import types
 import typing
@@ -229,5 +230,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
     if isinstance(value, str):
-        return value.replace("${", "\\${")
+        return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", value)  # as OmegaConf reads it back
     return record_of(value, name_class=True) if dataclasses.is_dataclass(value) else value

@@ -22,7 +22,8 @@ def write_file(file: str | Path, content: bytes) -> None:
         path = path.resolve()  # a link stays one
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with temporary.open("wb") as out:
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as out:  # never through a link
                 out.write(content)
                 out.flush()
                 os.fsync(out.fileno())

@@ -8,6 +8,7 @@ before Hydra makes the first directory.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -21,8 +22,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
 
 from fedsim import build
+from fedsim.config.command_line import check_places, check_storage, check_tracker
 from fedsim.config.grid import combinations, samples
-from fedsim.config.keys import flat, within
+from fedsim.config.keys import flat, texts, within
 from fedsim.config.loader import HYDRA_MULTIRUN, SafeLoader, of_hydra, parse
 from fedsim.config.loader import make_loader as make_loader
 from fedsim.config.messages import one_line
@@ -32,7 +34,13 @@ from fedsim.config.request import Request as Request
 from fedsim.config.request import normalise as normalise
 from fedsim.errors import UserError, did_you_mean, show
 from fedsim.federation.experiment import Experiment
-from fedsim.recording.run_directory import FORMAT_VERSION, refuse_other_sweep, refuse_used
+from fedsim.recording.run_directory import (
+    FORMAT_VERSION,
+    refuse_linked_jobs,
+    refuse_links,
+    refuse_other_sweep,
+    refuse_used,
+)
 
 
 def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
@@ -87,6 +95,7 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
     mode = [HYDRA_MULTIRUN] if request.multirun else []
     for number, overrides in enumerate(_sweep(request, loader, optuna)):
         cfg = _compose(loader, [*overrides, *mode])
+        _check_study(cfg, optuna, request)
         directory = _directory(cfg, number if request.multirun else None, used=request.resume is not None)
         if directory in seen:
             raise UserError(
@@ -97,11 +106,24 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
         if request.multirun and request.resume is None:
             refuse_other_sweep(folder, "hydra.sweep.dir")
         experiment = build_experiment(cfg, request.allow_modules)
+        check_tracker(experiment, [parse(text) for text in request.overrides])
         if (first := same.setdefault(repr(experiment), number)) != number and not optuna:
             raise UserError(f"{_swept(request)}: jobs {first} and {number} would be the same run; give each value once")
         jobs.append(Job(tuple(overrides), experiment, directory, folder))
         loader.keep([*overrides, *mode], cfg)
     return jobs
+
+
+def _check_study(cfg: DictConfig, optuna: bool, request: Request) -> None:
+    """Raise `UserError` if a file chose the sweeper, or the chosen one would load what could run code."""
+    chosen = cfg.hydra.runtime.choices["hydra/sweeper"]
+    if not request.multirun or chosen == "basic":
+        return
+    if not optuna:
+        raise UserError(
+            f"hydra/sweeper={chosen}: is chosen on the command line alone; add hydra/sweeper={chosen} to it"
+        )
+    check_storage(str(cfg.hydra.runtime.choices.get("hydra/sweeper/sampler")), cfg.hydra.sweeper.storage)
 
 
 def _as_a_list(text: str, request: Request, loader: SafeLoader) -> str:
@@ -145,11 +167,15 @@ def _sweep(request: Request, loader: SafeLoader, optuna: bool = False) -> list[l
     hydras = [text for text, o in zip(request.overrides, parsed, strict=True) if of_hydra(o)]
     groups = _groups(loader)
     single = [str(o.input_line) for o in parsed if o.key_or_group in groups and not o.is_sweep_override()]
-    sweeper = _compose(loader, [*single, *hydras]).hydra.sweeper
+    cfg = _compose(loader, [*single, *hydras])
+    _check_study(cfg, optuna, request)
+    sweeper = cfg.hydra.sweeper
     if not optuna and sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
         raise UserError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be at least 1")
     try:
         params = [parse(f"{key}={value}") for key, value in (sweeper.params or {}).items()]
+        if own := [one for one in params if of_hydra(one)]:
+            raise UserError(f"hydra.sweeper.params: {own[0].input_line}: must be about the run, not about Hydra")
         parser = OverridesParser.create(loader)
         task = parser.parse_overrides([text for text in request.overrides if text not in hydras])
         jobs = (samples if optuna else combinations)([*params, *task], groups)
@@ -229,8 +255,10 @@ def _directory(cfg: DictConfig, number: int | None, used: bool = False) -> Path:
                 )
         if number is not None and not str(directory).isprintable():
             raise UserError(f"{key}={str(directory)!r}: must not contain line breaks or control characters")
+        refuse_linked_jobs(Path(named), directory)
         if not used:
             refuse_used(directory, key)
+        refuse_links(directory)
     except (errors.OmegaConfBaseException, OSError, ValueError) as error:  # a name too long, or with a null byte
         raise UserError(f"{key}: {one_line(error)}") from None
     return directory
@@ -249,6 +277,8 @@ def place_of(request: Request, experiment: Experiment) -> Path | None:
     with read_write(cfg), open_dict(cfg):
         for key, value in build.record_of(experiment).items():  # to which ${model.hidden_size} and the like refer
             cfg[key] = value
+    check_places(cfg, ("run.dir",), multirun=False, default=())
+    with read_write(cfg), open_dict(cfg):
         style = cfg.hydra.job.config.override_dirname
         cfg.hydra.job.override_dirname = get_overrides_dirname(
             [parse(text) for text in task], style.exclude_keys, style.item_sep, style.kv_sep
@@ -309,12 +339,23 @@ def amend(record: Mapping[str, Any], request: Request) -> Experiment:
         UserError: naming the key, the value and what is allowed.
     """
     try:
+        _refuse_interpolations(record)
         amended = OmegaConf.create(dict(record))
         if request.overrides:  # composing takes a while
             _amend(amended, list(request.overrides), make_loader(request.config_dir))
     except (errors.OmegaConfBaseException, AttributeError, TypeError) as error:
         raise UserError(one_line(error)) from None
     return build_experiment(amended, request.allow_modules)
+
+
+_INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # after an even number of backslashes
+
+
+def _refuse_interpolations(record: Mapping[str, Any]) -> None:
+    """Raise `UserError` if a value of a record would be replaced: as it was written, all of them had been."""
+    for key, text in texts(record):
+        if _INTERPOLATION.search(text):
+            raise UserError(f"{key}={text}: is not what a run records; nothing in a record is replaced by other values")
 
 
 def _amend(amended: DictConfig, overrides: list[str], loader: SafeLoader) -> None:

@@ -12,6 +12,7 @@ import itertools
 import os
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -23,6 +24,8 @@ from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+
+from fedsim.config.user_files import check_file
 
 _T = TypeVar("_T")
 _numbers = itertools.count()
@@ -49,11 +52,16 @@ _MERGED = Cache(100)  # of about 150 kB each
 
 
 class Repository(ConfigRepository):
-    """Where Hydra finds configs; those that come with a package are read once per process."""
+    """Where Hydra finds configs.
+
+    Those that come with a package are read once per process; those of a folder are checked before Hydra reads them.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         """Load a config by its path, such as ``model/gru``."""
         source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is not None and source.scheme() == "file":
+            check_file(Path(source.path) / source._normalize_file_name(config_path))
         if source is None or source.scheme() != "pkg":
             return super().load_config(config_path)
         return _FILES.get((source.path, config_path), lambda: super(Repository, self).load_config(config_path))

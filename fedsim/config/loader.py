@@ -10,7 +10,7 @@ import importlib.resources
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import version
 from hydra._internal.utils import create_config_search_path
@@ -21,9 +21,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from fedsim.config.command_line import check_places, refuse_in_file
 from fedsim.config.composed_cache import MergingOnce, read
 from fedsim.config.keys import flat, within
 from fedsim.config.request import HYDRA_COMPUTED, HYDRA_SETTABLE, PLUGINS, check_choice, check_value, refused, settable
+from fedsim.config.user_files import check_growth
 from fedsim.errors import UserError, show
 
 CONFIG_MODULE = "fedsim.configs"
@@ -73,6 +75,7 @@ class SafeLoader(MergingOnce):
         given = [
             parse(text) for text in overrides if text != HYDRA_MULTIRUN
         ]  # refused before composing, which imports search paths
+        typed = {one.key_or_group.replace("/", ".").removeprefix("hydra.") for one in given if of_hydra(one)}
         cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         choices = {group: cfg.hydra.runtime.choices.get(group) for group in PLUGINS}
         choices = {group: option for group, option in choices.items() if option is not None}
@@ -92,6 +95,12 @@ class SafeLoader(MergingOnce):
             if key not in settable(choices) or "${" in str(found.get(key)):
                 raise refused(f"hydra.{key}={show(found.get(key))}", choices)
             check_value(key, found[key])
+            if key not in typed:
+                refuse_in_file(key, found[key])
+        if not self.own:
+            check_growth(cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=False)))
+            own = [str(untouched[key]) for key in ("run.dir", "sweep.dir", "sweep.subdir")]
+            check_places(cfg, typed, bool(modes), own)
         if self._first is not None:
             OmegaConf.copy_cache(self._first, cfg)  # one ${now:...} for the sweep and all its jobs, as in Hydra
         return cfg

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedsim.errors import UserError, show
 from fedsim.federation.experiment import Experiment
+from fedsim.yaml_bounds import read_bounded, read_yaml
 
 # Pairs of keys of which exactly one is set: setting one on the command line nulls the default of the other.
 EXCLUSIVE = (
@@ -124,10 +123,9 @@ def _may_have(request: Request, given: Mapping[str, str], key: str) -> bool:
     if request.config_dir is None or group not in given:
         return True
     try:
-        content = yaml.safe_load(
-            (Path(request.config_dir) / group / f"{given[group]}.yaml").read_text(encoding="utf-8")
-        )
-    except (OSError, ValueError, yaml.YAMLError):  # not there, or reported when it is composed
+        path = Path(request.config_dir) / group / f"{given[group]}.yaml"
+        content = read_yaml(read_bounded(path), str(path))
+    except (UserError, ValueError):  # not there, or reported when it is composed
         return True
     return not isinstance(content, dict) or "defaults" in content or name in content
 

@@ -16,6 +16,7 @@ from typing import Any
 from fedsim.errors import UserError
 
 NAME = ".lock"
+_NOT_FOLLOWED = os.O_NOFOLLOW | os.O_NONBLOCK  # neither to another file, nor until somebody writes to a pipe
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # some network file systems
 
 
@@ -40,7 +41,7 @@ def holder(directory: Path) -> str | None:
     """Describe the process that holds a run directory; None if none does."""
     path = directory / NAME
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | _NOT_FOLLOWED)
     except OSError:
         return None
     try:
@@ -51,7 +52,7 @@ def holder(directory: Path) -> str | None:
 
 def _acquire(path: Path) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NOT_FOLLOWED, 0o644)
         try:
             if _is_held(descriptor, path, fcntl.LOCK_EX):
                 raise UserError(f"{path.parent}: in use by {_describe(_read(path))}")

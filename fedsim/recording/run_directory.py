@@ -31,6 +31,7 @@ _LONGEST = Path("checkpoints", ".round_000000.safetensors.partial")
 _OWN = (
     *(".lock", ".fork.json", "config.yaml", "metrics.csv", "timing.csv", "clients.csv", "summary.json", "resumed.json"),
     *("run.log", "tracker.json", "multirun.yaml", "sweep.yaml", "sweep.csv", "checkpoints", ".hydra", "export"),
+    *("optimization_results.yaml", ".submitit", "tensorboard", "wandb"),
 )
 """What fedsim reads and writes in a directory of a run or a sweep."""
 
@@ -53,6 +54,15 @@ def refuse_links(directory: Path) -> None:
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 what = "a link" if stat.S_ISLNK(mode) else "no regular file"
                 raise UserError(f"{found}: is {what}; nothing in the directory of a run is followed")
+
+
+def refuse_linked_jobs(folder: Path, directory: Path) -> None:
+    """Raise `UserError` if a folder between that of a sweep and the directory of its job is a link."""
+    for place in (directory, *directory.parents):
+        if place == folder:  # what the user named may be a link
+            return
+        if place.is_symlink():
+            raise UserError(f"{place}: is a link; nothing in the directory of a sweep is followed")
 
 
 def refuse_used(directory: Path, key: str) -> None:
@@ -218,7 +228,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, sync it and rename it: a reader sees the old file or the new one, whole."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # never through a link
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -6,6 +6,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from fedsim.errors import printable
 
 
 @contextmanager
@@ -20,7 +23,7 @@ def logging_to(directory: Path) -> Iterator[None]:
         return
     level = root.level
     handler = _RunLog(file, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    handler.setFormatter(_OneLine("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
@@ -30,6 +33,16 @@ def logging_to(directory: Path) -> Iterator[None]:
         root.setLevel(level)
         with suppress(OSError):  # a full disk, of which the run has told
             handler.close()
+
+
+class _OneLine(logging.Formatter):
+    """Writes a message as one line, because it may quote a stranger's file; the traceback of a bug keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        return printable(super().formatMessage(record)).replace("\n", "\\n")
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's name
+        return printable(super().formatException(ei))
 
 
 class _RunLog(logging.FileHandler):

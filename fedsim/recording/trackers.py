@@ -10,6 +10,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from fedsim.errors import FieldError, UserError, check_one_of
+from fedsim.errors import FieldError, UserError, check_one_of, print_error
 
 FACTS = "tracker.json"
 """The file in a run's directory that names the tracker's own runs, so that a resumed run continues them."""
+
+SQLITE = "sqlite:///"
 
 Logged = str | int | float | bool
 
@@ -186,8 +189,13 @@ class _MLflowLog:
         self._metric = Metric
         facts = _read_facts(run.directory, "mlflow", tracking_uri=str, run_id=str)
         known = facts.get("settings") == [settings.tracking_uri, settings.experiment_name]
+        known = known and _is_that_store(facts["tracking_uri"], settings.tracking_uri, run.directory)
         uri = facts["tracking_uri"] if known else _absolute(settings.tracking_uri)
         self._client = MlflowClient(tracking_uri=uri)
+        place = str(run.directory.resolve())
+        # A stranger's `FACTS` could name any run of the store.
+        known = known and self._client.get_run(facts["run_id"]).data.tags.get("directory") == place
+        _say_if_ignored(run.directory, bool(facts) and not known)
         if known:
             self._run: str = facts["run_id"]
             self._client.update_run(self._run, status="RUNNING")
@@ -201,7 +209,7 @@ class _MLflowLog:
         params = [Param(key, str(value)[:6000]) for key, value in run.config.items()]
         for start in range(0, len(params), self.BATCH):
             self._client.log_batch(self._run, params=params[start : start + self.BATCH])
-        self._client.set_tag(self._run, "directory", str(run.directory))
+        self._client.set_tag(self._run, "directory", place)
         chosen = [settings.tracking_uri, settings.experiment_name]
         _write_facts(run.directory, "mlflow", {"settings": chosen, "tracking_uri": uri, "run_id": self._run})
 
@@ -216,12 +224,18 @@ class _MLflowLog:
 
 def _absolute(uri: str) -> str:
     """Make the path of a database absolute, so that the run can be resumed from any folder."""
-    scheme = "sqlite:///"
-    if not uri.startswith(scheme):
+    if not uri.startswith(SQLITE):
         return uri
-    file = Path(uri.removeprefix(scheme)).absolute()
+    file = Path(uri.removeprefix(SQLITE)).absolute()
     file.parent.mkdir(parents=True, exist_ok=True)
-    return f"{scheme}{file}"
+    return f"{SQLITE}{file}"
+
+
+def _is_that_store(recorded: str, uri: str, directory: Path) -> bool:
+    """Whether the store that a run's `FACTS` name is the one of its config, seen from a folder above the run."""
+    if not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).is_absolute():
+        return recorded == uri
+    return any(recorded == f"{SQLITE}{above / uri.removeprefix(SQLITE)}" for above in directory.resolve().parents)
 
 
 def _host(uri: str) -> str | None:
@@ -276,7 +290,8 @@ class _WandbLog:
         import wandb
 
         facts = _read_facts(run.directory, "wandb", id=str, logged=int)
-        known = facts.get("project") == settings.project
+        known = facts.get("project") == settings.project and re.fullmatch(r"[\w-]{1,64}", facts["id"]) is not None
+        _say_if_ignored(run.directory, bool(facts) and not known)
         self._online = settings.mode == "online"
         kept = {key: value for key, value in self.QUIET.items() if key in wandb.Settings.model_fields}
         self._run = wandb.init(
@@ -309,6 +324,17 @@ class _WandbLog:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def leads_outside(tracker: Tracker) -> str | None:
+    """The field by which a tracker sends what it logs elsewhere or writes it outside ``outputs``, or None."""
+    if isinstance(tracker, Wandb) and tracker.mode == "online":
+        return "mode"
+    if isinstance(tracker, MLflow):
+        file = tracker.tracking_uri.removeprefix(SQLITE)
+        if file == tracker.tracking_uri or not Path(file).resolve().is_relative_to(Path("outputs").resolve()):
+            return "tracking_uri"
+    return None
+
+
 def _require(option: str, modules: tuple[str, ...], requirements: tuple[str, ...]) -> None:
     """Raise `UserError` if a module cannot be imported; a mere folder of that name, such as W&B makes, is none."""
     found = [importlib.util.find_spec(module) for module in modules]
@@ -328,6 +354,11 @@ def _read_facts(directory: Path, name: str, **kinds: type) -> dict[str, Any]:
     return facts if isinstance(facts, dict) and whole else {}
 
 
+def _say_if_ignored(directory: Path, ignored: bool) -> None:
+    if ignored:
+        print_error(f"{directory / FACTS}: does not agree with the config and is ignored; a new one begins", "warning")
+
+
 def _all_facts(directory: Path) -> dict[str, Any]:
     try:
         facts = json.loads((directory / FACTS).read_text(encoding="utf-8"))
@@ -339,5 +370,7 @@ def _all_facts(directory: Path) -> dict[str, Any]:
 def _write_facts(directory: Path, name: str, facts: Mapping[str, Any]) -> None:
     """Write them to `FACTS` atomically, but without a sync, because a tracker may do this in every round."""
     temporary = directory / f".{FACTS}.partial"
-    temporary.write_text(json.dumps({**_all_facts(directory), name: facts}, indent=2) + "\n", encoding="utf-8")
+    temporary.unlink(missing_ok=True)
+    with temporary.open("x", encoding="utf-8") as file:  # never through a link
+        file.write(json.dumps({**_all_facts(directory), name: facts}, indent=2) + "\n")
     temporary.replace(directory / FACTS)

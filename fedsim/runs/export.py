@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -110,7 +111,7 @@ def export_run(
     experiment = read_experiment(directory, allow_modules)
     saved = read_model(directory, which)
     for path in [*files.values(), *([folder / f"{stem}.json"] if "torch" in files else [])]:
-        if path.exists():
+        if os.path.lexists(path):  # even if it is a link to nothing
             raise UserError(f"--out {folder}: already holds {path.name}; choose another folder, or delete it")
     threads(experiment)
     simulation = prepare(experiment, saved.fitted)

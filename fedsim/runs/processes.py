@@ -133,9 +133,7 @@ def follow(here: World, allow_modules: Sequence[str]) -> int:
 
 
 def _follow(here: World, word: dict[str, str], allow_modules: Sequence[str], asked: Asked) -> None:
-    experiment = build.build(
-        parse_record(word["record"].encode(), Path("config.yaml")), Experiment, allowed=allow_modules
-    )
+    experiment = build.build(parse_record(word["record"], Path("config.yaml")), Experiment, allowed=allow_modules)
     assert isinstance(experiment, Experiment)
     _check_devices(here, experiment)
     content = here.receive()

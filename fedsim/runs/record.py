@@ -18,6 +18,7 @@ from fedsim.federation.experiment import Experiment
 from fedsim.recording.lock import holder
 from fedsim.recording.moved import moved
 from fedsim.recording.run_directory import FORMAT_VERSION, digest_of, refuse_links
+from fedsim.yaml_bounds import read_bounded, read_yaml
 
 MISSING, RUNNING, INTERRUPTED, DONE, DIVERGED, OTHER = (
     *("missing", "running", "interrupted", "done", "diverged", "other config"),
@@ -29,6 +30,11 @@ IN_PLACE = ("rounds", "stop", "console", "checkpoint", "tracker", "threads")
 
 HALF = ".fork.json"
 """The file that marks the directory of a fork until it is whole; it names the run that was forked."""
+
+
+_ABOUT_THE_RUN = re.compile(r"(?!hydra|tracker)\w[\w./@]*=")
+"""How an override begins that may be suggested from a stranger's record: never an option of the command line, such as
+``--allow-module``, nor what says where things are loaded from or sent."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -49,24 +55,21 @@ def read_record(directory: Path) -> dict[str, Any]:
     refuse_links(directory)
     path = directory / "config.yaml"
     try:
-        text = path.read_bytes()
+        path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory}: holds {_instead_of_a_run(directory)}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    return parse_record(text, path)
+    return parse_record(read_bounded(path), path)
 
 
-def parse_record(text: bytes, path: Path) -> dict[str, Any]:
+def parse_record(text: str, path: Path) -> dict[str, Any]:
     """Return the record in the content of a ``config.yaml``; `path` is for error messages.
 
     Raises:
         UserError: if it is not a record of this format.
     """
-    try:
-        content = _Loader(text.decode()).get_single_data()
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as the record of a run ({' '.join(str(error).split())})") from None
+    content = read_yaml(text, str(path), _Loader)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: is not the record of a run (its top level is not a mapping)")
     version = content.pop("format_version", None)
@@ -128,20 +131,22 @@ def started_elsewhere(directory: Path, experiment: Experiment) -> Iterator[None]
 def _started_in(directory: Path) -> Path | None:
     """The folder in which a run was started, as Hydra recorded it, or None."""
     try:
-        content = yaml.safe_load((directory / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
-        return Path(content["hydra"]["runtime"]["cwd"])
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):
+        path = directory / ".hydra" / "hydra.yaml"
+        return Path(read_yaml(read_bounded(path), str(path))["hydra"]["runtime"]["cwd"])
+    except (UserError, LookupError, TypeError):
         return None
 
 
 def _sweep_overrides(directory: Path) -> list[str]:
-    """The overrides of a sweep as they were typed; none if Hydra's record of them cannot be read."""
+    """The overrides of a sweep as they were typed; none if they cannot be read, or do more than set up the runs."""
+    path = directory / "multirun.yaml"
     try:
-        given = yaml.safe_load((directory / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]
+        given = read_yaml(read_bounded(path), str(path))["hydra"]["overrides"]
         overrides = [str(text) for text in (*given["task"], *given["hydra"])]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, RecursionError):
+    except (UserError, ValueError, KeyError, TypeError):
         return []
-    return [text for text in overrides if not text.startswith(("hydra.sweep.dir=", "hydra.mode="))]
+    found = [text for text in overrides if not text.startswith(("hydra.sweep.dir=", "hydra.mode="))]
+    return found if all(_ABOUT_THE_RUN.match(text) and text.isprintable() for text in found) else []
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

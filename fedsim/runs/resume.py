@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fedsim.config.command_line import check_tracker
 from fedsim.config.compose import amend, place_of, record_of, split_place, to_yaml
+from fedsim.config.loader import parse
 from fedsim.config.request import Request, normalise
 from fedsim.core import stopping
 from fedsim.core.results import Metrics
@@ -61,6 +63,7 @@ def continue_run(directory: Path, request: Request, after_round: int | None = No
     rest, _ = split_place(request)
     recorded = read_experiment(directory, request.allow_modules)
     wanted = amend(read_record(directory), normalise(dataclasses.replace(request, overrides=rest)))
+    check_tracker(wanted, [parse(text) for text in request.overrides])
     target = place_of(request, wanted)
     if target is None and after_round is None and all(in_place(key) for key in changes(recorded, wanted)):
         return resume_run(directory, wanted, request.allow_modules)
@@ -86,6 +89,8 @@ def resume_run(
     def resume() -> str:
         recorded = read_experiment(directory, allow_modules)
         wanted = experiment or recorded
+        if experiment is None:
+            check_tracker(recorded, ())
         changed = changes(recorded, wanted)
         if outside := [key for key in changed if not in_place(key)]:
             raise UserError(f"{directory}: {', '.join(outside)} cannot change within a run; that would be a fork of it")

@@ -35,6 +35,7 @@ from fedsim.recording.lock import locked
 from fedsim.recording.run_directory import (
     FORMAT_VERSION,
     Cell,
+    refuse_links,
     refuse_other_sweep,
     write_atomically,
     write_csv,
@@ -110,6 +111,7 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
     pending = [(k, job) for k, job in enumerate(jobs) if optuna or _is_pending(job, request)]
     concurrent = concurrency(settings, len(pending) if not optuna else 0)
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder)
     with locked(folder):
         if request.resume is None:
             refuse_other_sweep(folder, "hydra.sweep.dir")

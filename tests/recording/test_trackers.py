@@ -137,6 +137,11 @@ def fake_mlflow(monkeypatch, calls):
             calls.append(("create_run", (experiment,), keywords))
             return types.SimpleNamespace(info=types.SimpleNamespace(run_id="abc"))
 
+        def get_run(self, run):
+            assert run == "abc"
+            tags = {name: value for (_, name, value), _ in calls.named("set_tag")}
+            return types.SimpleNamespace(data=types.SimpleNamespace(tags=tags))
+
         def get_metric_history(self, run, name):
             assert (run, name) == ("abc", "clients")
             return [batch["metrics"][0] for _, batch in calls.named("log_batch") if "metrics" in batch]
@@ -278,6 +283,40 @@ def test_mlflow_resumes(make, calls, fake_mlflow, killed, tmp_path, monkeypatch)
     assert len({(metric.key, metric.step) for metric in metrics}) == len(metrics)
     assert {m.step for m in metrics} == {0, 1, 2, 3, 4}
     assert len(calls.named("create_run")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tracking_uri", "http://evil.example"),
+        ("tracking_uri", "sqlite:////home/me/other.db"),
+        ("run_id", "another"),
+        ("settings", ["sqlite:///outputs/mlflow.db", "theirs"]),
+    ],
+)
+def test_facts_that_disagree_with_the_config_are_ignored_and_said(
+    make, calls, fake_mlflow, killed, capsys, name, value
+):
+    """They could send what is logged elsewhere, or into another run of the same store."""
+    killed(make("tracker=mlflow"), kept=1, logged=3)
+    facts = json.loads(Path("run/tracker.json").read_text())
+    facts["mlflow"][name] = value
+    Path("run/tracker.json").write_text(json.dumps(facts))
+    sys.modules["mlflow"].MlflowClient.get_run = lambda self, run: types.SimpleNamespace(
+        data=types.SimpleNamespace(
+            tags={"directory": "/of/another/run" if run == "another" else str(Path("run").resolve())}
+        )
+    )
+    capsys.readouterr()
+    assert resume_run(Path("run")) == "done"
+    assert {given["tracking_uri"] for _, given in calls.named("open")} == {f"sqlite:///{Path.cwd()}/outputs/mlflow.db"}
+    assert not calls.named("update_run")
+    assert len(calls.named("create_run")) == 2
+    assert (
+        "run/tracker.json: does not agree with the config and is ignored; a new one begins" in capsys.readouterr().err
+    )
+    again = json.loads(Path("run/tracker.json").read_text())["mlflow"]
+    assert (again["run_id"], again["tracking_uri"]) == ("abc", f"sqlite:///{Path.cwd()}/outputs/mlflow.db")
 
 
 def test_wandb_resumes(make, calls, fake_wandb, killed):
