@@ -255,9 +255,10 @@ def _directory(cfg: DictConfig, number: int | None, used: bool = False) -> Path:
                 )
         if number is not None and not str(directory).isprintable():
             raise UserError(f"{key}={str(directory)!r}: must not contain line breaks or control characters")
-        refuse_linked_jobs(Path(named), directory)
         if not used:
             refuse_used(directory, key)
+        if number is not None:
+            refuse_linked_jobs(Path(named), directory)
         refuse_links(directory)
     except (errors.OmegaConfBaseException, OSError, ValueError) as error:  # a name too long, or with a null byte
         raise UserError(f"{key}: {one_line(error)}") from None

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fedsim.errors import RecordingFailed, UserError
 
@@ -224,12 +224,20 @@ class CsvWriter:
         self._file.close()
 
 
+def open_new(path: Path) -> BinaryIO:
+    """Open a file that was not there, or is a leftover, for writing: never what a link of that name leads to."""
+    try:
+        return path.open("xb")
+    except FileExistsError:
+        path.unlink()
+        return path.open("xb")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, sync it and rename it: a reader sees the old file or the new one, whole."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:  # never through a link
+        with open_new(temporary) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from fedsim.errors import FieldError, UserError, check_one_of, print_error
+from fedsim.recording.run_directory import open_new
 
 FACTS = "tracker.json"
 """The file in a run's directory that names the tracker's own runs, so that a resumed run continues them."""
@@ -370,7 +371,6 @@ def _all_facts(directory: Path) -> dict[str, Any]:
 def _write_facts(directory: Path, name: str, facts: Mapping[str, Any]) -> None:
     """Write them to `FACTS` atomically, but without a sync, because a tracker may do this in every round."""
     temporary = directory / f".{FACTS}.partial"
-    temporary.unlink(missing_ok=True)
-    with temporary.open("x", encoding="utf-8") as file:  # never through a link
-        file.write(json.dumps({**_all_facts(directory), name: facts}, indent=2) + "\n")
+    with open_new(temporary) as file:
+        file.write((json.dumps({**_all_facts(directory), name: facts}, indent=2) + "\n").encode())
     temporary.replace(directory / FACTS)

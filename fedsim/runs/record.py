@@ -32,9 +32,9 @@ HALF = ".fork.json"
 """The file that marks the directory of a fork until it is whole; it names the run that was forked."""
 
 
-_ABOUT_THE_RUN = re.compile(r"(?!hydra|tracker)\w[\w./@]*=")
+_ABOUT_THE_RUN = re.compile(r"(?!hydra|tracker)\w[\w./@]*=|hydra\.sweep\.subdir=(?!.*\.\.|\W*/)|hydra/launcher=")
 """How an override begins that may be suggested from a stranger's record: never an option of the command line, such as
-``--allow-module``, nor what says where things are loaded from or sent."""
+``--allow-module``, nor what says where things are loaded from, written or sent."""
 
 
 class _Loader(yaml.SafeLoader):

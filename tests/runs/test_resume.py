@@ -526,16 +526,16 @@ def test_other_versions_and_threads_are_told(make, broken_off, monkeypatch, capf
 RECORDS = {
     "": "is not the record of a run",
     "[]": "is not the record of a run",
-    "a: [": "cannot be read as the record of a run",
+    "a: [": "cannot be read as YAML",
     "format_version: 2\nrounds: 3": "has format_version 2; this fedsim reads 1",
     "rounds: 3": "has format_version None",
     "format_version: 1\nrounds: 3": "model",
-    "\x00": "cannot be read as the record of a run",
+    "\x00": "cannot be read as YAML",
     "format_version: 1\nseed: 2020-01-01": "seed: Value 'date'",
     "format_version: 1\nseed: !!set {a, b}": "set",
     "format_version: 1\nname: ${nope}": "nope",
-    "format_version: 1\nname: !!python/name:os.system": "cannot be read as the record of a run",
-    "? [a]\n: 3": "cannot be read as the record of a run",
+    "format_version: 1\nname: !!python/name:os.system": "cannot be read as YAML",
+    "? [a]\n: 3": "cannot be read as YAML",
 }
 
 
