@@ -4,8 +4,9 @@
     python scripts/fuzz.py --cases 10000 --seed 1
     python scripts/fuzz.py --only config --cases 1 --seed 4711   # one case again, as the report names it
 
-Each case takes something valid (a table, a folder of configs, a run's directory), changes it at random (bytes, values,
-links, pipes) and gives it to a command, in a folder of its own. What counts against fedsim: an exception that is not
+Each case takes something valid (a table, a folder of configs, the directory of a run or a sweep), changes it at random
+(bytes, values, links, pipes) and gives it to a command, in a folder of its own. Values in a checkpoint are changed with
+its digests, so that what comes after their check is reached. What counts against fedsim: an exception that is not
 reported in one line, an exit code other than those documented, more than `SECONDS`, a change to the files that lie
 beside the folder, or a secret of the environment in what is printed or written.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import os
 import random
 import shutil
@@ -26,9 +28,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save
 
 from fedsim.cli import main as cli
 from fedsim.data.source import load_dataset
+from fedsim.runs import checkpoints
 
 SECONDS = 30
 CODES = (0, 1, 2, 3, 130, 143)
@@ -115,6 +124,73 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return data
 
 
+HOSTILE: tuple[Any, ...] = (
+    *(None, True, "", "x", [], {}, [1], {"a": 1}, -1, 0, 1.5, 1e308, 10**30, 10**400, float("nan"), float("inf")),
+    *(
+        [[[[[]]]]],
+        "${oc.env:FEDSIM_FUZZ_SECRET}",
+        "../../canary/a.txt",
+        "a\nb",
+        "\x1b[31m",
+        "fedsim.cli.main.main",
+        2**63,
+    ),
+)
+"""Values of which most are of a wrong type or size, wherever they are put."""
+
+
+def another(content: Any, rng: random.Random) -> Any:
+    """Plain data in which one value, at any depth, is replaced, dropped or added."""
+    if isinstance(content, dict) and content and rng.random() < 0.85:
+        name = rng.choice(sorted(content, key=str))
+        kind = rng.random()
+        if kind < 0.1:
+            return {key: value for key, value in content.items() if key != name}
+        if kind < 0.15:
+            return content | {"extra": rng.choice(HOSTILE)}
+        return content | {name: another(content[name], rng)}
+    if isinstance(content, list) and content and rng.random() < 0.6:
+        place = rng.randrange(len(content))
+        return [*content[:place], another(content[place], rng), *content[place + 1 :]]
+    return rng.choice(HOSTILE)
+
+
+def changed(file: Path, rng: random.Random) -> bytes:
+    """The content of a file of a run in which something else stands for a byte or, if its format is known, a value."""
+    content = file.read_bytes()
+    if rng.random() < 0.4:
+        return mutated(content, rng)
+    if file.suffix == ".json":
+        return json.dumps(another(json.loads(content), rng)).encode()
+    if file.suffix == ".yaml":
+        return yaml.safe_dump(another(yaml.safe_load(content), rng), sort_keys=False).encode()
+    if file.suffix == ".safetensors":
+        return another_checkpoint(file, rng)
+    return mutated(content, rng)
+
+
+def another_checkpoint(file: Path, rng: random.Random) -> bytes:
+    """A whole checkpoint with right digests, of which a value or a tensor is another."""
+    with safe_open(file, framework="pt") as opened:
+        facts = json.loads(opened.metadata()["fedsim"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
+    facts.pop("digest")
+    if rng.random() < 0.3:
+        name = rng.choice(sorted(tensors))
+        value = tensors.pop(name)
+        others = (
+            *(value.double(), value.long(), value.reshape(-1)[:0], value.reshape(-1), value[None], value * 0 - 5),
+            *(value.float() * torch.nan, value.float() + torch.inf, None),
+        )
+        other = rng.choice(others)
+        tensors |= {} if other is None else {name: other.contiguous()}
+        facts["tensors"] = checkpoints._digest(tensors)
+    else:
+        facts = another(facts, rng)
+    text = json.dumps(facts)
+    return bytes(save(tensors, metadata={"fedsim": checkpoints._sealed(text) if text.endswith("}") else text}))
+
+
 def a_table(folder: Path, rng: random.Random, valid: Path) -> list[str]:
     """A damaged table, read with a few settings."""
     (folder / "t.csv").write_bytes(mutated(TABLE.encode(), rng))
@@ -137,7 +213,10 @@ def a_config(folder: Path, rng: random.Random, valid: Path) -> list[str]:
     (folder / "configs" / "data" / "mine.yaml").write_bytes(mutated(CONFIG.encode(), rng))
     if rng.random() < 0.3:
         (folder / "configs" / "experiment").mkdir()
-        text = "# @package _global_\ndefaults:\n  - override /data: mine\nname: x\nrounds: 1\ntracker:\n  run: 1\n"
+        text = "# @package _global_\ndefaults:\n  - override /data: mine\nname: x\nrounds: 1\ntags: [a, '${name}']\n"
+        text += rng.choice(
+            ("", "hydra: {run: {dir: 'outputs/${name}'}}\n", "client: {epochs: 1, optimizer: {lr: 0.1}}\n")
+        )
         (folder / "configs" / "experiment" / "theirs.yaml").write_bytes(mutated(text.encode(), rng))
         return ["run", "experiment=theirs", "--config-dir", "configs", *SMALL]
     return ["run", "data=mine", "--config-dir", "configs", "partition=iid", "num_clients=2", *SMALL]
@@ -145,12 +224,31 @@ def a_config(folder: Path, rng: random.Random, valid: Path) -> list[str]:
 
 def a_run(folder: Path, rng: random.Random, valid: Path) -> list[str]:
     """A stranger's run, in which a file was changed or is not a file at all."""
-    shutil.copytree(valid, folder / "run")
-    files = sorted(path for path in (folder / "run").rglob("*") if path.is_file())
+    shutil.copytree(valid / "run", folder / "run")
+    change_files(folder / "run", rng)
+    command = rng.choice(("resume", "resume", "resume", "evaluate", "export", "compare", "fork", "begin"))
+    if command == "begin":
+        return ["run", *SYNTHETIC, *SMALL, "init_from=run"]
+    if command == "fork":
+        return ["resume", "run", "rounds=3", "client.optimizer.lr=0.1", "hydra.run.dir=fork"]
+    return [command, "run", *(["rounds=3"] if command == "resume" else [])]
+
+
+def a_sweep(folder: Path, rng: random.Random, valid: Path) -> list[str]:
+    """A stranger's sweep, in which files were changed."""
+    shutil.copytree(valid / "sweep", folder / "sweep")
+    change_files(folder / "sweep", rng)
+    again = ["run", "-m", *SYNTHETIC, *SMALL, "seed=1,2", "rounds=3", "--resume", "sweep"]
+    return rng.choice((again, again, ["compare", "sweep"], ["resume", "sweep"], ["compare", "sweep", "--json"]))
+
+
+def change_files(folder: Path, rng: random.Random) -> None:
+    """Change a file or two of a folder, or put something else in its place."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     for file in rng.sample(files, rng.choice((1, 1, 2))):
         kind = rng.random()
         if kind < 0.75:
-            file.write_bytes(mutated(file.read_bytes(), rng))
+            file.write_bytes(changed(file, rng))
             continue
         file.unlink()
         if kind < 0.87:
@@ -159,14 +257,13 @@ def a_run(folder: Path, rng: random.Random, valid: Path) -> list[str]:
             os.mkfifo(file)
         elif kind < 0.97:
             file.mkdir()
-    command = rng.choice(("resume", "resume", "evaluate", "export", "compare"))
-    return [command, "run", *(["rounds=3"] if command == "resume" else [])]
 
 
 KINDS: dict[str, Callable[[Path, random.Random, Path], list[str]]] = {
     "table": a_table,
     "config": a_config,
     "run": a_run,
+    "sweep": a_sweep,
 }
 
 
@@ -274,9 +371,10 @@ def fuzz(kinds: Sequence[str], cases: int, seed: int) -> Report:
     report = Report()
     with a_place() as place:
         os.chdir(place)
-        code, printed = call(["run", *SYNTHETIC, *SMALL, "hydra.run.dir=valid"])
-        if code:
-            raise RuntimeError(f"the valid run failed: {printed}")
+        for words in (("run", "hydra.run.dir=valid/run"), ("run", "-m", "seed=1,2", "hydra.sweep.dir=valid/sweep")):
+            code, printed = call([*words, *SYNTHETIC, *SMALL])
+            if code:
+                raise RuntimeError(f"the valid run failed: {printed}")
         for number in range(seed, seed + cases):
             case(kinds[number % len(kinds)], number, place, place / "valid", report)
     return report
