@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.caches import find_place_for_matplotlib
-from fedsim.errors import UserError, printable
+from fedsim.compare import escape
+from fedsim.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,11 +33,6 @@ def check(file: Path) -> None:
         raise UserError(f"--plot {file}: must end in .png, .svg or .pdf")
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("--plot: needs matplotlib; install it with: python -m pip install matplotlib")
-
-
-def as_text(name: str) -> str:
-    """A name in which matplotlib finds no mathematics, and no character that it cannot draw."""
-    return printable(name).replace("$", r"\$")
 
 
 def draw(report: SplitReport, kind: str) -> bytes:
@@ -65,12 +61,12 @@ def _heat_map(axes: Axes, report: SplitReport, bar_aspect: float) -> None:
         axes.set_ylabel("clients, ordered by their most frequent " + report.kind)
     else:
         short = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
-        axes.set_yticks(range(len(names)), [as_text(name) for name in short])
+        axes.set_yticks(range(len(names)), [escape.drawn_name(name) for name in short])
     count = len(report.categories)
     top = max(shares.max(), min(1.0, 5 / count))  # an even distribution must look even: a fifth of the scale at most
     image = axes.imshow(shares, aspect="auto", cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
     ticks = range(0, count, -(-count // _NAMED_CATEGORIES))
-    axes.set_xticks(ticks, [as_text(report.categories[k]) for k in ticks])
+    axes.set_xticks(ticks, [escape.drawn_name(report.categories[k]) for k in ticks])
     axes.tick_params(length=2)
     axes.set_xlabel(
         {

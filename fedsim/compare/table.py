@@ -193,8 +193,8 @@ def _identity(group: Group, several: bool, groups: Sequence[Group]) -> dict[str,
     shared = os.path.commonpath([run.path.parent for other in groups for run in other.runs])
     row: dict[str, Any] = {"run": "; ".join(run.path.relative_to(shared).as_posix() for run in group.runs)}
     taken = {"run", "n", "seeds", "status", "rounds", "reached", *_DIFFERENCE}
-    # `rounds` is also a config key: the rounds asked for, next to the rounds done.
-    row |= {f"config {key}" if key in taken else key: value for key, value in group.keys.items()}
+    # `rounds` is also a config key: the rounds asked for, next to the rounds done. Names of results have spaces.
+    row |= {f"config {key}" if key in taken or " " in key else key: value for key, value in group.keys.items()}
     if several:
         row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.by_seed))}
     elif len({other.runs[0].seed for other in groups} - {None}) > 1:
