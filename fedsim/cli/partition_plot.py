@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedsim.caches import find_place_for_matplotlib
 from fedsim.compare import escape
+from fedsim.compare.plot import STYLE
 from fedsim.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def draw(report: SplitReport, kind: str) -> bytes:
     clients = len(report.table)
     height = min(max(2.6, 0.9 + 0.17 * clients), 5.0)
     content = io.BytesIO()
-    with rc_context({"font.size": 8, "svg.hashsalt": "fedsim", "pdf.fonttype": 42, "svg.fonttype": "path"}):
+    with rc_context(STYLE):
         figure = Figure(figsize=(7.2, height), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _heat_map(left, report, bar_aspect=9 * height)

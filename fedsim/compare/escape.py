@@ -10,6 +10,8 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fedsim.errors import printable
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.ft2font import FT2Font
 
 _LONGEST_DRAWN = 60
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20].")  # the last four are wide forms of = + - @
 
 # Entities rather than backslashes where some dialects of Markdown, or what fills in templates, disregard a backslash.
 _MARKDOWN = {
@@ -61,7 +64,7 @@ def latex(text: str) -> str:
 def cell(text: str) -> str:
     """The text in a CSV for people, in one line: one that a spreadsheet would compute has an apostrophe in front."""
     text = one_line(text)
-    return f"'{text}" if re.match(r"\s*[=+\-@＝＋－＠].", text) and not _is_number(text) else text
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
 
 
 def csv(table: pd.DataFrame) -> str:
@@ -72,7 +75,7 @@ def csv(table: pd.DataFrame) -> str:
     for at, values in enumerate(shown.dtypes):
         if not pd.api.types.is_numeric_dtype(values):
             own = [cell(value) if isinstance(value, str) else value for value in table.iloc[:, at]]
-            shown.isetitem(at, pd.Series(own, index=table.index, dtype=object))
+            shown.isetitem(at, np.array(own, object))
     shown.columns = pd.Index([cell(str(name)) for name in table.columns])
     return shown.to_csv(index=False, lineterminator="\n")
 
