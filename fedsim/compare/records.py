@@ -52,6 +52,8 @@ def read_metrics(path: Path) -> tuple[list[int], dict[str, pd.Series[float]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         text = text[: text.rfind("\n") + 1]  # a line without its end was torn when the run was killed
+        if "\0" in text:  # pandas would take it for the end of a cell
+            raise ValueError("it has NUL characters, as after a power failure")
         cells = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
         first = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, header=None, nrows=1)
         header = list(first.iloc[0])  # of two equal names, pandas changes one

@@ -142,12 +142,17 @@ def compare(runs: Sequence[Run], question: Question | None = None) -> Comparison
         notes += remarks.of_differences(groups, baselines, differences, key, asked)
     ranks = [rank(found[key], mode == "min" or question.order == "target") for found in summaries]
     order = sorted(range(len(rows)), key=lambda at: ranks[at])
-    table = pd.DataFrame([rows[at] for at in order])
+    table = pd.DataFrame([{_encodable(name): _encodable(cell) for name, cell in rows[at].items()} for at in order])
     for column in _WHOLE:
         if column in table and all(value is None or float(value).is_integer() for value in table[column].dropna()):
             table[column] = table[column].astype("Int64")
     shown = [groups[at] for at in order]
     return Comparison(table, shown, [summaries[at] for at in order], metric, mode, key, notes, warnings)
+
+
+def _encodable(cell: Any) -> Any:
+    """A cell in which half a character, as names of files and YAML can hold it, is written as its code."""
+    return cell.encode(errors="backslashreplace").decode() if isinstance(cell, str) else cell
 
 
 def _asked(runs: Sequence[Run], question: Question, metric: str, mode: str) -> Asked:
