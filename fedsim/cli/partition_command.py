@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedsim.cli.partition_plot import check, draw
 from fedsim.cli.partition_report import describe, render
+from fedsim.compare import escape
 from fedsim.data.describe import describe as describe_data
 from fedsim.data.source import load_dataset
 from fedsim.errors import printable
@@ -30,7 +31,7 @@ def show(experiment: Experiment, csv: Path | None, plot: Path | None) -> None:
     assignment = experiment.partition.assign(dataset, experiment.num_clients, experiment.seed)
     report = describe(dataset, assignment)
     if csv is not None:
-        write_file(csv, report.table.to_csv(index=False, lineterminator="\n").encode())
+        write_file(csv, escape.csv(report.table).encode())
     if plot is not None:
         write_file(plot, draw(report, plot.suffix[1:].lower()))
     console = Console(highlight=False, emoji=False)

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.caches import find_place_for_matplotlib
-from fedsim.errors import UserError, printable
+from fedsim.compare import escape
+from fedsim.compare.plot import STYLE
+from fedsim.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,11 +36,6 @@ def check(file: Path) -> None:
         raise UserError("--plot: needs matplotlib; install it with: python -m pip install matplotlib")
 
 
-def as_text(name: str) -> str:
-    """A name in which matplotlib finds no mathematics, and no character that it cannot draw."""
-    return printable(name).replace("$", r"\$")
-
-
 def draw(report: SplitReport, kind: str) -> bytes:
     """Return a picture of the kind ``png``, ``svg`` or ``pdf``: shares as a heat map, and how large clients are."""
     find_place_for_matplotlib()
@@ -48,7 +45,7 @@ def draw(report: SplitReport, kind: str) -> bytes:
     clients = len(report.table)
     height = min(max(2.6, 0.9 + 0.17 * clients), 5.0)
     content = io.BytesIO()
-    with rc_context({"font.size": 8, "svg.hashsalt": "fedsim", "pdf.fonttype": 42, "svg.fonttype": "path"}):
+    with rc_context(STYLE):
         figure = Figure(figsize=(7.2, height), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _heat_map(left, report, bar_aspect=9 * height)
@@ -65,12 +62,12 @@ def _heat_map(axes: Axes, report: SplitReport, bar_aspect: float) -> None:
         axes.set_ylabel("clients, ordered by their most frequent " + report.kind)
     else:
         short = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
-        axes.set_yticks(range(len(names)), [as_text(name) for name in short])
+        axes.set_yticks(range(len(names)), [escape.drawn_name(name) for name in short])
     count = len(report.categories)
     top = max(shares.max(), min(1.0, 5 / count))  # an even distribution must look even: a fifth of the scale at most
     image = axes.imshow(shares, aspect="auto", cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
     ticks = range(0, count, -(-count // _NAMED_CATEGORIES))
-    axes.set_xticks(ticks, [as_text(report.categories[k]) for k in ticks])
+    axes.set_xticks(ticks, [escape.drawn_name(report.categories[k]) for k in ticks])
     axes.tick_params(length=2)
     axes.set_xlabel(
         {

@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from fedsim.caches import find_place_for_matplotlib
-from fedsim.cli.partition_plot import METADATA, as_text
+from fedsim.cli.partition_plot import METADATA
+from fedsim.compare.escape import drawn
+from fedsim.compare.plot import STYLE
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.fitted import Column, arrays
 from fedsim.data.population import Population
@@ -37,7 +39,7 @@ def draw(population: Population, kind: str) -> bytes:
     clients = np.unique(np.linspace(0, population.num_clients - 1, PANELS).astype(int)).tolist()
     rows = -(-len(clients) // 2)
     content = io.BytesIO()
-    with rc_context({"font.size": 8, "svg.hashsalt": "fedsim", "pdf.fonttype": 42, "svg.fonttype": "path"}):
+    with rc_context(STYLE):
         numbers = population.vocabulary_size is None
         figure = Figure(figsize=(7.2, 0.6 + (1.7 if numbers else 1.0) * rows), layout="constrained")
         panels = figure.subplots(rows, min(2, len(clients)), squeeze=False).flat
@@ -45,7 +47,7 @@ def draw(population: Population, kind: str) -> bytes:
             first, last = int(population.train.offsets[client]), int(population.train.offsets[client + 1])
             sample = (first + last) // 2
             name = population.client_names[client]
-            axes.set_title(as_text(name if len(name) <= 30 else f"{name[:29]}…"), fontsize=8, loc="left")
+            axes.set_title(drawn(name if len(name) <= 30 else f"{name[:29]}…"), fontsize=8, loc="left")
             (_series if numbers else _tokens)(axes, population, sample)
         for axes in list(panels):  # a panel without a client
             axes.set_axis_off()
@@ -70,7 +72,7 @@ def _series(axes: Axes, population: Population, sample: int) -> None:
     places = [place for place in (forecast.places if forecast else ()) if place is not None]
     shown = [*dict.fromkeys([*places, *range(inputs.shape[1])])][:FEATURES]  # those that are predicted first
     for colour, k in zip(_COLOURS, shown, strict=False):
-        axes.plot(range(1 - steps, 1), inputs[:, k], color=colour, linewidth=1, label=as_text(names[k][:25]))
+        axes.plot(range(1 - steps, 1), inputs[:, k], color=colour, linewidth=1, label=drawn(names[k][:25]))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
@@ -81,7 +83,7 @@ def _series(axes: Axes, population: Population, sample: int) -> None:
             if place in shown:
                 colour = _COLOURS[shown.index(place)]
                 axes.plot(range(1, forecast.horizon + 1), ahead[:, k], ".", color=colour, markersize=4)
-    axes.set_title(as_text(_target(population, sample)), fontsize=8, loc="right")
+    axes.set_title(drawn(_target(population, sample)), fontsize=8, loc="right")
 
 
 def _target(population: Population, sample: int) -> str:
@@ -109,10 +111,10 @@ def _tokens(axes: Axes, population: Population, sample: int) -> None:
     text = ("" if names and all(len(name) == 1 or name[:1] == "<" for name in names) else " ").join(words)
     axes.set_axis_off()
     body = "\n".join(textwrap.wrap(text.replace("\n", "⏎"), 48, drop_whitespace=False)[:7])
-    axes.text(0, 1, as_text(body), family="monospace", fontsize=7, va="top", transform=axes.transAxes)
+    axes.text(0, 1, drawn(body), family="monospace", fontsize=7, va="top", transform=axes.transAxes)
     target: Any = train.targets[sample].reshape(-1)
     target = target[target != IGNORE][-1].item() if bool((target != IGNORE).any()) else None
     known = population.fitted.labels if population.task is Task.CLASSIFICATION else names
     if target is not None:
         shown = (repr(known[target]) if len(known[target]) == 1 else known[target]) if target < len(known) else target
-        axes.set_title(as_text(f"→ {shown}"), fontsize=8, loc="right")
+        axes.set_title(drawn(f"→ {shown}"), fontsize=8, loc="right")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fedsim.compare.statistics import best_value
 
@@ -23,19 +23,19 @@ def disagreement(
         columns: its columns, as in `fedsim.compare.reading.Run`.
     """
     said, last = summary.get("rounds"), max(rounds, default=None)
-    if isinstance(said, int) and said != last:
+    if _is_whole(said) and said != last:
         end = "has no rounds" if last is None else f"ends with round {last}"
         return f"metrics.csv {end}, but summary.json with round {said}"
-    if isinstance(said, int) and (odd := _not_counted_up(rounds)) is not None:
+    if _is_whole(said) and (odd := _not_counted_up(rounds)) is not None:
         return f"metrics.csv {odd}"
     final, best = summary.get("final"), summary.get("best")
-    if isinstance(final, dict) and isinstance(at := final.get("round"), int):
+    if isinstance(final, dict) and _is_whole(at := final.get("round")):
         for name, value in final.items():
             if name != "round" and not _same(columns, name, at, value):
                 return _differs(columns, name, at, value)
     if isinstance(best, dict) and isinstance(name := best.get("metric"), str):
         at, value = best.get("round"), best.get("value")
-        if isinstance(at, int) and isinstance(value, (int, float)):
+        if _is_whole(at) and isinstance(value, (int, float)) and math.isfinite(value):
             if not _same(columns, name, at, value):
                 return _differs(columns, name, at, value)
             found, where = best_value(columns.get(name), str(best.get("mode")))
@@ -43,6 +43,10 @@ def disagreement(
                 words = f"metrics.csv has {found:g} for {name} in round {where:g}"
                 return f"{words}, better than summary.json's best, {value:g}"
     return None
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _not_counted_up(rounds: Sequence[int]) -> str | None:

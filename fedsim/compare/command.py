@@ -10,7 +10,7 @@ from pathlib import Path
 from fedsim.compare import output, plot
 from fedsim.compare.reading import Lost, load_runs
 from fedsim.compare.table import Question, compare
-from fedsim.errors import UserError, did_you_mean
+from fedsim.errors import UserError, did_you_mean, print_error
 from fedsim.files import write_file
 
 
@@ -90,4 +90,4 @@ def show(paths: Sequence[str], question: Question, files: Mapping[str, Path], pi
         for note in output.notes(comparison):
             console.print(note, markup=False, style="dim")
     for text in [*problems, *comparison.warnings]:
-        print(f"warning: {' '.join(text.split())}", file=sys.stderr)
+        print_error(text, "warning")

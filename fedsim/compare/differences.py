@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import yaml
 
 from fedsim.compare.groups import ABSENT, Group
-from fedsim.compare.reading import Target
+from fedsim.compare.records import Target
 from fedsim.errors import UserError, did_you_mean
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fedsim.compare.reading import Run, Target
+from fedsim.compare.reading import Run
+from fedsim.compare.records import Target
 from fedsim.errors import UserError, did_you_mean
 
 ABSENT = ""  # the value of a key that a config does not have

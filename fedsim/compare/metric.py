@@ -35,9 +35,12 @@ def choose_metric(runs: Sequence[Run], metric: str | None, better: str | None) -
     shared = [name for name in known if all(name in run.columns for run in runs)]
     if len(wanted) == 1 and wanted[0] in shared:
         return wanted[0], better or way(runs, wanted[0], wanted[0]), []
+    ranked = [name for name in shared if _ways(runs, name) in ({"min"}, {"max"})]
+    if not ranked and len(wanted) == 1:
+        note = f"compared by {wanted[0]}, which not all runs have; they share no column that is better low or high"
+        return wanted[0], better or way(runs, wanted[0], wanted[0]), [note]
     if not shared:
         raise UserError("these runs share no column to compare them by")
-    ranked = [name for name in shared if _ways(runs, name) in ({"min"}, {"max"})]
     if not ranked:
         raise UserError(
             f"none of the columns that these runs share ({', '.join(shared)}) is known to be better low or high; "
@@ -121,4 +124,6 @@ def read_target(runs: Sequence[Run], text: str, compared: str, mode: str) -> Goa
 
 def is_cumulative(runs: Sequence[Run], column: str) -> bool:
     """Whether a column counts from the beginning of a run and only grows, by `COLUMNS` or by what a run declares."""
-    return (column in COLUMNS and COLUMNS[column].cumulative) or any(column in run.cumulative for run in runs)
+    if column in COLUMNS:
+        return COLUMNS[column].cumulative  # whatever a damaged or strange summary says
+    return any(column in run.cumulative for run in runs)

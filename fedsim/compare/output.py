@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from fedsim.compare import escape
 from fedsim.compare.groups import FINISHED, Group
-from fedsim.compare.measures import DIVERGED
+from fedsim.compare.measures import COSTS, DIVERGED
 from fedsim.compare.seeds import Summary
 from fedsim.compare.table import Comparison
 
@@ -30,7 +31,10 @@ class Column:
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """The columns to show: means with their spreads, intervals in one cell, and none that would be redundant."""
+    """The columns to show: means with their spreads, intervals in one cell, and none that would be redundant.
+
+    Each text is one line, without anything that a terminal might obey.
+    """
     table = comparison.table
     hidden = {"seeds", "difference median", "low", "high", "pairs", "pairs wanted", "better", "worse"}
     hidden |= {f"{name} {extra}" for name in comparison.summaries[0] for extra in ("std", "median", "n")}
@@ -58,7 +62,7 @@ def columns(comparison: Comparison) -> list[Column]:
         elif name == "rounds":
             shown.append(Column(name, [_rounds_of(group) for group in comparison.groups], True))
         elif name == "reached":
-            goals = [next(one for key, one in row.items() if " to " in key) for row in comparison.summaries]
+            goals = [next(one for key, one in row.items() if _is_cost(key)) for row in comparison.summaries]
             shown.append(Column(name, [_reached(one) for one in goals], True))
         elif name.startswith("bytes to "):
             medians = [found[name].median for found in comparison.summaries if name in found]
@@ -69,11 +73,16 @@ def columns(comparison: Comparison) -> list[Column]:
         else:
             numeric = all(_is_missing(cell) or isinstance(cell, (int, float)) for cell in table[name].astype(object))
             shown.append(Column(str(name), _numbers(comparison, name), numeric))
-    return shown
+    return [Column(escape.one_line(one.header), list(map(escape.one_line, one.cells)), one.numeric) for one in shown]
+
+
+def _is_cost(name: str) -> bool:
+    """Whether a column is about what it took to reach the target."""
+    return name.startswith(tuple(f"{what} to " for what in ("rounds", "bytes", *COSTS)))
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """The sentences below a table."""
+    """The sentences below a table, each in one line, without anything that a terminal might obey."""
     table, said = comparison.table, [f"{comparison.metric}; sorted by: {comparison.sorted_by}"]
     if (rounds := _uniform(comparison)) is not None:
         said.append(f"all runs are done after {rounds} rounds")
@@ -82,7 +91,7 @@ def notes(comparison: Comparison) -> list[str]:
         said += _on_incomplete(comparison)
     if any(str(name).startswith("bytes to") for name in table):
         said.append("bytes: received and sent by all clients")
-    return said + comparison.notes
+    return list(map(escape.one_line, said + comparison.notes))
 
 
 def _on_incomplete(comparison: Comparison) -> list[str]:
@@ -93,7 +102,7 @@ def _on_incomplete(comparison: Comparison) -> list[str]:
             one
             for row in comparison.summaries
             for name, one in row.items()
-            if one.n < one.total > 1 and (" to " in name) == to_target
+            if one.n < one.total > 1 and _is_cost(name) == to_target
         ]
         without = [one for one in found if one.failed and math.isnan(one.mean)]
         if to_target and without:
@@ -133,8 +142,9 @@ def render(comparison: Comparison, width: int) -> list[Table]:
 
     measured = comparison.table.columns.get_loc("rounds")  # settings and state before it, results behind it
     assert isinstance(measured, int)
-    settings = set(map(str, comparison.table.columns[: measured + 1]))
-    shown = [(column, _header(column.header, comparison.metric)) for column in columns(comparison)]
+    settings = {escape.one_line(str(name)) for name in comparison.table.columns[: measured + 1]}
+    metric = escape.one_line(comparison.metric)
+    shown = [(column, _header(column.header, metric)) for column in columns(comparison)]
     fixed = [pair for pair in shown if pair[0].header in settings]
     results = [pair for pair in shown if pair[0].header not in settings]
     room = width - min(sum(_width(*pair) for pair in fixed), width // 2)
@@ -164,7 +174,7 @@ def _header(name: str, metric: str) -> str:
             return name.removesuffix(f" {metric}")
     if name.endswith(" vs baseline"):
         return "difference to\nthe baseline"
-    if " to " in name:  # what it took to reach the target
+    if re.match(r"\w+ to ", name):  # what it took to reach the target
         what, _, target = name.partition(" to ")
         return f"{what} to\n" + re.sub(r"(?=[<>]=)", "\n", target).replace(f"{metric}\n", "")
     return re.sub(r"([._/])", r"\1\n", name) if len(name) >= 10 else name
@@ -176,54 +186,33 @@ def _width(column: Column, header: str) -> int:
 
 def markdown(comparison: Comparison) -> str:
     """A table in GitHub's Markdown, the best row in bold, the notes below."""
-
-    def escape(text: str) -> str:
-        return re.sub(r"([\\|*_<>\[\]`])", r"\\\1", text)
-
     shown = columns(comparison)
-    lines = [[escape(column.header) for column in shown], ["---:" if column.numeric else "---" for column in shown]]
+    lines = [[escape.markdown(column.header) for column in shown]]
+    lines.append(["---:" if column.numeric else "---" for column in shown])
     for at, bold in enumerate(best_rows(comparison)):
-        cells = [escape(column.cells[at]) for column in shown]
+        cells = [escape.markdown(column.cells[at]) for column in shown]
         lines.append([f"**{cell}**" if bold and cell else cell for cell in cells])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    said = "; ".join(notes(comparison))
-    return f"{text}\n" + (f"\n{escape(said)}.\n" if said else "")
+    said = escape.markdown("; ".join(notes(comparison)))
+    said = re.sub(r"^(\d*)([-+.)]\s)", r"\1\\\2", said)  # else the paragraph would be a list
+    return f"{text}\n\n{said}.\n"
 
 
 def latex(comparison: Comparison) -> str:
     """A ``tabular`` with the rules of the package booktabs, the best row in bold, the notes as comments."""
     shown = columns(comparison)
-    lines = [f"% {note}" for note in notes(comparison)]
+    lines = [f"% {escape.latex(note)}" for note in notes(comparison)]
     lines += [rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in shown)}}}", r"\toprule"]
-    lines += [" & ".join(_latex(column.header) for column in shown) + r" \\", r"\midrule"]
+    lines += [" & ".join(escape.latex(column.header) for column in shown) + r" \\", r"\midrule"]
     for at, bold in enumerate(best_rows(comparison)):
-        cells = [_latex(column.cells[at]) for column in shown]
+        cells = [escape.latex(column.cells[at]) for column in shown]
         lines.append(" & ".join(rf"\textbf{{{cell}}}" if bold and cell else cell for cell in cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def csv(comparison: Comparison) -> str:
     """Every column, also those not shown, in full precision."""
-    return comparison.table.to_csv(index=False, lineterminator="\n")
-
-
-_LATEX = {
-    **{sign: rf"\{sign}" for sign in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "<": r"$<$",
-    ">": r"$>$",
-    "−": r"$-$",
-    "[": "{[}",  # at the beginning of a row it would be an argument of the \\ before
-}
-
-
-def _latex(text: str) -> str:
-    text = "".join(_LATEX.get(sign, sign) for sign in text)
-    text = text.replace("$>$=", r"$\geq$").replace("$<$=", r"$\leq$")
-    return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus sign, not a hyphen
+    return escape.csv(comparison.table)
 
 
 def number(value: float, decimals: int | None = None) -> str:
@@ -239,12 +228,13 @@ def _numbers(comparison: Comparison, name: str, scale: float = 1.0, places: int 
     """A column's cells, with their spreads where there are any; measured fractions all have the same decimals."""
     table, summaries = comparison.table, [found.get(name) for found in comparison.summaries]
     cells = list(table[name].astype(object))
-    stds = list(table[f"{name} std"]) if f"{name} std" in table else [math.nan] * len(cells)
+    is_measure = any(found is not None for found in summaries)
+    stds = list(table[f"{name} std"]) if is_measure and f"{name} std" in table else [math.nan] * len(cells)
     medians = [math.nan if found is None else found.median for found in summaries]
     values = [float(cell) / scale for cell in cells if not _is_missing(cell) and isinstance(cell, (int, float))]
     values += [value / scale for value in medians if math.isfinite(value)]
     decimals = None
-    if values and " " in name and not name.startswith("config "):  # a measure, not a setting
+    if values and is_measure:
         fractional = any(not value.is_integer() for value in values) or any(std > 0 for std in stds)
         largest = max(map(abs, values))
         if not fractional:
@@ -259,7 +249,7 @@ def _numbers(comparison: Comparison, name: str, scale: float = 1.0, places: int 
             texts.append(EMPTY)
         elif not isinstance(cell, (int, float)):
             texts.append(str(cell))
-        elif decimals is None and isinstance(cell, float) and " " not in name:
+        elif not is_measure and isinstance(cell, float):
             texts.append(f"{cell:g}")  # a setting
         else:
             texts.append(_with_spread(cell, std, scale, decimals))
@@ -272,7 +262,7 @@ def _with_spread(mean: float, std: float, scale: float, decimals: int | None) ->
 
 def _incomplete(found: Summary, name: str, scale: float, decimals: int | None) -> str:
     """The cell of a group in which not every seed has a value."""
-    never = " to " in name and found.n + found.failed == found.total  # the column `reached` says how many
+    never = _is_cost(name) and found.n + found.failed == found.total  # the column `reached` says how many
     of = "" if found.total == 1 or never or name == "best round" else f" ({found.n} of {found.total})"
     if not math.isnan(found.mean):
         return _with_spread(found.mean, found.std, scale, decimals) + of
@@ -281,7 +271,7 @@ def _incomplete(found: Summary, name: str, scale: float, decimals: int | None) -
         return f"{median}{number(found.median / scale, decimals)}{of}"
     if found.failed and math.isinf(found.median) and name.startswith("rounds to "):
         return "never" if math.isinf(found.until) else f"{median}> {found.until:g}"
-    if found.failed == found.total and " to " not in name:
+    if found.failed == found.total and not _is_cost(name):
         return DIVERGED + (f" ({found.total} of {found.total})" if found.total > 1 else "")
     return EMPTY + of
 

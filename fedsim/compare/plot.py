@@ -6,6 +6,7 @@ import importlib.util
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.caches import find_place_for_matplotlib
+from fedsim.compare.escape import drawn_name
 from fedsim.compare.groups import ABSENT, Group
 from fedsim.compare.output import number
 from fedsim.compare.table import Comparison
@@ -25,6 +27,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg", "pdf")
+# Always the same bytes, in fonts that a PDF can hold; no TeX, whatever matplotlibrc says, because names are not written
+# for it.
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "svg.hashsalt": "fedsim",
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
+    "text.usetex": False,
+}
 X_AXES = ("round", "bytes_up", "bytes_down", "virtual_seconds")
 # No dates and no random ids in a file: the same runs give the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -33,6 +44,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 # Distinct without colour, too: five styles and seven colours give 35 pairs before one repeats.
 STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1.5, 1, 1.5, 1, 1.5)))
 _MANY, _PANELS, _BANDS = 6, 4, 7
+_MOST_KEYS, _TALLEST = 12, 60  # in a legend's title, and inches of a picture
+_LARGEST = 1e300  # what is beyond it leaves an axis no room
 _SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
 
@@ -77,7 +90,9 @@ def draw(comparison: Comparison, kind: str, x: str | None = None, heatmap: bool 
     if heatmap is None:
         heatmap = x is None and _is_grid(comparison.groups, keys)
     content = io.BytesIO()
-    with rc_context({"font.size": 8, "svg.hashsalt": "fedsim", "pdf.fonttype": 42, "svg.fonttype": "path"}):
+    # Without warnings: of runs that diverged, some means are infinite, and long names may leave the axes little room.
+    with rc_context(STYLE), np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
         figure = Figure(layout="constrained")
         if heatmap:
             heat_map(figure, comparison, keys)
@@ -98,6 +113,8 @@ def _is_grid(groups: Sequence[Group], keys: Sequence[str]) -> bool:
 def curve(group: Group, metric: str, x: str) -> Curve | None:
     """A group's mean and spread, round by round; None if its seeds have measured no round in common.
 
+    What is not finite, or too large to draw, is NaN.
+
     Only rounds that all seeds have count: a mean over ever fewer seeds would jump where one ends. Where `x` differs
     between seeds (bytes of cohorts of random size), the mean stands at the mean of x.
     """
@@ -114,7 +131,12 @@ def curve(group: Group, metric: str, x: str) -> Curve | None:
         places = np.asarray(shared, float)
     else:
         places = np.mean([np.asarray(where.loc[shared], float) for _, where in found if where is not None], axis=0)
-    return Curve(places, y.mean(0), y.std(0, ddof=1) if len(y) > 1 else None)
+    mean, std = y.mean(0), y.std(0, ddof=1) if len(y) > 1 else None
+    return Curve(_drawable(places), _drawable(mean), None if std is None else _drawable(std))
+
+
+def _drawable(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.abs(values) < _LARGEST, values, math.nan)
 
 
 def cut_short(groups: Sequence[Group]) -> list[str]:
@@ -132,8 +154,8 @@ def cut_short(groups: Sequence[Group]) -> list[str]:
 
 def curves(figure: Figure, comparison: Comparison, keys: Sequence[str], x: str) -> None:
     """Draw one line per group; many groups of two settings get a panel for each value of the one with fewer."""
-    drawn = {id(group): curve(group, comparison.metric, x) for group in comparison.groups}
-    if not any(drawn.values()):
+    found = {id(group): curve(group, comparison.metric, x) for group in comparison.groups}
+    if not any(found.values()):
         columns = sorted({name for group in comparison.groups for run in group.runs for name in run.columns})
         raise UserError(
             f"--plot: no run has both {comparison.metric} and {x}"
@@ -146,30 +168,30 @@ def curves(figure: Figure, comparison: Comparison, keys: Sequence[str], x: str) 
     looks = {label: (COLORS[at % len(COLORS)], STYLES[at % len(STYLES)]) for at, label in enumerate(order)}
     figure.set_size_inches(max(5.6, 1.4 + 2.2 * len(panels)), 3.2)
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    reach = max((float(c.x.max()) for c in drawn.values() if c is not None), default=0.0)
+    reach = max((float(at) for c in found.values() if c is not None for at in c.x if math.isfinite(at)), default=0.0)
     scale, prefix = next(((s, p) for s, p in _SI if reach >= s), (1.0, "")) if x.startswith("bytes") else (1.0, "")
     handles: dict[str, Any] = {}
     bands = False
     for axes, value in zip(all_axes, panels, strict=True):
         members = [group for group in comparison.groups if panel_key is None or group.keys[panel_key] == value]
         for group in sorted(members, key=lambda group: order.index(labels[id(group)])):
-            if (found := drawn[id(group)]) is None:
+            if (line_of := found[id(group)]) is None:
                 continue
             color, dashes = looks[labels[id(group)]]
-            (line,) = axes.plot(found.x / scale, found.mean, color=color, linestyle=dashes, linewidth=1.3)
+            (line,) = axes.plot(line_of.x / scale, line_of.mean, color=color, linestyle=dashes, linewidth=1.3)
             handles.setdefault(labels[id(group)], line)
-            if found.std is not None and len(members) <= _BANDS:
+            if line_of.std is not None and len(members) <= _BANDS:
                 bands = True
                 axes.fill_between(
-                    found.x / scale,
-                    found.mean - found.std,
-                    found.mean + found.std,
+                    line_of.x / scale,
+                    line_of.mean - line_of.std,
+                    line_of.mean + line_of.std,
                     color=color,
                     alpha=0.16,
                     linewidth=0,
                 )
         if panel_key is not None:
-            axes.set_title(f"{panel_key} = {_shown(value)}", fontsize=8)
+            axes.set_title(f"{drawn_name(panel_key)} = {drawn_name(_shown(value))}", fontsize=8)
         axes.set_xlabel(_x_label(x, prefix))
         axes.grid(True, color="0.9", linewidth=0.5)
         axes.set_axisbelow(True)
@@ -184,16 +206,18 @@ def curves(figure: Figure, comparison: Comparison, keys: Sequence[str], x: str) 
 
 def _legend(figure: Figure, handles: dict[str, Any], keys: Sequence[str]) -> None:
     """Name the lines: at the right, or below where the names are long."""
-    longest, width = max(map(len, [*handles, *keys])), figure.get_figwidth()
+    labels = list(map(drawn_name, handles))
+    keys = [*map(drawn_name, keys[:_MOST_KEYS]), *(["…"] if len(keys) > _MOST_KEYS else [])]
+    longest, width = max(map(len, [*labels, *keys])), figure.get_figwidth()
     below = longest > 24
     columns = max(1, int(width * 13 / (longest + 8))) if below else 1 if len(handles) <= 16 else 2
     title = textwrap.fill(", ".join(keys), int(width * 13)) if below else ",\n".join(keys)
     if below:
         lines = title.count("\n") + 1 + math.ceil(len(handles) / columns)
-        figure.set_size_inches(width, figure.get_figheight() + 0.17 * lines)
+        figure.set_size_inches(width, min(figure.get_figheight() + 0.17 * lines, _TALLEST))
     figure.legend(
         list(handles.values()),
-        list(handles),
+        [f" {label}" if label.startswith("_") else label for label in labels],  # else matplotlib leaves it out
         title=title or None,
         loc="outside lower center" if below else "outside right center",
         frameon=False,
@@ -239,7 +263,7 @@ def _x_label(x: str, prefix: str) -> str:
 
 
 def _metric_label(metric: str) -> str:
-    words = metric.replace("_", " ")
+    words = drawn_name(metric.replace("_", " "))
     if "accuracy" in metric:
         return f"{words} (share)"
     if metric.endswith(("rmse", "mae")):
@@ -265,7 +289,7 @@ def heat_map(figure: Figure, comparison: Comparison, keys: Sequence[str]) -> Non
     marks: dict[tuple[int, int], str] = {}
     for group, found in zip(comparison.groups, comparison.summaries, strict=True):
         place, one = (rows.index(group.keys[down]), columns.index(group.keys[across])), found[comparison.sorted_by]
-        values[place] = one.mean
+        values[place] = one.mean if abs(one.mean) < _LARGEST else math.nan
         if one.n < one.total:
             marks[place] = f"{one.failed} of {one.total}\nfailed" if one.failed else f"{one.n} of {one.total}"
     if not np.isfinite(values).any():
@@ -273,18 +297,19 @@ def heat_map(figure: Figure, comparison: Comparison, keys: Sequence[str]) -> Non
     figure.set_size_inches(min(max(4.2, 1.9 + 0.62 * len(columns)), 10), min(max(2.4, 1.1 + 0.42 * len(rows)), 8))
     axes = figure.subplots()
     _cells(axes, values, marks)
-    axes.set_xticks(range(len(columns)), [_shown(value) for value in columns])
-    axes.set_yticks(range(len(rows)), [_shown(value) for value in rows])
+    axes.set_xticks(range(len(columns)), [drawn_name(_shown(value)) for value in columns])
+    axes.set_yticks(range(len(rows)), [drawn_name(_shown(value)) for value in rows])
     if max(len(_shown(value)) for value in columns) > 8:
         axes.tick_params(axis="x", rotation=30)
-    axes.set_xlabel(across)
-    axes.set_ylabel(down)
+    axes.set_xlabel(drawn_name(across))
+    axes.set_ylabel(drawn_name(down))
     axes.tick_params(length=0)
     bar = figure.colorbar(axes.images[0], ax=axes, fraction=0.05, pad=0.02)
     seeds = {len(group.runs) for group in comparison.groups}
     over = f"\nmean over {min(seeds)}{f' to {max(seeds)}' if len(seeds) > 1 else ''} seeds" if max(seeds) > 1 else ""
     first, _, rest = comparison.sorted_by.partition(" ")
-    label = f"{first} {_metric_label(rest)}" if first in ("final", "best") else comparison.sorted_by.replace("_", " ")
+    known = first in ("final", "best")
+    label = f"{first} {_metric_label(rest)}" if known else drawn_name(comparison.sorted_by.replace("_", " "))
     bar.set_label(label + over)
     bar.outline.set_linewidth(0.5)
 

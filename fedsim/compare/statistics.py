@@ -46,7 +46,8 @@ def spread(values: Sequence[float]) -> Spread:
     n = len(values)
     if n == 0 or not all(map(math.isfinite, values)):
         return Spread(math.nan, math.nan, n)
-    return Spread(float(np.mean(values)), float(np.std(values, ddof=1)) if n > 1 else math.nan, n)
+    with np.errstate(over="ignore", invalid="ignore"):  # values of runs that diverge may be near the largest float
+        return Spread(float(np.mean(values)), float(np.std(values, ddof=1)) if n > 1 else math.nan, n)
 
 
 def middle(values: Sequence[float]) -> float:

@@ -142,12 +142,17 @@ def compare(runs: Sequence[Run], question: Question | None = None) -> Comparison
         notes += remarks.of_differences(groups, baselines, differences, key, asked)
     ranks = [rank(found[key], mode == "min" or question.order == "target") for found in summaries]
     order = sorted(range(len(rows)), key=lambda at: ranks[at])
-    table = pd.DataFrame([rows[at] for at in order])
+    table = pd.DataFrame([{_encodable(name): _encodable(cell) for name, cell in rows[at].items()} for at in order])
     for column in _WHOLE:
         if column in table and all(value is None or float(value).is_integer() for value in table[column].dropna()):
             table[column] = table[column].astype("Int64")
     shown = [groups[at] for at in order]
     return Comparison(table, shown, [summaries[at] for at in order], metric, mode, key, notes, warnings)
+
+
+def _encodable(cell: Any) -> Any:
+    """A cell in which half a character, as names of files and YAML can hold it, is written as its code."""
+    return cell.encode(errors="backslashreplace").decode() if isinstance(cell, str) else cell
 
 
 def _asked(runs: Sequence[Run], question: Question, metric: str, mode: str) -> Asked:
@@ -193,8 +198,8 @@ def _identity(group: Group, several: bool, groups: Sequence[Group]) -> dict[str,
     shared = os.path.commonpath([run.path.parent for other in groups for run in other.runs])
     row: dict[str, Any] = {"run": "; ".join(run.path.relative_to(shared).as_posix() for run in group.runs)}
     taken = {"run", "n", "seeds", "status", "rounds", "reached", *_DIFFERENCE}
-    # `rounds` is also a config key: the rounds asked for, next to the rounds done.
-    row |= {f"config {key}" if key in taken else key: value for key, value in group.keys.items()}
+    # `rounds` is also a config key: the rounds asked for, next to the rounds done. Names of results have spaces.
+    row |= {f"config {key}" if key in taken or " " in key else key: value for key, value in group.keys.items()}
     if several:
         row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.by_seed))}
     elif len({other.runs[0].seed for other in groups} - {None}) > 1:

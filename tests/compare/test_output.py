@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from fedsim.compare import output
+from fedsim.compare import escape, output
 from fedsim.compare.reading import load_runs
 from fedsim.compare.table import Question, compare
 
@@ -113,7 +113,7 @@ def test_latex(comparison):
     ],
 )
 def test_characters_that_are_special_in_latex(text, expected):
-    assert output._latex(text) == expected
+    assert escape.latex(text) == expected
 
 
 def test_the_csv_has_every_number_in_full(make_run, tmp_path):

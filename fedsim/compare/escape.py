@@ -1,0 +1,121 @@
+"""Text from files that somebody else may have written, made fit for the place where it is shown.
+
+A name is shown as it is spelt and does nothing more: it moves no cursor, breaks no line, closes no comment, and is no
+markup, command, link or formula.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim.errors import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.ft2font import FT2Font
+
+_LONGEST_DRAWN = 60
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20].")  # the last four are wide forms of = + - @
+
+# Entities rather than backslashes where some dialects of Markdown, or what fills in templates, disregard a backslash.
+_MARKDOWN = {
+    **{sign: rf"\{sign}" for sign in "\\*_[]#"},
+    **{"&": "&amp;", "<": "&lt;", ">": "&gt;"},
+    **{sign: f"&#{ord(sign)};" for sign in "`|~${}@"},
+}
+_LATEX = {
+    **{sign: rf"\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "`": r"\textasciigrave{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "−": r"$-$",
+    "[": "{[}",  # at the beginning of a row, these two would belong to the \\ before
+    "*": "{*}",
+}
+
+
+def one_line(text: str) -> str:
+    """The text for a terminal, in one line: what it might obey is escaped, and so are line breaks."""
+    return printable(text).replace("\n", r"\n")
+
+
+def markdown(text: str) -> str:
+    """The text within a paragraph or a table's cell of Markdown, in one line, without links and HTML."""
+    text = "".join(_MARKDOWN.get(sign, sign) for sign in one_line(text).strip())
+    return text.replace("://", ":&#47;/").replace("www.", "www&#46;")  # else a bare address is a link
+
+
+def latex(text: str) -> str:
+    """The text in LaTeX, in one line, without commands."""
+    text = "".join(_LATEX.get(sign, sign) for sign in one_line(text))
+    text = text.replace("$>$=", r"$\geq$").replace("$<$=", r"$\leq$")
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus sign, not a hyphen
+
+
+def cell(text: str) -> str:
+    """The text in a CSV for people, in one line: one that a spreadsheet would compute has an apostrophe in front."""
+    text = one_line(text)
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+
+
+def csv(table: pd.DataFrame) -> str:
+    """A table as a CSV for people; numbers are as they are, names of columns and other text as `cell` has them."""
+    import pandas as pd
+
+    shown = table.copy()
+    for at, values in enumerate(shown.dtypes):
+        if not pd.api.types.is_numeric_dtype(values):
+            own = [cell(value) if isinstance(value, str) else value for value in table.iloc[:, at]]
+            shown.isetitem(at, np.array(own, object))
+    shown.columns = pd.Index([cell(str(name)) for name in table.columns])
+    return shown.to_csv(index=False, lineterminator="\n")
+
+
+def drawn_name(name: str) -> str:
+    """A name in a picture, in one line; the middle of a very long one is left out."""
+    name = one_line(name)
+    if len(name) > _LONGEST_DRAWN:
+        name = f"{name[: _LONGEST_DRAWN // 2]}…{name[-_LONGEST_DRAWN // 2 + 1 :]}"
+    return drawn(name)
+
+
+def drawn(text: str) -> str:
+    """The text in a picture: not read as mathematics, and with codes for characters that the font lacks; lines stay."""
+    text = printable(text)
+    if not text.isascii():
+        fonts = _fonts()
+        known = (c.isascii() or any(font.get_char_index(ord(c)) for font in fonts) for c in text)
+        text = "".join(c if there else _code(c) for c, there in zip(text, known, strict=True))
+    return text.replace("$", r"\$")
+
+
+def _fonts() -> list[FT2Font]:
+    """The fonts in which matplotlib looks for a character, one after the other."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    found = []
+    for family in FontProperties().get_family():
+        with suppress(ValueError):  # not installed
+            found.append(get_font(findfont(FontProperties(family=[family]), fallback_to_default=False)))
+    return found
+
+
+def _code(sign: str) -> str:
+    return sign.encode("unicode_escape").decode()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
