@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from fedsim.config.request import Request
 from fedsim.errors import UserError, show
 from fedsim.federation.experiment import Experiment
 from fedsim.recording.trackers import leads_outside
@@ -107,17 +108,32 @@ def _says(override: Override, field: str, value: object) -> bool:
     return text == value or re.fullmatch(r"\$\{oc\.env:\w+\}", text) is not None
 
 
-def check_storage(sampler: str, storage: object) -> None:
-    """Raise `UserError` if what is loaded from an existing study could run code.
+HARMLESS = {"hydra/launcher": ("basic", "joblib", "submitit_local"), "hydra/sweeper": ("basic",)}
+"""The plugins that a file may choose: those that reach no other machine and load nothing."""
 
-    Optuna keeps the state of CMA-ES in a study as a pickle, which can run anything when it is read.
+
+def check_plugins(cfg: DictConfig, request: Request) -> None:
+    """Check which plugins of Hydra run the jobs of a sweep, and what Optuna would load.
+
+    Raises:
+        UserError: if a file chose one that reaches other machines or loads what was kept, or the study that is named
+            could run code: Optuna keeps the state of CMA-ES in it as a pickle.
     """
-    if storage is None:
+    if not request.multirun:
+        return
+    choices = cfg.hydra.runtime.choices
+    for group, options in HARMLESS.items():
+        if choices[group] not in options and f"{group}={choices[group]}" not in request.overrides:
+            raise UserError(
+                f"{group}={choices[group]}: is chosen on the command line alone; add {group}={choices[group]} to it"
+            )
+    storage = cfg.hydra.sweeper.get("storage")
+    if choices["hydra/sweeper"] != "optuna" or storage is None:
         return
     file = str(storage).removeprefix("sqlite:///").partition("?")[0]
     if not file or file.startswith("file:") or "uri=" in str(storage):
         raise UserError(f"hydra.sweeper.storage={storage}: must name a file as it is, such as sqlite:///study.db")
-    if sampler == "cmaes" and Path(file).exists():
+    if choices.get("hydra/sweeper/sampler") == "cmaes" and Path(file).exists():
         raise UserError(
             f"hydra.sweeper.storage={storage}: exists, and hydra/sweeper/sampler=cmaes would unpickle what it holds, "
             "which can run code; choose another file, or the sampler tpe, which continues a study"

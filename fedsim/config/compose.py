@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
 
 from fedsim import build
-from fedsim.config.command_line import check_places, check_storage, check_tracker
+from fedsim.config.command_line import check_places, check_plugins, check_tracker
 from fedsim.config.grid import combinations, samples
 from fedsim.config.keys import flat, texts, within
 from fedsim.config.loader import HYDRA_MULTIRUN, SafeLoader, of_hydra, parse
@@ -95,7 +95,7 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
     mode = [HYDRA_MULTIRUN] if request.multirun else []
     for number, overrides in enumerate(_sweep(request, loader, optuna)):
         cfg = _compose(loader, [*overrides, *mode])
-        _check_study(cfg, optuna, request)
+        check_plugins(cfg, request)
         directory = _directory(cfg, number if request.multirun else None, used=request.resume is not None)
         if directory in seen:
             raise UserError(
@@ -112,18 +112,6 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
         jobs.append(Job(tuple(overrides), experiment, directory, folder))
         loader.keep([*overrides, *mode], cfg)
     return jobs
-
-
-def _check_study(cfg: DictConfig, optuna: bool, request: Request) -> None:
-    """Raise `UserError` if a file chose the sweeper, or the chosen one would load what could run code."""
-    chosen = cfg.hydra.runtime.choices["hydra/sweeper"]
-    if not request.multirun or chosen == "basic":
-        return
-    if not optuna:
-        raise UserError(
-            f"hydra/sweeper={chosen}: is chosen on the command line alone; add hydra/sweeper={chosen} to it"
-        )
-    check_storage(str(cfg.hydra.runtime.choices.get("hydra/sweeper/sampler")), cfg.hydra.sweeper.storage)
 
 
 def _as_a_list(text: str, request: Request, loader: SafeLoader) -> str:
@@ -168,7 +156,7 @@ def _sweep(request: Request, loader: SafeLoader, optuna: bool = False) -> list[l
     groups = _groups(loader)
     single = [str(o.input_line) for o in parsed if o.key_or_group in groups and not o.is_sweep_override()]
     cfg = _compose(loader, [*single, *hydras])
-    _check_study(cfg, optuna, request)
+    check_plugins(cfg, request)
     sweeper = cfg.hydra.sweeper
     if not optuna and sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
         raise UserError(f"hydra.sweeper.max_batch_size={sweeper.max_batch_size}: must be at least 1")

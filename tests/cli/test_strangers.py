@@ -120,6 +120,14 @@ def test_a_file_chooses_no_sweeper(refused, experiment, tiny):
     assert "hydra/sweeper=optuna: is chosen on the command line alone" in line or "Could not find" in line  # no plugin
 
 
+@pytest.mark.parametrize("launcher", ["submitit_slurm", "ray"])
+def test_a_file_chooses_no_other_machine(refused, experiment, tiny, launcher):
+    chosen = experiment(f"defaults: [{{override /hydra/launcher: {launcher}}}]\n")
+    line = refused("run", "-m", *tiny, *chosen, "seed=1,2")
+    said = f"hydra/launcher={launcher}: is chosen on the command line alone" in line
+    assert said or "Could not find" in line  # no plugin
+
+
 class Evil:
     """A pickle that leaves a trace."""
 
