@@ -5,12 +5,11 @@ Only the YAML files are read, and neither Hydra nor torch is imported, so that a
 
 from __future__ import annotations
 
-import importlib.resources
 import io
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import typer
 
 from fedsim.config.keys import flat
+from fedsim.config.option_files import config_folders, groups_of, keys_of, load_mapping
 
 BASH = ("_FEDSIM_COMPLETE", "complete_bash")
 """The environment variable that Typer's script for bash sets, and its value."""
@@ -37,7 +37,9 @@ def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_groups(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete the group of ``fedsim list``."""
     with suppress(OSError):
-        return [group for group in _groups(_folders(ctx.params.get("config_dir"))) if group.startswith(incomplete)]
+        return [
+            group for group in groups_of(config_folders(ctx.params.get("config_dir"))) if group.startswith(incomplete)
+        ]
     return []
 
 
@@ -56,15 +58,15 @@ def candidates(
         whole words. A name alone ends in ``=``, ``.`` or ``/``, for the user to type on; if a key is the only
         candidate, it is returned with and without its default, so that a shell does not treat it as finished.
     """
-    folders = _folders(config_dir)
-    groups = _groups(folders)
+    folders = config_folders(config_dir)
+    groups = groups_of(folders)
     name, equals, value = incomplete.partition("=")
     if equals and name in groups:
         done, comma, rest = value.rpartition(",")
         taken = done.split(",")
         return [f"{name}={done}{comma}{o}" for o in groups[name] if o.startswith(rest) and o not in taken]
     keys = _recorded(run) if run is not None else {}
-    keys = keys or _keys(folders, groups, words)
+    keys = keys or keys_of(folders, groups, words)
     if equals:
         return [f"{name}={text}" for text in _values(keys.get(name)) if text.startswith(value)]
     names = [f"{known}=" for known in dict.fromkeys([*groups, *keys])]
@@ -94,81 +96,10 @@ def _values(default: Any) -> list[str]:
     return [text] if _PLAIN.fullmatch(text) else []
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# the YAML files
-
-
-def _folders(config_dir: str | None) -> list[Path]:
-    ours = Path(str(importlib.resources.files("fedsim.configs")))
-    return [ours, *([] if config_dir is None else [Path(config_dir).expanduser()])]
-
-
-def _groups(folders: Sequence[Path]) -> dict[str, list[str]]:
-    """Every group with its options."""
-    found: dict[str, set[str]] = {}
-    for folder in folders:
-        for file in sorted(folder.rglob("*.yaml")):
-            group = file.parent.relative_to(folder).as_posix()
-            if group != "." and not group.startswith(("_", "hydra")):
-                found.setdefault(group, set()).add(file.stem)
-    return {group: sorted(options) for group, options in sorted(found.items())}
-
-
-def _read(folders: Sequence[Path], name: str) -> dict[str, Any]:
-    return next((_load(file) for folder in folders if (file := folder / f"{name}.yaml").is_file()), {})
-
-
-def _load(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, or an empty one; raises `ValueError` if the file is not valid YAML."""
-    import yaml  # only here: --help does not need it
-
-    try:
-        # the same as yaml.safe_load, but by libyaml where it is available: ten times as fast
-        content = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(file.read_text(encoding="utf-8")).get_single_data()
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
-    return content if isinstance(content, dict) else {}
-
-
-def _keys(folders: Sequence[Path], groups: Mapping[str, Sequence[str]], words: Sequence[str]) -> dict[str, Any]:
-    """Every key of the options that the words choose, with its default; several options contribute all their keys."""
-    given = {word.partition("=")[0].lstrip("+"): word.partition("=")[2].split(",") for word in words}
-    given = {group: options for group, options in given.items() if group in groups}
-
-    def chosen(
-        content: Mapping[str, Any], group: str = "", overriding: bool = False
-    ) -> Iterator[tuple[str, list[str]]]:
-        for entry in content.get("defaults") or ():
-            for part, option in entry.items() if isinstance(entry, dict) else ():
-                override = re.match(r"override /?([\w/]+)(?:@[\w.]+)?$", part)
-                name = override[1] if override else f"{group}/{part}".strip("/")
-                if option is not None and name in groups and (override or not overriding):
-                    yield name, [str(option)]
-
-    root = _read(folders, "config")
-    options = dict(chosen(root))
-    for experiment in given.get("experiment", ()):
-        options |= dict(chosen(_read(folders, f"experiment/{experiment}")))
-    options |= given
-    for group in reversed(list(options)):  # as in Hydra, where the last option that overrides another group decides
-        for option in () if group == "experiment" else options[group]:
-            for part, names in chosen(_read(folders, f"{group}/{option}"), group, overriding=True):
-                options.setdefault(part, names)
-    keys = {key: value for key, value in flat(root).items() if key.split(".")[0] not in ("defaults", "hydra")}
-    todo = [(group, option) for group in options if group != "experiment" for option in options[group]]
-    for group, option in todo:
-        content = _read(folders, f"{group}/{option}")
-        plain = {key: value for key, value in content.items() if key not in ("defaults", "_target_")}
-        keys |= flat(plain, f"{group.replace('/', '.')}.") if plain else {}
-        parts = [(part, name) for part, names in chosen(content, group) if part not in options for name in names]
-        todo += [pair for pair in parts if pair not in todo]
-    return dict(sorted(keys.items()))
-
-
 def _recorded(run: Path) -> dict[str, Any]:
     """Every key of a run's record, with its value."""
     try:
-        found = flat(_load(run / "config.yaml"))
+        found = flat(load_mapping(run / "config.yaml"))
     except (OSError, ValueError):
         return {}
     return {key: value for key, value in found.items() if not key.endswith("_target_") and key != "format_version"}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedsim.cli import completion
+from fedsim.config import option_files
 from fedsim.cli.completion import candidates
 from fedsim.config import compose as config
 
@@ -94,8 +95,8 @@ def test_keys_are_those_that_hydra_composes():
         experiment = config.check_request(config.Request(tuple(words)))[0].experiment
         known = completion.flat(config.record_of(experiment))
         known = {key for key in known if not key.endswith("_target_") and key != "format_version"}
-        folders = completion._folders(None)
-        assert set(completion._keys(folders, completion._groups(folders), words)) == known
+        folders = option_files.config_folders(None)
+        assert set(option_files.keys_of(folders, option_files.groups_of(folders), words)) == known
 
 
 def test_options_of_the_user(tmp_path):
