@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedsim.cli.exit_codes import exit_codes
+from fedsim.errors import UserError, print_error
 
 EXAMPLES = (
     "[b]Examples[/b]\n\n"
@@ -19,8 +20,29 @@ EXAMPLES = (
 )
 
 
+def newest_sweep() -> str:
+    """The newest sweep in ``outputs/multirun``, which is said.
+
+    Raises:
+        UserError: if there is none.
+    """
+    found = {file.parent: file.lstat().st_mtime for file in Path("outputs", "multirun").glob("**/sweep.yaml")}
+    if not found:
+        raise UserError(
+            "compare: name runs or sweeps, such as fedsim compare outputs/multirun; there is no sweep here yet"
+        )
+    newest = max(found, key=lambda folder: found[folder])
+    print_error(f"compare: the newest sweep, {newest}", "note")
+    return str(newest)
+
+
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Run directories, sweeps, globs or metrics.csv files.")],
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Run directories, sweeps, globs or metrics.csv files; default: the newest sweep in outputs."
+        ),
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="Column to compare; default: the metric that judges the runs.")
     ] = None,
@@ -95,4 +117,9 @@ def compare(
         picture = command.picture(plot, x, heatmap)
         shown = None if keys is None else tuple(keys.split(","))
         question = Question(metric, last, target, tuple(baseline or ()), by, shown, better, last_rounds, at, partial)
-        command.show(runs, question, {kind: file for kind, file in files.items() if file is not None}, picture)
+        command.show(
+            runs or [newest_sweep()],
+            question,
+            {kind: file for kind, file in files.items() if file is not None},
+            picture,
+        )

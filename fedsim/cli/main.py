@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedsim import __version__
-from fedsim.cli import comparing, completion
+from fedsim.cli import comparing, completion, usage
 from fedsim.cli.exit_codes import EXIT_FAILED, EXIT_USER, exit_code, exit_codes
 from fedsim.cli.options import AllowModule, Checkpoint, ConfigDir, SavedRun
 from fedsim.errors import UserError
@@ -97,10 +97,12 @@ def run(
             refuse_torchrun("-m", "torchrun starts one run; for a sweep use a launcher, such as hydra/launcher=joblib")
         from fedsim.cli.plan_command import show_plans
         from fedsim.config.compose import check_request, record_of, to_yaml
+        from fedsim.config.from_file import with_files
         from fedsim.config.launch import launch
         from fedsim.config.loader import make_loader
         from fedsim.config.request import Request, normalise
         from fedsim.runs import processes, sweep
+        from fedsim.runs.again import recorded_job
         from fedsim.runs.run import run_experiment
 
         processes.meet(allow_module or ())
@@ -108,13 +110,15 @@ def run(
             raise UserError(f"--cfg {cfg}: must be job, hydra or all")
         if cfg is not None and (multirun or dry_run):
             raise UserError(f"--cfg {cfg}: prints the config of one run and cannot be combined with -m or --dry-run")
-        request = normalise(
-            Request(tuple(overrides or ()), multirun, config_dir, tuple(allow_module or ()), resume, objective)
-        )
+        typed = Request(tuple(overrides or ()), multirun, config_dir, tuple(allow_module or ()), resume, objective)
+        again = recorded_job(typed)
+        request = typed if again is not None else normalise(with_files(typed))
         loader = make_loader(config_dir)
-        jobs = check_request(request, loader)
+        jobs = check_request(request, loader) if again is None else [again]
         if plot is not None and (multirun or not dry_run):
             raise UserError(f"--plot {plot}: draws a few samples of one run and needs --dry-run, without -m")
+        if cfg is not None and again is not None:
+            raise UserError(f"--cfg {cfg}: prints what Hydra composes; the record of a run is what it says")
         if dry_run:
             show_plans(jobs, plot)
             return
@@ -123,6 +127,9 @@ def run(
         gc.enable()
         if multirun:
             statuses = sweep.run(request, jobs, loader)
+        elif again is not None:
+            again.directory.mkdir(parents=True, exist_ok=True)
+            statuses = [run_experiment(again.experiment, to_yaml(record_of(again.experiment)), again.directory)]
         else:
             statuses = launch(
                 request,
@@ -311,7 +318,7 @@ def main() -> None:
             completion.for_bash(app)
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except _USAGE_ERROR as error:
-        print_once(f"{error.format_message()}; see fedsim --help")
+        print_once(usage.explained(error.format_message(), sys.argv[1:]))
         code = EXIT_USER
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else EXIT_FAILED

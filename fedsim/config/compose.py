@@ -8,13 +8,11 @@ before Hydra makes the first directory.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -22,9 +20,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
 
 from fedsim import build
-from fedsim.config.command_line import check_places, check_plugins, check_tracker
+from fedsim.config.command_line import check_plugins, check_tracker
 from fedsim.config.grid import combinations, samples
-from fedsim.config.keys import flat, texts, within
+from fedsim.config.keys import flat, within
 from fedsim.config.loader import HYDRA_MULTIRUN, SafeLoader, of_hydra, parse
 from fedsim.config.loader import make_loader as make_loader
 from fedsim.config.messages import one_line
@@ -32,6 +30,8 @@ from fedsim.config.request import EXTRAS, PLUGINS
 from fedsim.config.request import Job as Job
 from fedsim.config.request import Request as Request
 from fedsim.config.request import normalise as normalise
+from fedsim.config.user_files import check_growth
+from fedsim.config.words import explained
 from fedsim.errors import UserError, did_you_mean, show
 from fedsim.federation.experiment import Experiment
 from fedsim.recording.run_directory import (
@@ -43,7 +43,7 @@ from fedsim.recording.run_directory import (
 )
 
 
-def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
+def compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
     """Compose; if that fails, name the override at fault where it can be found, else report Hydra's error."""
     try:
         return loader.load_configuration("config", list(overrides), RunMode.RUN, from_shell=False)
@@ -51,14 +51,26 @@ def _compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
         raise
     except Exception as error:  # YAML, grammar, interpolation, encoding: whatever a file or an override can cause
         overrides = [text for text in overrides if text != HYDRA_MULTIRUN]
-        chosen = _check_options(overrides, loader)
+        chosen = check_options(overrides, loader)
         if len(chosen) < len(overrides):
-            _check_keys(overrides, _compose(loader, chosen), loader)
+            check_keys(overrides, compose(loader, chosen), loader)
         known = isinstance(error, HydraException | errors.OmegaConfBaseException)
         raise UserError(("" if known else f"cannot compose {' '.join(overrides)}: ") + one_line(error)) from None
 
 
 def check_request(request: Request, loader: SafeLoader | None = None) -> list[Job]:
+    """Compose and check every job of a request, as `_check_request`; a word of another tool is explained.
+
+    Raises:
+        UserError: naming the key, the value and what is allowed.
+    """
+    try:
+        return _check_request(request, loader)
+    except UserError as error:
+        raise UserError(explained(str(error), request)) from None
+
+
+def _check_request(request: Request, loader: SafeLoader | None) -> list[Job]:
     """Compose and check every job of a request; nothing is written.
 
     Args:
@@ -94,9 +106,11 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
     same: dict[str, int] = {}
     mode = [HYDRA_MULTIRUN] if request.multirun else []
     for number, overrides in enumerate(_sweep(request, loader, optuna)):
-        cfg = _compose(loader, [*overrides, *mode])
+        cfg = compose(loader, [*overrides, *mode])
         check_plugins(cfg, request)
-        directory = _directory(cfg, number if request.multirun else None, used=request.resume is not None)
+        if request.from_file:
+            check_growth(cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=False)))
+        directory = place_for(cfg, number if request.multirun else None, used=request.resume is not None)
         if directory in seen:
             raise UserError(
                 f"hydra.sweep.subdir={cfg.hydra.sweep.subdir}: must give each job of a sweep its own directory"
@@ -106,7 +120,7 @@ def check_request(request: Request, loader: SafeLoader | None = None) -> list[Jo
         if request.multirun and request.resume is None:
             refuse_other_sweep(folder, "hydra.sweep.dir")
         experiment = build_experiment(cfg, request.allow_modules)
-        check_tracker(experiment, [parse(text) for text in request.overrides])
+        check_tracker(experiment, [parse(text) for text in request.overrides[request.from_file :]])
         if (first := same.setdefault(repr(experiment), number)) != number and not optuna:
             raise UserError(f"{_swept(request)}: jobs {first} and {number} would be the same run; give each value once")
         jobs.append(Job(tuple(overrides), experiment, directory, folder))
@@ -119,7 +133,7 @@ def _as_a_list(text: str, request: Request, loader: SafeLoader) -> str:
     key, _, values = text.partition("=")
     others = [other for other in request.overrides if other != text and not parse(other).is_sweep_override()]
     try:
-        build_experiment(_compose(loader, [*others, f"{key}=[{values}]"]), request.allow_modules)
+        build_experiment(compose(loader, [*others, f"{key}=[{values}]"]), request.allow_modules)
     except UserError:
         return ""
     return f", or write {key}=[{values}] for one list"
@@ -155,7 +169,7 @@ def _sweep(request: Request, loader: SafeLoader, optuna: bool = False) -> list[l
     hydras = [text for text, o in zip(request.overrides, parsed, strict=True) if of_hydra(o)]
     groups = _groups(loader)
     single = [str(o.input_line) for o in parsed if o.key_or_group in groups and not o.is_sweep_override()]
-    cfg = _compose(loader, [*single, *hydras])
+    cfg = compose(loader, [*single, *hydras])
     check_plugins(cfg, request)
     sweeper = cfg.hydra.sweeper
     if not optuna and sweeper.max_batch_size is not None and sweeper.max_batch_size < 1:
@@ -172,7 +186,7 @@ def _sweep(request: Request, loader: SafeLoader, optuna: bool = False) -> list[l
     return [[*job, *hydras] for job in jobs]
 
 
-def _check_options(overrides: Sequence[str], loader: SafeLoader) -> list[str]:
+def check_options(overrides: Sequence[str], loader: SafeLoader) -> list[str]:
     """Raise `UserError` for a group's option that does not exist; return the overrides that choose options."""
     groups, chosen = _groups(loader), []
     for text in overrides:
@@ -192,7 +206,7 @@ def _check_options(overrides: Sequence[str], loader: SafeLoader) -> list[str]:
     return chosen
 
 
-def _check_keys(overrides: Sequence[str], cfg: DictConfig, loader: SafeLoader) -> None:
+def check_keys(overrides: Sequence[str], cfg: DictConfig, loader: SafeLoader) -> None:
     """Raise `UserError` for a key that the config of the chosen options does not have."""
     groups = _groups(loader)
     leaves = [key.split(".") for key in flat(OmegaConf.to_container(cfg)) if not within(key, ("hydra",))]
@@ -225,7 +239,7 @@ def _groups(loader: SafeLoader) -> dict[str, list[str]]:
     return dict(below(""))
 
 
-def _directory(cfg: DictConfig, number: int | None, used: bool = False) -> Path:
+def place_for(cfg: DictConfig, number: int | None, used: bool = False) -> Path:
     """The directory of a run, or of job `number` of a sweep; unless `used`, one that already holds a run is refused."""
     key = "hydra.run.dir" if number is None else "hydra.sweep.dir"
     try:
@@ -251,34 +265,6 @@ def _directory(cfg: DictConfig, number: int | None, used: bool = False) -> Path:
     except (errors.OmegaConfBaseException, OSError, ValueError) as error:  # a name too long, or with a null byte
         raise UserError(f"{key}: {one_line(error)}") from None
     return directory
-
-
-def place_of(request: Request, experiment: Experiment) -> Path | None:
-    """The directory that a request names for a run of `experiment` by ``hydra.run.dir``; None if it names none.
-
-    Raises:
-        UserError: if it names no directory.
-    """
-    task, own = split_place(request)
-    if not own:
-        return None
-    cfg = _compose(make_loader(request.config_dir), own)
-    with read_write(cfg), open_dict(cfg):
-        for key, value in build.record_of(experiment).items():  # to which ${model.hidden_size} and the like refer
-            cfg[key] = value
-    check_places(cfg, ("run.dir",), multirun=False, default=())
-    with read_write(cfg), open_dict(cfg):
-        style = cfg.hydra.job.config.override_dirname
-        cfg.hydra.job.override_dirname = get_overrides_dirname(
-            [parse(text) for text in task], style.exclude_keys, style.item_sep, style.kv_sep
-        )
-    return _directory(cfg, None, used=True)  # half a fork, which may be made again, is told from a run by the caller
-
-
-def split_place(request: Request) -> tuple[tuple[str, ...], list[str]]:
-    """The overrides of a request without ``hydra.run.dir``, and those of that key."""
-    own = [text for text in request.overrides if parse(text).key_or_group == "hydra.run.dir"]
-    return tuple(text for text in request.overrides if text not in own), own
 
 
 def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Experiment:
@@ -317,55 +303,6 @@ def _check_range(experiment: Experiment) -> None:
                 )
 
 
-def amend(record: Mapping[str, Any], request: Request) -> Experiment:
-    """Apply the overrides of a request to a record: an option replaces its whole part, a value one key.
-
-    Args:
-        record: what `fedsim.runs.record.read_record` returned.
-        request: normalised.
-
-    Raises:
-        UserError: naming the key, the value and what is allowed.
-    """
-    try:
-        _refuse_interpolations(record)
-        amended = OmegaConf.create(dict(record))
-        if request.overrides:  # composing takes a while
-            _amend(amended, list(request.overrides), make_loader(request.config_dir))
-    except (errors.OmegaConfBaseException, AttributeError, TypeError) as error:
-        raise UserError(one_line(error)) from None
-    return build_experiment(amended, request.allow_modules)
-
-
-_INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # after an even number of backslashes
-
-
-def _refuse_interpolations(record: Mapping[str, Any]) -> None:
-    """Raise `UserError` if a value of a record would be replaced: as it was written, all of them had been."""
-    for key, text in texts(record):
-        if _INTERPOLATION.search(text):
-            raise UserError(f"{key}={text}: is not what a run records; nothing in a record is replaced by other values")
-
-
-def _amend(amended: DictConfig, overrides: list[str], loader: SafeLoader) -> None:
-    for parsed in map(parse, overrides):
-        text = parsed.input_line
-        if of_hydra(parsed) or parsed.is_sweep_override() or parsed.is_delete() or parsed.package is not None:
-            raise UserError(
-                f"{text}: a recorded run can be changed only by single values and options, such as rounds=100"
-            )
-        if parsed.key_or_group in ("experiment", "baseline"):
-            raise UserError(f"{text}: stands for several settings; change those one by one")
-    chosen = _check_options(overrides, loader)
-    values = [text for text in overrides if text not in chosen]
-    options = _compose(loader, chosen)
-    for group in (parse(text).key_or_group.replace("/", ".") for text in chosen):
-        OmegaConf.update(amended, group, OmegaConf.select(options, group), merge=False)
-    _check_keys(values, amended, loader)
-    for parsed in map(parse, values):
-        OmegaConf.update(amended, parsed.key_or_group, parsed.value(), merge=True)
-
-
 def record_of(experiment: Experiment) -> dict[str, Any]:
     """The resolved record of an experiment, from which it can be built again."""
     return {"format_version": FORMAT_VERSION, **build.record_of(experiment)}
@@ -378,7 +315,7 @@ def to_yaml(record: Mapping[str, Any]) -> str:
 
 def launcher_of(job: Job, loader: SafeLoader) -> dict[str, Any]:
     """The settings of Hydra's launcher and sweeper for a job of a sweep, and under ``"names"`` which these are."""
-    cfg = _compose(loader, job.overrides)
+    cfg = compose(loader, job.overrides)
     found = {part: OmegaConf.to_container(cfg.hydra[part], resolve=False) for part in ("launcher", "sweeper")}
     choices = cfg.hydra.runtime.choices
     return found | {"names": {part: choices[f"hydra/{part}"] for part in ("launcher", "sweeper")}}

@@ -66,6 +66,7 @@ class Request:
         allow_modules: modules besides fedsim whose dataclasses a config may name.
         resume: the folder of an earlier sweep to finish, or None.
         objective: the value that Optuna optimises, ``best`` or ``final``; None if not given.
+        from_file: how many of the overrides, the first ones, are not typed but come from a YAML file.
     """
 
     overrides: tuple[str, ...] = ()
@@ -74,6 +75,7 @@ class Request:
     allow_modules: tuple[str, ...] = ()
     resume: str | None = None
     objective: str | None = None
+    from_file: int = 0
 
 
 @dataclass(frozen=True)

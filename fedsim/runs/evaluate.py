@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fedsim.baselines.baseline import NoBaseline, plain_aggregator
-from fedsim.config.compose import amend
+from fedsim.config.recorded import amend
 from fedsim.config.request import Request
 from fedsim.core.results import Evaluation
 from fedsim.core.stopping import Stop

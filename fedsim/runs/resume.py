@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import torch
 
 from fedsim.config.command_line import check_tracker
-from fedsim.config.compose import amend, place_of, record_of, split_place, to_yaml
+from fedsim.config.compose import record_of, to_yaml
 from fedsim.config.loader import parse
+from fedsim.config.recorded import amend, place_of, split_place
 from fedsim.config.request import Request, normalise
 from fedsim.core import stopping
 from fedsim.core.results import Metrics

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from fedsim.cli import completion
-from fedsim.config import option_files
 from fedsim.cli.completion import candidates
 from fedsim.config import compose as config
+from fedsim.config import option_files
 
 MODELS = ["gru", "gru_reset_before", "lstm", "rnn"]
 

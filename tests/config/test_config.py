@@ -21,7 +21,7 @@ BASE = ("data=synthetic", "partition=natural", "engine.kernels=torch")
 @functools.cache
 def composed(*overrides):
     """A composed config as plain data, without Hydra's part."""
-    cfg = config._compose(config.make_loader(None), [*BASE, *overrides])
+    cfg = config.compose(config.make_loader(None), [*BASE, *overrides])
     return {key: value for key, value in OmegaConf.to_container(cfg).items() if key != "hydra"}
 
 

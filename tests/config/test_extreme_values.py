@@ -43,7 +43,7 @@ def keys():
     loader, found = make_loader(None), {}
     for choice in choices():
         try:
-            cfg = OmegaConf.to_container(config._compose(loader, [choice]))
+            cfg = OmegaConf.to_container(config.compose(loader, [choice]))
         except UserError:
             continue
         values = flat({key: value for key, value in cfg.items() if key != "hydra"})
