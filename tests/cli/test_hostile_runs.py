@@ -7,14 +7,11 @@ import os
 import re
 import shutil
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 GOOD = ("good0", "good1")
-NOISE = ("\x1b[2J\x1b[31m", "\x9b31m", "\x07", "\r", "\x08", "\u202e", "\u2066", "\u2028", "\t", "\x00")
-MARKUP = ("[red]x[/red]", "[link=https://evil.example]x[/link]", ":boom:")
 EVIL = {
     "escapes": "a\x1b[2J\x1b]0;t\x07\x9b31m\r\x08b",
     "order": "a\u202eb\u2066c\u2028d\u200be",
@@ -58,7 +55,9 @@ def evil(request, good):
     name = EVIL[request.param]
     directory = name.replace("/", "").replace("\x00", "") if name in NAMES else "directory"
     for seed in (0, 1):
-        path = write_run(good / f"{directory} {seed}", size=64, seed=seed, extra={"tags": name, name: name, "day": [name]})
+        path = write_run(
+            good / f"{directory} {seed}", size=64, seed=seed, extra={"tags": name, name: name, "day": [name]}
+        )
     write_run(good / "stopped", size=32, status=name, extra={"tags": name})
     (path / ".hydra").mkdir()
     choices = {"model": name, name: name}
@@ -195,7 +194,18 @@ def is_formula(cell):
     return False
 
 
-FORMULAS = ("=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1+1", "\r=1+1", "\n=1+1", " =1+1", "\uff1d1+1", "=cmd|' /C calc'!A0")
+FORMULAS = (
+    "=1+1",
+    "+1+1",
+    "-1+1",
+    "@SUM(A1)",
+    "\t=1+1",
+    "\r=1+1",
+    "\n=1+1",
+    " =1+1",
+    "\uff1d1+1",
+    "=cmd|' /C calc'!A0",
+)
 
 
 @pytest.mark.parametrize("name", FORMULAS, ids=ascii)
@@ -233,7 +243,7 @@ def test_names_in_a_picture_are_only_names(fedsim, evil, kind):
     assert "Glyph" not in answer.err
     assert Path(f"a.{kind}").stat().st_size > 1000
     if kind == "svg":
-        tags = {element.tag.rpartition("}")[2] for element in ElementTree.parse("a.svg").iter()}
+        tags = set(re.findall(r"<(\w+)", Path("a.svg").read_text(encoding="utf-8")))
         assert not tags & {"script", "a", "image", "foreignObject"}
 
 
@@ -291,7 +301,9 @@ def test_tex_is_not_run_for_names(fedsim, good, monkeypatch):
 # One bad run never ends a comparison of good ones
 
 
-ALIASES = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghijkl", "bcdefghijklm"))
+ALIASES = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghijkl", "bcdefghijklm", strict=True)
+)
 MERGES = "a: &a {x: 1}\n" + "".join(
     f"{b}: &{b}\n  <<: [*{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghijkl", "bcdefghijklm", strict=True)
 )
@@ -360,30 +372,54 @@ ODD = {
     "only rounds": ("metrics.csv", "round\n0\n1\n2\n"),
     "other columns": ("metrics.csv", "round,x\n0,1\n1,1\n2,1\n"),
     "neither way": ("metrics.csv", "round,clients\n0,1\n1,1\n2,1\n"),
-    "not finite": ("metrics.csv", "round,test_accuracy,bytes_up,bytes_down\n0,nan,0,0\n1,inf,inf,1\n2,-inf,nan,1e999\n"),
-    "largest": ("metrics.csv", "round,test_accuracy,bytes_up,bytes_down\n0,1e308,0,0\n1,-1e308,1e308,1\n2,1.7e308,1e308,1\n"),
+    "not finite": (
+        "metrics.csv",
+        "round,test_accuracy,bytes_up,bytes_down\n0,nan,0,0\n1,inf,inf,1\n2,-inf,nan,1e999\n",
+    ),
+    "largest": (
+        "metrics.csv",
+        "round,test_accuracy,bytes_up,bytes_down\n0,1e308,0,0\n1,-1e308,1e308,1\n2,1.7e308,1e308,1\n",
+    ),
     "blank names": ("metrics.csv", "round,test_accuracy,,\x1f\n0,1,,\n1,1,,\n2,1,,\n".replace(",,\x1f", ",,x")),
     "summary nan": ("summary.json", '{"status": "done", "rounds": NaN, "final": {"round": 2, "test_accuracy": NaN}}'),
     "summary infinite": (
         "summary.json",
         '{"status": "done", "best": {"metric": "test_accuracy", "mode": "max", "round": 2, "value": Infinity}}',
     ),
-    "summary words": ("summary.json", '{"status": "done", "rounds": "2", "final": {"round": "2"}, "best": {"metric": null}}'),
-    "summary true": ("summary.json", '{"status": "done", "rounds": true, "final": {"round": true, "test_accuracy": true}}'),
+    "summary words": (
+        "summary.json",
+        '{"status": "done", "rounds": "2", "final": {"round": "2"}, "best": {"metric": null}}',
+    ),
+    "summary true": (
+        "summary.json",
+        '{"status": "done", "rounds": true, "final": {"round": true, "test_accuracy": true}}',
+    ),
     "summary far": ("summary.json", f'{{"status": "done", "final": {{"round": {"9" * 300}, "test_accuracy": 1}}}}'),
-    "summary lists": ("summary.json", '{"status": "done", "columns": [[]], "cumulative": {"a": 1}, "final": [], "best": null}'),
+    "summary lists": (
+        "summary.json",
+        '{"status": "done", "columns": [[]], "cumulative": {"a": 1}, "final": [], "best": null}',
+    ),
     "summary cumulative": ("summary.json", '{"status": "done", "cumulative": ["test_accuracy", [], {}, null]}'),
     "summary the other way": ("summary.json", '{"status": "done", "columns": {"test_accuracy": "min", "x": ["min"]}}'),
     "config nan": ("config.yaml", "seed: .nan\nmodel: {hidden_size: .inf}\nlr: .nan\n"),
-    "config strange": ("config.yaml", "seed: [1]\nmodel: {_target_: [x]}\n1: {2: 3}\nnull: 1\nx: !!binary aGk=\ny: !!set {a, b}\n"),
+    "config strange": (
+        "config.yaml",
+        "seed: [1]\nmodel: {_target_: [x]}\n1: {2: 3}\nnull: 1\nx: !!binary aGk=\ny: !!set {a, b}\n",
+    ),
     "config like results": (
         "config.yaml",
-        "seed: 0\nbytes to x: a\nbytes_up to x: b\nrounds to x: c\nfinal test_accuracy: d\nn: 7\nseeds: 7\np: 7\nstatus: 7\n"
-        "x: 1\nx std: word\ndifference: 7\nreached: 7\nbest round: word\nconfig n: 7\na to b: 7\n",
+        "seed: 0\nbytes to x: a\nbytes_up to x: b\nrounds to x: c\nfinal test_accuracy: d\nn: 7\nseeds: 7\np: 7\n"
+        "status: 7\nx: 1\nx std: word\ndifference: 7\nreached: 7\nbest round: word\nconfig n: 7\na to b: 7\n",
     ),
     "config many": ("config.yaml", "".join(f"key{k}: {k}\n" for k in range(2000))),
-    "record words": (".hydra/hydra.yaml", "hydra: {runtime: {choices: {a: [1], b: {c: 1}, 1: 2}}, overrides: {task: 7}}\n"),
-    "record huge": (".hydra/hydra.yaml", f"hydra: {{runtime: {{choices: {{a: 0x{'f' * 5000}}}}}, overrides: {{task: []}}}}\n"),
+    "record words": (
+        ".hydra/hydra.yaml",
+        "hydra: {runtime: {choices: {a: [1], b: {c: 1}, 1: 2}}, overrides: {task: 7}}\n",
+    ),
+    "record huge": (
+        ".hydra/hydra.yaml",
+        f"hydra: {{runtime: {{choices: {{a: 0x{'f' * 5000}}}}}, overrides: {{task: []}}}}\n",
+    ),
     "record list": (".hydra/hydra.yaml", "- 1\n"),
 }
 
