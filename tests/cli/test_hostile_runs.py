@@ -99,6 +99,16 @@ def test_nothing_for_a_terminal_to_obey(fedsim, evil, options):
         assert evil in answer.out  # as it is spelt
 
 
+def test_a_terminal_gets_no_codes_but_those_of_our_own(fedsim, evil, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    answer = fedsim("compare", "runs")
+    assert answer.code == 0, answer
+    assert "\x1b[1m" in answer.out  # the best row is bold
+    assert harmless(re.sub("\x1b\\[[0-2]?m", "", answer.out))
+    assert harmless(answer.err)
+
+
 def test_the_metrics_name(fedsim, elsewhere):
     for at, name in enumerate(EVIL.values()):
         for size in (8, 16):
