@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedsim.caches import find_place_for_matplotlib
 from fedsim.compare import escape
-from fedsim.compare.plot import STYLE
+from fedsim.compare.plot import style
 from fedsim.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ FORMATS = ("png", "svg", "pdf")
 # No dates and no random ids in a file: the same split gives the same bytes.
 METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
-_NAMED_CLIENTS, _NAMED_CATEGORIES, _BARS = 30, 16, 20
+_NAMED_CLIENTS, _NAMED_CATEGORIES, _BARS, _LONGEST = 30, 16, 20, 20
 
 
 def check(file: Path) -> None:
@@ -39,13 +39,12 @@ def check(file: Path) -> None:
 def draw(report: SplitReport, kind: str) -> bytes:
     """Return a picture of the kind ``png``, ``svg`` or ``pdf``: shares as a heat map, and how large clients are."""
     find_place_for_matplotlib()
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     clients = len(report.table)
     height = min(max(2.6, 0.9 + 0.17 * clients), 5.0)
     content = io.BytesIO()
-    with rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(7.2, height), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _heat_map(left, report, bar_aspect=9 * height)
@@ -61,13 +60,12 @@ def _heat_map(axes: Axes, report: SplitReport, bar_aspect: float) -> None:
         shares = shares[np.lexsort((-shares.max(1), dominant))]
         axes.set_ylabel("clients, ordered by their most frequent " + report.kind)
     else:
-        short = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
-        axes.set_yticks(range(len(names)), [escape.drawn_name(name) for name in short])
+        axes.set_yticks(range(len(names)), [escape.drawn_name(name, _LONGEST) for name in names])
     count = len(report.categories)
     top = max(shares.max(), min(1.0, 5 / count))  # an even distribution must look even: a fifth of the scale at most
     image = axes.imshow(shares, aspect="auto", cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
     ticks = range(0, count, -(-count // _NAMED_CATEGORIES))
-    axes.set_xticks(ticks, [escape.drawn_name(report.categories[k]) for k in ticks])
+    axes.set_xticks(ticks, [escape.drawn_name(report.categories[k], _LONGEST) for k in ticks])
     axes.tick_params(length=2)
     axes.set_xlabel(
         {

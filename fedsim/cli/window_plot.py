@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedsim.caches import find_place_for_matplotlib
 from fedsim.cli.partition_plot import METADATA
 from fedsim.compare.escape import drawn
-from fedsim.compare.plot import STYLE
+from fedsim.compare.plot import style
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.fitted import Column, arrays
 from fedsim.data.population import Population
@@ -33,13 +33,12 @@ def draw(population: Population, kind: str) -> bytes:
     written out.
     """
     find_place_for_matplotlib()
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     clients = np.unique(np.linspace(0, population.num_clients - 1, PANELS).astype(int)).tolist()
     rows = -(-len(clients) // 2)
     content = io.BytesIO()
-    with rc_context(STYLE):
+    with style():
         numbers = population.vocabulary_size is None
         figure = Figure(figsize=(7.2, 0.6 + (1.7 if numbers else 1.0) * rows), layout="constrained")
         panels = figure.subplots(rows, min(2, len(clients)), squeeze=False).flat

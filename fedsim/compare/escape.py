@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.ft2font import FT2Font
 
-_LONGEST_DRAWN = 60
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20].")  # the last four are wide forms of = + - @
 
 # Entities rather than backslashes where some dialects of Markdown, or what fills in templates, disregard a backslash.
@@ -80,22 +79,30 @@ def csv(table: pd.DataFrame) -> str:
     return shown.to_csv(index=False, lineterminator="\n")
 
 
-def drawn_name(name: str) -> str:
-    """A name in a picture, in one line; the middle of a very long one is left out."""
-    name = one_line(name)
-    if len(name) > _LONGEST_DRAWN:
-        name = f"{name[: _LONGEST_DRAWN // 2]}…{name[-_LONGEST_DRAWN // 2 + 1 :]}"
-    return drawn(name)
+def drawn_name(name: str, most: int = 60) -> str:
+    """A name in a picture, in one line; of one of more than `most` characters, the middle is left out."""
+    name = _with_glyphs(one_line(name))
+    if len(name) > most:
+        name = f"{name[: most // 2]}…{name[-most // 2 + 1 :]}"
+    return _no_mathematics(name)
 
 
 def drawn(text: str) -> str:
     """The text in a picture: not read as mathematics, and with codes for characters that the font lacks; lines stay."""
-    text = printable(text)
-    if not text.isascii():
-        fonts = _fonts()
-        known = (c.isascii() or any(font.get_char_index(ord(c)) for font in fonts) for c in text)
-        text = "".join(c if there else _code(c) for c, there in zip(text, known, strict=True))
+    return _no_mathematics(_with_glyphs(printable(text)))
+
+
+def _no_mathematics(text: str) -> str:
     return text.replace("$", r"\$")
+
+
+def _with_glyphs(text: str) -> str:
+    """The text with codes for characters that the font lacks."""
+    if text.isascii():
+        return text
+    fonts = _fonts()
+    there = {c for c in set(text) if c.isascii() or any(font.get_char_index(ord(c)) for font in fonts)}
+    return "".join(c if c in there else c.encode("unicode_escape").decode() for c in text)
 
 
 def _fonts() -> list[FT2Font]:
@@ -107,10 +114,6 @@ def _fonts() -> list[FT2Font]:
         with suppress(ValueError):  # not installed
             found.append(get_font(findfont(FontProperties(family=[family]), fallback_to_default=False)))
     return found
-
-
-def _code(sign: str) -> str:
-    return sign.encode("unicode_escape").decode()
 
 
 def _is_number(text: str) -> bool:

@@ -40,7 +40,7 @@ def choose_metric(runs: Sequence[Run], metric: str | None, better: str | None) -
         note = f"compared by {wanted[0]}, which not all runs have; they share no column that is better low or high"
         return wanted[0], better or way(runs, wanted[0], wanted[0]), [note]
     if not shared:
-        raise UserError("these runs share no column to compare them by")
+        raise UserError("these runs share no column to compare them by; choose one that some have with --metric")
     if not ranked:
         raise UserError(
             f"none of the columns that these runs share ({', '.join(shared)}) is known to be better low or high; "

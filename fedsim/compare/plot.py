@@ -7,7 +7,8 @@ import io
 import math
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,15 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg", "pdf")
-# Always the same bytes, in fonts that a PDF can hold; no TeX, whatever matplotlibrc says, because names are not written
-# for it.
-STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "svg.hashsalt": "fedsim",
-    "pdf.fonttype": 42,
-    "svg.fonttype": "path",
-    "text.usetex": False,
-}
 X_AXES = ("round", "bytes_up", "bytes_down", "virtual_seconds")
 # No dates and no random ids in a file: the same runs give the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -80,7 +72,6 @@ def draw(comparison: Comparison, kind: str, x: str | None = None, heatmap: bool 
         UserError: if these runs do not have what the picture needs.
     """
     find_place_for_matplotlib()
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     keys = list(dict.fromkeys(key for group in comparison.groups for key in group.keys))
@@ -90,9 +81,7 @@ def draw(comparison: Comparison, kind: str, x: str | None = None, heatmap: bool 
     if heatmap is None:
         heatmap = x is None and _is_grid(comparison.groups, keys)
     content = io.BytesIO()
-    # Without warnings: of runs that diverged, some means are infinite, and long names may leave the axes little room.
-    with rc_context(STYLE), np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with style(), np.errstate(all="ignore"):  # of runs that diverged, some means are infinite
         figure = Figure(layout="constrained")
         if heatmap:
             heat_map(figure, comparison, keys)
@@ -100,6 +89,21 @@ def draw(comparison: Comparison, kind: str, x: str | None = None, heatmap: bool 
             curves(figure, comparison, keys, x or "round")
         figure.savefig(content, format=kind, dpi=300, metadata=_METADATA[kind])
     return content.getvalue()
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """How pictures are drawn: always the same bytes, in fonts that a PDF can hold.
+
+    There is no TeX, whatever matplotlibrc says, because names are not written for it; and no warning of long names that
+    leave the axes little room.
+    """
+    from matplotlib import rc_context
+
+    fonts: dict[Any, Any] = {"font.size": 8, "pdf.fonttype": 42, "svg.fonttype": "path", "text.usetex": False}
+    with rc_context(fonts | {"svg.hashsalt": "fedsim"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _is_grid(groups: Sequence[Group], keys: Sequence[str]) -> bool:

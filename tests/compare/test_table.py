@@ -405,6 +405,27 @@ def test_runs_that_share_nothing(make_run, tmp_path):
         table_of(tmp_path)
 
 
+def test_a_run_without_the_metric_of_all_others_does_not_end_their_comparison(make_run, tmp_path):
+    make_run("a")
+    make_run("b", {"rounds": 9}, accuracy=[0.1, 0.3])
+    make_run("odd", {"rounds": 7}, metrics="round,clients\n0,1\n", summary={"status": "done"})
+    found = comparison_of(tmp_path)
+    assert found.table["run"].tolist() == ["a", "b", "odd"]
+    assert found.table["final test_accuracy"].tolist()[:2] == [0.6, 0.3]
+    assert math.isnan(found.table["final test_accuracy"].iloc[2])
+    assert found.notes[0] == (
+        "compared by test_accuracy, which not all runs have; they share no column that is better low or high"
+    )
+    assert f"{tmp_path}/odd: no column test_accuracy" in found.warnings
+
+
+def test_a_strange_summary_does_not_make_a_score_a_cost(make_run, tmp_path):
+    """`test_accuracy` has a best, whatever one run of several says of it."""
+    make_run("a")
+    make_run("odd", {"rounds": 9}, summary={"status": "done", "cumulative": ["test_accuracy"]})
+    assert comparison_of(tmp_path).table["best test_accuracy"].tolist() == [0.7123456] * 2
+
+
 @pytest.mark.parametrize("metric", ["membership_auc", "staleness"])
 def test_costs_put_the_lowest_first(make_run, tmp_path, metric):
     for name, rounds, value in (("high", 1, 9.0), ("low", 2, 3.0), ("middle", 3, 5.0)):
