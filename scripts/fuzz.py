@@ -376,7 +376,10 @@ def fuzz(kinds: Sequence[str], cases: int, seed: int) -> Report:
             if code:
                 raise RuntimeError(f"the valid run failed: {printed}")
         for number in range(seed, seed + cases):
+            before = len(report.findings)
             case(kinds[number % len(kinds)], number, place, place / "valid", report)
+            for text in report.findings[before:]:
+                print(text, file=sys.stderr, flush=True)
     return report
 
 
@@ -388,8 +391,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=KINDS, help="one kind of files")
     asked = parser.parse_args(arguments)
     report = fuzz([asked.only] if asked.only else [*KINDS], asked.cases, asked.seed)
-    for text in report.findings:
-        print(text)
     codes = ", ".join(f"{code}: {count:,}" for code, count in sorted(report.codes.items()))
     print(f"{asked.cases:,} cases, {len(report.findings)} findings; exit codes {codes}")
     return 1 if report.findings else 0

@@ -11,7 +11,7 @@ PACKAGE = Path(fedsim.__file__).parent
 SCRIPT = PACKAGE.parent / "scripts" / "rooms.py"
 
 ORDER = (
-    ("cli",),
+    ("api", "cli"),
     ("runs",),
     ("config",),
     ("federation",),

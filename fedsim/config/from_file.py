@@ -67,7 +67,7 @@ def _choices(defaults: Any, path: Path) -> Iterator[str]:
             raise UserError(f"{path}: defaults: {show(entry)}: must be a list of GROUP: OPTION")
         ((group, option),) = entry.items()
         name = str(group).removeprefix("override ").strip().lstrip("/")
-        yield f"{name}={_value(option)}"
+        yield f"{name}={value_text(option)}"
 
 
 def _settings(node: Mapping[str, Any], prefix: str, groups: Mapping[str, Any]) -> Iterator[str]:
@@ -75,20 +75,20 @@ def _settings(node: Mapping[str, Any], prefix: str, groups: Mapping[str, Any]) -
         name = f"{prefix}{key}"
         group = name.replace(".", "/")
         if isinstance(value, str) and group in groups:
-            yield f"{group}={_value(value)}"
+            yield f"{group}={value_text(value)}"
         elif isinstance(value, Mapping) and value:
             yield from _settings(value, f"{name}.", groups)
         else:
-            yield f"{name}={_value(value)}"
+            yield f"{name}={value_text(value)}"
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value as Hydra's grammar reads it back."""
     if isinstance(value, str):
         plain = re.fullmatch(r"[A-Za-z]\w*", value, re.ASCII) and value.lower() not in _WORDS
         return value if plain else QuotedString(value, Quote.single).with_quotes()
     if isinstance(value, list):
-        return f"[{','.join(map(_value, value))}]"
+        return f"[{','.join(map(value_text, value))}]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_value(child)}" for key, child in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{value_text(child)}" for key, child in value.items()) + "}"
     return show(value)

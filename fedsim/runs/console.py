@@ -61,7 +61,7 @@ class Display(Protocol):
 
 
 def display(mode: str, columns: Sequence[str], rounds: int, metric: str | None = None, better: str = "max") -> Display:
-    """Make the display for ``console.mode``; ``auto`` is rich on a terminal and plain elsewhere.
+    """Make the display for ``console.mode``; ``auto`` is rich on a terminal or in a notebook, plain elsewhere.
 
     Args:
         mode: ``rich``, ``plain``, ``none`` or ``auto``.
@@ -72,7 +72,7 @@ def display(mode: str, columns: Sequence[str], rounds: int, metric: str | None =
     """
     console = Console(highlight=False, soft_wrap=True)
     if mode == "auto":
-        mode = "rich" if console.is_terminal else "plain"
+        mode = "rich" if console.is_terminal or console.is_jupyter else "plain"
     shown = [name for name in SHOWN if name in columns]
     if mode == "rich":
         return RichDisplay(Console(highlight=False), shown, rounds, metric, better)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -17,6 +19,19 @@ from fedsim.parallel.processes import world
 
 log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # messages for users are printed as well
+
+
+_raises: ContextVar[bool] = ContextVar("raises", default=False)
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Let `guarded` pass exceptions on while the context lasts, for callers from Python."""
+    token = _raises.set(True)
+    try:
+        yield
+    finally:
+        _raises.reset(token)
 
 
 def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
@@ -34,32 +49,37 @@ def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
     try:
         torch.set_num_threads((experiment and experiment.threads) or threads)
         return run()
-    except (UserError, RecordingFailed) as error:
-        complain(str(error))
-        return "refused" if isinstance(error, UserError) else "failed"
-    except OSError as error:
+    except Exception as error:
+        if _raises.get():
+            raise
         if isinstance(error, BrokenPipeError) and error.filename is None:
             raise Interrupted(signal.SIGPIPE) from error
-        complain(in_words(error))
-        return "failed"
-    except ProcessLost as error:
-        if world().is_first_to_tell():
-            complain(str(error))
-        return "failed"
-    except Exception as error:
-        if isinstance(error, MemoryError) or "allocate" in str(error):  # torch raises a RuntimeError on the CPU
-            text = f"not enough memory ({' '.join(str(error).split())})"
-            complain(f"{text}; take a smaller model, client.batch_size or engine.memory_budget")
-        elif "without overflow" in str(error):  # torch says so of a number that no float of a tensor's type holds
-            complain("a product of settings, such as of learning rates, is beyond the numbers of this dtype")
-            return "refused"
-        else:
-            log.exception("a bug in fedsim or in a component of yours")
-            traceback.print_exc()
-        return "failed"
+        return _reported(error)
     finally:
         torch.set_num_threads(threads)  # for the next job of a sweep
         logging.raiseExceptions = tells
+
+
+def _reported(error: Exception) -> str:
+    """Say what ended a run, while it is being handled, and return the run's status."""
+    if isinstance(error, UserError | RecordingFailed):
+        complain(str(error))
+        return "refused" if isinstance(error, UserError) else "failed"
+    if isinstance(error, OSError):
+        complain(in_words(error))
+    elif isinstance(error, ProcessLost):
+        if world().is_first_to_tell():
+            complain(str(error))
+    elif isinstance(error, MemoryError) or "allocate" in str(error):  # torch raises a RuntimeError on the CPU
+        text = f"not enough memory ({' '.join(str(error).split())})"
+        complain(f"{text}; take a smaller model, client.batch_size or engine.memory_budget")
+    elif "without overflow" in str(error):  # torch says so of a number that no float of a tensor's type holds
+        complain("a product of settings, such as of learning rates, is beyond the numbers of this dtype")
+        return "refused"
+    else:
+        log.exception("a bug in fedsim or in a component of yours")
+        traceback.print_exc()
+    return "failed"
 
 
 def recording_failed(error: OSError | RecordingFailed, directory: Path) -> RecordingFailed:

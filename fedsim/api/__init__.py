@@ -1,0 +1,1 @@
+"""fedsim from Python: `fedsim.run`, `fedsim.sweep`, `fedsim.load`. The commands, without a shell."""
