@@ -23,6 +23,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +41,7 @@ from fedsim.data.source import load_dataset
 from fedsim.runs import checkpoints
 
 SECONDS = 30
-CODES = (0, 1, 2, 3, 130, 143)
+CODES = (0, 1, 2, 3, 4, 130, 143)
 SECRET = "s3cr3t-of-the-environment"  # noqa: S105  # stands for one
 SMALL = (
     *("model.hidden_size=2", "rounds=2", "engine.kernels=torch", "device=cpu", "threads=1", "console=none"),
@@ -284,6 +285,13 @@ def call(arguments: Sequence[str]) -> tuple[int, str]:
     def over(*_: object) -> None:
         raise TooLongError
 
+    def hangs() -> None:  # in code that no signal reaches, such as the reading of a pipe by a library
+        print(f"hangs for good: {' '.join(arguments)} in {os.getcwd()}", file=sys.__stderr__, flush=True)
+        os._exit(1)
+
+    watchdog = threading.Timer(2 * SECONDS, hangs)
+    watchdog.daemon = True
+    watchdog.start()
     signal.signal(signal.SIGALRM, over)
     signal.alarm(SECONDS)
     try:
@@ -294,6 +302,7 @@ def call(arguments: Sequence[str]) -> tuple[int, str]:
         return code, out.getvalue() + err.getvalue()
     finally:
         signal.alarm(0)
+        watchdog.cancel()
     return 0, out.getvalue() + err.getvalue()
 
 

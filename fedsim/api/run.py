@@ -168,8 +168,7 @@ def sweep(
     request = normalise(with_files(_request(texts, True, config_dir, allow_modules)))
     loader = make_loader(request.config_dir)
     jobs = check_request(request, loader)
-    sweeps.check(jobs)
-    statuses = sweeps.run(request, jobs, loader)
+    statuses = sweeps.run(request, jobs, loader, sweeps.check(jobs))
     return [Run(job.directory, status, tuple(allow_modules)) for job, status in zip(jobs, statuses, strict=False)]
 
 

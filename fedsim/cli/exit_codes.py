@@ -30,7 +30,8 @@ def exit_codes() -> Iterator[None]:
     except KeyboardInterrupt as error:
         number = getattr(error, "number", signal.SIGINT)
         words = {signal.SIGINT: "interrupted", signal.SIGPIPE: "interrupted, because the output was closed"}
-        print_once(words.get(number, f"interrupted by {error}"))
+        ways = getattr(error, "__notes__", [])  # how to go on
+        print_once("; ".join([words.get(number, f"interrupted by {error}"), *ways[:1]]), "note")
         raise typer.Exit(EXIT_SIGNAL + number) from None
     except OSError as error:
         print_once(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))

@@ -122,11 +122,11 @@ def run(
         if dry_run:
             show_plans(jobs, plot)
             return
-        sweep.check(jobs)
+        notes = sweep.check(jobs)
         gc.freeze()  # see `main`
         gc.enable()
         if multirun:
-            statuses = sweep.run(request, jobs, loader)
+            statuses = sweep.run(request, jobs, loader, notes)
         elif again is not None:
             again.directory.mkdir(parents=True, exist_ok=True)
             statuses = [run_experiment(again.experiment, to_yaml(record_of(again.experiment)), again.directory)]

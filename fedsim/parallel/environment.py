@@ -35,11 +35,11 @@ def refuse_torchrun(what: str, reason: str) -> None:
         raise UserError(f"{what}: {reason}")
 
 
-def print_once(text: str) -> None:
+def print_once(text: str, word: str = "error") -> None:
     """Print an error that all processes find, in rank 0 only; a process that cannot read its rank prints it too."""
     try:
         rank, _ = rank_and_size()
     except UserError:
         rank = 0
     if rank == 0:
-        print_error(text)
+        print_error(text, word)

@@ -172,6 +172,8 @@ def read_run_facts(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: is no regular file")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("fedsim", "null")

@@ -33,6 +33,10 @@ SHOWN = (
     "dropped",
     "virtual_seconds",
     "staleness",
+    "personal_accuracy",
+    "personal_rmse",
+    "unseen_accuracy",
+    "unseen_rmse",
 )
 SPARK_WIDTH = 40
 PACE = 10  # rounds over which clients/s and samples/s are measured

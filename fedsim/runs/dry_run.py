@@ -19,6 +19,7 @@ from fedsim.evaluation.to_beat import describe_scores
 from fedsim.federation.prepare import Simulation
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.parallel.processes import world
+from fedsim.runs.estimate import Estimate, estimate, in_words
 from fedsim.runs.saved_model import first_state
 
 
@@ -77,14 +78,20 @@ def _work(simulation: Simulation, cohort: Tensor, steps: Tensor) -> dict[str, st
     samples = task.population.train
     mean = float(samples.lengths.double().mean())
     forward = mean * macs_per_step(task.arch) + macs_per_sequence(task.arch)
-    trained = 0.0
-    if len(cohort) > 0:
-        per_sample = sample_flops(task, simulation.bound.gradients)[cohort] / 2  # a multiplication, an addition
-        trained = float((task.samples(cohort, steps) * per_sample).sum())
+    trained = _macs(simulation, cohort, steps)
     return {
         "multiply-accumulates": f"{macs_per_step(task.arch):,} per time step, {forward:,.0f} per sequence of mean "
         f"length {mean:.4g}; {trained:,.0f} in round 1, forward and backward",
     }
+
+
+def _macs(simulation: Simulation, cohort: Tensor, steps: Tensor) -> float:
+    """Multiply-accumulates of the local training of a cohort ``[C]`` in `steps` ``[C]`` steps, forward and backward."""
+    if len(cohort) == 0:
+        return 0.0
+    task = simulation.task
+    per_sample = sample_flops(task, simulation.bound.gradients)[cohort] / 2  # a multiplication, an addition
+    return float((task.samples(cohort, steps) * per_sample).sum())
 
 
 def refuse_impossible(simulation: Simulation) -> None:
@@ -114,16 +121,19 @@ def refuse_impossible(simulation: Simulation) -> None:
         )
 
 
-def show(simulation: Simulation, overrides: Sequence[str]) -> None:
-    """Print the plan as a table, headed by the overrides of the command line."""
+def show(simulation: Simulation, overrides: Sequence[str]) -> Estimate:
+    """Print the plan as a table, headed by the overrides of the command line; return what the run will take."""
+    cohort = simulation.schedule.next_cohort(simulation, first_state(simulation), 1)
+    found = estimate(simulation, _macs(simulation, cohort.clients, cohort.steps))
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()
-    for label, text in plan(simulation).items():
+    for label, text in (plan(simulation) | in_words(found, simulation.experiment.rounds)).items():
         table.add_row(Text(label), Text(printable(text)))
     console = Console(highlight=False, emoji=False)
     console.print(
         Text("plan", style="bold") + Text(printable(" " + " ".join(overrides)), style="not bold"), soft_wrap=True
     )
     console.print(table)
-    console.print("nothing was trained")
+    console.print("nothing was written")
+    return found

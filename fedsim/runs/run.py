@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -34,6 +35,7 @@ from fedsim.recording.run_directory import (
 )
 from fedsim.recording.run_log import logging_to
 from fedsim.runs.checkpoints import encode_state, prune_checkpoints, save_checkpoint, write_checkpoint
+from fedsim.runs.chosen import chosen
 from fedsim.runs.console import display, format_value
 from fedsim.runs.digests import data_hash
 from fedsim.runs.facts import git_hash, run_facts, versions
@@ -249,7 +251,7 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
             recorder.check()
             if not simulation.is_over(state):
                 recorder.save(state)
-                screen.say(f"ended after round {state.round}; to go on: fedsim resume {directory}")
+                screen.say(f"ended after round {state.round}")
                 asked.end()
             status, reason = ("stopped", state.progress.reason) if state.progress.reason else ("done", "round limit")
         except Diverged as error:
@@ -258,6 +260,7 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
         except KeyboardInterrupt as error:
             status = "interrupted"
             reason = error.reason if isinstance(error, Interrupted) else "stopped by the user"
+            error.add_note(f"to go on: fedsim resume {shlex.quote(str(directory))}")
             raise
         except (OSError, RecordingFailed) as error:
             reason = in_words(error, directory)
@@ -284,14 +287,16 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
     arch = simulation.task.arch
     fitted = "" if e.model.parameters is None else f" (hidden_size={arch.hidden_size})"
     engine = e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell)
+    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     own = "test columns pool the evaluations of the clients' own models, for not all blocks are aggregated"
     return [
         f"{type(e.model).__name__} with {arch.layout.num_parameters:,} parameters{fitted}, "
         f"{population.num_clients} clients, {len(population.train):,} training and "
         f"{len(population.test):,} test samples",
+        *([f"chosen: {', '.join(settings)}"] if (settings := chosen(e)) else []),
         *(f"data: {note}" for note in population.notes),
         *describe_scores(population),
-        f"{engine} on {e.torch_device()}, {torch.get_num_threads()} threads, {_together(simulation)}seed {e.seed}",
+        f"{engine} on {e.torch_device()}, {threads}, {_together(simulation)}seed {e.seed}",
         *([] if simulation.blocks.private is None else [own]),
         *(line for part in simulation.parts for line in part.introduce()),
         *(f"note: {line}" for line in simulation.advice),

@@ -17,6 +17,7 @@ from fedsim.errors import UserError, print_error
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, initial_state, prepare
 from fedsim.models.recurrent import Architecture
+from fedsim.recording.run_directory import refuse_links
 from fedsim.runs.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
 from fedsim.runs.history import marked_content, read_rows
 
@@ -97,6 +98,7 @@ def read_model(path: Path, which: str = "last") -> SavedModel:
         return _read(path)
     if not path.is_dir():
         raise UserError(f"{path}: there is no such run directory or checkpoint")
+    refuse_links(path)
     for round_number in reversed(checkpoint_rounds(path)):
         try:
             last = _read(checkpoint_path(path, round_number))

@@ -5,81 +5,61 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
+import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from fedsim.config.compose import launcher_of, record_of, to_yaml
 from fedsim.config.launch import first_line, launch
 from fedsim.config.loader import SafeLoader
 from fedsim.config.request import Job, Request
 from fedsim.core.stopping import start
-from fedsim.errors import UserError, print_error
+from fedsim.errors import UserError, print_error, printable
 from fedsim.evaluation.evaluate import default_metric
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation
 from fedsim.recording.lock import locked
 from fedsim.recording.run_directory import (
     FORMAT_VERSION,
-    Cell,
     refuse_links,
     refuse_other_sweep,
     write_atomically,
-    write_csv,
     write_files,
 )
 from fedsim.recording.settings import Console as ConsoleSetting
 from fedsim.runs import sweep_jobs
-from fedsim.runs.console import format_value
 from fedsim.runs.dry_run import refuse_impossible
 from fedsim.runs.run import run_experiment
 from fedsim.runs.saved_model import first_row, prepared
+from fedsim.runs.sweep_screen import Seen, watching
+from fedsim.runs.sweep_table import FINISHED, Row, differing_overrides, read_row, show, trials, write_table
 
-NOT_STARTED, KILLED = "not started", "killed"
-FINISHED = ("done", "stopped")
 MOST_WORKERS = 10_000
-
-
-@dataclass(frozen=True)
-class Row:
-    """How one job ended; unknown values are None."""
-
-    number: int
-    parameters: Mapping[str, str]
-    status: str
-    path: Path
-    rounds: int | None = None
-    metric: str | None = None
-    final: float | None = None
-    best: float | None = None
-    best_round: int | None = None
-    to_target: int | None = None
 
 
 class JobFailed(Exception):
     """Reports to Optuna that a job has failed or has no value."""
 
 
-def check(jobs: Sequence[Job]) -> None:
+def check(jobs: Sequence[Job]) -> list[str]:
     """Check jobs by preparing them, only one of those that differ in nothing but seed and labels.
+
+    Returns:
+        what there is to say about their data and settings, each line once.
 
     Raises:
         UserError: if data, partition and settings do not go together.
     """
-    seen = set()
+    seen: set[str] = set()
+    notes: dict[str, None] = {}
     for job in jobs:
         key = repr(replace(job.experiment, seed=0, name=None, tags=[]))
         if key not in seen:
@@ -88,10 +68,19 @@ def check(jobs: Sequence[Job]) -> None:
             simulation = prepared(job.experiment)
             refuse_impossible(simulation)
             first_row(simulation)
+            notes |= dict.fromkeys(f"data: {note}" for note in simulation.population.notes)
+            notes |= dict.fromkeys(f"note: {line}" for line in simulation.advice)
+    return list(notes)
 
 
-def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
+def run(request: Request, jobs: Sequence[Job], loader: SafeLoader, notes: Sequence[str] = ()) -> list[str]:
     """Run the jobs of a sweep, or those that are not finished yet, and write the table.
+
+    Args:
+        request: what was asked for, normalised.
+        jobs: all jobs, checked.
+        loader: the one that they were checked with.
+        notes: lines about their data, which are shown where the jobs do not show them themselves.
 
     Returns:
         the status of every job: that of its run, ``not started`` or ``killed``; and ``failed`` if the launcher did.
@@ -116,27 +105,43 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader) -> list[str]:
         if request.resume is None:
             refuse_other_sweep(folder, "hydra.sweep.dir")
         share = share_of_threads(cores(), concurrent, settings["launcher"].get("cpus_per_task"))
-        quiet = all(job.experiment.console.mode == "none" for job in jobs)
-        task = partial(
-            run_job, share=share, silent=concurrent > 1, objective=objective, allow_modules=request.allow_modules
-        )
+        modes = {job.experiment.console.mode for job in jobs}
+        together = concurrent > 1 or modes == {"auto"}  # one line per job, instead of one per round
+        task = partial(run_job, share=share, silent=together, objective=objective, allow_modules=request.allow_modules)
         if not optuna:
             record = {"format_version": FORMAT_VERSION, "jobs": {k: list(job.overrides) for k, job in enumerate(jobs)}}
             write_atomically(
                 folder / "sweep.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode()
             )
         rows: list[Row] = []
+        labels = [" ".join(f"{key}={value}" for key, value in own.items()) for own in differing_overrides(jobs)]
+        seen = [Seen(k, labels[k], job.directory, job.experiment.rounds) for k, job in pending if not optuna]
+        if together and modes != {"none"}:
+            for line in (*notes, f"{len(pending)} of {len(jobs)} jobs to run; writing to {folder}"):
+                print(printable(line), flush=True)
         try:
-            whole = _launch(request, task, loader, pending)
+            with watching(seen, together and modes != {"none"}):
+                whole = _launch(request, task, loader, pending)
+        except KeyboardInterrupt as error:
+            error.__notes__ = [] if optuna else [_way_on(request, folder)]
+            raise
         finally:
-            rows = [read_row(k, own, job) for k, (job, own) in enumerate(zip(jobs, _own(jobs), strict=True))]
+            differing = differing_overrides(jobs)
+            rows = [read_row(k, own, job) for k, (job, own) in enumerate(zip(jobs, differing, strict=True))]
             if optuna:
-                rows = _trials(folder)
+                rows = trials(folder)
             if rows and folder.exists():
                 write_table(folder / "sweep.csv", rows)
-                if not quiet:
-                    show(rows, folder)
+                show(rows, folder)
     return [row.status for row in rows] + ([] if whole else ["failed"])
+
+
+def _way_on(request: Request, folder: Path) -> str:
+    """The command that finishes a sweep, for an error message."""
+    typed = [text for text in request.overrides if not text.startswith("hydra.sweep.dir=")]
+    options = [*(["--config-dir", request.config_dir] if request.config_dir else [])]
+    options += [word for module in request.allow_modules for word in ("--allow-module", module)]
+    return f"to go on: {shlex.join(['fedsim', 'run', '-m', *typed, *options, '--resume', str(folder)])}"
 
 
 def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[tuple[int, Job]]) -> bool:
@@ -184,7 +189,7 @@ def run_job(
         directory: the job's directory.
         files: Hydra's record of the job, to be written there if it has not begun.
         share: threads for a job whose config does not set them; None leaves the number to torch.
-        silent: whether to show one line instead of a table, because other jobs run at the same time.
+        silent: whether to show no rounds, because the sweep shows one line per job.
         objective: ``best`` or ``final``, to return that value of the metric that judges; None returns the status.
         allow_modules: modules other than fedsim whose dataclasses a record may name.
 
@@ -204,10 +209,10 @@ def run_job(
             status = run_experiment(shown, to_yaml(record_of(experiment)), directory, files)
     finally:
         torch.set_num_threads(before)
-    if silent and experiment.console.mode != "none":
-        print(f"{directory}: {status}", flush=True)
     if objective is None:
         return status
+    if silent and experiment.console.mode != "none":
+        print(f"{directory}: {status}", flush=True)
     row = read_row(0, {}, Job((), experiment, directory))
     value = row.best if objective == "best" else row.final
     if status not in FINISHED or value is None:
@@ -279,89 +284,3 @@ def share_of_threads(available: int, concurrent: int, cpus_per_task: int | None 
     if cpus_per_task:
         return int(cpus_per_task)
     return None if concurrent <= 1 else max(1, available // concurrent)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# the table
-
-
-def _own(jobs: Sequence[Job]) -> list[dict[str, str]]:
-    """For every job, those of its overrides in which the jobs differ."""
-    given: list[dict[str, str]] = []
-    for job in jobs:
-        own: dict[str, str] = {}
-        for key, _, value in (text.partition("=") for text in job.overrides):
-            own[key] = f"{own[key]} {value}" if key in own and "{" in value else value
-        given.append(own)
-    keys = dict.fromkeys(key for overrides in given for key in overrides)
-    differing = [key for key in keys if len({overrides.get(key) for overrides in given}) > 1]
-    return [{key: overrides.get(key, "") for key in differing} for overrides in given]
-
-
-def _trials(folder: Path) -> list[Row]:
-    """The jobs that Optuna made, one for every folder with Hydra's overrides in it."""
-    found = []
-    for file in folder.glob("**/.hydra/overrides.yaml"):
-        directory = file.parents[1]
-        overrides = yaml.safe_load(file.read_text(encoding="utf-8"))
-        facts = yaml.safe_load((file.parent / "hydra.yaml").read_text(encoding="utf-8"))["hydra"]
-        found.append((int(facts["job"]["num"]), overrides, directory))
-    found.sort(key=lambda trial: trial[0])
-    jobs = [Job(tuple(overrides), None, directory) for _, overrides, directory in found]  # type: ignore[arg-type]
-    return [read_row(n, own, job) for (n, _, _), own, job in zip(found, _own(jobs), jobs, strict=True)]
-
-
-def read_row(number: int, parameters: Mapping[str, str], job: Job) -> Row:
-    """Read how a job ended from the files in its directory."""
-    status = NOT_STARTED if not sweep_jobs.has_begun(job.directory) else KILLED
-    if status == NOT_STARTED and job.directory.exists():
-        status = "failed"
-    try:
-        summary = json.loads((job.directory / "summary.json").read_text(encoding="utf-8"))
-        best = summary["best"]
-        metric, value = best["metric"], best["value"]
-        row = Row(number, parameters, summary["status"], job.directory, summary["rounds"], metric)
-        row = replace(row, final=summary["final"].get(metric), best=value, best_round=best["round"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Row(number, parameters, status, job.directory)
-    target = None if job.experiment is None else job.experiment.stop.target
-    reached = (
-        target is not None and value is not None and (value <= target if best["mode"] == "min" else value >= target)
-    )
-    return replace(row, to_target=best["round"] if reached else None)
-
-
-def write_table(file: Path, rows: Sequence[Row]) -> None:
-    """Write ``sweep.csv``, whole or not at all."""
-    keys = list(rows[0].parameters)
-    header = ("job", *keys, "status", "rounds", "metric", "final", "best", "best_round", "rounds_to_target", "path")
-    lines: list[list[Cell]] = [
-        [
-            *(row.number, *row.parameters.values(), row.status, row.rounds, row.metric, row.final, row.best),
-            *(row.best_round, row.to_target, os.path.relpath(row.path, file.parent)),
-        ]
-        for row in rows
-    ]
-    write_csv(file, header, lines)
-
-
-def show(rows: Sequence[Row], folder: Path) -> None:
-    """Print the table."""
-    metric = next((row.metric for row in rows if row.metric), None)
-    targeted = any(row.to_target is not None for row in rows)
-    numbers = ["final", "best", "round", *(["to target"] if targeted else [])]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    names = ["job", *rows[0].parameters, *numbers, "status", "path"]
-    for name in names:
-        justify: Any = "right" if name in ("job", *numbers) else "left"
-        table.add_column(Text(name), justify=justify, overflow="fold")
-    for row in rows:
-        cells = [str(row.number), *row.parameters.values()]
-        cells += [format_value(row.final), format_value(row.best), format_value(row.best_round)]
-        cells += [format_value(row.to_target)] if targeted else []
-        table.add_row(*map(Text, [*cells, row.status, os.path.relpath(row.path, folder)]))
-    console = Console(highlight=False, emoji=False)
-    console.print(table)
-    judged = f", judged by {metric}" if metric else ""
-    ended = sum(row.status in FINISHED for row in rows)
-    print(f"{ended} of {len(rows)} jobs finished{judged}; see {folder / 'sweep.csv'}", file=sys.stdout)

@@ -308,7 +308,7 @@ def test_a_dry_run(fedsim, elsewhere, tiny):
         "name=':car: [b]'",
         "training samples  ",
         "12 (per client: min 4",
-        "nothing was trained",
+        "nothing was written",
     ):
         assert words in answer.out
 
@@ -358,7 +358,7 @@ def test_too_few_parameters_are_refused_before_anything_is_written(fedsim, tiny,
 def test_a_dry_run_of_a_sweep(fedsim, elsewhere, tiny):
     answer = fedsim("run", "-m", *tiny, "seed=1,2", "model=rnn,gru", "--dry-run")
     assert (answer.code, answer.err) == (0, "")
-    assert answer.out.count("nothing was trained") == 4
+    assert answer.out.count("nothing was written") == 4
     assert not list(elsewhere.iterdir())
 
 
