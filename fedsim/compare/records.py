@@ -82,7 +82,7 @@ def read_metrics(path: Path) -> tuple[list[int], dict[str, pd.Series[float]]]:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
+        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # not UTF-8, the date 2024-13-01, ...
         raise _unusable(path, "malformed YAML", error) from error
 
