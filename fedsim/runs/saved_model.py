@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def read_model(path: Path, which: str = "last") -> SavedModel:
         raise UserError(f"{path}: there is no such run directory or checkpoint")
     for round_number in reversed(checkpoint_rounds(path)):
         try:
-            last = _read(checkpoint_path(path, round_number))
+            last = _read(checkpoint_path(path, round_number), round_number)
         except UserError as error:
             print_error(f"{error}; it is not used", "warning")
             continue
@@ -130,15 +131,18 @@ def _best(directory: Path, last: SavedModel) -> SavedModel:
             f"{directory}: the best {progress.metric} is {was}, of which there is no checkpoint; taking round {best}",
             "warning",
         )
-    return _read(checkpoint_path(directory, best))
+    return _read(checkpoint_path(directory, best), best)
 
 
-def _read(path: Path) -> SavedModel:
+def _read(path: Path, round_number: int | None = None) -> SavedModel:
+    """Read a checkpoint, of the given round if it is in the directory of a run."""
     state, run_facts = load_checkpoint(path, torch.device("cpu")), read_run_facts(path)
+    if round_number is not None and state.round != round_number:
+        raise UserError(f"{path}: is of round {state.round}")
     facts = run_facts.get("model")
-    if not isinstance(facts, dict) or {"cell", "blocks", "parameters"} - facts.keys():
+    if not facts:
         raise UserError(f"{path}: does not say what model it holds")
-    sizes = sum(torch.Size(shape).numel() for shape in facts["parameters"].values())
+    sizes = sum(math.prod(shape) for shape in facts["parameters"].values())
     if state.row.shape != (sizes,):
         raise UserError(f"{path}: holds {state.row.numel()} numbers, not the {sizes} of its model")
     return SavedModel(path, state, facts, run_facts)
