@@ -72,8 +72,7 @@ def _check_state(simulation: Simulation, saved: SavedModel) -> None:
     state, fresh = saved.state, initial_state(simulation)
     if (difference := first_difference(saved.facts, simulation.task.arch)) is not None:
         raise UserError(f"{saved.path}: {difference}")
-    if state.row.dtype != fresh.row.dtype:
-        raise UserError(f"{saved.path}: holds {state.row.dtype}, and the run has {fresh.row.dtype}")
+    saved.check_dtype(fresh.row.dtype)
     if state.store.blocks and state.store.num_clients != fresh.store.num_clients:
         raise UserError(
             f"{saved.path}: keeps something for {state.store.num_clients} clients, and there are "

@@ -144,6 +144,10 @@ def check_kept(state: State, simulation: Simulation) -> None:
     for block in state.store.blocks:
         if block in wanted:
             state.store.check(block, wanted[block])
+        if block in (SEEN, PARTICIPATIONS):
+            counts = state.store.state_dict()[f"{block}/rows"]
+            if not bool(((counts >= 0) & (counts <= 2 * state.round) & (counts == counts.round())).all()):
+                raise UserError(f"{block}: the checkpoint keeps numbers that do not count rounds up to {state.round}")
     if not is_whole(state, state.round):
         raise UserError("schedule: the clients at work that the checkpoint keeps are none of a run's")
 

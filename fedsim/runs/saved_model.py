@@ -60,6 +60,12 @@ class SavedModel:
             raise UserError(f"{self.path}: {difference}")
 
 
+    def check_dtype(self, dtype: torch.dtype) -> None:
+        """Raise `UserError` unless the numbers of the model are of the given type."""
+        if self.state.row.dtype != dtype:
+            raise UserError(f"{self.path}: holds numbers of type {self.state.row.dtype}, and its run has {dtype}")
+
+
 def model_facts(simulation: Simulation) -> dict[str, Any]:
     """Return what a checkpoint records about its model, as plain data: enough to compare architectures."""
     arch = simulation.task.arch
