@@ -9,24 +9,7 @@ from typing import Any
 
 from fedsim.build import MAX_INT
 
-DEEPEST = 100
-"""Lists and mappings within each other."""
-
 Check = Callable[[Any], bool]
-
-
-def parse_facts(text: str) -> Any:
-    """Return what the JSON of a checkpoint holds.
-
-    Raises:
-        ValueError: if it is no JSON, or too deep, or holds a number or text that no file of fedsim holds.
-    """
-    try:
-        found = json.loads(text, parse_int=_whole)
-    except RecursionError:
-        raise ValueError(f"has more than {DEEPEST} lists and mappings within each other") from None
-    _check_values(found)
-    return found
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:
@@ -42,8 +25,8 @@ def check_facts(facts: Mapping[str, Any]) -> None:
     latest = facts["round"]
     _check("round", latest, _is_count, f"a whole number from 0 to {MAX_INT}")
     _check("num_clients", facts["num_clients"], lambda n: _is_count(n) and n > 0, f"a whole number from 1 to {MAX_INT}")
+    most = 2**63 - 1
     for name in counts:
-        most = 2**63 - 1
         _check(name, facts[name], lambda n: _is_number(n) and 0 <= n <= most, f"a number from 0 to {most}")
     _check_progress(facts["progress"], latest)
     _check_run(facts.get("run", {}))
@@ -52,7 +35,10 @@ def check_facts(facts: Mapping[str, Any]) -> None:
 def _check_progress(progress: Any, latest: int) -> None:
     names = ("metric", "mode", "best", "best_round", "since_best", "reason")
     _check(
-        "progress", progress, lambda found: isinstance(found, dict) and set(found) == set(names), f"of {', '.join(names)}"
+        "progress",
+        progress,
+        lambda found: isinstance(found, dict) and set(found) == set(names),
+        f"of {', '.join(names)}",
     )
     for name in ("metric", "reason"):
         _check(f"progress.{name}", progress[name], _is_text, "a text")
@@ -122,25 +108,3 @@ def _is_text(value: Any) -> bool:
 
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, dict)
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
-        raise ValueError(f"holds a whole number of {len(digits)} digits, beyond 64 bits")
-    return int(digits)
-
-
-def _check_values(value: Any, depth: int = 0) -> None:
-    """Raise `ValueError` for what is too deep, or a text that cannot be written, for half a character is no text."""
-    if depth > DEEPEST:
-        raise ValueError(f"has more than {DEEPEST} lists and mappings within each other")
-    if isinstance(value, str):
-        if not value.isascii():
-            value.encode()
-    elif isinstance(value, dict):
-        for name, child in value.items():
-            _check_values(name, depth)
-            _check_values(child, depth + 1)
-    elif isinstance(value, list):
-        for child in value:
-            _check_values(child, depth + 1)

@@ -22,9 +22,10 @@ from fedsim.client_store import ClientStore
 from fedsim.core.state import Drawer, State
 from fedsim.core.stopping import Progress
 from fedsim.errors import UserError
+from fedsim.json_bounds import parse_json
 from fedsim.links.link import ERROR
 from fedsim.recording.run_directory import write_atomically
-from fedsim.runs.checkpoint_facts import check_facts, parse_facts
+from fedsim.runs.checkpoint_facts import check_facts
 from fedsim.runs.format_1 import upgraded
 
 FORMAT_VERSION = 3
@@ -188,7 +189,7 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[s
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("fedsim", "null")
-            facts = parse_facts(text)
+            facts = parse_json(text)
             names = file.keys() if with_tensors else []
             tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError, ValueError) as error:

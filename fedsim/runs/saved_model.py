@@ -59,7 +59,6 @@ class SavedModel:
         if (difference := first_difference(self.facts, arch)) is not None:
             raise UserError(f"{self.path}: {difference}")
 
-
     def check_dtype(self, dtype: torch.dtype) -> None:
         """Raise `UserError` unless the numbers of the model are of the given type."""
         if self.state.row.dtype != dtype:
@@ -117,13 +116,14 @@ def read_model(path: Path, which: str = "last") -> SavedModel:
 def _best(directory: Path, last: SavedModel) -> SavedModel:
     progress, values = last.state.progress, {}
     try:
-        rows = read_rows(marked_content(directory / "metrics.csv", last.run_facts.get("metrics")))
+        metrics = directory / "metrics.csv"
+        rows = read_rows(marked_content(metrics, last.run_facts.get("metrics")), metrics)
     except UserError as error:
         raise UserError(f"{last.path}: {error}") from None
     kept = checkpoint_rounds(directory)
     for row in rows:
         value = row.get(progress.metric)
-        if value is not None:
+        if value is not None and math.isfinite(value):
             values[int(row["round"] or 0)] = value
     sign = 1 if progress.mode == "min" else -1
     measured = sorted(values, key=lambda round_number: (sign * values[round_number], round_number))

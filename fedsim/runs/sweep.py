@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from fedsim.errors import UserError, print_error
 from fedsim.evaluation.evaluate import default_metric
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation
+from fedsim.json_bounds import read_json
 from fedsim.recording.lock import locked
 from fedsim.recording.run_directory import (
     FORMAT_VERSION,
@@ -46,6 +46,7 @@ from fedsim.runs.console import format_value
 from fedsim.runs.dry_run import refuse_impossible
 from fedsim.runs.run import run_experiment
 from fedsim.runs.saved_model import first_row, prepared
+from fedsim.yaml_bounds import read_bounded, read_yaml
 
 NOT_STARTED, KILLED = "not started", "killed"
 FINISHED = ("done", "stopped")
@@ -300,10 +301,16 @@ def _trials(folder: Path) -> list[Row]:
     """The jobs that Optuna made, one for every folder with Hydra's overrides in it."""
     found = []
     for file in folder.glob("**/.hydra/overrides.yaml"):
-        directory = file.parents[1]
-        overrides = yaml.safe_load(file.read_text(encoding="utf-8"))
-        facts = yaml.safe_load((file.parent / "hydra.yaml").read_text(encoding="utf-8"))["hydra"]
-        found.append((int(facts["job"]["num"]), overrides, directory))
+        directory, hydra = file.parents[1], file.parent / "hydra.yaml"
+        try:
+            overrides = read_yaml(read_bounded(file), str(file))
+            number = int(read_yaml(read_bounded(hydra), str(hydra))["hydra"]["job"]["num"])
+            if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
+                raise TypeError
+        except (UserError, LookupError, TypeError, ValueError, OverflowError):
+            print_error(f"{file.parent}: is not what Hydra writes for a job; it is left out of the table", "warning")
+            continue
+        found.append((number, overrides, directory))
     found.sort(key=lambda trial: trial[0])
     jobs = [Job(tuple(overrides), None, directory) for _, overrides, directory in found]  # type: ignore[arg-type]
     return [read_row(n, own, job) for (n, _, _), own, job in zip(found, _own(jobs), jobs, strict=True)]
@@ -314,19 +321,39 @@ def read_row(number: int, parameters: Mapping[str, str], job: Job) -> Row:
     status = NOT_STARTED if not sweep_jobs.has_begun(job.directory) else KILLED
     if status == NOT_STARTED and job.directory.exists():
         status = "failed"
+    row = Row(number, parameters, status, job.directory)
     try:
-        summary = json.loads((job.directory / "summary.json").read_text(encoding="utf-8"))
-        best = summary["best"]
-        metric, value = best["metric"], best["value"]
-        row = Row(number, parameters, summary["status"], job.directory, summary["rounds"], metric)
-        row = replace(row, final=summary["final"].get(metric), best=value, best_round=best["round"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Row(number, parameters, status, job.directory)
+        summary = read_json(job.directory / "summary.json")
+    except UserError:
+        return row
+    if not _is_summary(summary):
+        return row
+    best = summary["best"]
+    metric, value = best["metric"], best["value"]
+    row = replace(row, status=summary["status"], rounds=summary["rounds"], metric=metric)
+    row = replace(row, final=summary["final"].get(metric), best=value, best_round=best["round"])
     target = None if job.experiment is None else job.experiment.stop.target
     reached = (
         target is not None and value is not None and (value <= target if best["mode"] == "min" else value >= target)
     )
     return replace(row, to_target=best["round"] if reached else None)
+
+
+def _is_summary(found: Any) -> bool:
+    """Whether this is what a run writes to ``summary.json``, as far as the table needs it."""
+
+    def holds(node: Any, texts: Sequence[str] = (), numbers: Sequence[str] = ()) -> bool:
+        return (
+            isinstance(node, dict)
+            and all(isinstance(node.get(name), str) for name in texts)
+            and all(node.get(name) is None or type(node[name]) in (int, float) for name in numbers)
+        )
+
+    return (
+        holds(found, ("status",), ("rounds",))
+        and holds(found.get("best"), ("metric", "mode"), ("value", "round"))
+        and holds(found.get("final"), (), (found["best"]["metric"],))
+    )
 
 
 def write_table(file: Path, rows: Sequence[Row]) -> None:
