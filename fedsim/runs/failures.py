@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fedsim.errors import Diverged, ProcessLost, RecordingFailed, UserError, print_error
+from fedsim.errors import ProcessLost, RecordingFailed, UserError, print_error
 from fedsim.federation.experiment import Experiment
 from fedsim.interrupts import Interrupted
 from fedsim.parallel.processes import world
@@ -37,9 +37,6 @@ def guarded(experiment: Experiment | None, run: Callable[[], str]) -> str:
     except (UserError, RecordingFailed) as error:
         complain(str(error))
         return "refused" if isinstance(error, UserError) else "failed"
-    except Diverged as error:  # before the first round: a saved model whose loss is not finite
-        complain(f"diverged: {error}")
-        return "diverged"
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename is None:
             raise Interrupted(signal.SIGPIPE) from error

@@ -21,7 +21,7 @@ from fedsim.config.request import Request, normalise
 from fedsim.core import stopping
 from fedsim.core.results import Metrics
 from fedsim.core.state import State
-from fedsim.errors import UserError, show
+from fedsim.errors import Diverged, UserError, show
 from fedsim.evaluation.evaluate import default_metric
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, prepare
@@ -285,7 +285,10 @@ def _start(
     evaluation = None
     was_evaluated = rows[-1]["test_loss"] is not None
     if simulation.evaluates(round_number):
-        evaluation = simulation.examine(state)
+        try:
+            evaluation = simulation.examine(state)
+        except Diverged as error:
+            raise UserError(f"{checkpoint_path(directory, round_number)}: {error}") from None
         again = None if was_evaluated else {**rows[-1], **evaluation.metrics}
     elif was_evaluated:
         again = rows[-1] | {column.name: None for column in simulation.columns if column.evaluated}
