@@ -33,17 +33,21 @@ class ClientStore:
         """
         if block not in self._rows:
             return default
-        kept = self._rows[block]
-        if (kept.shape[1], kept.dtype) != (default.shape[1], default.dtype):
-            raise UserError(
-                f"the checkpoint keeps {kept.shape[1]} numbers ({kept.dtype}) of {block} for each client, and this run "
-                f"needs {default.shape[1]} ({default.dtype}); fedsim run starts a new run"
-            )
+        self.check(block, default)
         slots = self._slots[block][clients]
         known = slots >= 0
         result = default.clone()
         result[known] = self._rows[block][slots[known]]
         return result
+
+    def check(self, block: str, like: Tensor) -> None:
+        """Raise `UserError` if the rows of a block have another width or type than the rows `like` ``[C, width]``."""
+        kept = self._rows[block]
+        if (kept.shape[1], kept.dtype) != (like.shape[1], like.dtype):
+            raise UserError(
+                f"the checkpoint keeps {kept.shape[1]} numbers ({kept.dtype}) of {block} for each client, and this run "
+                f"needs {like.shape[1]} ({like.dtype}); fedsim run starts a new run"
+            )
 
     def write(self, block: str, clients: Tensor, rows: Tensor) -> None:
         """Store the rows ``[C, width]`` of `clients` ``[C]``."""

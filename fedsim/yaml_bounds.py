@@ -21,11 +21,11 @@ SMALL = 50_000
 """Characters of a text without aliases that needs no look beforehand."""
 
 
-def read_bounded(path: Path) -> str:
+def read_bounded(path: Path, most: int = LARGEST) -> str:
     """Return the text of a file.
 
     Raises:
-        UserError: if it cannot be read, is no regular file, has more than `LARGEST` bytes or is not UTF-8.
+        UserError: if it cannot be read, is no regular file, has more than `most` bytes or is not UTF-8.
     """
     try:
         # A pipe without a writer would wait for one.
@@ -33,13 +33,13 @@ def read_bounded(path: Path) -> str:
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise UserError(f"{path}: is no regular file")
-            content = file.read(LARGEST + 1)
+            content = file.read(most + 1)
     except IsADirectoryError:
         raise UserError(f"{path}: is no regular file") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    if len(content) > LARGEST:
-        raise UserError(f"{path}: has more than {LARGEST:,} bytes, the most that a config may have")
+    if len(content) > most:
+        raise UserError(f"{path}: has more than {most:,} bytes, the most that such a file may have")
     try:
         return content.decode()
     except UnicodeDecodeError as error:

@@ -125,6 +125,33 @@ def given_rows(state: State, versions: Tensor) -> Tensor:
     return torch.stack([state.row if v == newest else drawer[f"row.{v}"] for v in versions.tolist()])
 
 
+def is_whole(state: State, round_number: int) -> bool:
+    """Whether the clients at work after a round, if the state has any, could have been written by `fill_buffer`.
+
+    A state may come from a file of someone else: a time that is no number would never be reached.
+    """
+    drawer, names = state.drawers.get(GROUP, {}), {"finish", "clients", "versions", "vanishes"}
+    columns = [drawer[name] for name in sorted(names & drawer.keys())]
+    if not drawer:
+        return True
+    types = {"finish": torch.float64, "clients": torch.int64, "versions": torch.int64, "vanishes": torch.bool}
+    if len(columns) < len(names) or any(drawer[name].dtype != kind for name, kind in types.items()):
+        return False
+    clients, versions = drawer["clients"], drawer["versions"]
+    if any(column.ndim != 1 or len(column) != len(clients) for column in columns):
+        return False
+    rows = {name: row for name, row in drawer.items() if name not in names}
+    needed = {f"row.{version}" for version in versions[~drawer["vanishes"]].tolist()}
+    return (
+        bool(torch.isfinite(drawer["finish"]).all())
+        and bool(((clients >= 0) & (clients < state.store.num_clients)).all())
+        and len(clients.unique()) == len(clients)
+        and bool(((versions >= 0) & (versions <= round_number)).all())
+        and needed <= rows.keys()
+        and all((row.shape, row.dtype) == (state.row.shape, state.row.dtype) for row in rows.values())
+    )
+
+
 def _order(system: TimedInRun, federation: Federation, round_number: int) -> Tensor:
     """The order in which clients are asked: the sampler's cohort of this round, shuffled, and then all other clients.
 

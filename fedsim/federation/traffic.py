@@ -28,6 +28,10 @@ class Books(Part):
         """Return both totals at zero."""
         return {DOWN: torch.zeros((), dtype=torch.int64), UP: torch.zeros((), dtype=torch.int64)}
 
+    def accepts(self, drawer: Drawer, fresh: Drawer) -> bool:
+        """Accept totals that can still be added to."""
+        return super().accepts(drawer, fresh) and all(0 <= int(total) < 2**62 for total in drawer.values())
+
     def close(self, round: Round) -> None:
         """Add a round: all informed clients have received a model, and those that arrived have sent their rows."""
         cohort, drawer = round.cohort, round.drawer(self)

@@ -22,12 +22,17 @@ from fedsim.client_store import ClientStore
 from fedsim.core.state import Drawer, State
 from fedsim.core.stopping import Progress
 from fedsim.errors import UserError
+from fedsim.json_bounds import parse_json
+from fedsim.links.link import ERROR
 from fedsim.recording.run_directory import write_atomically
+from fedsim.runs.checkpoint_facts import check_facts
 from fedsim.runs.format_1 import upgraded
 
 FORMAT_VERSION = 3
 READABLE = (1, 2, FORMAT_VERSION)
 DAMAGED = "has changed since it was written (its digest is another)"
+MOST_SLOTS = 2**28
+"""Clients times blocks of the client store, which has 8 bytes for each, however few of them have a row."""
 ON_CPU = ("traffic", "system")
 """Drawers that stay on the CPU."""
 
@@ -114,7 +119,7 @@ def load_checkpoint(path: Path, device: torch.device) -> State:
         if not bool(torch.isfinite(state.row).all()):
             raise UserError(f"{path}: holds a model with numbers that are not finite")
         return state
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: is not a complete checkpoint ({type(error).__name__}: {error})") from None
 
 
@@ -127,24 +132,32 @@ def decode_state(content: bytes, device: torch.device) -> State:
 def _state(facts: dict[str, Any], tensors: dict[str, torch.Tensor], device: torch.device) -> State:
     if facts["format_version"] == 1:
         tensors = upgraded(facts, tensors)
+    row = tensors["row"]
+    if row.dtype not in (torch.float32, torch.float64) or row.ndim != 1:
+        raise ValueError(f"row is {row.dtype} {[*row.shape]}, not one row of float32 or float64")
     store, drawers = ClientStore(facts["num_clients"]), dict[str, Drawer]()
     kept = _below("store/", tensors)
     _check_kept(kept, facts["num_clients"])
     store.load_state_dict({name: _place(name, value, device) for name, value in kept.items()})
     for path, value in _below("drawers/", tensors).items():
         group, _, name = path.partition("/")
+        if value.is_floating_point() and not bool(torch.isfinite(value.double()).all()):
+            raise ValueError(f"drawers/{path} holds numbers that are not finite")
         place = torch.device("cpu") if group in ON_CPU else device
         drawers.setdefault(group, {})[name] = value.to(
             place, copy=True
         )  # where torch puts its own: bytes lie as they come
-    row = tensors["row"].to(device, copy=True)
-    return State(row, store, Progress(**facts["progress"]), facts["round"], drawers)
+    return State(row.to(device, copy=True), store, Progress(**facts["progress"]), facts["round"], drawers)
 
 
 def _check_kept(kept: Mapping[str, torch.Tensor], num_clients: int) -> None:
-    """Raise `ValueError` unless every block has a row for each of its clients."""
+    """Raise `ValueError` unless every block has a row for each of its clients, and all of them fit into memory."""
+    if len(kept) // 2 * num_clients > MOST_SLOTS:
+        raise ValueError(f"num_clients={num_clients}: are too many for the {len(kept) // 2} blocks that are kept")
     for name, value in kept.items():
         block, _, kind = name.rpartition("/")
+        if not block or kind not in ("clients", "rows") or f"{block}/clients" not in kept:
+            raise ValueError(f"store/{name} belongs to no block")
         if kind == "clients":
             rows = kept[f"{block}/rows"]
             if value.dtype != torch.int64 or value.ndim != 1 or rows.ndim != 2 or len(rows) != len(value):
@@ -153,7 +166,8 @@ def _check_kept(kept: Mapping[str, torch.Tensor], num_clients: int) -> None:
                 raise ValueError(f"{block} names clients that there are not")
             if len(value.unique()) != len(value):
                 raise ValueError(f"{block} names a client twice")
-            if rows.is_floating_point() and bool(torch.isnan(rows).any()):
+            # A forged row may have any numbers, and then so has the error that a compressor leaves of it.
+            if block != ERROR and rows.is_floating_point() and not bool(torch.isfinite(rows.double()).all()):
                 raise ValueError(f"{block} holds numbers that are not finite")
 
 
@@ -167,8 +181,8 @@ def read_run_facts(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file is missing, truncated or not a checkpoint of this format, or the facts have changed.
     """
-    run = _read(path, with_tensors=False)[0].get("run")
-    return run if isinstance(run, dict) else {}
+    run: dict[str, Any] = _read(path, with_tensors=False)[0].get("run", {})
+    return run
 
 
 def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -177,16 +191,20 @@ def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Any], dict[s
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("fedsim", "null")
-            facts = json.loads(text)
+            facts = parse_json(text)
             names = file.keys() if with_tensors else []
             tensors = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a checkpoint ({error})") from None
     known = isinstance(facts, dict) and type(facts.get("format_version")) is int and facts["format_version"] in READABLE
     if known and ("digest" in facts or facts["format_version"] > 2) and not _is_sealed(text):
         raise UserError(f"{path}: {DAMAGED}")
     if not known:
         raise UserError(f"{path}: is not a fedsim checkpoint of format 1 to {FORMAT_VERSION}")
+    try:
+        check_facts(facts)
+    except ValueError as error:
+        raise UserError(f"{path}: is not a complete checkpoint ({error})") from None
     return facts, tensors
 
 

@@ -16,13 +16,13 @@ from fedsim.core.stopping import Stop
 from fedsim.errors import Diverged, UserError, print_error
 from fedsim.evaluation.evaluate import evaluate
 from fedsim.federation.experiment import Experiment
-from fedsim.federation.prepare import Simulation, prepare
+from fedsim.federation.prepare import Simulation, initial_state, prepare
 from fedsim.personalization.personalization import NoPersonalization
 from fedsim.runs.digests import data_hash
-from fedsim.runs.fit import changes
+from fedsim.runs.fit import changes, check_kept
 from fedsim.runs.record import read_record, started_elsewhere
 from fedsim.runs.resume import read_experiment
-from fedsim.runs.saved_model import SavedModel, read_model
+from fedsim.runs.saved_model import SavedModel, first_difference, read_model
 from fedsim.samplers.uniform import Uniform
 
 DATA = ("data", "partition", "num_clients", "seed", "dtype")
@@ -59,10 +59,31 @@ def evaluate_run(directory: Path, request: Request, which: str = "last") -> tupl
         simulation = _prepared(wanted, saved)
     warn_of_other_data(simulation, saved)
     state = saved.state
+    _check_state(simulation, saved)
     state.row = state.row.to(wanted.torch_device())
     try:
         return saved, simulation.examine(state)
     except Diverged as error:
+        raise UserError(f"{saved.path}: {error}") from None
+
+
+def _check_state(simulation: Simulation, saved: SavedModel) -> None:
+    """Raise `UserError` unless the state of a checkpoint is one that the simulation can have."""
+    state, fresh = saved.state, initial_state(simulation)
+    if (difference := first_difference(saved.facts, simulation.task.arch)) is not None:
+        raise UserError(f"{saved.path}: {difference}")
+    saved.check_dtype(fresh.row.dtype)
+    if state.store.blocks and state.store.num_clients != fresh.store.num_clients:
+        raise UserError(
+            f"{saved.path}: keeps something for {state.store.num_clients} clients, and there are "
+            f"{fresh.store.num_clients}"
+        )
+    for part in simulation.parts:
+        if not part.accepts(state.drawers.get(part.group, {}), fresh.drawers.get(part.group, {})):
+            raise UserError(f"{saved.path}: what it keeps for {part.group} does not fit the run")
+    try:
+        check_kept(state, simulation)
+    except UserError as error:
         raise UserError(f"{saved.path}: {error}") from None
 
 

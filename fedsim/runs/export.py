@@ -117,6 +117,7 @@ def export_run(
     simulation = prepare(experiment, saved.fitted)
     aside = preprocessing(folder / f"{stem}.preprocessing.json", simulation.population)
     saved.check(simulation.task.arch)
+    saved.check_dtype(experiment.torch_dtype())
     warn_of_other_data(simulation, saved)
     arch, population = simulation.task.arch, to_device(simulation.population, torch.device("cpu"))
     row = saved.state.row

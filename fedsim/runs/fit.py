@@ -10,12 +10,18 @@ from typing import Any
 import torch
 
 from fedsim import build
+from fedsim.asynchrony.queue import is_whole
 from fedsim.core.part import Part
 from fedsim.core.state import State
+from fedsim.corrections.remembering import OWN
 from fedsim.errors import UserError, print_error, show
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, initial_state
+from fedsim.links.link import ERROR, SEEN
+from fedsim.models.blocks import PRIVATE
 from fedsim.parallel.processes import world
+from fedsim.personalization.ditto import KEPT
+from fedsim.privacy.local import PARTICIPATIONS
 from fedsim.recording.moved import moved
 from fedsim.runs.digests import data_hash
 from fedsim.runs.facts import versions
@@ -74,7 +80,10 @@ def _holds(record: Mapping[str, Any], key: str) -> bool:
 
 
 def _word(value: object) -> str:
-    return show(value["_target_"].rpartition(".")[2] if isinstance(value, Mapping) else value)
+    if not isinstance(value, Mapping):
+        return show(value)
+    target = value.get("_target_")
+    return target.rpartition(".")[2] if isinstance(target, str) else "a group of keys"
 
 
 def check_facts(facts: Mapping[str, Any], simulation: Simulation) -> None:
@@ -101,6 +110,7 @@ def check_fit(state: State, simulation: Simulation, recorded: Experiment) -> Non
     _check_privacy(recorded, now)
     fresh = initial_state(simulation)
     keeps = recorded.client.keep_optimizer_state or now.client.keep_optimizer_state
+    check_kept(state, simulation)
     misfits = {
         "init_from": recorded.init_from != now.init_from,
         "model": (state.row.shape, state.row.dtype) != (fresh.row.shape, fresh.row.dtype),
@@ -119,6 +129,27 @@ def check_fit(state: State, simulation: Simulation, recorded: Experiment) -> Non
         raise UserError(
             f"{', '.join(bad)}: what the run has learnt or remembers does not fit this; fedsim run starts a new run"
         )
+
+
+def check_kept(state: State, simulation: Simulation) -> None:
+    """Raise `UserError` for rows of clients, or clients at work, that no run of this model has, whatever its settings.
+
+    A part that reads such rows says so itself, but only in the middle of a round.
+    """
+    row, size = state.row[None], simulation.blocks.size
+    optimizer = simulation.task.config.optimizer.state(row)
+    counter, part = row.new_zeros((1, 1), dtype=torch.float64), row.new_zeros((1, size))
+    wanted = {f"optimizer.{name}": kept for name, kept in optimizer.items()}
+    wanted |= {PRIVATE: row[:, size:], SEEN: counter, PARTICIPATIONS: counter, ERROR: part, OWN: part, KEPT: row}
+    for block in state.store.blocks:
+        if block in wanted:
+            state.store.check(block, wanted[block])
+        if block in (SEEN, PARTICIPATIONS):
+            counts = state.store.state_dict()[f"{block}/rows"]
+            if not bool(((counts >= 0) & (counts <= 2 * state.round) & (counts == counts.round())).all()):
+                raise UserError(f"{block}: the checkpoint keeps numbers that do not count rounds up to {state.round}")
+    if not is_whole(state, state.round):
+        raise UserError("schedule: the clients at work that the checkpoint keeps are none of a run's")
 
 
 def _can_continue(part: Part, old: object, new: object, state: State, fresh: State) -> bool:

@@ -15,6 +15,7 @@ import yaml
 from fedsim import build
 from fedsim.errors import UserError
 from fedsim.federation.experiment import Experiment
+from fedsim.json_bounds import read_json
 from fedsim.recording.lock import holder
 from fedsim.recording.moved import moved
 from fedsim.recording.run_directory import FORMAT_VERSION, digest_of, refuse_links
@@ -103,8 +104,8 @@ def half_of(directory: Path) -> str | None:
     if (directory / "config.yaml").exists():
         return None
     try:
-        content = json.loads((directory / HALF).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(directory / HALF)
+    except UserError:
         return None
     source = content.get("fork_of") if isinstance(content, dict) else None
     return source if isinstance(source, str) else None
@@ -226,7 +227,7 @@ def check_rows(directory: Path) -> None:
 
 def _read_summary(directory: Path) -> dict[str, Any]:
     try:
-        content = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(directory / "summary.json")
+    except UserError:
         return {}
     return content if isinstance(content, dict) else {}

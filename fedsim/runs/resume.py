@@ -8,9 +8,9 @@ of an uninterrupted one byte for byte, on the same machine with the same number 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +24,11 @@ from fedsim.config.request import Request, normalise
 from fedsim.core import stopping
 from fedsim.core.results import Metrics
 from fedsim.core.state import State
-from fedsim.errors import UserError, show
+from fedsim.errors import Diverged, UserError, show
 from fedsim.evaluation.evaluate import default_metric
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, prepare
+from fedsim.json_bounds import read_json
 from fedsim.parallel.processes import world
 from fedsim.recording.lock import locked
 from fedsim.recording.run_directory import write_atomically, write_json
@@ -283,12 +284,17 @@ def _start(
     one and no longer is, or the other way round.
     """
     e, round_number, size = simulation.experiment, state.round, len(content)
-    rows = parse_rows(content, [column.name for column in simulation.columns])
+    rows = parse_rows(content, [column.name for column in simulation.columns], directory / "metrics.csv")
+    if len(rows) != round_number + 1:
+        raise UserError(f"{directory / 'metrics.csv'}: has {len(rows)} rows at the checkpoint of round {round_number}")
     again: Metrics | None = None
     evaluation = None
     was_evaluated = rows[-1]["test_loss"] is not None
     if simulation.evaluates(round_number):
-        evaluation = simulation.examine(state)
+        try:
+            evaluation = simulation.examine(state)
+        except Diverged as error:
+            raise UserError(f"{checkpoint_path(directory, round_number)}: {error}") from None
         again = None if was_evaluated else {**rows[-1], **evaluation.metrics}
     elif was_evaluated:
         again = rows[-1] | {column.name: None for column in simulation.columns if column.evaluated}
@@ -303,11 +309,16 @@ def _start(
 
 def _read_points(directory: Path) -> list[dict[str, Any]]:
     """The points at which the run was resumed so far; none if the file cannot be read, since no round depends on it."""
-    try:
-        points = json.loads((directory / POINTS).read_text(encoding="utf-8"))["resumed"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    path, found = directory / POINTS, None
+    if not path.exists():
         return []
-    return [point for point in points if isinstance(point, dict)] if isinstance(points, list) else []
+    with suppress(UserError):
+        found = read_json(path)
+    points = found.get("resumed") if isinstance(found, dict) else None
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        warn(f"{path}: cannot be read; at which rounds the run was resumed before is no longer known")
+        return []
+    return points
 
 
 def _point(start: Start, changed: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:

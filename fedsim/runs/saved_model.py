@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ class SavedModel:
         if (difference := first_difference(self.facts, arch)) is not None:
             raise UserError(f"{self.path}: {difference}")
 
+    def check_dtype(self, dtype: torch.dtype) -> None:
+        """Raise `UserError` unless the numbers of the model are of the given type."""
+        if self.state.row.dtype != dtype:
+            raise UserError(f"{self.path}: holds numbers of type {self.state.row.dtype}, and its run has {dtype}")
+
 
 def model_facts(simulation: Simulation) -> dict[str, Any]:
     """Return what a checkpoint records about its model, as plain data: enough to compare architectures."""
@@ -101,7 +107,7 @@ def read_model(path: Path, which: str = "last") -> SavedModel:
     refuse_links(path)
     for round_number in reversed(checkpoint_rounds(path)):
         try:
-            last = _read(checkpoint_path(path, round_number))
+            last = _read(checkpoint_path(path, round_number), round_number)
         except UserError as error:
             print_error(f"{error}; it is not used", "warning")
             continue
@@ -112,13 +118,14 @@ def read_model(path: Path, which: str = "last") -> SavedModel:
 def _best(directory: Path, last: SavedModel) -> SavedModel:
     progress, values = last.state.progress, {}
     try:
-        rows = read_rows(marked_content(directory / "metrics.csv", last.run_facts.get("metrics")))
+        metrics = directory / "metrics.csv"
+        rows = read_rows(marked_content(metrics, last.run_facts.get("metrics")), metrics)
     except UserError as error:
         raise UserError(f"{last.path}: {error}") from None
     kept = checkpoint_rounds(directory)
     for row in rows:
         value = row.get(progress.metric)
-        if value is not None:
+        if value is not None and math.isfinite(value):
             values[int(row["round"] or 0)] = value
     sign = 1 if progress.mode == "min" else -1
     measured = sorted(values, key=lambda round_number: (sign * values[round_number], round_number))
@@ -132,15 +139,18 @@ def _best(directory: Path, last: SavedModel) -> SavedModel:
             f"{directory}: the best {progress.metric} is {was}, of which there is no checkpoint; taking round {best}",
             "warning",
         )
-    return _read(checkpoint_path(directory, best))
+    return _read(checkpoint_path(directory, best), best)
 
 
-def _read(path: Path) -> SavedModel:
+def _read(path: Path, round_number: int | None = None) -> SavedModel:
+    """Read a checkpoint, of the given round if it is in the directory of a run."""
     state, run_facts = load_checkpoint(path, torch.device("cpu")), read_run_facts(path)
+    if round_number is not None and state.round != round_number:
+        raise UserError(f"{path}: is of round {state.round}")
     facts = run_facts.get("model")
-    if not isinstance(facts, dict) or {"cell", "blocks", "parameters"} - facts.keys():
+    if not facts:
         raise UserError(f"{path}: does not say what model it holds")
-    sizes = sum(torch.Size(shape).numel() for shape in facts["parameters"].values())
+    sizes = sum(math.prod(shape) for shape in facts["parameters"].values())
     if state.row.shape != (sizes,):
         raise UserError(f"{path}: holds {state.row.numel()} numbers, not the {sizes} of its model")
     return SavedModel(path, state, facts, run_facts)

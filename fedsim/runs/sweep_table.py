@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,16 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from fedsim.config.request import Job
+from fedsim.errors import UserError, print_error, printable
+from fedsim.json_bounds import read_json
 from fedsim.recording.run_directory import Cell, write_csv
 from fedsim.runs import sweep_jobs
 from fedsim.runs.console import format_value
+from fedsim.yaml_bounds import read_bounded, read_yaml
 
 NOT_STARTED, KILLED = "not started", "killed"
 FINISHED = ("done", "stopped")
@@ -58,10 +59,16 @@ def trials(folder: Path) -> list[Row]:
     """The jobs that Optuna made, one for every folder with Hydra's overrides in it."""
     found = []
     for file in folder.glob("**/.hydra/overrides.yaml"):
-        directory = file.parents[1]
-        overrides = yaml.safe_load(file.read_text(encoding="utf-8"))
-        facts = yaml.safe_load((file.parent / "hydra.yaml").read_text(encoding="utf-8"))["hydra"]
-        found.append((int(facts["job"]["num"]), overrides, directory))
+        directory, hydra = file.parents[1], file.parent / "hydra.yaml"
+        try:
+            overrides = read_yaml(read_bounded(file), str(file))
+            number = int(read_yaml(read_bounded(hydra), str(hydra))["hydra"]["job"]["num"])
+            if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
+                raise TypeError
+        except (UserError, LookupError, TypeError, ValueError, OverflowError):
+            print_error(f"{file.parent}: is not what Hydra writes for a job; it is left out of the table", "warning")
+            continue
+        found.append((number, overrides, directory))
     found.sort(key=lambda trial: trial[0])
     jobs = [Job(tuple(overrides), None, directory) for _, overrides, directory in found]  # type: ignore[arg-type]
     return [read_row(n, own, job) for (n, _, _), own, job in zip(found, differing_overrides(jobs), jobs, strict=True)]
@@ -72,19 +79,39 @@ def read_row(number: int, parameters: Mapping[str, str], job: Job) -> Row:
     status = NOT_STARTED if not sweep_jobs.has_begun(job.directory) else KILLED
     if status == NOT_STARTED and job.directory.exists():
         status = "failed"
+    row = Row(number, parameters, status, job.directory)
     try:
-        summary = json.loads((job.directory / "summary.json").read_text(encoding="utf-8"))
-        best = summary["best"]
-        metric, value = best["metric"], best["value"]
-        row = Row(number, parameters, summary["status"], job.directory, summary["rounds"], metric)
-        row = replace(row, final=summary["final"].get(metric), best=value, best_round=best["round"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Row(number, parameters, status, job.directory)
+        summary = read_json(job.directory / "summary.json")
+    except UserError:
+        return row
+    if not _is_summary(summary):
+        return row
+    best = summary["best"]
+    metric, value = best["metric"], best["value"]
+    row = replace(row, status=summary["status"], rounds=summary["rounds"], metric=metric)
+    row = replace(row, final=summary["final"].get(metric), best=value, best_round=best["round"])
     target = None if job.experiment is None else job.experiment.stop.target
     reached = (
         target is not None and value is not None and (value <= target if best["mode"] == "min" else value >= target)
     )
     return replace(row, to_target=best["round"] if reached else None)
+
+
+def _is_summary(found: Any) -> bool:
+    """Whether this is what a run writes to ``summary.json``, as far as the table needs it."""
+
+    def holds(node: Any, texts: Sequence[str] = (), numbers: Sequence[str] = ()) -> bool:
+        return (
+            isinstance(node, dict)
+            and all(isinstance(node.get(name), str) for name in texts)
+            and all(node.get(name) is None or type(node[name]) in (int, float) for name in numbers)
+        )
+
+    return (
+        holds(found, ("status",), ("rounds",))
+        and holds(found.get("best"), ("metric", "mode"), ("value", "round"))
+        and holds(found.get("final"), (), (found["best"]["metric"],))
+    )
 
 
 def write_table(file: Path, rows: Sequence[Row]) -> None:
@@ -110,12 +137,13 @@ def show(rows: Sequence[Row], folder: Path) -> None:
     names = ["job", *rows[0].parameters, *numbers, "status", "path"]
     for name in names:
         justify: Any = "right" if name in ("job", *numbers) else "left"
-        table.add_column(Text(name), justify=justify, overflow="fold")
+        table.add_column(Text(printable(name)), justify=justify, overflow="fold")
     for row in rows:
         cells = [str(row.number), *row.parameters.values()]
         cells += [format_value(row.final), format_value(row.best), format_value(row.best_round)]
         cells += [format_value(row.to_target)] if targeted else []
-        table.add_row(*map(Text, [*cells, row.status, os.path.relpath(row.path, folder)]))
+        shown = [*cells, row.status, os.path.relpath(row.path, folder)]
+        table.add_row(*(Text(printable(cell)) for cell in shown))
     console = Console(highlight=False, emoji=False)
     console.print(table)
     judged = f", judged by {metric}" if metric else ""

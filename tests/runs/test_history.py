@@ -1,6 +1,7 @@
 """Rows and records read back as they were."""
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -27,7 +28,7 @@ def test_rows_come_back_to_the_bit(rows, tmp_path_factory):
     writer.write({"round": 99, "clients": 1, "loss": 0.5})
     writer.close()
     content = marked_content(path, mark)
-    read = parse_rows(content, COLUMNS)
+    read = parse_rows(content, COLUMNS, path)
     assert read == written
     assert [[type(value) for value in row.values()] for row in read] == [
         [type(value) for value in row.values()] for row in written
@@ -58,9 +59,9 @@ def test_a_mark_is_of_one_content(tmp_path):
 
 def test_other_columns():
     with pytest.raises(UserError, match=r"other columns \(accuracy, loss\)"):
-        parse_rows(b"round,clients,accuracy\n", COLUMNS)
+        parse_rows(b"round,clients,accuracy\n", COLUMNS, Path("metrics.csv"))
     with pytest.raises(UserError, match="another order"):
-        parse_rows(b"clients,round,loss\n", COLUMNS)
+        parse_rows(b"clients,round,loss\n", COLUMNS, Path("metrics.csv"))
 
 
 @given(values=st.lists(st.one_of(st.none(), st.integers(0, 3)), max_size=9), patience=st.integers(1, 4))
