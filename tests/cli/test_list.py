@@ -161,7 +161,7 @@ def test_the_same_key_of_several_options_is_one_line(listed):
         (["learning", "xyzzy"], "xyzzy: found in no group, option, key or explanation; fedsim list shows the groups"),
         (
             ["client.optimiser.lr"],
-            "client.optimiser.lr: found in no group, option, key or explanation (did you mean 'client.optimizer.lr'?); ",
+            "client.optimiser.lr: found in no group, option, key or explanation (did you mean 'client.optimizer.lr'?)",
         ),
         (["krum", "fraction"], "krum fraction: each of these words is found somewhere, but nowhere all of them"),
         (["client=defalt"], "client=defalt: no such option (did you mean 'default'?); available: default, full_batch"),
