@@ -29,6 +29,16 @@ def extras() -> dict[str, list[str]]:
     return {name: wanted for name, wanted in _all().items() if name not in DEVELOPERS}
 
 
+def dependencies() -> list[str]:
+    """What fedsim itself needs on this Python and system, as for pip; empty if it is not installed."""
+    try:
+        listed = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return []
+    parsed = (Requirement(text) for text in listed)
+    return [_plain(one) for one in parsed if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
 @cache
 def _all() -> dict[str, list[str]]:
     try:
@@ -101,7 +111,13 @@ def missing(requirements: list[str]) -> list[str]:
 
 
 def _met(wanted: Requirement) -> bool:
+    found = version(wanted.name)
+    return found is not None and wanted.specifier.contains(found, prereleases=True)
+
+
+def version(name: str) -> str | None:
+    """The version of an installed package, or of the one that a requirement names; None if it is not installed."""
     try:
-        return wanted.specifier.contains(metadata.version(wanted.name), prereleases=True)
+        return metadata.version(Requirement(name).name)
     except metadata.PackageNotFoundError:
-        return False
+        return None

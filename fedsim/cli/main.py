@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedsim import __version__
-from fedsim.cli import comparing, completion, init_command, list_command
+from fedsim.cli import comparing, completion, doctor_command, init_command, list_command
 from fedsim.cli.exit_codes import EXIT_FAILED, EXIT_USER, exit_code, exit_codes
 from fedsim.cli.options import AllowModule, Checkpoint, ConfigDir, SavedRun
 from fedsim.errors import UserError
@@ -177,6 +177,7 @@ def resume(
 
 app.command(name="list", epilog=list_command.EXAMPLES)(list_command.list_)
 app.command(epilog=init_command.EXAMPLES)(init_command.init)
+app.command()(doctor_command.doctor)
 app.command(epilog=comparing.EXAMPLES)(comparing.compare)
 
 
