@@ -26,6 +26,7 @@ import torch
 
 from fedsim.config.compose import Request, check_request, normalise, record_of, to_yaml
 from fedsim.errors import UserError, print_error
+from fedsim.extras import install_hint
 from fedsim.federation.prepare import prepare
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.runs.export import Line, export_run
@@ -177,7 +178,7 @@ def main() -> None:
     exports = EXPORTS
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
         exports = tuple(export for export in EXPORTS if export.format != "int8")
-        print("no int8 columns, which need onnx and onnxruntime: pip install 'fedsim-rnn[onnx]'", file=sys.stderr)
+        print(f"no int8 columns, which need onnx and onnxruntime; {install_hint('onnx')}", file=sys.stderr)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.out or Path(temporary)

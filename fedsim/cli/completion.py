@@ -34,12 +34,13 @@ def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
     return []
 
 
-def complete_groups(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete the group of ``fedsim list``."""
+def complete_listed(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete a group, or an option of one, of ``fedsim list``."""
     with suppress(OSError):
-        return [
-            group for group in groups_of(config_folders(ctx.params.get("config_dir"))) if group.startswith(incomplete)
-        ]
+        groups = groups_of(config_folders(ctx.params.get("config_dir")))
+        group, equals, _ = incomplete.partition("=")
+        known = [f"{group}={option}" for option in groups.get(group, ())] if equals else list(groups)
+        return [one for one in known if one.startswith(incomplete)]
     return []
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedsim import __version__
-from fedsim.cli import comparing, completion, usage
+from fedsim.cli import comparing, completion, doctor_command, init_command, list_command, usage
 from fedsim.cli.exit_codes import EXIT_FAILED, EXIT_USER, exit_code, exit_codes
 from fedsim.cli.options import AllowModule, Checkpoint, ConfigDir, SavedRun
 from fedsim.errors import UserError
@@ -182,23 +182,9 @@ def resume(
     raise typer.Exit(exit_code([status]))
 
 
-@app.command(name="list", epilog="[b]Examples[/b]\n\nfedsim list\n\nfedsim list aggregator")
-def list_(
-    group: Annotated[
-        str | None,
-        typer.Argument(
-            help="One group, such as model or aggregator/combine.", autocompletion=completion.complete_groups
-        ),
-    ] = None,
-    config_dir: Annotated[str | None, typer.Option("--config-dir", help="List your own configs too.")] = None,
-) -> None:
-    """Print every config group and option with its one-line comment."""
-    with exit_codes():
-        from fedsim.cli import listing
-
-        listing.show(group, config_dir)
-
-
+app.command(name="list", epilog=list_command.EXAMPLES)(list_command.list_)
+app.command(epilog=init_command.EXAMPLES)(init_command.init)
+app.command()(doctor_command.doctor)
 app.command(epilog=comparing.EXAMPLES)(comparing.compare)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 from pathlib import Path
@@ -15,6 +14,7 @@ from fedsim.caches import find_place_for_matplotlib
 from fedsim.compare import escape
 from fedsim.compare.plot import style
 from fedsim.errors import UserError
+from fedsim.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +32,7 @@ def check(file: Path) -> None:
     """Raise `UserError` for a file name that is not that of a picture, or if matplotlib is not installed."""
     if file.suffix[1:].lower() not in FORMATS:
         raise UserError(f"--plot {file}: must end in .png, .svg or .pdf")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("--plot: needs matplotlib; install it with: python -m pip install matplotlib")
+    require("--plot", "plot", "matplotlib")
 
 
 def draw(report: SplitReport, kind: str) -> bytes:

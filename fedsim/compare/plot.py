@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 import textwrap
@@ -22,6 +21,7 @@ from fedsim.compare.groups import ABSENT, Group
 from fedsim.compare.output import number
 from fedsim.compare.table import Comparison
 from fedsim.errors import UserError
+from fedsim.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,8 +54,7 @@ def check(file: Path) -> None:
     """Raise `UserError` for a file name that is not that of a picture, or if matplotlib is not installed."""
     if file.suffix[1:].lower() not in FORMATS:
         raise UserError(f"--plot {file}: must end in .png, .svg or .pdf")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("--plot: needs matplotlib; install it with: python -m pip install matplotlib")
+    require("--plot", "plot", "matplotlib")
 
 
 def draw(comparison: Comparison, kind: str, x: str | None = None, heatmap: bool | None = None) -> bytes:

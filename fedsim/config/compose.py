@@ -33,6 +33,7 @@ from fedsim.config.request import normalise as normalise
 from fedsim.config.user_files import check_growth
 from fedsim.config.words import explained
 from fedsim.errors import UserError, did_you_mean, show
+from fedsim.extras import install_hint
 from fedsim.federation.experiment import Experiment
 from fedsim.recording.run_directory import (
     FORMAT_VERSION,
@@ -149,7 +150,7 @@ def _check_plugin(group: str, option: str, request: Request, loader: SafeLoader)
         raise UserError(f"{group}={option}: is for sweeps; add -m (--multirun) to fedsim run")
     if not loader.repository.config_exists(f"{group}/{option}"):
         extra = EXTRAS.get(option, "optuna")
-        raise UserError(f"{group}={option}: is not installed; install fedsim with the extra [{extra}]")
+        raise UserError(f"{group}={option}: is not installed; {install_hint(extra)}")
     if option == "optuna" and request.resume is not None:
         raise UserError(
             f"--resume {request.resume}: does not resume an Optuna sweep; leave it out and repeat the command with the "

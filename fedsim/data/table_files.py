@@ -14,6 +14,7 @@ from fedsim.data.table_frame import BadFileError, Done, File, check_names, short
 from fedsim.data.table_kinds import read_json_lines, read_tsf
 from fedsim.data.table_text import TextFormat, read_text
 from fedsim.errors import FieldError, UserError
+from fedsim.extras import install_hint
 
 JSON, TSF = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"), (".tsf",)
 KINDS = ((".csv", ".csv.gz", ".parquet"), (".tsv", ".tsv.gz"), (".psv", ".psv.gz"), JSON, TSF)
@@ -151,7 +152,7 @@ def _read_parquet(file: Path) -> File:
     try:
         pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")  # both untyped
     except ImportError:
-        raise BadFileError("is Parquet, which needs another package: pip install pyarrow") from None
+        raise BadFileError(f"is Parquet, which needs pyarrow; {install_hint('parquet')}") from None
     try:
         # Only what the file itself holds: neither pandas' own metadata nor the names of the folders are looked at.
         with pq.ParquetFile(file) as opened:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import UserError
+from fedsim.extras import install_hint
 
 FILES = ("shakespeare_train.h5", "shakespeare_test.h5")
 """``examples/CLIENT/snippets`` in each: one dimension of strings, the speeches of a role in the order of the play."""
@@ -32,7 +33,7 @@ def read_snippets(file: Path, path: str) -> dict[str, list[str]]:
     try:
         h5py = import_module("h5py")  # by name, because it is optional and has no annotations
     except ImportError:
-        raise UserError(f"data.path={path}: {file} needs h5py; pip install 'fedsim-rnn[hdf5]'") from None
+        raise UserError(f"data.path={path}: {file} needs h5py; {install_hint('hdf5')}") from None
     where = f"data.path={path}: {file}"
     try:
         left = file.stat().st_size

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedsim.core.names import option_name
 from fedsim.errors import UserError
+from fedsim.extras import install_hint
 from fedsim.samplers.sampler import REPLACE, Sampler, Sampling
 
 LEAST_NOISE = 0.05
@@ -134,6 +135,4 @@ def _dp_accounting() -> Any:
     try:
         return importlib.import_module("dp_accounting")
     except ImportError:
-        raise UserError(
-            "privacy: the accountant is not installed; python -m pip install 'dp-accounting>=0.4' (the extra 'privacy')"
-        ) from None
+        raise UserError(f"privacy: the accountant needs dp_accounting; {install_hint('privacy')}") from None

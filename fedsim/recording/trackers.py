@@ -6,7 +6,6 @@ server, and `fedsim.runs.tracking` makes sure that its failures never stop a run
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from fedsim.errors import FieldError, UserError, check_one_of, print_error
+from fedsim.errors import FieldError, check_one_of, print_error
+from fedsim.extras import require
 from fedsim.recording.run_directory import open_new
 
 FACTS = "tracker.json"
@@ -100,7 +100,7 @@ class TensorBoard:
 
     def check(self) -> None:
         """Raise `UserError` if tensorboard is not installed."""
-        _require("tensorboard", ("tensorboard",), ("tensorboard>=2.16",))
+        require("tracker=tensorboard", "tensorboard", "tensorboard")
 
     def begin(self, run: Tracked) -> Log:
         """Open an event file."""
@@ -166,7 +166,7 @@ class MLflow:
     def check(self) -> None:
         """Raise `UserError` if MLflow, or what it needs for a database, is not installed."""
         modules = ("mlflow", "sqlalchemy", "alembic") if self.tracking_uri.startswith("sqlite") else ("mlflow",)
-        _require("mlflow", modules, ("mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"))
+        require("tracker=mlflow", "mlflow", *modules)
 
     def begin(self, run: Tracked) -> Log:
         """Create a run in the store, or continue the one that `FACTS` names."""
@@ -271,7 +271,7 @@ class Wandb:
 
     def check(self) -> None:
         """Raise `UserError` if wandb is not installed."""
-        _require("wandb", ("wandb",), ("wandb>=0.20",))
+        require("tracker=wandb", "wandb", "wandb")
 
     def begin(self, run: Tracked) -> Log:
         """Start a run, or continue the one that `FACTS` names."""
@@ -334,18 +334,6 @@ def leads_outside(tracker: Tracker) -> str | None:
         if file == tracker.tracking_uri or not Path(file).resolve().is_relative_to(Path("outputs").resolve()):
             return "tracking_uri"
     return None
-
-
-def _require(option: str, modules: tuple[str, ...], requirements: tuple[str, ...]) -> None:
-    """Raise `UserError` if a module cannot be imported; a mere folder of that name, such as W&B makes, is none."""
-    found = [importlib.util.find_spec(module) for module in modules]
-    missing = [module for module, spec in zip(modules, found, strict=True) if spec is None or spec.origin is None]
-    if missing:
-        quoted = " ".join(f"'{requirement}'" for requirement in requirements)
-        raise UserError(
-            f"tracker={option}: needs {' and '.join(missing)}; install it with: python -m pip install {quoted} "
-            f"(the extra '{option}')"
-        )
 
 
 def _read_facts(directory: Path, name: str, **kinds: type) -> dict[str, Any]:

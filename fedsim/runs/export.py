@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import logging
@@ -23,6 +22,7 @@ from fedsim.data.dataset import Task
 from fedsim.data.population import Population, Samples, to_device
 from fedsim.errors import UserError, did_you_mean
 from fedsim.evaluation.evaluate import evaluate, evaluate_samples
+from fedsim.extras import require
 from fedsim.federation.prepare import Simulation, prepare
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.models.onnx_graph import build_graph
@@ -153,10 +153,8 @@ def _check(formats: Sequence[str], prune: float | None) -> None:
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"--to {name}: must be one of {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}")
-        if name in ("onnx", "int8") and (
-            missing := [m for m in ("onnx", "onnxruntime") if not importlib.util.find_spec(m)]
-        ):
-            raise UserError(f"--to {name}: needs {' and '.join(missing)}; pip install 'fedsim-rnn[onnx]'")
+        if name in ("onnx", "int8"):
+            require(f"--to {name}", "onnx", "onnx", "onnxruntime")
     if prune is not None and not 0 < prune < 1:
         raise UserError(f"--prune {prune:g}: must be above 0 and below 1, a share of the weights")
 

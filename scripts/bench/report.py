@@ -10,6 +10,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fedsim.extras import install_hint
+
 # Okabe and Ito's palette, which colour-blind readers can distinguish; the hatches do the same in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")
@@ -88,7 +90,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise SystemExit("--plot needs matplotlib: pip install -e '.[plot]'") from None
+        raise SystemExit(f"--plot: needs matplotlib; {install_hint('plot')}") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -154,6 +154,8 @@ def test_zsh():
 def test_fish():
     assert ask("fish", "run", "model=g") == ["model=gru", "model=gru_reset_before"]
     assert ask("fish", "list", "aggregator/c") == ["aggregator/combine", "aggregator/correction"]
+    assert ask("fish", "list", "client=d") == ["client=default"]
+    assert ask("fish", "list", "clint=d") == []
 
 
 def test_completion_imports_nothing_heavy():

@@ -42,6 +42,7 @@ BEFORE = {"README.md": "run -m aggregator=fedavg,fedprox client.optimizer.lr=0.1
 
 INSTALLS = "installs into the environment; .ci/run does what the README says"
 LAUNCHES = "needs an extra; the slow test in tests/cli/test_sweeps.py tries each in a separate environment"
+TESTS = "tests/cli/test_init.py runs it"
 TRACKS = "needs an extra; the slow test in tests/cli/test_trackers.py tries each in a separate environment"
 SWEEPS = [
     line
@@ -56,6 +57,7 @@ NOT_RUN = {
     "python -m pip install -c constraints.txt -e .": INSTALLS,
     "python -m pip install -c constraints.txt -e '.[plot]'": INSTALLS,
     "python -m pip install -c constraints.txt -e '.[tensorboard]'": INSTALLS,
+    "python -m pytest test_same_length.py": TESTS,
     "fedsim run tracker=tensorboard": TRACKS,
     "fedsim run tracker=mlflow tracker.experiment_name=speech": TRACKS,
     "fedsim run tracker=wandb": TRACKS,
@@ -156,8 +158,11 @@ def test_a_page_followed_from_top_to_bottom(page, fedsim, files):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_are_valid_as_printed(page, files):
+def test_commands_are_valid_as_printed(page, fedsim, files):
     """Every option, key and value is valid without the additions above."""
+    for line in commands(page):
+        if line.startswith("fedsim init"):  # writes files that later commands need
+            assert fedsim(*shlex.split(line)[1:]).code == 0
     for file, _, text in blocks(page):
         if file:
             write(file, text)

@@ -19,7 +19,7 @@ def test_the_version(fedsim):
 def test_help(fedsim, arguments):
     answer = fedsim(*arguments)
     assert (answer.code, answer.err) == (0, "")
-    for command in ("run", "list", "partition", "compare"):
+    for command in ("run", "list", "init", "doctor", "partition", "compare"):
         assert re.search(rf"\b{command}\b", answer.out)
 
 
@@ -28,6 +28,8 @@ def test_help(fedsim, arguments):
     [
         ("run", "fedsim run model=gru aggregator=fedavg"),
         ("list", "fedsim list aggregator"),
+        ("list", "fedsim list client=default"),
+        ("init", "fedsim init --rule same_length"),
         ("compare", "fedsim compare "),
         ("partition", "fedsim partition partition=dirichlet partition.alpha=0.3"),
     ],

@@ -91,4 +91,4 @@ def test_mistakes(refused, arguments, message):
 
 def test_a_plot_without_matplotlib(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "pip install matplotlib" in refused("partition", *SMALL, "--plot", "split.png")
+    assert "python -m pip install 'matplotlib>=" in refused("partition", *SMALL, "--plot", "split.png")

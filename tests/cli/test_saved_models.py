@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedsim.runs import export as exporting
+from fedsim.extras import install_hint
 from fedsim.runs.checkpoints import load_checkpoint
 
 
@@ -75,10 +75,9 @@ def test_invalid_values_of_export_are_refused(run_directory, refused, arguments,
 
 def test_without_the_extra_it_says_how_to_install_it(run_directory, refused, monkeypatch):
     run_directory()
-    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
-    assert refused("export", "run", "--to", "onnx") == (
-        "--to onnx: needs onnx and onnxruntime; pip install 'fedsim-rnn[onnx]'"
-    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = refused("export", "run", "--to", "onnx")
+    assert line == f"--to onnx: needs onnx and onnxruntime; {install_hint('onnx')}"
 
 
 def test_parameters_and_operations_below_the_table(run_directory, fedsim):

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from fedsim import build
-from fedsim.cli import listing
 from fedsim.config import compose as config
+from fedsim.config.documented import comment_of
 from fedsim.errors import UserError
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import initial_state, prepare
@@ -74,7 +74,7 @@ def test_the_first_line_is_a_comment_on_the_option(name):
     assert len(comment) > 10
     assert not any(line.startswith("#") for line in lines[lines.index(comment) + 1 :][:1])  # it ends there
     assert len(comment) <= 120
-    assert listing._comment([ROOT], name) == comment[2:]
+    assert comment_of((ROOT / name).read_text()) == comment[2:]
 
 
 @pytest.mark.parametrize("name", COMPONENTS)

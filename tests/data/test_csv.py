@@ -566,7 +566,9 @@ def test_parquet(tmp_path, write, monkeypatch):
 
     monkeypatch.setattr(table_files, "import_module", absent)
     monkeypatch.setenv("FEDSIM_CACHE_DIR", str(tmp_path / "other cache"))
-    assert "a.parquet is Parquet, which needs another package: pip install pyarrow" in refusal(**settings)
+    assert "a.parquet is Parquet, which needs pyarrow; install with: python -m pip install 'pyarrow>=" in refusal(
+        **settings
+    )
 
 
 def test_cache_holds_for_the_same_content_and_settings_only(tmp_path, write, monkeypatch):

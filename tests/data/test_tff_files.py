@@ -86,7 +86,9 @@ def test_what_has_no_effect_is_refused(write):
 def test_without_h5py(write, monkeypatch):
     path = write()
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(UserError, match=r"shakespeare_train\.h5 needs h5py; pip install 'fedsim-rnn\[hdf5\]'$"):
+    with pytest.raises(
+        UserError, match=r"shakespeare_train\.h5 needs h5py; .* -m pip install 'h5py>=.*\(the extra 'hdf5'\)$"
+    ):
         Shakespeare(path=path).load(0)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from fedsim.config import compose as config
 from fedsim.errors import UserError
+from fedsim.extras import require
 from fedsim.recording.trackers import MLflow, NoTracker, TensorBoard, Wandb
 from fedsim.runs import run as runner
 from fedsim.runs.resume import fork_run, resume_run
@@ -397,10 +398,10 @@ def test_a_failing_tracker_is_reported_once_and_does_not_stop_the_run(make, fake
 @pytest.mark.parametrize(
     ("tracker", "missing", "words"),
     [
-        ("tensorboard", "tensorboard", "needs tensorboard; install it with: python -m pip install 'tensorboard>="),
-        ("mlflow", "mlflow", "needs mlflow; install it with: python -m pip install 'mlflow-skinny>="),
-        ("mlflow", "alembic", "needs alembic; install it with: python -m pip install 'mlflow-skinny>="),
-        ("wandb", "wandb", "needs wandb; install it with: python -m pip install 'wandb>="),
+        ("tensorboard", "tensorboard", "needs tensorboard; install with: python -m pip install 'tensorboard>="),
+        ("mlflow", "mlflow", "needs mlflow; install with: python -m pip install 'mlflow-skinny>="),
+        ("mlflow", "alembic", "needs alembic; install with: python -m pip install 'mlflow-skinny>="),
+        ("wandb", "wandb", "needs wandb; install with: python -m pip install 'wandb>="),
     ],
 )
 def test_a_missing_library(make, fake_mlflow, monkeypatch, tracker, missing, words):
@@ -416,10 +417,8 @@ def test_a_folder_of_the_same_name_is_not_a_library(monkeypatch):
     Path("not_installed").mkdir()
     monkeypatch.syspath_prepend(Path.cwd())
     assert importlib.util.find_spec("not_installed") is not None
-    from fedsim.recording.trackers import _require
-
     with pytest.raises(UserError, match="needs not_installed"):
-        _require("x", ("not_installed",), ("not_installed",))
+        require("x", "wandb", "not_installed")
 
 
 def test_a_server_needs_no_database(make, fake_mlflow, monkeypatch):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fedsim.config.documented import comment_of, find
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = Path(str(importlib.resources.files("fedsim.configs")))
 OPTIONS = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if path.parent != CONFIGS)
@@ -32,12 +34,12 @@ def test_an_option_is_explained(name, hook, pages):
     group, _, option = name.removesuffix(".yaml").rpartition("/")
     _, _, section = pages[hook.page_of(group)].partition(f"\n## {group}={option} {{: #{option} }}\n")
     section = section.partition("\n## ")[0]
-    assert hook.cell(hook.comment(CONFIGS / name)) in section
+    assert hook.cell(comment_of((CONFIGS / name).read_text())) in section
     content = yaml.safe_load((CONFIGS / name).read_text())
     if "_target_" not in content:
         assert (CONFIGS / name).read_text().rstrip() in section
         return
-    cls = hook.find(content["_target_"])
+    cls = find(content["_target_"])
     assert cls.__doc__.splitlines()[0] in section
     assert "Attributes:" not in section
     chosen = {part for entry in content.get("defaults", []) if isinstance(entry, dict) for part in entry}

@@ -9,6 +9,7 @@ import pytest
 import fedsim
 from fedsim.config.compose import Request, check_request, normalise
 from fedsim.data.dataset import Task
+from fedsim.extras import install_hint
 from fedsim.federation.prepare import prepare
 
 SCRIPT = Path(fedsim.__file__).parents[1] / "scripts" / "small_models.py"
@@ -61,7 +62,7 @@ def test_the_table(study, without_onnx, tmp_path, capsys, monkeypatch):
     arguments = ("--tasks", "regression", "--sizes", "110", "--seeds", "2", "--out", str(tmp_path / "runs"), *SMALL)
     study(*arguments)
     printed = capsys.readouterr()
-    assert printed.err == "no int8 columns, which need onnx and onnxruntime: pip install 'fedsim-rnn[onnx]'\n"
+    assert printed.err == f"no int8 columns, which need onnx and onnxruntime; {install_hint('onnx')}\n"
     title, _, head, line, *rows = printed.out.strip().splitlines()
     assert title.startswith("Regression")
     assert head.endswith("| bytes down, up | float32 | pruned 50 % | pruned 80 % |")

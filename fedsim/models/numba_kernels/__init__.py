@@ -46,7 +46,7 @@ class _Cell(NamedTuple):
     rest: int = 0
 
 
-_CELLS = {
+CELLS = {
     "rnn_tanh": _Cell(rnn.tanh_step, rnn.tanh_step_back, 1, 1),
     "rnn_relu": _Cell(rnn.relu_step, rnn.relu_step_back, 1, 1),
     "lstm": _Cell(lstm.step, lstm.step_back, 4, 5),
@@ -88,6 +88,12 @@ def compiled(cell: str, dtype: torch.dtype) -> bool:
     return True
 
 
+def cache_place() -> Path | None:
+    """The folder of the kernels on disk, or None if there is none that can be written to."""
+    disk = _disk_cache(walk_forward.run_forward)
+    return None if disk is None else Path(disk.cache_path)
+
+
 def _functions(cell: str, dtype: torch.dtype) -> list[tuple[Callable[..., None], Any]]:
     """What has to be compiled, with signatures: the two walks, the matrix product, and the cell's steps."""
     if dtype not in (torch.float32, torch.float64):
@@ -98,8 +104,8 @@ def _functions(cell: str, dtype: torch.dtype) -> list[tuple[Callable[..., None],
         (walk_forward.run_forward, walk),
         (walk_backward.run_backward, walk),
         (product.multiply, c_type(product.MULTIPLY_KINDS, pointer)),
-        (_CELLS[cell].step, step),
-        (_CELLS[cell].step_back, step),
+        (CELLS[cell].step, step),
+        (CELLS[cell].step_back, step),
     ]
 
 
@@ -158,7 +164,7 @@ class _Plan:
         self.hidden, self.dtype = hidden, dtype
         self.size = dtype.itemsize
         self.lanes = VECTOR_BYTES // self.size
-        layout = _CELLS[cell]
+        layout = CELLS[cell]
         self.gates = layout.gates
         work = self.c * self.steps * self.b * (self.d + hidden) * self.gates * hidden
         self.shares = _shares(self.c, self.b, most)
