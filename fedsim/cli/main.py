@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedsim import __version__
-from fedsim.cli import comparing, completion, usage
+from fedsim.cli import comparing, completion, report_command, usage
 from fedsim.cli.exit_codes import EXIT_FAILED, EXIT_USER, exit_code, exit_codes
 from fedsim.cli.options import AllowModule, Checkpoint, ConfigDir, SavedRun
 from fedsim.errors import UserError
@@ -200,6 +200,7 @@ def list_(
 
 
 app.command(epilog=comparing.EXAMPLES)(comparing.compare)
+app.command(epilog=report_command.EXAMPLES)(report_command.report)
 
 
 @app.command(

@@ -74,12 +74,12 @@ def draw(comparison: Comparison, kind: str, x: str | None = None, heatmap: bool 
     find_place_for_matplotlib()
     from matplotlib.figure import Figure
 
-    keys = list(dict.fromkeys(key for group in comparison.groups for key in group.keys))
+    keys = keys_of(comparison)
     if heatmap and len(keys) != 2:
         found = f"{len(keys)} ({', '.join(keys)})" if keys else "none"
         raise UserError(f"--heatmap: needs runs that differ in exactly two settings besides the seed, not in {found}")
     if heatmap is None:
-        heatmap = x is None and _is_grid(comparison.groups, keys)
+        heatmap = x is None and is_grid(comparison)
     content = io.BytesIO()
     with style(), np.errstate(all="ignore"):  # of runs that diverged, some means are infinite
         figure = Figure(layout="constrained")
@@ -106,8 +106,14 @@ def style() -> Iterator[None]:
         yield
 
 
-def _is_grid(groups: Sequence[Group], keys: Sequence[str]) -> bool:
-    """Whether these are two numbers, each with several values."""
+def keys_of(comparison: Comparison) -> list[str]:
+    """The settings in which the groups differ."""
+    return list(dict.fromkeys(key for group in comparison.groups for key in group.keys))
+
+
+def is_grid(comparison: Comparison) -> bool:
+    """Whether exactly two settings differ, both numbers with several values, so that a heat map shows them all."""
+    groups, keys = comparison.groups, keys_of(comparison)
     values = [[group.keys.get(key, ABSENT) for group in groups] for key in keys]
     return len(keys) == 2 and all(
         len(set(column)) > 1 and all(isinstance(value, (int, float)) for value in column) for column in values

@@ -146,8 +146,7 @@ def test_curves_that_end_with_their_shortest_run_are_pointed_out(make_run, tmp_p
 )
 def test_two_numeric_settings_make_a_heat_map_by_default(compare_sizes, sizes, lrs, grid):
     comparison = compare_sizes(sizes, lrs)
-    keys = list(comparison.groups[0].keys)
-    assert plot._is_grid(comparison.groups, keys) == grid
+    assert plot.is_grid(comparison) == grid
     assert plot.draw(comparison, "png")
 
 
