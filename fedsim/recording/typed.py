@@ -26,6 +26,8 @@ def run_overrides(directory: Path) -> list[str]:
 
 
 def _overrides(path: Path) -> list[str]:
+    if path.is_symlink():
+        return []
     try:
         given = read_yaml(read_bounded(path), str(path))["hydra"]["overrides"]
         overrides = [str(text) for text in (*given["task"], *given["hydra"])]

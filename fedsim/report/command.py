@@ -90,4 +90,4 @@ def render(comparison: Comparison, problems: Sequence[str], own_command: str) ->
 
 def _harmless(value: Any) -> Any:
     """A text in one line, without characters that turn its direction or hide; the template then escapes it."""
-    return one_line(value) if type(value) is str else value
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value

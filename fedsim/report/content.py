@@ -12,7 +12,7 @@ from typing import Any
 
 from fedsim.compare import output
 from fedsim.compare.groups import ABSENT, FINISHED, Group
-from fedsim.compare.reading import Run
+from fedsim.compare.reading import NO_STATUS, Run
 from fedsim.compare.records import Target
 from fedsim.compare.table import Comparison
 from fedsim.report import choices, repeat
@@ -185,12 +185,12 @@ def _lead(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
         said.append(
             f"{counted} with {each} {'seed' if each == '1' else 'seeds'} each" + (f", {what}." if what else ".")
         )
-    statuses = [run.status for run in runs]
+    statuses = ["without a status" if run.status == NO_STATUS else run.status for run in runs]
     ends = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
     rounds = sorted({run.rounds for run in runs if run.rounds is not None})
     span = "" if not rounds else f" after {rounds[0]}{f' to {rounds[-1]}' if rounds[1:] else ''} rounds"
     if len(runs) == 1:
-        said.append(f"{runs[0].status.capitalize() if runs[0].status != '-' else 'Ended'}{span}.")
+        said.append(f"{statuses[0].capitalize()}{span}.")
     elif len(ends) == 1 and statuses[0] in FINISHED:
         said.append(f"All are {statuses[0]}{span}.")
     else:
