@@ -4,6 +4,7 @@
     python scripts/benchmark.py --workload W1 W4 --repeats 9
     python scripts/benchmark.py --workload W1:cohort=100,hidden=128    # W1 with other values
     python scripts/benchmark.py --peer flower=~/venvs/flower/bin/python --csv results.csv --plot results.png
+    python scripts/benchmark.py --from results.csv --plot results.png     # draw it again
     python scripts/benchmark.py --check                            # do all of them reach the same loss?
     python scripts/benchmark.py --profile --workload W2            # where does the time of a round go?
 
@@ -198,11 +199,16 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kernels", default="auto", choices=("auto", "numba", "torch"), help="of fedsim")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a bar chart (needs matplotlib)")
+    parser.add_argument(
+        "--from", type=Path, metavar="FILE", dest="table", help="draw what --csv wrote, measure nothing"
+    )
     parser.add_argument("--check", action="store_true", help="compare losses instead of times")
     parser.add_argument("--profile", action="store_true", help="show where fedsim's time goes, instead of times")
     options = parser.parse_args(argv)
     if min(options.repeats, options.warm_up) < 1 or options.starts < 0:
         parser.error("--repeats and --warm-up must be at least 1, --starts at least 0")
+    if options.table and not options.plot:
+        parser.error("--from: needs --plot")
     return options
 
 
@@ -211,6 +217,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     if options.plot:
         report.pyplot()  # fail now, not after an hour, if matplotlib is missing
+    if options.table:
+        rows = report.read_csv(options.table)
+        speeds = {row.workload: row.gflops / row.fraction_of_matmul for row in rows if row.fraction_of_matmul > 0}
+        draw(options.plot, rows, speeds)
+        return 0
     print(report.machine(), flush=True)
     if options.check:
         verdicts = [check(name, w, options.peer, options) for name, w in options.workload]
@@ -221,8 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, w in options.workload:
             print(f"{name}: {profile(spec_of(w, options.repeats, options))}\n", flush=True)
         return 0
-    rows: list[report.Row] = []
-    speeds: dict[str, float] = {}
+    rows, speeds = [], {}
     for name, w in options.workload:
         own, speeds[name] = measure(name, w, options.peer, options)
         rows += own
@@ -233,8 +243,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             report.write_csv(options.csv, rows)
     print(f"\n{report.table(rows)}")
     if options.plot:
-        report.bar_chart(options.plot, rows, speeds)
+        draw(options.plot, rows, speeds)
     return 0
+
+
+def draw(file: Path, rows: Sequence[report.Row], speeds: dict[str, float]) -> None:
+    """Draw the rows, with what each workload is on the axis."""
+    report.bar_chart(file, rows, speeds, {row.workload: parse(row.workload).in_words() for row in rows})
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ def a_run(folder: Path, rng: random.Random, valid: Path) -> list[str]:
     """A stranger's run, in which a file was changed or is not a file at all."""
     shutil.copytree(valid / "run", folder / "run")
     change_files(folder / "run", rng)
-    command = rng.choice(("resume", "resume", "resume", "evaluate", "export", "compare", "fork", "begin"))
+    command = rng.choice(("resume", "resume", "resume", "evaluate", "export", "compare", "report", "fork", "begin"))
     if command == "begin":
         return ["run", *SYNTHETIC, *SMALL, "init_from=run"]
     if command == "fork":
@@ -240,7 +240,9 @@ def a_sweep(folder: Path, rng: random.Random, valid: Path) -> list[str]:
     shutil.copytree(valid / "sweep", folder / "sweep")
     change_files(folder / "sweep", rng)
     again = ["run", "-m", *SYNTHETIC, *SMALL, "seed=1,2", "rounds=3", "--resume", "sweep"]
-    return rng.choice((again, again, ["compare", "sweep"], ["resume", "sweep"], ["compare", "sweep", "--json"]))
+    return rng.choice(
+        (again, again, ["compare", "sweep"], ["report", "sweep"], ["resume", "sweep"], ["compare", "sweep", "--json"])
+    )
 
 
 def change_files(folder: Path, rng: random.Random) -> None:

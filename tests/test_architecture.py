@@ -22,6 +22,7 @@ ORDER = (
     ("core",),
     ("clients",),
     ("models",),
+    ("report",),
     ("compare", "data", "parallel", "partition", "recording"),
     ("root",),
 )

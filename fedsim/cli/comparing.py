@@ -20,8 +20,8 @@ EXAMPLES = (
 )
 
 
-def newest_sweep() -> str:
-    """The newest sweep in ``outputs/multirun``, which is said.
+def newest_sweep(command: str = "compare") -> str:
+    """The newest sweep in ``outputs/multirun``, which is said as a message of `command`.
 
     Raises:
         UserError: if there is none.
@@ -29,10 +29,10 @@ def newest_sweep() -> str:
     found = {file.parent: file.lstat().st_mtime for file in Path("outputs", "multirun").glob("**/sweep.yaml")}
     if not found:
         raise UserError(
-            "compare: name runs or sweeps, such as fedsim compare outputs/multirun; there is no sweep here yet"
+            f"{command}: name runs or sweeps, such as fedsim {command} outputs/multirun; there is no sweep here yet"
         )
     newest = max(found, key=lambda folder: found[folder])
-    print_error(f"compare: the newest sweep, {newest}", "note")
+    print_error(f"{command}: the newest sweep, {newest}", "note")
     return str(newest)
 
 

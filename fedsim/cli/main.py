@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedsim import __version__
-from fedsim.cli import comparing, completion, doctor_command, init_command, list_command, usage
+from fedsim.cli import comparing, completion, doctor_command, init_command, list_command, report_command, usage
 from fedsim.cli.exit_codes import EXIT_FAILED, EXIT_USER, exit_code, exit_codes
 from fedsim.cli.options import AllowModule, Checkpoint, ConfigDir, SavedRun
 from fedsim.errors import UserError
@@ -186,6 +186,7 @@ app.command(name="list", epilog=list_command.EXAMPLES)(list_command.list_)
 app.command(epilog=init_command.EXAMPLES)(init_command.init)
 app.command()(doctor_command.doctor)
 app.command(epilog=comparing.EXAMPLES)(comparing.compare)
+app.command(epilog=report_command.EXAMPLES)(report_command.report)
 
 
 @app.command(

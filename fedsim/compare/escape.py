@@ -7,6 +7,7 @@ markup, command, link or formula.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -81,10 +82,37 @@ def csv(table: pd.DataFrame) -> str:
 
 def drawn_name(name: str, most: int = 60) -> str:
     """A name in a picture, in one line; of one of more than `most` characters, the middle is left out."""
-    name = _with_glyphs(one_line(name))
-    if len(name) > most:
-        name = f"{name[: most // 2]}…{name[-most // 2 + 1 :]}"
-    return _no_mathematics(name)
+    return _no_mathematics(_middle_left_out(_with_glyphs(one_line(name)), most))
+
+
+def drawn_names(names: Sequence[str], most: int) -> list[str]:
+    """Names in a picture, shortened in the middle to `most` characters; where two would look alike, they differ still.
+
+    Those are shown from a little before the first character in which they differ.
+    """
+    plain = [_with_glyphs(one_line(name)) for name in names]
+    short = [_middle_left_out(name, most) for name in plain]
+    for alike in [one for one in dict.fromkeys(short) if short.count(one) > 1]:
+        places = [at for at, one in enumerate(short) if one == alike and plain[at] != alike]
+        same = _common_start([plain[at] for at in places])
+        head = max(1, min(most // 3, same - 4))
+        for at in places:
+            rest = plain[at][max(same - 3, head) :]
+            short[at] = f"{plain[at][:head]}…{_middle_left_out(rest, most - head - 1)}"
+    for at, one in enumerate(short):
+        if one in short[:at] and plain[at] not in plain[:at]:  # these differ in several places, all left out
+            short[at] = f"{one} [{at + 1}]"
+    return list(map(_no_mathematics, short))
+
+
+def _common_start(names: Sequence[str]) -> int:
+    """The number of characters that are the same at the beginning of all of them."""
+    pairs = zip(*names, strict=False)
+    return next((at for at, signs in enumerate(pairs) if len(set(signs)) > 1), min(map(len, names), default=0))
+
+
+def _middle_left_out(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[len(name) - (most - most // 2 - 1) :]}"
 
 
 def drawn(text: str) -> str:

@@ -66,8 +66,8 @@ def columns(comparison: Comparison) -> list[Column]:
             shown.append(Column(name, [_reached(one) for one in goals], True))
         elif name.startswith("bytes to "):
             medians = [found[name].median for found in comparison.summaries if name in found]
-            scale, unit = _unit([*table[name], *medians])
-            shown.append(Column(f"{unit}{name.removeprefix('bytes')}", _numbers(comparison, name, scale, 2), True))
+            scale, word = unit([*table[name], *medians])
+            shown.append(Column(f"{word}{name.removeprefix('bytes')}", _numbers(comparison, name, scale, 2), True))
         elif name.startswith("rounds to "):
             shown.append(Column(str(name), _numbers(comparison, name, places=1), True))
         else:
@@ -144,7 +144,7 @@ def render(comparison: Comparison, width: int) -> list[Table]:
     assert isinstance(measured, int)
     settings = {escape.one_line(str(name)) for name in comparison.table.columns[: measured + 1]}
     metric = escape.one_line(comparison.metric)
-    shown = [(column, _header(column.header, metric)) for column in columns(comparison)]
+    shown = [(column, header_lines(column.header, metric)) for column in columns(comparison)]
     fixed = [pair for pair in shown if pair[0].header in settings]
     results = [pair for pair in shown if pair[0].header not in settings]
     room = width - min(sum(_width(*pair) for pair in fixed), width // 2)
@@ -167,7 +167,7 @@ def render(comparison: Comparison, width: int) -> list[Table]:
     return tables
 
 
-def _header(name: str, metric: str) -> str:
+def header_lines(name: str, metric: str) -> str:
     """A column's name in narrow lines, without the metric, which the note below names."""
     for word in ("final", "best", "last", "at"):
         if name.startswith(f"{word} ") and name.endswith(f" {metric}"):
@@ -318,9 +318,10 @@ def _intervals(comparison: Comparison) -> list[str]:
     return texts
 
 
-def _unit(values: Iterable[float]) -> tuple[float, str]:
+def unit(values: Iterable[float]) -> tuple[float, str]:
+    """The number of bytes by which to divide these, and the unit that they have then."""
     largest = max((value for value in values if math.isfinite(value)), default=0.0)
-    return next(((scale, unit) for scale, unit in _UNITS if largest >= scale), (1, "B"))
+    return next(((scale, word) for scale, word in _UNITS if largest >= scale), (1, "B"))
 
 
 def _uniform(comparison: Comparison) -> int | None:

@@ -19,6 +19,7 @@ from fedsim.json_bounds import read_json
 from fedsim.recording.lock import holder
 from fedsim.recording.moved import moved
 from fedsim.recording.run_directory import FORMAT_VERSION, digest_of, refuse_links
+from fedsim.recording.typed import sweep_overrides
 from fedsim.yaml_bounds import read_bounded, read_yaml
 
 MISSING, RUNNING, INTERRUPTED, DONE, DIVERGED, OTHER = (
@@ -31,11 +32,6 @@ IN_PLACE = ("rounds", "stop", "console", "checkpoint", "tracker", "threads")
 
 HALF = ".fork.json"
 """The file that marks the directory of a fork until it is whole; it names the run that was forked."""
-
-
-_ABOUT_THE_RUN = re.compile(r"(?!hydra|tracker)\w[\w./@]*=|hydra\.sweep\.subdir=(?!.*\.\.|\W*/)|hydra/launcher=")
-"""How an override begins that may be suggested from a stranger's record: never an option of the command line, such as
-``--allow-module``, nor what says where things are loaded from, written or sent."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -86,7 +82,7 @@ def _instead_of_a_run(directory: Path) -> str:
     if (directory / "sweep.yaml").is_file():
         inside = f", and {runs[0]} is one run of it" if runs else ""
         command = (
-            f"fedsim run -m {shlex.join(_sweep_overrides(directory)) or '...'} --resume {shlex.quote(str(directory))}"
+            f"fedsim run -m {shlex.join(sweep_overrides(directory)) or '...'} --resume {shlex.quote(str(directory))}"
         )
         return f"a sweep, which goes on with: {command}{inside}"
     if runs:
@@ -136,18 +132,6 @@ def _started_in(directory: Path) -> Path | None:
         return Path(read_yaml(read_bounded(path), str(path))["hydra"]["runtime"]["cwd"])
     except (UserError, LookupError, TypeError):
         return None
-
-
-def _sweep_overrides(directory: Path) -> list[str]:
-    """The overrides of a sweep as they were typed; none if they cannot be read, or do more than set up the runs."""
-    path = directory / "multirun.yaml"
-    try:
-        given = read_yaml(read_bounded(path), str(path))["hydra"]["overrides"]
-        overrides = [str(text) for text in (*given["task"], *given["hydra"])]
-    except (UserError, ValueError, KeyError, TypeError):
-        return []
-    found = [text for text in overrides if not text.startswith(("hydra.sweep.dir=", "hydra.mode="))]
-    return found if all(_ABOUT_THE_RUN.match(text) and text.isprintable() for text in found) else []
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

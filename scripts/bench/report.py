@@ -98,13 +98,37 @@ def pyplot() -> Any:
     return plt
 
 
-def bar_chart(file: Path, rows: Sequence[Row], matmul: dict[str, float]) -> None:
-    """Draw the GFLOP/s of every contender on every workload, and of the matrix product (``matmul``, by workload)."""
+def read_csv(file: Path) -> list[Row]:
+    """Read what `write_csv` wrote of rows of a benchmark.
+
+    Raises:
+        SystemExit: if the file has other columns.
+    """
+    with file.open(newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    names = [f.name for f in fields(Row)]
+    if not lines or list(lines[0]) != names:
+        raise SystemExit(f"--from {file}: must be a table that --csv wrote, with the columns {', '.join(names)}")
+    return [Row(line["workload"], line["who"], *(float(line[name]) for name in names[2:])) for line in lines]
+
+
+def bar_chart(file: Path, rows: Sequence[Row], matmul: dict[str, float], words: dict[str, str] | None = None) -> None:
+    """Draw the GFLOP/s of every contender on every workload, on a logarithmic axis, since they differ a hundredfold.
+
+    Args:
+        file: the picture.
+        rows: the measurements.
+        matmul: workload to the GFLOP/s of the matrix product.
+        words: workload to a few lines on what it is.
+    """
     plt = pyplot()
+    from matplotlib.patheffects import withStroke
+
+    outline = withStroke(linewidth=2.5, foreground="white")
     workloads = list(dict.fromkeys(row.workload for row in rows))
     names = list(dict.fromkeys(row.who for row in rows))
-    width = 0.8 / len(names)
-    figure, axes = plt.subplots(figsize=(max(6.0, 1.0 + len(workloads) * (1.0 + 0.45 * len(names))), 4.5))
+    width = 0.84 / len(names)
+    figure, axes = plt.subplots(figsize=(max(6.0, 0.6 + len(workloads) * (1.1 + 0.24 * len(names))), 4.4))
     for k, name in enumerate(names):
         own = [row for row in rows if row.who == name]
         places = [workloads.index(row.workload) + (k - (len(names) - 1) / 2) * width for row in own]
@@ -112,13 +136,32 @@ def bar_chart(file: Path, rows: Sequence[Row], matmul: dict[str, float]) -> None
         look = {"color": COLOURS[k % len(COLOURS)], "hatch": HATCHES[k % len(HATCHES)], "edgecolor": "white"}
         axes.bar(places, heights, width, label=name, **look)
         for x, height in zip(places, heights, strict=True):
-            axes.annotate(f"{height:.3g}", (x, height), (0, 2), textcoords="offset points", ha="center", fontsize=9)
+            text = axes.annotate(_digits(height), (x, height), (0, 2), textcoords="offset points", ha="center", size=9)
+            text.set_path_effects([outline])
     for place, workload in enumerate(workloads):
-        label = "matrix product, 2048 x 2048" if place == 0 else None
-        axes.hlines(matmul[workload], place - 0.45, place + 0.45, colors="black", linestyles="dashed", label=label)
-    axes.set_xticks(range(len(workloads)), [workload.replace(":", "\n") for workload in workloads])
-    axes.set_ylabel("GFLOP/s (higher is better)")
-    axes.set_title("Training speed of a whole round", loc="left")
-    axes.legend(frameon=False, ncols=min(4, len(names) + 1), loc="upper center", bbox_to_anchor=(0.5, -0.12))
+        label = "a large matrix product" if place == 0 else None
+        axes.hlines(
+            matmul[workload], place - 0.45, place + 0.45, colors="black", linestyles="dashed", label=label, zorder=2.5
+        )
+    axes.set_yscale("log")
+    axes.set_ylim(0.4 * min(row.gflops for row in rows))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(axis="y", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xticks(range(len(workloads)), [_named(workload, words or {}) for workload in workloads], fontsize=9)
+    axes.set_ylabel("GFLOP/s (logarithmic; higher is better)")
+    axes.set_title("Training speed of a whole round", loc="left", pad=30)
+    axes.legend(frameon=False, ncols=len(names) + 1, loc="lower left", bbox_to_anchor=(-0.01, 0.99), fontsize=9)
     figure.savefig(file, bbox_inches="tight")
     plt.close(figure)
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
+def _named(workload: str, words: dict[str, str]) -> str:
+    """A workload as typed, a line per change, and what it is."""
+    typed = workload.replace(":", "\n").replace(",", "\n")
+    return f"{typed}\n{words[workload]}" if workload in words else typed

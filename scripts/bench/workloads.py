@@ -86,6 +86,15 @@ class Workload:
         """Operations in a round's training; forward and backward together count as three forward passes."""
         return 3 * self.flops_per_sample * self.cohort * self.samples * self.epochs
 
+    def in_words(self) -> str:
+        """The model, the federation and the data in four short lines, for the axis of a picture."""
+        layers = "" if self.layers == 1 else f"{self.layers} layers of "
+        inputs = "tokens" if self.vocabulary else f"steps of {self.features}"
+        return (
+            f"{self.cell.upper()}, {layers}{self.hidden} units\n{self.cohort} of {self.clients:,} clients\n"
+            f"batches of {self.batch_size}\n{self.samples} samples of {self.steps} {inputs}"
+        )
+
     def full_batch(self) -> Workload:
         """The same with all clients in every round and all of a client's samples in one batch, so without chance."""
         return replace(self, cohort=self.clients, batch_size=self.samples)

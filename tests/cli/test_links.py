@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 NAMES = (".lock", "metrics.csv", "timing.csv", "run.log", "summary.json", "config.yaml", "checkpoints", ".hydra")
-COMMANDS = (("resume", "run", "rounds=3"), ("evaluate", "run"), ("export", "run"), ("compare", "run"))
+COMMANDS = (
+    ("resume", "run", "rounds=3"),
+    ("evaluate", "run"),
+    ("export", "run"),
+    ("compare", "run"),
+    ("report", "run"),
+)
 
 
 @pytest.fixture
@@ -37,7 +43,9 @@ def test_nothing_is_followed(fedsim, run, command, by):
         replaced(run / name, by)
         answer = fedsim(*command)
         assert answer.code in (1, 2), (name, answer)
-        alone = command[0] == "compare" and name == "metrics.csv" and by == "victim"  # a folder is no file of rounds
+        alone = (
+            command[0] in ("compare", "report") and name == "metrics.csv" and by == "victim"
+        )  # a folder is no file of rounds
         what = "no regular file" if by == "pipe" else "a link"
         assert alone or f"run/{name}: is {what}" in answer.err, answer
         assert Path("victim/file").read_text() == "untouched"

@@ -56,3 +56,5 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path):
     assert (outside / "run" / "metrics.csv").read_text().count("\n") == 4
     assert '"git_hash": null' in (outside / "run" / "summary.json").read_text()
     assert "fedsim" in call(python, "-m", "fedsim", "--version", cwd=outside)
+    call(scripts / "fedsim", "report", "run", cwd=outside)  # its template and style are in the wheel
+    assert "</html>" in (outside / "report.html").read_text()

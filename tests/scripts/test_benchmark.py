@@ -171,12 +171,21 @@ def test_growth(tmp_path):
 
 def test_plots(tmp_path):
     pytest.importorskip("matplotlib")
+    import benchmark
     import growth
     from bench import report
 
     report.bar_chart(
         tmp_path / "bars.png", [report.Row("W1", "fedsim", 0.1, 81.4, 8.0, 0.5, 400.0, 2.5)], {"W1": 190.0}
     )
+    rows = [report.Row("W1", "fedsim", 0.1, 81.4, 8.0, 0.5, 400.0, 2.5), report.Row("W1:hidden=8", "loop", *[1.0] * 6)]
+    report.write_csv(tmp_path / "rows.csv", rows)
+    assert report.read_csv(tmp_path / "rows.csv") == rows
+    assert benchmark.main(["--from", str(tmp_path / "rows.csv"), "--plot", str(tmp_path / "again.png")]) == 0
+    assert (tmp_path / "again.png").stat().st_size > 1000
+    (tmp_path / "other.csv").write_text("a\n1\n")
+    with pytest.raises(SystemExit, match="must be a table that --csv wrote, with the columns workload, who"):
+        benchmark.main(["--from", str(tmp_path / "other.csv"), "--plot", str(tmp_path / "b.png")])
     points = [growth.Point("clients", n, 20, 2, n * 0.1, 1.0, 60.0, 1.0, 400.0) for n in (1, 10)]
     assert growth.exponent(points) == pytest.approx(1)
     growth.plot(tmp_path / "growth.png", points)
