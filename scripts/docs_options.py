@@ -19,11 +19,18 @@ from fedsim.federation.experiment import Experiment
 
 FOLDER = Path(str(importlib.resources.files(CONFIG_MODULE)))
 
+BEGINNINGS = {
+    "client/optimizer": "Learning rate of the clients: `client.optimizer.lr`, and the optimizer that takes the steps.",
+    "aggregator/server_optimizer": "Learning rate of the server: `aggregator.server_optimizer.lr`, and its optimizer.",
+}
+"""First lines of pages, with the words that people search for."""
+
 
 def on_config(config):
-    """Put the pages into the navigation."""
+    """Put the pages into the navigation, first under "Reference"."""
     groups = [{group: page_of(group)} for group in list_options()]
-    config.nav.append({"Options": [{"top level": page_of("top level")}, *groups]})
+    reference = next(section["Reference"] for section in config.nav if "Reference" in section)
+    reference.insert(0, {"Options": [{"top level": page_of("top level")}, *groups]})
     return config
 
 
@@ -67,7 +74,9 @@ def top_level():
 def group_page(group, options):
     parent = group.rpartition("/")[0]
     what = documented(Experiment)[1].get(group, "") if not parent else ""
-    lines = [f"# {group}", "", what[:1].upper() + what[1:], ""]
+    lines = [f"# {group}", "", BEGINNINGS.get(group) or what[:1].upper() + what[1:], ""]
+    if group == "client/optimizer":  # whoever searches for "learning rate" finds this page first
+        lines = ["---", "search:", "  boost: 10", "---", "", *lines]
     if parent:
         lines += [f"A part of [`{parent}`]({Path(page_of(parent)).name}), chosen by `{group}=OPTION`.", ""]
     lines += ["| option | |", "|---|---|"]
