@@ -1,4 +1,4 @@
-"""The pages on algorithms name every algorithm, and the keys and defaults that they give are those of the YAML files."""
+"""The pages on algorithms name every algorithm; the keys and defaults that they give are those of the YAML files."""
 
 import importlib.resources
 import importlib.util
