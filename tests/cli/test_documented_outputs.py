@@ -1,12 +1,12 @@
 """The outputs that pages of the documentation show are those of the commands above them.
 
-A page is followed from top to bottom in an empty folder, its commands as printed. A block of ``text`` must then be found
-in the output of one of them (or in a ``metrics.csv`` that one has written): its lines in order and without gaps, except
-where the page has a line of three dots. What may differ between machines is compared like this:
+A page is followed from top to bottom in an empty folder, its commands as printed. A block of ``text`` must then be
+found in the output of one of them (or in a ``metrics.csv`` that one has written): its lines in order and without gaps,
+except where the page has a line of three dots. What may differ between machines is compared like this:
 
 - words and whole numbers: exactly, but for the round of the best value;
-- numbers with a decimal point: to 0.02 or 2%; in lines of means over seeds (±), means to 0.02 or 10% and the rest to 0.1 or
-  30%, since spreads, intervals and p-values of three seeds change much if a single sample changes sides;
+- numbers with a decimal point: to 0.02 or 2%; in lines of means over seeds (±), means to 0.02 or 10% and the rest to
+  0.1 or 30%, since spreads, intervals and p-values of three seeds change much if a single sample changes sides;
 - the name of the working folder, and whether kernels had to be compiled first: not at all.
 """
 
