@@ -9,11 +9,18 @@ from pathlib import Path
 from fedsim.config.compose import list_options
 from fedsim.config.documented import file_of, groups_explained, read_option, top_level
 
+BEGINNINGS = {
+    "client/optimizer": "Learning rate of the clients: `client.optimizer.lr`, and the optimizer that takes the steps.",
+    "aggregator/server_optimizer": "Learning rate of the server: `aggregator.server_optimizer.lr`, and its optimizer.",
+}
+"""First lines of pages, with the words that people search for."""
+
 
 def on_config(config):
-    """Put the pages into the navigation."""
+    """Put the pages into the navigation, first under "Reference"."""
     groups = [{group: page_of(group)} for group in list_options()]
-    config.nav.append({"Options": [{"top level": page_of("top level")}, *groups]})
+    reference = next(section["Reference"] for section in config.nav if "Reference" in section)
+    reference.insert(0, {"Options": [{"top level": page_of("top level")}, *groups]})
     return config
 
 
@@ -53,6 +60,8 @@ def top_page(explained):
 def group_page(group, options, explained):
     parent = group.rpartition("/")[0]
     lines = [f"# {group}", "", explained[:1].upper() + explained[1:], ""]
+    if group in BEGINNINGS:
+        lines += [BEGINNINGS[group], ""]
     if parent:
         lines += [f"A part of [`{parent}`]({Path(page_of(parent)).name}), chosen by `{group}=OPTION`.", ""]
     lines += ["| option | |", "|---|---|"]

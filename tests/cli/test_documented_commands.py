@@ -77,7 +77,7 @@ NOT_FOLLOWED = {"docs/take-the-model-home.md": "test_docs.py follows it, with ON
 def blocks(page):
     """The fenced blocks of a page, as ``(name of the file announced before it, or None, language, text)``."""
     found = FENCE.finditer((ROOT / page).read_text())
-    return [(match["file"], match["kind"], match["text"]) for match in found]
+    return [(match["file"] if match["kind"] != "bash" else None, match["kind"], match["text"]) for match in found]
 
 
 def commands(page):
