@@ -59,9 +59,9 @@ def top_page(explained):
 
 def group_page(group, options, explained):
     parent = group.rpartition("/")[0]
-    lines = [f"# {group}", "", explained[:1].upper() + explained[1:], ""]
-    if group in BEGINNINGS:
-        lines += [BEGINNINGS[group], ""]
+    lines = [f"# {group}", "", BEGINNINGS.get(group) or explained[:1].upper() + explained[1:], ""]
+    if group == "client/optimizer":  # whoever searches for "learning rate" finds this page first
+        lines = ["---", "search:", "  boost: 10", "---", "", *lines]
     if parent:
         lines += [f"A part of [`{parent}`]({Path(page_of(parent)).name}), chosen by `{group}=OPTION`.", ""]
     lines += ["| option | |", "|---|---|"]

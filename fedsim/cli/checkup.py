@@ -20,7 +20,7 @@ from fedsim.caches import can_write
 from fedsim.cli.load import Load, allowed_cores, measure, quota
 from fedsim.errors import printable
 
-PACKAGES = ("torch", "numba", "numpy", "pandas", "scipy", "hydra-core", "omegaconf", "aeon", "safetensors", "typer")
+PACKAGES = ("torch", "numba", "numpy", "pandas", "scipy", "hydra-core", "omegaconf", "safetensors", "typer")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "SLURM_CPUS_PER_TASK", "OMP_PROC_BIND")
 VARIABLES = (
     *THREADS,

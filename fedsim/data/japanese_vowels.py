@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.resources
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load
 
-from fedsim.data.aeon_files import aeon_folders, import_aeon
-from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.fitted import Column, Fitted, Scaling, columns
 from fedsim.data.scaling import standardised
 
 _NUM_SPEAKERS = 9
 _SPLITS = ("train", "test")
-_PARTS = ("inputs", "lengths", "targets")
 
 _WHY_NOT_NATURAL = (
     "in japanese_vowels the label is the speaker, so a client per speaker is a client per label; for such an extreme "
@@ -30,7 +29,7 @@ class JapaneseVowels:
     """Speaker recognition from 12 LPC cepstrum coefficients per frame (Kudo, Toyama, Shimbo 1999).
 
     270 training and 370 test utterances of 7 to 29 frames, 9 labels, 30 training utterances each. The data come with
-    the aeon library; their converted arrays are cached (`fedsim.data.cache`), since importing aeon takes seconds.
+    fedsim (UCI Machine Learning Repository, doi:10.24432/C5NS47, CC BY 4.0; made by ``scripts/japanese_vowels.py``).
 
     Attributes:
         standardise: whether each coefficient is brought to zero mean and unit variance over the training frames. The
@@ -52,11 +51,9 @@ class JapaneseVowels:
         return self._load(fitted)
 
     def _load(self, fitted: Fitted | None) -> Dataset:
-        names = [f"{split}_{part}" for split in _SPLITS for part in _PARTS]
-        arrays = cached_arrays("japanese_vowels", f"aeon {version('aeon')}", names, _convert)
+        arrays = _arrays()
         train, test = (
-            Split(arrays[f"{split}_inputs"], arrays[f"{split}_lengths"].astype(np.int64), arrays[f"{split}_targets"])
-            for split in _SPLITS
+            Split(*(arrays[f"{split}_{part}"].copy() for part in ("inputs", "lengths", "targets"))) for split in _SPLITS
         )
         names = [f"coefficient_{k}" for k in range(1, train.inputs.shape[2] + 1)]
         features: tuple[Column, ...] = columns(names)
@@ -73,18 +70,20 @@ class JapaneseVowels:
         )
 
 
-def _convert() -> Arrays:
-    """Read both splits from aeon and pad them to the longest utterance of all."""
-    read = import_aeon("aeon.datasets").load_from_ts_file  # its own loader makes a folder in the home directory
-    files = {s: aeon_folders()[0] / "JapaneseVowels" / f"JapaneseVowels_{s.upper()}.ts" for s in _SPLITS}
-    raw: dict[str, tuple[list[NDArray[Any]], NDArray[Any]]] = {s: read(str(file)) for s, file in files.items()}
-    longest = max(series.shape[1] for cases, _ in raw.values() for series in cases)
-    arrays: Arrays = {}
-    for split, (cases, labels) in raw.items():
-        inputs = np.zeros((len(cases), longest, cases[0].shape[0]), np.float32)
-        for row, series in zip(inputs, cases, strict=True):  # a series is [features, steps]
-            row[: series.shape[1]] = series.T
-        arrays[f"{split}_inputs"] = inputs
-        arrays[f"{split}_lengths"] = np.array([series.shape[1] for series in cases], np.int64)
-        arrays[f"{split}_targets"] = labels.astype(np.int64) - 1  # aeon's labels are '1'..'9'
+@cache
+def _arrays() -> dict[str, NDArray[Any]]:
+    """Both splits, padded to the longest utterance of all."""
+    file = importlib.resources.files("fedsim.data").joinpath("japanese_vowels.safetensors")
+    packed = load(file.read_bytes())
+    longest = max(int(packed[f"{split}_lengths"].max()) for split in _SPLITS)
+    arrays: dict[str, NDArray[Any]] = {}
+    for split in _SPLITS:
+        frames, lengths = packed[f"{split}_frames"], packed[f"{split}_lengths"]
+        inputs = np.zeros((len(lengths), longest, frames.shape[1]), np.float32)
+        inputs[np.arange(longest) < lengths[:, None]] = frames
+        arrays |= {
+            f"{split}_inputs": inputs,
+            f"{split}_lengths": lengths,
+            f"{split}_targets": packed[f"{split}_targets"],
+        }
     return arrays

@@ -52,7 +52,7 @@ def read_tsf(file: Path) -> File:
     """
     import pandas as pd
 
-    load_from_tsf_file = import_aeon("aeon.datasets").load_from_tsf_file
+    load_from_tsf_file = import_aeon("aeon.datasets", "data=csv on .tsf files").load_from_tsf_file
 
     try:
         found, _ = load_from_tsf_file(str(file), replace_missing_vals_with=np.nan)

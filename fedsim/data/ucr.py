@@ -8,7 +8,6 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from fedsim.data.scaling import standardised
 from fedsim.data.ucr_files import KINDS, SPLITS, Cases, Floats, find_files, read_cases
 from fedsim.data.user_files import content_identity
 from fedsim.errors import FieldError, UserError, check_one_of, did_you_mean
+from fedsim.extras import version
 
 RECORDS = "https://zenodo.org/api/records"
 """Where the archives' files are, with their MD5 digests; aeon knows each data set's record."""
@@ -91,7 +91,7 @@ class Ucr:
 
     def _load(self, fitted: Fitted | None) -> Dataset:
         files = self._files()
-        identity = f"{content_identity(self.path, files)} {self.name} {self.missing} aeon {version('aeon')}"
+        identity = f"{content_identity(self.path, files)} {self.name} {self.missing} aeon {version('aeon') or 'none'}"
         names = [f"{split}_{part}" for split in SPLITS for part in _PARTS] + ["words"]
         arrays = cached_arrays("ucr", identity, names, partial(_convert, self, files))
         words = json.loads(arrays["words"].tobytes())
@@ -155,7 +155,7 @@ def _download(name: str, files: list[str]) -> tuple[Path, ...]:
 
     aeon's own download is not used: it does not notice a connection that breaks off.
     """
-    tsc_zenodo = import_aeon("aeon.datasets.tsc_datasets").tsc_zenodo
+    tsc_zenodo = import_aeon("aeon.datasets.tsc_datasets", "data=ucr").tsc_zenodo
     if name not in tsc_zenodo:
         raise UserError(
             f"data.name={name}: is not in the UCR and UEA archives{did_you_mean(name, tsc_zenodo)}; "

@@ -92,7 +92,7 @@ def _label(text: str) -> str:
 
 
 def _read_ts(file: Path) -> Cases:
-    load_from_ts_file = import_aeon("aeon.datasets").load_from_ts_file
+    load_from_ts_file = import_aeon("aeon.datasets", "data=ucr with .ts files").load_from_ts_file
 
     cases, labels, about = load_from_ts_file(str(file), return_meta_data=True)
     if not about["classlabel"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import subprocess
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 import fedsim
+from fedsim.extras import version
 from fedsim.federation.prepare import Simulation
 from fedsim.parallel.processes import world
 from fedsim.runs.digests import data_hash, devices_hash
@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
     """Return the versions of fedsim, Python and the packages that results depend on."""
     packages = ("torch", "numpy", "numba", "hydra-core", "aeon", "pandas")
     ours = {"fedsim": fedsim.__version__, "python": platform.python_version()}
-    return ours | {package: importlib.metadata.version(package) for package in packages}
+    return ours | {package: found for package in packages if (found := version(package)) is not None}
 
 
 def git_hash() -> str | None:
