@@ -67,7 +67,15 @@ def test_the_clients_are_those_of_the_files(make_run, page):
 def test_of_errors_the_worst_is_the_highest(make_run, page):
     make_run("a", (3.0, 2.0), metric="test_rmse", mode="min", clients=[1.0, 2.0, 9.0])
     found = page()
-    assert found.table("score")[1] == ["test_rmse", "3", "9.0000", "7.6000", "2.0000", "1.2000", "1.0000"]  # 2 + 0.8 * 7; 1 + 0.2
+    assert found.table("score")[1] == [
+        "test_rmse",
+        "3",
+        "9.0000",
+        "7.6000",
+        "2.0000",
+        "1.2000",
+        "1.0000",
+    ]  # 2 + 0.8 * 7; 1 + 0.2
     assert "Judged by test_rmse: lower is better." in found.text
     assert "the lowest test_rmse: round 1." in found.text
 
