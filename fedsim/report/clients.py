@@ -115,4 +115,6 @@ def _row(tables: Sequence[pd.DataFrame | None], score: str, mode: str) -> list[s
     counts = sorted({len(values) for values in columns})
     count = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     missing = f" ({len(columns)} of {len(tables)} seeds)" if len(columns) < len(tables) else ""
-    return [count + missing, *(number(float(means.loc[at])) for at in places)]
+    values = [float(means.loc[at]) for at in places]
+    fractions = max(map(abs, values)) < 10 and not all(value.is_integer() for value in values)
+    return [count + missing, *(number(value, 4 if fractions else None) for value in values)]

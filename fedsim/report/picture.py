@@ -47,8 +47,12 @@ def _inline(content: bytes, title: str, recoloured: bool) -> str:
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
     if recoloured:  # black and white are the page's ink and paper, whichever these are
         text = re.sub(r'(<g id="patch_\d+">\s*<path [^>]*style="fill: )#ffffff', r"\1none", text)
-        text = text.replace("#000000", "currentColor").replace("#e6e6e6", "var(--rule)")
+        text = (
+            text.replace("#000000", "currentColor").replace("#e6e6e6", "var(--rule)").replace("#bfbfbf", "var(--faint)")
+        )
     place = "ink" if recoloured else "paper"
-    return re.sub(
-        r'<svg width="[^"]*" height="[^"]*"', f'<svg class="{place}" role="img" aria-label="{title}"', text, count=1
-    )
+    found = re.search(r'viewBox="0 0 ([\d.]+) ', text)
+    width = float(found[1]) if found else 400.0  # in points; the text is as large in narrow pictures as in wide ones
+    size = f"min-width: {width / 18.5:.0f}rem; max-width: {width / 8.6:.0f}rem"
+    element = f'<svg class="{place}" style="{size}" role="img" aria-label="{title}"'
+    return re.sub(r'<svg width="[^"]*" height="[^"]*"', element, text, count=1)

@@ -60,14 +60,22 @@ def test_the_clients_are_those_of_the_files(make_run, page):
     found = page().table("setting", "clients")
     assert found[0] == ["setting", "clients", "worst", "worst 10%", "median", "best 10%", "best"]
     rows = {row[0]: row[1:] for row in found[1:]}
-    assert rows["model.hidden_size=8"] == ["11", "0", "0.0750", "0.3750", "0.6750", "0.7500"]
+    assert rows["model.hidden_size=8"] == ["11", "0.0000", "0.0750", "0.3750", "0.6750", "0.7500"]
     assert rows["model.hidden_size=4"] == ["2", "0.3000", "0.3000", "0.3000", "0.3000", "0.3000"]
 
 
 def test_of_errors_the_worst_is_the_highest(make_run, page):
     make_run("a", (3.0, 2.0), metric="test_rmse", mode="min", clients=[1.0, 2.0, 9.0])
     found = page()
-    assert found.table("score")[1] == ["test_rmse", "3", "9", "7.6000", "2", "1.2000", "1"]  # 2 + 0.8 * 7; 1 + 0.2
+    assert found.table("score")[1] == [
+        "test_rmse",
+        "3",
+        "9.0000",
+        "7.6000",
+        "2.0000",
+        "1.2000",
+        "1.0000",
+    ]  # 2 + 0.8 * 7; 1 + 0.2
     assert "Judged by test_rmse: lower is better." in found.text
     assert "the lowest test_rmse: round 1." in found.text
 
