@@ -99,7 +99,7 @@ def test_plain_lines(fedsim, tiny):
     assert (answer.code, answer.err) == (0, "")
     lines = answer.out.splitlines()
     assert re.match(r"GRU with \d+ parameters, 3 clients, 12 training and 6 test samples", lines[0])
-    assert lines[1].startswith("to beat: test_accuracy ")
+    assert lines[2].startswith("to beat: test_accuracy ")
     assert [line.split("  ")[0] for line in lines[4:7]] == ["round 0/2", "round 1/2", "round 2/2"]
     assert "train_loss" not in lines[4]
     assert "test_accuracy 0." in lines[5] or "test_accuracy 1.0" in lines[5] or "test_accuracy 0 " in lines[5]
