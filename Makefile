@@ -1,5 +1,5 @@
 # The checks of .ci/run, one by one, in the virtual environment that is active.
-.PHONY: setup lint types test docs ci
+.PHONY: setup lint types test docs ci release
 
 setup:
 	python -m pip install -c constraints.txt -e '.[dev]'
@@ -19,3 +19,11 @@ test:
 
 ci:
 	.ci/run
+
+release: # dist/*.whl and dist/*.tar.gz, and a run with the wheel in an environment of its own
+	rm -rf dist build
+	python -m build
+	rm -rf dist/venv && python -m venv dist/venv
+	dist/venv/bin/python -m pip install -q -c constraints.txt dist/*.whl
+	cd dist && venv/bin/fedsim run rounds=1 hydra.run.dir=first && rm -rf venv first
+	ls -l dist

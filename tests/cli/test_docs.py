@@ -80,10 +80,10 @@ def test_take_the_model_home(fedsim, elsewhere):
         assert here["outputs"].shape == (2, 9)
 
 
-def test_the_python_of_the_readme(capsys):
+def test_the_python_of_the_parts(capsys):
     """It runs as printed, and leaves the weights under the names of torch."""
-    text = (DOCS.parent / "README.md").read_text()
-    (code,) = re.findall(r"^## From Python\n\n```python\n(.*?)```", text, re.S | re.M)
+    text = (DOCS / "python.md").read_text()
+    (code,) = re.findall(r"^## The parts\n.*?```python\n(.*?)```", text, re.S | re.M)
     names = {}
     exec(code.replace('"rounds=5"', '"rounds=1", "device=cpu", "threads=1"'), names)  # noqa: S102  # it is ours
     assert capsys.readouterr().out.splitlines()[0].startswith("0 0.")

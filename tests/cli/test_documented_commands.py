@@ -5,6 +5,7 @@ the results of earlier ones. New pages and commands are found automatically.
 """
 
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import fedsim as package
 from fedsim.config import compose as config
+from fedsim.config.from_file import with_files
 
 ROOT = Path(package.__file__).parents[1]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")))
@@ -37,7 +39,8 @@ FEWER = {
 RESUMED = {"rounds=100": "rounds=2", "rounds=200": "rounds=3", "rounds=60": "rounds=2", "20": "2"}
 """Words that are replaced in `fedsim resume`, because the runs were shortened."""
 
-BEFORE = {"README.md": "run -m aggregator=fedavg,fedprox client.optimizer.lr=0.1,0.3 client.batch_size=4,8"}
+SWEPT = "run -m aggregator=fedavg,fedprox client.optimizer.lr=0.1,0.3 client.batch_size=4,8"
+BEFORE = {"docs/commands.md": SWEPT}
 """A sweep that a page's pictures and tables need."""
 
 INSTALLS = "installs into the environment; .ci/run does what the README says"
@@ -52,7 +55,9 @@ SWEEPS = [
 ]
 SEVERAL = "needs several processes; test_torchrun.py runs torchrun, and checks what the page says after it"
 NOT_RUN = {
-    "python -m pip install -c constraints.txt -e . && fedsim run model=gru aggregator=fedavg": INSTALLS,
+    "python -m pip install -c constraints.txt -e '.[plot]' && fedsim run model=gru aggregator=fedavg": INSTALLS,
+    "docker build -t fedsim .": INSTALLS,
+    'docker run --rm -v "$PWD/outputs:/work/outputs" fedsim run model=gru aggregator=fedavg': INSTALLS,
     "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest -n auto": INSTALLS,
     "python -m pip install -c constraints.txt -e .": INSTALLS,
     "python -m pip install -c constraints.txt -e '.[plot]'": INSTALLS,
@@ -62,9 +67,6 @@ NOT_RUN = {
     "fedsim run tracker=mlflow tracker.experiment_name=speech": TRACKS,
     "fedsim run tracker=wandb": TRACKS,
     "fedsim resume RUN_DIR rounds=100 tracker=tensorboard": TRACKS,
-    "fedsim run -m seed=1,2,3,4 hydra/launcher=joblib hydra.launcher.n_jobs=2": LAUNCHES,
-    "fedsim run -m 'client.optimizer.lr=tag(log,interval(0.01,1))' hydra/sweeper=optuna "
-    "hydra.sweeper.direction=maximize": LAUNCHES,
     **dict.fromkeys(SWEEPS, LAUNCHES),
     "torchrun --standalone --nproc-per-node=2 -m fedsim run num_clients=20 device=cpu": SEVERAL,
     "torchrun --standalone --nproc-per-node=4 -m fedsim resume RUN_DIR": SEVERAL,
@@ -152,6 +154,9 @@ def test_a_page_followed_from_top_to_bottom(page, fedsim, files):
                 if line in NOT_RUN:
                     continue
                 name, *words = shlex.split(line, comments=True)
+                if name == "python":  # a script that the page shows
+                    runpy.run_path(words[0])
+                    continue
                 assert name == "fedsim", line
                 answer = fedsim(*(words if page in AS_IT_STANDS else shortened(words)))
                 assert answer.code == 0, (line, answer.err)
@@ -162,10 +167,13 @@ def test_commands_are_valid_as_printed(page, fedsim, files):
     """Every option, key and value is valid without the additions above."""
     for line in commands(page):
         if line.startswith("fedsim init"):  # writes files that later commands need
-            assert fedsim(*shlex.split(line)[1:]).code == 0
+            assert fedsim(*shlex.split(line, comments=True)[1:]).code == 0
     for file, _, text in blocks(page):
         if file:
             write(file, text)
+    for line in commands(page):
+        if line.startswith("python ") and line not in NOT_RUN:
+            runpy.run_path(line.split()[1])
     for line in commands(page):
         words = [] if line in NOT_RUN else shlex.split(line, comments=True)[1:]
         if words[:1] not in (["run"], ["partition"]) or "--resume" in words or "init_from=RUN_DIR" in words:
@@ -185,7 +193,7 @@ def test_commands_are_valid_as_printed(page, fedsim, files):
                 overrides.append(word)
         overrides = [re.sub(r"^seed=(\d+),.*", r"seed=\1", word) for word in overrides]  # the same but for the seed
         request = config.Request(tuple(overrides), multirun, folder, tuple(modules))
-        assert config.check_request(config.normalise(request)), line
+        assert config.check_request(config.normalise(with_files(request))), line
 
 
 def test_every_exception_is_still_needed():
