@@ -21,7 +21,7 @@ EXAMPLES = (
 def init(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="FOLDER/experiment/NAME.yaml  [default: configs/experiment/mine.yaml]"),
+        typer.Argument(metavar="FILE", help="FOLDER/experiment/NAME.yaml; default: configs/experiment/mine.yaml."),
     ] = None,
     rule: Annotated[
         str | None, typer.Option("--rule", metavar="NAME", help="Write an aggregation rule of this name instead.")
@@ -30,7 +30,7 @@ def init(
         str | None, typer.Option("--data", metavar="NAME", help="Write a data source of this name instead.")
     ] = None,
     config_dir: Annotated[
-        Path | None, typer.Option("--config-dir", help="The folder for the YAML  [default: configs]")
+        Path | None, typer.Option("--config-dir", help="The folder for the YAML; default: configs.")
     ] = None,
 ) -> None:
     """Write an experiment's YAML, or a rule or a data source of your own, to start from; print how to run it."""

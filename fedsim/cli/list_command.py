@@ -22,7 +22,7 @@ def list_(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[GROUP | GROUP=OPTION | WORD...]",
+            metavar="GROUP|GROUP=OPTION|WORD",
             help="A group, such as aggregator/combine; an option, such as client=default; or words to search for.",
             autocompletion=completion.complete_listed,
         ),

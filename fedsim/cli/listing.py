@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 import textwrap
@@ -162,12 +163,19 @@ def _search(words: Sequence[str], groups: Mapping[str, Sequence[str]], config_di
     absent = [word for word in words if not any(place.has(word.lower()) for place in places)]
     if not absent:
         raise UserError(f"{' '.join(words)}: each of these words is found somewhere, but nowhere all of them")
-    known = {name for place in places for text in (place.names, place.said) for name in re.findall(r"[a-z]\w+", text)}
-    known |= {place.names for place in places} | {place.row[0] for place in places}
     raise UserError(
-        f"{absent[0]}: found in no group, option, key or explanation{did_you_mean(absent[0].lower(), sorted(known))}; "
-        "fedsim list shows the groups"
+        f"{absent[0]}: found in no group, option, key or explanation{_meant(absent[0].lower(), places)}; fedsim list "
+        "shows the groups"
     )
+
+
+def _meant(word: str, places: Sequence[_Place]) -> str:
+    """The name in whole that is much like a word, or else the nearest of all names and words."""
+    whole = {name for place in places for name in (place.row[0], place.names if "=" in place.row[0] else place.row[0])}
+    if near := difflib.get_close_matches(word, sorted(whole), n=1, cutoff=0.75):
+        return did_you_mean(word, near)
+    said = {part for place in places for part in re.findall(r"[a-z]\w+", f"{place.names} {place.said}".lower())}
+    return did_you_mean(word, sorted(whole | said))
 
 
 def _places(groups: Mapping[str, Sequence[str]], config_dir: str | None) -> list[_Place]:

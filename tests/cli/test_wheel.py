@@ -1,6 +1,8 @@
 """The wheel, installed away from the sources, contains the configs and runs."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -51,6 +53,12 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path):
     listed = call(scripts / "fedsim", "list", cwd=outside)
     assert "aggregator=fedavg" in listed
     assert "FedAvg: mean of deltas weighted by samples" in listed
+    assert "client.optimizer.lr  " in call(scripts / "fedsim", "list", "client=default", cwd=outside)
+    doctor = call(scripts / "fedsim", "doctor", cwd=outside)
+    assert str(found.parent) in doctor
+    assert re.search(r"^(extras .*\bplot\b|  no plot +python -m pip install 'matplotlib>=)", doctor, re.M), doctor
+    (command,) = call(scripts / "fedsim", "init", cwd=outside).splitlines()[1:]
+    call(scripts / "fedsim", *shlex.split(command)[1:], "rounds=1", "engine.kernels=torch", cwd=outside)
     overrides = ("rounds=2", "data=synthetic", "engine.kernels=torch", "hydra.run.dir=run")
     call(scripts / "fedsim", "run", *overrides, cwd=outside)
     assert (outside / "run" / "metrics.csv").read_text().count("\n") == 4
