@@ -72,10 +72,6 @@ def show(paths: Sequence[str], question: Question, files: Mapping[str, Path], pi
     if lost := sum(isinstance(text, Lost) for text in problems):
         comparison.notes.append(f"not in this table: {lost} run{'s' if lost > 1 else ''} that could not be read")
     texts = {kind: getattr(output, kind)(comparison) for kind in files}
-    if picture is not None:
-        content = plot.draw(comparison, picture.file.suffix[1:].lower(), picture.x, picture.heatmap)
-        write_file(picture.file, content)
-        comparison.warnings.extend(plot.cut_short(comparison.groups))
     for kind, text in texts.items():
         if kind not in piped:
             write_file(files[kind], text.encode())
@@ -89,5 +85,10 @@ def show(paths: Sequence[str], question: Question, files: Mapping[str, Path], pi
             console.print(table)
         for note in output.notes(comparison):
             console.print(note, markup=False, style="dim")
+    if picture is not None:
+        comparison.warnings.extend(plot.cut_short(comparison.groups))
     for text in [*problems, *comparison.warnings]:
         print_error(text, "warning")
+    if picture is not None:  # at the end, so that nothing of the rest is lost if it cannot be drawn
+        content = plot.draw(comparison, picture.file.suffix[1:].lower(), picture.x, picture.heatmap)
+        write_file(picture.file, content)

@@ -27,10 +27,9 @@ _METADATA: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf":
 
 
 def check(file: Path) -> None:
-    """Raise `UserError` for a file name that is not that of a picture, or if matplotlib is not installed."""
+    """Raise `UserError` for a file name that is not that of a picture."""
     if file.suffix[1:].lower() not in FORMATS:
         raise UserError(f"--plot {file}: must end in .png, .svg or .pdf")
-    require("--plot", "plot", "matplotlib")
 
 
 def draw(comparison: Comparison, kind: str, x: str | None = None, heatmap: bool | None = None) -> bytes:
@@ -44,8 +43,9 @@ def draw(comparison: Comparison, kind: str, x: str | None = None, heatmap: bool 
             differ, both are numbers with several values, and `x` is None.
 
     Raises:
-        UserError: if these runs do not have what the picture needs.
+        UserError: if these runs do not have what the picture needs, or matplotlib is not installed.
     """
+    require("--plot", "plot", "matplotlib")
     find_place_for_matplotlib()
     from matplotlib.figure import Figure
 
