@@ -9,11 +9,12 @@ from typing import Any
 
 from fedsim.build import record_of
 from fedsim.config.compose import Request, check_request
+from fedsim.config.request import EXCLUSIVE
 from fedsim.errors import show
 from fedsim.federation.experiment import Experiment
 from fedsim.runs.record import differences
 
-SAID = ("seed", "threads", "console", "checkpoint", "tracker", "name", "tags")
+SAID = ("seed", "threads", "device", "console", "checkpoint", "tracker", "name", "tags")
 """Keys that other lines show, or that do not change what is simulated."""
 
 
@@ -25,7 +26,7 @@ def chosen(experiment: Experiment) -> list[str]:
     """
     found = []
     for key, (_, value) in differences(_default(), record_of(experiment)).items():
-        if key.split(".")[0] in SAID:
+        if key.split(".")[0] in SAID or (value is None and any(key in pair for pair in EXCLUSIVE)):
             continue
         found.append(f"{key}={_component(experiment, key) if isinstance(value, Mapping) else show(value)}")
     return found

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -103,8 +105,6 @@ def test_runs_by_rounds(fedsim, sweep):
         ("--plot curves.jpg", "--plot curves.jpg: must end in .png, .svg or .pdf"),
         ("--x bytes_up", "--x bytes_up: needs --plot FILE"),
         ("--plot a.png --x byte", "--x byte: must be one of round, bytes_up"),
-        ("--plot a.png --heatmap", "--heatmap: needs runs that differ in exactly two settings"),
-        ("--plot a.png --x virtual_seconds", "no run has both test_accuracy and virtual_seconds"),
         (
             "--baseline aggregator=median",
             "--baseline aggregator=median: no run has this setting; the runs have aggregator=fedavg",
@@ -126,6 +126,29 @@ def test_runs_by_rounds(fedsim, sweep):
 )
 def test_mistakes(refused, sweep, arguments, expected):
     assert expected in refused("compare", "sweep", *arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--plot a.png --heatmap", "--heatmap: needs runs that differ in exactly two settings"),
+        ("--plot a.png --x virtual_seconds", "no run has both test_accuracy and virtual_seconds"),
+    ],
+)
+def test_the_table_is_there_when_the_picture_cannot_be(fedsim, sweep, arguments, expected):
+    answer = fedsim("compare", "sweep", *arguments.split())
+    assert answer.code == 2
+    assert expected in answer.err
+    assert answer.out.startswith("aggregator ")
+    assert not Path("a.png").exists()
+
+
+def test_the_table_is_there_without_matplotlib(fedsim, sweep, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    answer = fedsim("compare", "sweep", "--plot", "a.png")
+    assert answer.code == 2
+    assert "--plot: needs matplotlib; install with: python -m pip install 'matplotlib>=3.8'" in answer.err
+    assert answer.out.startswith("aggregator ")
 
 
 def test_simulated_time_to_a_target(fedsim, elsewhere, tiny):

@@ -11,6 +11,7 @@ except where the page has a line of three dots. What may differ between machines
 """
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -99,6 +100,9 @@ def test_the_outputs_of_a_page(page, fedsim, elsewhere, monkeypatch):
             for line in text.splitlines():
                 words = shlex.split(line, comments=True)
                 if not words or line.startswith(INSTALLED):
+                    continue
+                if words[0] == "python":  # a script that the page shows
+                    runpy.run_path(words[1])
                     continue
                 assert words[0] == "fedsim", line
                 answer = fedsim(*words[1:], *(["device=cpu"] if words[1] == "run" else []))
