@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 from fedsim.errors import UserError
 
 
-def installed_bytes() -> int:
-    """Return the bytes of memory that the machine has; a huge number where the system does not say."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+def available_bytes() -> int:
+    """Return the bytes of memory that this process can have at most: the machine's, or those of its container or limit.
+
+    A huge number where the system does not say.
+    """
+    found = [2**63]
+    if hasattr(os, "sysconf"):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):  # a container's (cgroup 2); "max" without one
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with suppress(ImportError):  # there is none on Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        found += [limit] if limit != resource.RLIM_INFINITY else []
+    return min(found)
 
 
 def refuse_larger(needed: int, key: str, value: object, what: str, advice: str) -> None:
-    """Raise `UserError` if something takes more memory than the machine has.
+    """Raise `UserError` if something takes more memory than there is.
 
     Args:
         needed: bytes.
@@ -22,9 +37,9 @@ def refuse_larger(needed: int, key: str, value: object, what: str, advice: str) 
         what: what takes them, in the plural.
         advice: what to do about it.
     """
-    there = installed_bytes()
+    there = available_bytes()
     if needed > there:
         raise UserError(
-            f"{key}={value}: {what} would take {needed / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f} "
-            f"GiB; {advice}"
+            f"{key}={value}: {what} would take {needed / 2**30:,.1f} GiB, and there are {there / 2**30:,.1f} GiB; "
+            f"{advice}"
         )

@@ -193,6 +193,6 @@ class AdaptiveCentralDP(CentralDP):
         following = bound * math.exp(exponent) if exponent < 700 else math.inf  # beyond, `math.exp` raises an error
         if not 0 < following < math.inf:
             raise Diverged(
-                f"round {round_number}: the bound on clients' deltas became {following:g}; take a smaller privacy.clip_lr"
+                f"round {round_number}: the clipping bound became {following:g}; take a smaller privacy.clip_lr"
             )
         return following
