@@ -175,12 +175,12 @@ def _converted(value: Any, hint: Any) -> Any:
 
 def _wanted(hint: Any) -> str:
     arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is dict:
+        return "a mapping"
     kinds = [kind for kind in (arguments or (hint,)) if kind is not type(None)]
     wanted = " or ".join(_WORDS.get(kind, "") or _wanted(kind) for kind in kinds)
     if typing.get_origin(hint) is list:
         return f"a list, each entry {wanted}"
-    if typing.get_origin(hint) is dict:
-        return "a mapping"
     return wanted + (" or null" if type(None) in arguments else "")
 
 

@@ -15,8 +15,8 @@ LARGEST = 1_000_000
 """Bytes of a file. The longest config of fedsim's own has five thousand."""
 NODES = 50_000
 """Values, lists and mappings of a file, before and after its aliases are replaced by what they stand for."""
-DEEPEST = 100
-"""Lists and mappings within each other."""
+DEEPEST = 20
+"""Lists and mappings within each other; fedsim's own have 6. OmegaConf takes a dozen calls for each."""
 SMALL = 50_000
 """Characters of a text without aliases that needs no look beforehand."""
 
@@ -107,8 +107,20 @@ def read_yaml(text: str, where: str, loader: type[yaml.SafeLoader] = yaml.SafeLo
     if len(text) > SMALL or "*" in text:
         check_yaml(text, where)
     try:
-        return loader(text).get_single_data()
+        found = loader(text).get_single_data()
+        _check_depth(found)
+        return found
     except RecursionError:
         raise UserError(f"{where}: has more than {DEEPEST} lists and mappings within each other") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{where}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+
+
+def _check_depth(value: Any, depth: int = 0) -> None:
+    if depth > DEEPEST:
+        raise RecursionError
+    if isinstance(value, dict | list | tuple | set):
+        for child in value:
+            _check_depth(child, depth + 1)
+        for child in value.values() if isinstance(value, dict) else ():
+            _check_depth(child, depth + 1)

@@ -39,11 +39,15 @@ def load_dataset(data: DataSource, seed: int, fitted: Fitted | None = None) -> D
         fitted: how the data of a saved model were prepared, which is how these are to be; None fits them anew.
 
     Raises:
-        UserError: if the data cannot be prepared as the model's were.
+        UserError: if the data cannot be prepared as the model's were, or do not fit in memory.
     """
+    try:
+        dataset = data.load_as(seed, fitted) if fitted is not None and isinstance(data, Refittable) else data.load(seed)
+    except MemoryError as error:
+        why = " ".join(str(error).split()) or "not enough memory"
+        raise UserError(f"data: {type(data).__name__} does not fit in memory ({why}); take less of it") from None
     if fitted is None:
-        return data.load(seed)
-    dataset = data.load_as(seed, fitted) if isinstance(data, Refittable) else data.load(seed)
+        return dataset
     if (difference := fitted.difference(dataset.fitted)) is not None:
         raise UserError(f"{dataset.name}: these data are not prepared as the model's were: {difference}")
     return dataset

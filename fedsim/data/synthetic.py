@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.errors import FieldError, check_at_least, check_one_of
+from fedsim.memory import refuse_larger
 from fedsim.seeding import generator
 
 _DECAY = 0.8
@@ -99,6 +100,7 @@ class Synthetic:
 
         The S samples of a split are in the order of the clients.
         """
+        self._check_memory()
         rng = generator(seed, "synthetic_teacher")
         projection = rng.standard_normal((self.features, _HIDDEN), np.float32) / np.float32(self.features**0.5)
         no_shift = np.zeros(self.features, np.float32)
@@ -128,6 +130,20 @@ class Synthetic:
             test=self._split(test),
             num_outputs=self._width,
             client_names=tuple(f"client_{k}" for k in range(self.clients)),
+        )
+
+    def _check_memory(self) -> None:
+        samples = self.clients * (self.samples_per_client + self.test_samples_per_client)
+        sequences = (samples + _REFERENCE_SAMPLES) * self.length
+        needed = 4 * (sequences * self.features + (samples + _REFERENCE_SAMPLES + _HIDDEN) * self._width)
+        names = ("clients", "samples_per_client", "test_samples_per_client", "length", "features", "classes", "outputs")
+        largest = max(names, key=lambda name: getattr(self, name) or 0)
+        refuse_larger(
+            2 * (needed + 4 * _HIDDEN * self.features),  # twice while clients get theirs
+            f"data.{largest}",
+            getattr(self, largest),
+            f"{samples:,} sequences of {self.length:,} steps of {self.features:,} features",
+            "take fewer",
         )
 
     def _sequences(self, rng: np.random.Generator, count: int, shift: Floats) -> tuple[Floats, NDArray[np.int64]]:

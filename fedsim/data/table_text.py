@@ -158,9 +158,8 @@ def _without_lines(data: bytes, text: TextFormat) -> tuple[bytes, NDArray[np.int
     """Leave out what `skip_rows` and `comment` name; return the rest, its lines' numbers, and how many are comments."""
     rows = data.splitlines()
     skip = range(1, text.skip_rows + 1) if isinstance(text.skip_rows, int) else (text.skip_rows or ())
-    beyond = [number for number in skip if number > len(rows)]
-    if beyond:
-        raise BadFileError(f"has {len(rows)} lines, so data.skip_rows cannot skip line {beyond[0]}")
+    if beyond := next((number for number in skip if number > len(rows)), 0):
+        raise BadFileError(f"has {len(rows)} lines, so data.skip_rows cannot skip line {beyond}")
     named = np.zeros(len(rows), bool)
     named[[number - 1 for number in skip]] = True
     mark = None if text.comment is None else text.comment.encode()

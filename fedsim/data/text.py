@@ -14,6 +14,7 @@ from fedsim.data.play_heads import LAYOUTS
 from fedsim.data.plays import NoRoles, Play, called, count_characters, describe, read_play
 from fedsim.data.text_files import check_encoding, read_text, without_licence
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
+from fedsim.memory import refuse_larger
 
 _DEFAULT_CHUNK = 10_000
 _UNKNOWN = 1
@@ -148,8 +149,11 @@ class Text:
         length = self.sequence_length
         predictions = np.array([max(len(part) - 1, 0) for part in parts])
         counts = -(-predictions // length)
-        inputs = np.zeros((counts.sum(), length), np.int64)
-        targets = np.full((counts.sum(), length), IGNORE, np.int64)
+        windows = int(counts.sum())
+        what = f"{windows:,} windows of {length:,} characters"
+        refuse_larger(32 * windows * length, "data.sequence_length", length, what, "take shorter ones")
+        inputs = np.zeros((windows, length), np.int64)
+        targets = np.full((windows, length), IGNORE, np.int64)
         last = np.cumsum(counts)
         for part, start, count, steps in zip(parts, last - counts, counts, predictions, strict=True):
             inputs[start : start + count].reshape(-1)[:steps] = part[:-1]

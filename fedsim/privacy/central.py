@@ -16,7 +16,7 @@ from fedsim.core.facts import Fact, Facts
 from fedsim.core.part import Bound, Round
 from fedsim.core.results import Metrics
 from fedsim.core.state import Drawer
-from fedsim.errors import UserError, check_above, check_between
+from fedsim.errors import Diverged, UserError, check_above, check_between
 from fedsim.metrics import COLUMNS, Column
 from fedsim.privacy.budget import Budget, make_budget, sampling
 from fedsim.privacy.privacy import Accounted, Clipped
@@ -180,9 +180,19 @@ class AdaptiveCentralDP(CentralDP):
         return NoisyMean(bound, std, budget.expected, seed, round_number, self, drawer)
 
     def next_norm(self, bound: float, count: float, expected: float, seed: int, round_number: int) -> float:
-        """Return the next bound, given `count`, the sum of ``1[norm <= bound] - 1/2`` over a round's clients."""
+        """Return the next bound, given `count`, the sum of ``1[norm <= bound] - 1/2`` over a round's clients.
+
+        Raises:
+            Diverged: if no float holds it.
+        """
         noise = self._count_noise(expected) * float(
             seeding.generator(seed, "count noise", round_number).standard_normal()
         )
         share = (count + noise) / expected + 0.5
-        return bound * math.exp(-self.clip_lr * (share - self.quantile))
+        exponent = -self.clip_lr * (share - self.quantile)
+        following = bound * math.exp(exponent) if exponent < 700 else math.inf  # beyond, `math.exp` raises an error
+        if not 0 < following < math.inf:
+            raise Diverged(
+                f"round {round_number}: the clipping bound became {following:g}; take a smaller privacy.clip_lr"
+            )
+        return following

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,20 @@ def load_checkpoint(path: Path, device: torch.device) -> State:
             raise UserError(f"{path}: {DAMAGED}")
         state = _state(facts, tensors, device)
         if not bool(torch.isfinite(state.row).all()):
-            raise UserError(f"{path}: holds a model with numbers that are not finite")
+            raise UserError(f"{path}: the model's weights are not finite{_first_of(facts, state.row)}")
         return state
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: is not a complete checkpoint ({type(error).__name__}: {error})") from None
+
+
+def _first_of(facts: Mapping[str, Any], row: torch.Tensor) -> str:
+    """Words that name the first parameter whose numbers are not all finite, if the run says which numbers are whose."""
+    place, end = int((~torch.isfinite(row)).nonzero()[0]), 0
+    for name, shape in facts.get("run", {}).get("model", {}).get("parameters", {}).items():
+        end += math.prod(shape)
+        if place < end:
+            return f" ({name})"
+    return ""
 
 
 def decode_state(content: bytes, device: torch.device) -> State:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +16,7 @@ from fedsim.devices.clock import sample_flops
 from fedsim.errors import UserError, printable
 from fedsim.evaluation.to_beat import describe_scores
 from fedsim.federation.prepare import Simulation
+from fedsim.memory import available_bytes
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.parallel.processes import world
 from fedsim.runs.estimate import Estimate, estimate, in_words
@@ -100,12 +100,7 @@ def refuse_impossible(simulation: Simulation) -> None:
     Processes that share a machine's memory train one chunk each.
     """
     device, dtype = simulation.experiment.torch_device(), simulation.experiment.torch_dtype()
-    if device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
-    elif hasattr(os, "sysconf"):
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:
-        return
+    there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else available_bytes()
     model, parameters = simulation.experiment.model, simulation.task.arch.layout.num_parameters
     sized = "hidden_size" if model.parameters is None else "parameters"
     here, clients = world(), simulation.population.num_clients

@@ -8,7 +8,8 @@ import logging
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,21 +133,39 @@ def export_run(
     if prune is not None:
         row = pruned(row, arch, prune)
     exact = _reference(arch, row)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, content in aside.items():
-        write_atomically(path, content)
-    for name, path in files.items():
-        model = _WRITERS[name](path, arch, row, simulation, saved)
-        content = path.read_bytes()
-        score, difference = _score(model, exact, population, arch)
-        if name != "int8" and not difference <= TOLERANCE:
-            path.unlink()
-            raise UserError(
-                f"{path}: outputs would differ from those of the run's model by up to {difference:.3g} of the largest; "
-                "such numbers do not fit the file's type"
-            )
-        lines.append(line(path.name, content, score, difference, _note(name, arch)))
+    beside = [folder / f"{stem}.json"] if "torch" in files else []
+    with _all_or_nothing([*files.values(), *beside, *(path for path in aside if not path.exists())]):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in aside.items():
+            write_atomically(path, content)
+        for name, path in files.items():
+            model = _WRITERS[name](path, arch, row, simulation, saved)
+            content = path.read_bytes()
+            score, difference = _score(model, exact, population, arch)
+            if difference != difference:
+                raise UserError(
+                    f"{saved.path}: the model's outputs are not finite, on its test data or on random inputs"
+                )
+            if name != "int8" and not difference <= TOLERANCE:
+                raise UserError(
+                    f"{path}: outputs would differ from those of the run's model by up to {difference:.3g} of the "
+                    "largest; such numbers do not fit the file's type"
+                )
+            lines.append(line(path.name, content, score, difference, _note(name, arch)))
     return lines
+
+
+@contextmanager
+def _all_or_nothing(files: Sequence[Path]) -> Iterator[None]:
+    """Remove these files, none of which was there before, if the context ends with an exception."""
+    try:
+        yield
+    except BaseException:
+        for path in files:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # it holds something else, or is not there
+            files[0].parent.rmdir()
+        raise
 
 
 def _check(formats: Sequence[str], prune: float | None) -> None:

@@ -100,10 +100,13 @@ def read_model(path: Path, which: str = "last") -> SavedModel:
     Raises:
         UserError: if there is no usable checkpoint.
     """
-    if path.is_file():
-        return _read(path)
-    if not path.is_dir():
-        raise UserError(f"{path}: there is no such run directory or checkpoint")
+    try:
+        if path.is_file():
+            return _read(path)
+        if not path.is_dir():
+            raise UserError(f"{path}: there is no such run directory or checkpoint")
+    except (OSError, ValueError) as error:  # such as a name that is too long, or holds a NUL
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     refuse_links(path)
     for round_number in reversed(checkpoint_rounds(path)):
         try:

@@ -1,0 +1,45 @@
+"""How much memory there is, so that what cannot fit is refused in one line before the system ends the process."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from fedsim.errors import UserError
+
+
+def available_bytes() -> int:
+    """Return the bytes of memory that this process can have at most: the machine's, or those of its container or limit.
+
+    A huge number where the system does not say.
+    """
+    found = [2**63]
+    if hasattr(os, "sysconf"):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):  # a container's (cgroup 2); "max" without one
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with suppress(ImportError):  # there is none on Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        found += [limit] if limit != resource.RLIM_INFINITY else []
+    return min(found)
+
+
+def refuse_larger(needed: int, key: str, value: object, what: str, advice: str) -> None:
+    """Raise `UserError` if something takes more memory than there is.
+
+    Args:
+        needed: bytes.
+        key: the full key that asks for them.
+        value: its value.
+        what: what takes them, in the plural.
+        advice: what to do about it.
+    """
+    there = available_bytes()
+    if needed > there:
+        raise UserError(
+            f"{key}={value}: {what} would take {needed / 2**30:,.1f} GiB, and there are {there / 2**30:,.1f} GiB; "
+            f"{advice}"
+        )
