@@ -1,6 +1,6 @@
 """Make `fedsim/data/japanese_vowels.safetensors`, the default data, from the two files that aeon distributes.
 
-    python -m pip install 'aeon>=1.2,<2' && python scripts/japanese_vowels.py
+    python scripts/japanese_vowels.py           # with the extra `ucr`
 
 Japanese Vowels are by Kudo, Toyama and Shimbo (1999), UCI Machine Learning Repository, doi:10.24432/C5NS47, licensed
 under CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/). Changed: the frames of all utterances one after another

@@ -111,7 +111,7 @@ class Case:
             print("fedsim", *arguments, f"-> {ended.code}\n{ended.err}", end="")
         if "Traceback" in ended.err or "Logging error" in ended.err or (clean and ended.code < 0):
             raise Wrong(f"fedsim {' '.join(arguments)} ended with {ended.code}: {ended.err[-2000:]}")
-        if any(line and not line.startswith(("error: ", "warning: ")) for line in ended.err.splitlines()):
+        if any(line and not line.startswith(("error: ", "warning: ", "note: ")) for line in ended.err.splitlines()):
             raise Wrong(f"fedsim {' '.join(arguments)} prints more than a line: {ended.err[-2000:]}")
         return ended
 

@@ -86,14 +86,15 @@ def test_damaged_kernels_are_compiled_again(tmp_path, monkeypatch, damage):
     assert again.address
 
 
-def test_the_default_command_without_a_home(tmp_path):
-    """On the default data and kernels, twice: the second time from the temporary folder."""
+def test_a_run_on_cached_data_without_a_home(tmp_path):
+    """On data that are kept in the cache, twice: the second time from the temporary folder."""
     (tmp_path / "file").touch()
     usual = {name: value for name, value in os.environ.items() if not name.startswith(("FEDSIM_", "XDG_", "NUMBA_"))}
     homeless = usual | {"HOME": str(tmp_path / "file" / "home"), "TMPDIR": str(tmp_path)}
     digests = set()
     for number, environment in enumerate((homeless, homeless, usual)):
         command = [sys.executable, "-m", "fedsim", "run", "rounds=1", "threads=1", "console=plain"]
+        command += ["data=ucr", "data.name=ItalyPowerDemand"]
         where = tmp_path / f"run{number}"
         done = subprocess.run(
             [*command, f"hydra.run.dir={where}"], env=environment, cwd=tmp_path, capture_output=True, text=True

@@ -210,8 +210,8 @@ def explained(message: str, request: Request) -> str:
         message: of a `UserError` about the request, which begins with the override.
         request: what was typed.
     """
-    if message.startswith("cannot read '") and "=" in request.overrides:
-        place = request.overrides.index("=")
+    if message.startswith("cannot read '") and "=" in request.overrides[1:-1]:
+        place = request.overrides.index("=", 1)
         words = "".join(request.overrides[max(place - 1, 0) : place + 2])
         return f"{' '.join(request.overrides)}: there are no spaces around =; write {words}"
     key, equals, rest = message.partition("=")

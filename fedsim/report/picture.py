@@ -8,10 +8,9 @@ import re
 from fedsim.compare import plot
 from fedsim.compare.table import Comparison
 from fedsim.errors import UserError
+from fedsim.extras import install_hint
 
-MISSING = (
-    "No curves: matplotlib is not installed. To have them: python -m pip install matplotlib, and write this again."
-)
+MISSING = f"No curves: matplotlib is not installed. To have them, {install_hint('plot')}, and write this again."
 
 
 def pictures(comparison: Comparison) -> tuple[list[str], list[str]]:

@@ -293,9 +293,9 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
         f"{type(e.model).__name__} with {arch.layout.num_parameters:,} parameters{fitted}, "
         f"{population.num_clients} clients, {len(population.train):,} training and "
         f"{len(population.test):,} test samples",
-        *([f"chosen: {', '.join(settings)}"] if (settings := chosen(e)) else []),
         *(f"data: {note}" for note in population.notes),
         *describe_scores(population),
+        *([f"chosen: {', '.join(settings)}"] if (settings := chosen(e)) else []),
         f"{engine} on {e.torch_device()}, {threads}, {_together(simulation)}seed {e.seed}",
         *([] if simulation.blocks.private is None else [own]),
         *(line for part in simulation.parts for line in part.introduce()),

@@ -99,10 +99,12 @@ def test_plain_lines(fedsim, tiny):
     assert (answer.code, answer.err) == (0, "")
     lines = answer.out.splitlines()
     assert re.match(r"GRU with \d+ parameters, 3 clients, 12 training and 6 test samples", lines[0])
-    assert lines[2].startswith("to beat: test_accuracy ")
-    assert [line.split("  ")[0] for line in lines[4:7]] == ["round 0/2", "round 1/2", "round 2/2"]
-    assert "train_loss" not in lines[4]
-    assert "test_accuracy 0." in lines[5] or "test_accuracy 1.0" in lines[5] or "test_accuracy 0 " in lines[5]
+    assert lines[1].startswith("to beat: test_accuracy ")
+    assert lines[2].startswith("chosen: model.hidden_size=2, data=Synthetic(task=classification, clients=3, ")
+    assert "1 thread, seed 0" in lines[3]
+    assert [line.split("  ")[0] for line in lines[5:8]] == ["round 0/2", "round 1/2", "round 2/2"]
+    assert "train_loss" not in lines[5]
+    assert "test_accuracy 0." in lines[6] or "test_accuracy 1.0" in lines[6] or "test_accuracy 0 " in lines[6]
     assert re.search(r"^done after round 2 \(round limit\); see .*run/metrics\.csv$", answer.out, re.MULTILINE)
 
 

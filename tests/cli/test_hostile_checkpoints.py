@@ -56,7 +56,7 @@ def _quick(one_thread):
 
 @pytest.fixture
 def attacked(fedsim, tiny):
-    """Return ``attacked(name)``, which makes a run; returns its facts, its tensors and ``outcome(command, content)``."""
+    """Return ``attacked(name)``, which makes a run and returns its facts, tensors and ``outcome(command, content)``."""
 
     def make(name):
         settings = [*tiny, *SETTINGS[name], "rounds=3", "checkpoint.every=1"]

@@ -78,7 +78,7 @@ def test_text_in_the_order_of_time(fedsim, elsewhere):
         (["partition=dirichlet", "partition.quantiles=5"], "partition.quantiles=5: is for the targets of a regression"),
         (["partition=feature_shift", "partition.noise=0"], "partition.noise=0.0: noise, scale and bias are all 0"),
         (["partition=length"], "partition=length: all 60 training sequences of synthetic have 20 steps"),
-        (["partition=shard"], "partition=shard: no such option (did you mean 'shards'?)"),
+        (["partition=shard"], "partition=shard: no such option; write partition=shards"),
         (["partition=iid", "partition.spread=often"], "partition.spread=often: must be a number"),
         (["--csv", "missing/split.csv"], "cannot write missing/split.csv: No such file or directory"),
         (["--plot", "split.gif"], "--plot split.gif: must end in .png, .svg or .pdf"),

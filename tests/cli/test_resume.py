@@ -133,7 +133,8 @@ def test_interrupted_after_the_round(process, fedsim, tiny, whole, number, code)
     running.send_signal(number)
     _, err = running.communicate(timeout=60)
     assert running.returncode == code
-    assert err == ("error: interrupted\n" if number == signal.SIGINT else f"error: interrupted by {number.name}\n")
+    by = "" if number == signal.SIGINT else f" by {number.name}"
+    assert err == f"note: interrupted{by}; to go on: fedsim resume {Path('run').absolute()}\n"
     found = summary("run")
     assert found["status"] == "interrupted"
     assert Path(f"run/checkpoints/round_{found['rounds']:06d}.safetensors").exists()
@@ -149,7 +150,8 @@ def test_a_closed_pipe_ends_the_run_after_the_round(process, fedsim, tiny, whole
     running.stdout.close()
     running.stdout = open(os.devnull)  # noqa: SIM115  # for communicate
     _, err = running.communicate(timeout=60)
-    assert (running.returncode, err) == (141, "error: interrupted, because the output was closed\n")
+    assert running.returncode == 141
+    assert err.startswith("note: interrupted, because the output was closed; to go on: fedsim resume ")
     found = summary("run")
     assert (found["status"], found["reason"]) == ("interrupted", "its output was closed")
     assert Path(f"run/checkpoints/round_{found['rounds']:06d}.safetensors").exists()
@@ -184,7 +186,7 @@ def test_a_second_signal_ends_the_run_at_once(fedsim, tiny, monkeypatch):
     with monkeypatch.context() as patch:
         interrupting(patch, 3, 2)
         answer = fedsim("run", *tiny, "rounds=9", "checkpoint.every=2", "hydra.run.dir=run")
-    assert (answer.code, answer.err) == (130, "error: interrupted\n")
+    assert (answer.code, answer.err) == (130, f"note: interrupted; to go on: fedsim resume {Path('run').absolute()}\n")
     assert "ending after this round; interrupt again to end at once" in answer.out
     assert [path.stem for path in Path("run/checkpoints").iterdir()] == ["round_000002"]
     assert summary("run")["status"] == "interrupted"

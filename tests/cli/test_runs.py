@@ -533,7 +533,10 @@ def test_an_interrupt_ends_a_sweep_with_130(process, elsewhere, tiny):
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert err.endswith("error: interrupted\n")
+    line = err.splitlines()[-1]
+    assert line.startswith("note: interrupted; to go on: fedsim run -m data=synthetic ")
+    assert " seed=1,2 rounds=1000000 " in line
+    assert line.endswith(" --resume sweep")
     rows = read(directory / "metrics.csv")
     assert (directory / "metrics.csv").read_text().endswith("\n")
     assert summary(directory)["status"] == "interrupted"
@@ -552,7 +555,7 @@ def test_an_interrupted_run_exits_with_130(fedsim, elsewhere, tiny, monkeypatch)
 
     monkeypatch.setattr(runner.Recorder, "record", interrupted)
     answer = fedsim("run", *tiny, "rounds=9", "hydra.run.dir=run")
-    assert (answer.code, answer.err) == (130, "error: interrupted\n")
+    assert (answer.code, answer.err) == (130, f"note: interrupted; to go on: fedsim resume {elsewhere / 'run'}\n")
     assert len(read(elsewhere / "run" / "metrics.csv")) == 4
     assert summary(elsewhere / "run")["status"] == "interrupted"
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 import venv
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -22,6 +24,7 @@ from fedsim.config import composed_cache as composing
 from fedsim.config import launch as launching
 from fedsim.errors import UserError
 from fedsim.runs import run as runner
+from fedsim.runs.console import format_value
 from fedsim.runs import sweep
 
 ROOT = Path(__file__).parents[2]
@@ -69,10 +72,28 @@ def test_the_table_at_the_end(fedsim, elsewhere, tiny):
     assert {"model=gru", "seed=2"} <= set(recorded["jobs"][3])
 
 
-def test_without_a_console_no_table_is_printed(fedsim, elsewhere, tiny):
+def test_without_a_console_only_the_table_is_printed(fedsim, elsewhere, tiny):
     answer = fedsim("run", "-m", *tiny, "seed=1,2", "console=none", "hydra.sweep.dir=sweep")
-    assert answer == (0, "", "")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("job  seed ")
+    assert answer.out.count("\n") == 5  # header, rule, two jobs, the last line
+    assert answer.out.endswith("2 of 2 jobs finished, judged by test_accuracy; see sweep/sweep.csv\n")
     assert len(table(elsewhere / "sweep")) == 2
+
+
+def test_a_sweep_shows_a_line_for_every_job(fedsim, elsewhere, tiny):
+    """What differs, the result, how it ended; and before that, what there is to say about data and settings."""
+    words = [word for word in tiny if not word.startswith("console")]
+    answer = fedsim("run", "-m", *words, "seed=1,2", "model=gru,rnn", "hydra.sweep.dir=sweep")
+    assert (answer.code, answer.err) == (0, "")
+    lines = answer.out.splitlines()
+    assert lines[0] == "4 of 4 jobs to run; writing to sweep"
+    for number, (line, row) in enumerate(zip(lines[1:5], table(elsewhere / "sweep").to_dict("records"), strict=True)):
+        label = f"job {number}  seed={row['seed']} model={row['model']}  test_accuracy {format_value(float(row['final']))} (best "
+        assert line.startswith(label), line
+        assert re.search(r"in round [012]\)  done in [\d.]+ s$", line)
+    again = fedsim("run", "-m", *words, "seed=1,2", "model=gru,rnn", "--resume", "sweep")
+    assert again.out.startswith("0 of 4 jobs to run; writing to sweep\njob  ")
 
 
 def test_a_job_that_diverges_is_in_the_table(fedsim, elsewhere, tiny):
@@ -90,11 +111,13 @@ def test_an_interrupted_sweep_is_finished_by_the_same_command(fedsim, elsewhere,
     assert fedsim(*command, "hydra.sweep.dir=whole").code == 0
     interrupt(seed=2, round_number=2)
     answer = fedsim(*command, "hydra.sweep.dir=sweep")
-    assert (answer.code, answer.err) == (130, "error: interrupted\n")
+    assert answer.code == 130
+    assert answer.err.startswith("note: interrupted; to go on: fedsim run -m ")
+    said = shlex.split(answer.err.partition("fedsim ")[2])
     assert list(table(elsewhere / "sweep")["status"]) == ["done", "interrupted", "not started"]
     interrupt(seed=None, round_number=None)
     first = (elsewhere / "sweep" / "0" / "summary.json").stat().st_mtime_ns
-    answer = fedsim(*command, "--resume", "sweep")
+    answer = fedsim(*said)  # the way on, as it was printed
     assert answer.code == 0, answer
     assert (elsewhere / "sweep" / "0" / "summary.json").stat().st_mtime_ns == first
     assert "going on after round 2" in answer.out
@@ -125,7 +148,7 @@ def test_a_job_whose_folder_was_deleted_runs_again(fedsim, elsewhere, tiny):
     kept = (elsewhere / "sweep" / "0" / "summary.json").stat().st_mtime_ns
     metrics = (elsewhere / "sweep" / "1" / "metrics.csv").read_bytes()
     shutil.rmtree(elsewhere / "sweep" / "1")
-    assert fedsim(*command, "--resume", "sweep") == (0, "", "")
+    assert fedsim(*command, "--resume", "sweep").code == 0
     assert list(table(elsewhere / "sweep")["status"]) == ["done"] * 3
     assert (elsewhere / "sweep" / "1" / "metrics.csv").read_bytes() == metrics
     assert (elsewhere / "sweep" / "0" / "summary.json").stat().st_mtime_ns == kept
@@ -174,9 +197,9 @@ def test_mistakes(refused, tiny, arguments, words):
 )
 def test_a_key_that_only_the_swept_options_have(fedsim, elsewhere, tiny, settings):
     command = ("run", "-m", *tiny, *settings, "console=none")
-    assert fedsim(*command, "hydra.sweep.dir=sweep/${model.hidden_size}") == (0, "", "")
+    assert fedsim(*command, "hydra.sweep.dir=sweep/${model.hidden_size}").code == 0
     assert list(table(elsewhere / "sweep" / "2")["status"]) == ["done"] * 2
-    assert fedsim(*command, "--resume", "sweep/2") == (0, "", "")
+    assert fedsim(*command, "--resume", "sweep/2").code == 0
 
 
 def test_overrides_of_one_key_mean_what_they_mean_without_m(fedsim, elsewhere, tiny):
@@ -207,12 +230,13 @@ def test_a_repeated_value_is_refused(refused, tiny):
 
 def test_a_key_that_not_all_options_have(refused, tiny):
     line = refused("run", "-m", *tiny, "model=rnn,gru", "model.nonlinearity=relu")
-    assert line == "model.nonlinearity=relu: no such key with model=gru"
+    assert line == "model.nonlinearity=relu: no such key; it belongs to model=rnn: choose that too"
 
 
 def test_data_are_prepared_once_for_jobs_that_differ_in_their_seed(monkeypatch, compose):
     prepared = []
-    monkeypatch.setattr(sweep, "prepared", lambda experiment: prepared.append(experiment.seed))
+    simulation = SimpleNamespace(population=SimpleNamespace(notes=("a note",)), advice=("advice",))
+    monkeypatch.setattr(sweep, "prepared", lambda experiment: prepared.append(experiment.seed) or simulation)
     monkeypatch.setattr(sweep, "refuse_impossible", lambda simulation: None)
     monkeypatch.setattr(sweep, "first_row", lambda simulation: None)
     jobs = [
@@ -220,7 +244,7 @@ def test_data_are_prepared_once_for_jobs_that_differ_in_their_seed(monkeypatch, 
         for model in ("rnn", "gru")
         for seed in (1, 2, 3)
     ]
-    sweep.check(jobs)
+    assert sweep.check(jobs) == ["data: a note", "note: advice"]
     assert prepared == [1, 1]
 
 

@@ -139,7 +139,7 @@ def test_a_signal_ends_the_run_after_the_round(torchrun, fedsim, tiny, number):
     process.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "error: interrupted" in err
+    assert "note: interrupted" in err
     found = summary("run")
     assert found["status"] == "interrupted"
     assert Path(f"run/checkpoints/round_{found['rounds']:06d}.safetensors").exists()

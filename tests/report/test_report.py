@@ -246,7 +246,7 @@ def test_without_matplotlib_a_line_says_how_to_get_it(make_run, page, monkeypatc
     make_run("a")
     found = page()
     assert "No curves: matplotlib is not installed." in found.text
-    assert "python -m pip install matplotlib" in found.text
+    assert "python -m pip install" in found.text
     assert "svg" not in {name for name, _ in found.tags}
 
 
