@@ -24,8 +24,8 @@ from fedsim.config import composed_cache as composing
 from fedsim.config import launch as launching
 from fedsim.errors import UserError
 from fedsim.runs import run as runner
-from fedsim.runs.console import format_value
 from fedsim.runs import sweep
+from fedsim.runs.console import format_value
 
 ROOT = Path(__file__).parents[2]
 EXPLODES = ("model=rnn", "model.nonlinearity=relu", "data.task=regression", "rounds=20")
@@ -89,7 +89,8 @@ def test_a_sweep_shows_a_line_for_every_job(fedsim, elsewhere, tiny):
     lines = answer.out.splitlines()
     assert lines[0] == "4 of 4 jobs to run; writing to sweep"
     for number, (line, row) in enumerate(zip(lines[1:5], table(elsewhere / "sweep").to_dict("records"), strict=True)):
-        label = f"job {number}  seed={row['seed']} model={row['model']}  test_accuracy {format_value(float(row['final']))} (best "
+        final = format_value(float(row["final"]))
+        label = f"job {number}  seed={row['seed']} model={row['model']}  test_accuracy {final} (best "
         assert line.startswith(label), line
         assert re.search(r"in round [012]\)  done in [\d.]+ s$", line)
     again = fedsim("run", "-m", *words, "seed=1,2", "model=gru,rnn", "--resume", "sweep")
