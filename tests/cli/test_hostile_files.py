@@ -235,10 +235,11 @@ def test_many_keys_with_other_values(fedsim, good, share):
         attack(fedsim, good[word], {name: with_value(name, path, value)}, (name, path, value))
 
 
-@pytest.mark.parametrize("value", [*VALUES, *OF_JSON])
-def test_half_a_fork_of_anything(fedsim, good, value):
-    files = {"run/.fork.json": f'{{"fork_of": {value}}}'.encode(), "run/config.yaml": None, "run/summary.json": None}
-    assert attack(fedsim, COMMANDS["resume"], files, value).code == 2
+def test_half_a_fork_of_anything(fedsim, good):
+    for value in (*VALUES, *OF_JSON):
+        mark = f'{{"fork_of": {value}}}'.encode()
+        files = {"run/.fork.json": mark, "run/config.yaml": None, "run/summary.json": None}
+        assert attack(fedsim, COMMANDS["resume"], files, value).code == 2
 
 
 def test_points_that_cannot_be_read_are_said_to_be_lost(fedsim, good):
