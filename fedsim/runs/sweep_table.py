@@ -87,14 +87,14 @@ def read_row(number: int, parameters: Mapping[str, str], job: Job) -> Row:
     if not _is_summary(summary):
         return row
     best = summary["best"]
-    metric, value = best["metric"], best["value"]
-    row = replace(row, status=summary["status"], rounds=summary["rounds"], metric=metric)
-    row = replace(row, final=summary["final"].get(metric), best=value, best_round=best["round"])
+    metric, value = best["metric"], best.get("value")
+    row = replace(row, status=summary["status"], rounds=summary.get("rounds"), metric=metric)
+    row = replace(row, final=summary["final"].get(metric), best=value, best_round=best.get("round"))
     target = None if job.experiment is None else job.experiment.stop.target
     reached = (
         target is not None and value is not None and (value <= target if best["mode"] == "min" else value >= target)
     )
-    return replace(row, to_target=best["round"] if reached else None)
+    return replace(row, to_target=best.get("round") if reached else None)
 
 
 def _is_summary(found: Any) -> bool:
