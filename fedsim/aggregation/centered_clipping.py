@@ -11,7 +11,7 @@ from torch import Tensor
 from fedsim.clients.report import Report
 from fedsim.core.cohort import BLOCK
 from fedsim.core.facts import Fact, Facts
-from fedsim.errors import check_above, check_at_least
+from fedsim.errors import check_above, check_between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class CenteredClipping:
 
     def __post_init__(self) -> None:
         check_above(self, 0, "tau")
-        check_at_least(self, 1, "iterations")
+        check_between(self, 1, 100_000, "iterations")
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
         """Return the centre ``[P]`` after the last step."""

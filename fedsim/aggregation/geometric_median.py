@@ -12,7 +12,7 @@ from fedsim.aggregation.columns import weighted_sum
 from fedsim.clients.report import Report
 from fedsim.core.cohort import BLOCK
 from fedsim.core.facts import Fact, Facts
-from fedsim.errors import check_above, check_at_least
+from fedsim.errors import check_above, check_between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class GeometricMedian:
 
     def __post_init__(self) -> None:
         check_above(self, 0, "nu")
-        check_at_least(self, 1, "iterations")
+        check_between(self, 1, 100_000, "iterations")
 
     def combine(self, deltas: Tensor, report: Report) -> Tensor:
         """Return the approximate geometric median ``[P]`` of deltas ``[C, P]``."""

@@ -18,7 +18,7 @@ from fedsim.core.facts import Fact, Facts
 from fedsim.core.setting import Setting
 from fedsim.data.batches import Batch, batch_indices, gather
 from fedsim.data.population import Samples
-from fedsim.errors import UserError, check_at_least
+from fedsim.errors import UserError, check_at_least, check_between
 from fedsim.metrics import COLUMNS, Column
 from fedsim.models.recurrent import Architecture
 from fedsim.models.reference import ReferenceModel, load_row
@@ -63,7 +63,7 @@ class Inversion(UpdateAudit):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 0, "prior")
-        check_at_least(self, 1, "iterations")
+        check_between(self, 1, 100_000, "iterations")
 
     def check(self, setting: Setting) -> None:
         """Refuse settings under which an update is not the gradient of one sequence."""
