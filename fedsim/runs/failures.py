@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from fedsim.errors import ProcessLost, RecordingFailed, UserError, print_error
+from fedsim.errors import ProcessLost, RecordingFailed, UserError, print_error, printable
 from fedsim.federation.experiment import Experiment
 from fedsim.interrupts import Interrupted
 from fedsim.parallel.processes import world
@@ -90,7 +90,7 @@ def recording_failed(error: OSError | RecordingFailed, directory: Path) -> Recor
 
 def complain(text: str) -> None:
     """Print an error, and log it."""
-    log.error(text)
+    log.error(printable(text))
     print_error(text)
 
 

@@ -15,7 +15,7 @@ from fedsim.asynchrony.schedule import Asynchronous
 from fedsim.core.part import Part
 from fedsim.core.state import State
 from fedsim.corrections.remembering import OWN
-from fedsim.errors import UserError, print_error, show
+from fedsim.errors import UserError, print_error, printable, show
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, initial_state
 from fedsim.links.link import ERROR, SEEN
@@ -176,5 +176,5 @@ def _check_privacy(recorded: Experiment, wanted: Experiment) -> None:
 
 def warn(text: str) -> None:
     """Print a warning, and log it."""
-    log.warning(text)
+    log.warning(printable(text))
     print_error(text, "warning")

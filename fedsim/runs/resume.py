@@ -24,7 +24,7 @@ from fedsim.config.request import Request, normalise
 from fedsim.core import stopping
 from fedsim.core.results import Metrics
 from fedsim.core.state import State
-from fedsim.errors import Diverged, UserError, show
+from fedsim.errors import Diverged, UserError, printable, show
 from fedsim.evaluation.evaluate import default_metric
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, prepare
@@ -340,6 +340,6 @@ def _list(changed: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def _say(experiment: Experiment, text: str, silent: bool = False) -> None:
-    log.info(text)
+    log.info(printable(text))
     if experiment.console.mode != "none" and not silent:
         print(text)

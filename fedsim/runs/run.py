@@ -17,7 +17,7 @@ import torch
 
 from fedsim.core.results import Evaluation, Metrics, RoundResult
 from fedsim.core.state import State
-from fedsim.errors import Diverged, ProcessLost, RecordingFailed
+from fedsim.errors import Diverged, ProcessLost, RecordingFailed, printable
 from fedsim.evaluation.to_beat import describe_scores, error_unit, rival
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation
@@ -231,7 +231,7 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
     experiment, state = simulation.experiment, start.state
     recorder = Recorder(directory, simulation, start)
     for note in simulation.population.notes:
-        log.warning("data: %s", note)
+        log.warning("data: %s", printable(note))
     # Before the display, because a tracker's library may ask the user something. A signal still ends the run at once.
     follower = Follower(experiment, directory, start.rows, start.again)
     simulation = lead(simulation, state, directory)
@@ -276,7 +276,7 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
                 recorder.write_clients()
                 write_json(directory / "summary.json", _summary(simulation, state, recorder, status, reason))
             follower.end(status)
-            log.info("%s: %s", status, reason)
+            log.info("%s: %s", status, printable(reason))
     _conclude(screen, state, recorder, status, reason, directory)
     asked.end()  # if it came in the last round: the run is done, but a sweep must end
     return status

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedsim.build import record_of
 from fedsim.config.keys import flat
 from fedsim.core.results import Metrics
-from fedsim.errors import print_error
+from fedsim.errors import print_error, printable
 from fedsim.federation.experiment import Experiment
 from fedsim.recording.trackers import Log, Logged, Tracked
 
@@ -80,7 +80,7 @@ class Follower:
         self._log = None
         what = " ".join(str(error).split()) or type(error).__name__
         text = f"tracker={self._name.lower()}: {what[:300]}; the run goes on without it, and metrics.csv has everything"
-        log.warning(text)
+        log.warning(printable(text))
         print_error(text, "warning")
 
 
