@@ -88,11 +88,7 @@ class Run:
         """
         texts = _texts(settings, more)
         with raised():
-            before = set(self.directory.parent.iterdir())
-            status = continue_run(self.directory, Request(texts, allow_modules=self.allow_modules))
-        named = [text.partition("=")[2].strip("'") for text in texts if text.startswith("hydra.run.dir=")]
-        new = sorted(set(self.directory.parent.iterdir()) - before)
-        place = Path(named[-1]) if named else new[0] if new else self.directory
+            status, place = continue_run(self.directory, Request(texts, allow_modules=self.allow_modules))
         return Run(place, status, self.allow_modules)
 
 

@@ -11,14 +11,15 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fedsim
 from fedsim import extras
 from fedsim.caches import can_write
-from fedsim.cli.load import Load, allowed_cores, measure, quota
+from fedsim.cli.load import Load, measure, quota
 from fedsim.errors import printable
+from fedsim.machine import allowed_cores
 
 PACKAGES = ("torch", "numba", "numpy", "pandas", "scipy", "hydra-core", "omegaconf", "safetensors", "typer")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "SLURM_CPUS_PER_TASK", "OMP_PROC_BIND")
@@ -40,17 +41,17 @@ def show() -> None:
     problems = 0
     for part in (_versions, _extras, _device, _threads, _load, _caches):
         for label, text, problem in _guarded(part):
-            print(f"{label:16}{_safe(text)}".rstrip())
+            print(f"{label:18}{_safe(text)}".rstrip())
             if problem:
                 print(f"  ! {_safe(problem)}")
                 problems += 1
     print(f"{problems} problem{'s' if problems > 1 else ''}, marked with !" if problems else "no problems found")
 
 
-def _guarded(part: object) -> Lines:
+def _guarded(part: Callable[[], Lines]) -> Lines:
     """The lines of a part; if something in it is broken, a line that says so."""
     try:
-        yield from part()  # type: ignore[operator]
+        yield from part()
     except Exception as error:  # whatever a broken installation makes of itself
         name = getattr(part, "__name__", "").strip("_")
         yield name, "", f"cannot be examined: {type(error).__name__}: {' '.join(str(error).split())}"

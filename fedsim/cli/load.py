@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from fedsim.machine import allowed_cores
+
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -27,13 +29,6 @@ class Load(NamedTuple):
     stolen: float | None
     busiest: list[tuple[str, int, float]]
     average: float | None
-
-
-def allowed_cores() -> list[int]:
-    """The numbers of the cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def quota(cgroup: Path = CGROUP) -> float | None:

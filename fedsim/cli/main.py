@@ -178,7 +178,7 @@ def resume(
         gc.freeze()  # see `main`
         gc.enable()
         request = Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
-        status = continue_run(run_dir, request, after_round)
+        status, _ = continue_run(run_dir, request, after_round)
     raise typer.Exit(exit_code([status]))
 
 
@@ -289,10 +289,11 @@ def partition(
     with exit_codes():
         from fedsim.cli import partition_command
         from fedsim.config.compose import check_request
+        from fedsim.config.from_file import with_files
         from fedsim.config.request import Request, normalise
 
         request = Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
-        (job,) = check_request(normalise(request))
+        (job,) = check_request(normalise(with_files(request)))
         partition_command.show(job.experiment, csv, plot)
 
 

@@ -342,8 +342,9 @@ def label(group: Group, keys: Sequence[str], alone: bool = False) -> str:
 
 def _speaks(key: str, value: object) -> bool:
     """Whether a value says what it is: the name of an option or a run, as opposed to a number or a setting's word."""
-    word = isinstance(value, str) and value not in ("null", "true", "false", "none", "-", "default")
-    return word and "." not in key and not value[:1].isdigit()  # type: ignore[index]
+    if not isinstance(value, str) or value in ("null", "true", "false", "none", "-", "default"):
+        return False
+    return "." not in key and not value[:1].isdigit()
 
 
 def _short(key: str, keys: Sequence[str]) -> str:

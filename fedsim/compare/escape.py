@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsim.errors import printable
+from fedsim.spreadsheets import is_formula
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.ft2font import FT2Font
-
-_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20].")  # the last four are wide forms of = + - @
 
 # Entities rather than backslashes where some dialects of Markdown, or what fills in templates, disregard a backslash.
 _MARKDOWN = {
@@ -64,7 +63,7 @@ def latex(text: str) -> str:
 def cell(text: str) -> str:
     """The text in a CSV for people, in one line: one that a spreadsheet would compute has an apostrophe in front."""
     text = one_line(text)
-    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+    return f"'{text}" if is_formula(text) else text
 
 
 def csv(table: pd.DataFrame) -> str:
@@ -142,11 +141,3 @@ def _fonts() -> list[FT2Font]:
         with suppress(ValueError):  # not installed
             found.append(get_font(findfont(FontProperties(family=[family]), fallback_to_default=False)))
     return found
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from fedsim.errors import UserError
+from fedsim.json_bounds import read_json
 from fedsim.recording.moved import moved
+from fedsim.yaml_bounds import read_bounded, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,15 +30,6 @@ class Target(str):
     """The class that a component names in ``_target_``."""
 
     __slots__ = ()
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads no aliases, which no record has: with them, a few lines stand for more values than memory holds."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases are not read", parent and parent.start_mark)
-        return super().compose_node(parent, index)
 
 
 def _unusable(file: Path, what: str, error: Exception) -> UserError:
@@ -81,10 +72,7 @@ def read_metrics(path: Path) -> tuple[list[int], dict[str, pd.Series[float]]]:
 
 
 def _read_yaml(path: Path) -> Any:
-    try:
-        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # not UTF-8, the date 2024-13-01, ...
-        raise _unusable(path, "malformed YAML", error) from error
+    return read_yaml(read_bounded(path), str(path))
 
 
 def read_config(path: Path) -> dict[str, object]:
@@ -158,20 +146,10 @@ def _word(value: object) -> object:
 
 def read_summary(path: Path) -> dict[str, Any]:
     """The content of a ``summary.json``; it has a ``status``, and its integers are not too large for a float."""
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole)
-    except (ValueError, RecursionError) as error:
-        raise _unusable(path, "malformed JSON", error) from error
+    summary = read_json(path)
     if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
         raise UserError(f"{path}: not the summary of a run (it has no 'status')")
     return summary
-
-
-def _whole(digits: str) -> int:
-    number = int(digits)
-    if abs(number) > sys.float_info.max:
-        raise ValueError(f"a number of {len(digits)} digits is too large")
-    return number
 
 
 def judge(best: object, path: Path) -> tuple[str, str] | None:

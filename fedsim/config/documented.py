@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.resources
 import inspect
 import re
 from collections.abc import Iterator, Mapping
@@ -18,12 +17,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fedsim.config.loader import CONFIG_MODULE
+from fedsim.config.option_files import config_folders
 from fedsim.errors import UserError
 from fedsim.federation.experiment import Experiment
 from fedsim.yaml_bounds import check_yaml, read_bounded
 
-OWN = Path(str(importlib.resources.files(CONFIG_MODULE)))
+(OWN,) = config_folders(None)
 """The folder with fedsim's own configs."""
 
 
@@ -64,18 +63,14 @@ class Option(NamedTuple):
         return f"{self.group}={self.name}"
 
 
-def folders(config_dir: str | None) -> list[Path]:
-    """Where configs lie: fedsim's own folder and perhaps the user's."""
-    return [OWN, *([] if config_dir is None else [Path(config_dir)])]
-
-
 def file_of(group: str, name: str, config_dir: str | None = None) -> Path:
     """The YAML file of an option.
 
     Raises:
         UserError: if there is none.
     """
-    file = next((file for folder in folders(config_dir) if (file := folder / group / f"{name}.yaml").is_file()), None)
+    places = (folder / group / f"{name}.yaml" for folder in config_folders(config_dir))
+    file = next((place for place in places if place.is_file()), None)
     if file is None:
         raise UserError(f"{group}={name}: has no file")
     return file

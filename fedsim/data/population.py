@@ -18,6 +18,7 @@ from fedsim import seeding
 from fedsim.data.dataset import Assignment, Dataset, Forecast, Score, Split, Task
 from fedsim.data.fitted import NOTHING, Fitted
 from fedsim.errors import UserError
+from fedsim.spreadsheets import is_formula
 
 
 @dataclass(frozen=True)
@@ -194,21 +195,13 @@ def build_population(
 
 def _formulas(names: Sequence[str]) -> list[str]:
     """A note if a spreadsheet would take names of clients for formulas, and compute or fetch what they say."""
-    found = [name for name in names if name.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(name)]
+    found = [name for name in names if is_formula(name)]
     if not found:
         return []
     return [
         f"{len(found):,} of {len(names):,} names of clients look like formulas to a spreadsheet, such as {found[0]!r}: "
         "import clients.csv as text"
     ]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _by_source(dataset: Dataset) -> bool:

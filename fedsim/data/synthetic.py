@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.errors import FieldError, check_at_least, check_one_of
-from fedsim.memory import refuse_larger
+from fedsim.machine import refuse_larger
 from fedsim.seeding import generator
 
 _DECAY = 0.8

@@ -14,7 +14,7 @@ from fedsim.data.play_heads import LAYOUTS
 from fedsim.data.plays import NoRoles, Play, called, count_characters, describe, read_play
 from fedsim.data.text_files import check_encoding, read_text, without_licence
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
-from fedsim.memory import refuse_larger
+from fedsim.machine import refuse_larger
 
 _DEFAULT_CHUNK = 10_000
 _UNKNOWN = 1

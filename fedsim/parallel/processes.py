@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from fedsim.errors import ProcessLost, UserError
+from fedsim.machine import allowed_cores
 from fedsim.parallel.environment import rank_and_size, whole_number
 
 TIMEOUT = timedelta(minutes=30)
@@ -229,11 +230,6 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def cores() -> int:
-    """The number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def share_cores(here: World) -> None:
     """Divide the cores of a machine among its processes, unless ``OMP_NUM_THREADS`` asks for something else.
 
@@ -241,4 +237,4 @@ def share_cores(here: World) -> None:
     ``threads=`` overrides both.
     """
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        torch.set_num_threads(max(1, cores() // here.local_size))
+        torch.set_num_threads(max(1, len(allowed_cores()) // here.local_size))

@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from fedsim.build import record_of
-from fedsim.config.compose import Request, check_request
+from fedsim.config.compose import build_experiment, compose
+from fedsim.config.loader import make_loader
 from fedsim.config.request import EXCLUSIVE
 from fedsim.errors import show
 from fedsim.federation.experiment import Experiment
@@ -28,14 +29,14 @@ def chosen(experiment: Experiment) -> list[str]:
     for key, (_, value) in differences(_default(), record_of(experiment)).items():
         if key.split(".")[0] in SAID or (value is None and any(key in pair for pair in EXCLUSIVE)):
             continue
-        found.append(f"{key}={_component(experiment, key) if isinstance(value, Mapping) else show(value)}")
+        text = _component(experiment, key) if isinstance(value, Mapping) else show(value)
+        found.append(f"{key}={text}".replace("\n", "\\n"))  # in one line, whatever a name holds
     return found
 
 
 @lru_cache(maxsize=1)
 def _default() -> dict[str, Any]:
-    (job,) = check_request(Request())
-    return record_of(job.experiment)
+    return record_of(build_experiment(compose(make_loader(None), [])))
 
 
 def _component(experiment: Experiment, key: str) -> str:

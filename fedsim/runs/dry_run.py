@@ -16,7 +16,7 @@ from fedsim.devices.clock import sample_flops
 from fedsim.errors import UserError, printable
 from fedsim.evaluation.to_beat import describe_scores
 from fedsim.federation.prepare import Simulation
-from fedsim.memory import available_bytes
+from fedsim.machine import available_bytes
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.parallel.processes import world
 from fedsim.runs.estimate import Estimate, estimate, in_words

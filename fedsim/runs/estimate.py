@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from statistics import median
+from statistics import mean, median
 from typing import NamedTuple
 
 import torch
@@ -15,8 +15,10 @@ from fedsim.runs.checkpoints import encode_state
 from fedsim.runs.console import format_bytes
 from fedsim.runs.saved_model import first_state
 
-ROUNDS = 3
-"""Rounds that are tried, the untrained model's included."""
+ROUNDS = 5
+"""Rounds that are tried, that of the untrained model included: cohorts, and so rounds, may differ in size."""
+LONG = 5.0
+"""Seconds after which no other round is tried."""
 SLOW = 3e11
 """Multiply-accumulates of a round that is not tried, because it would take a minute or more."""
 KEPT = 3
@@ -56,22 +58,21 @@ def estimate(simulation: Simulation, work: float) -> Estimate:
 
 
 def _seconds(simulation: Simulation) -> float | None:
-    """Seconds of the whole run: those of the rounds tried, and of the others as the fastest tried."""
+    """Seconds of the whole run: those of the rounds tried, and the others like these; the first one also warms up."""
     e = simulation.experiment
     laps, tests = [], []
     begun = last = time.perf_counter()
     for result in simulate(simulation, first_state(simulation)):
         now = time.perf_counter()
-        laps.append(now - last)
         tests.append(result.seconds.get("evaluate", 0.0))
+        laps.append(now - last - tests[-1])
         last = now
-        if len(laps) == ROUNDS:
+        if len(laps) == ROUNDS or (len(laps) > 1 and last - begun > LONG):
             break
     if len(laps) < 2:
         return None
     left = e.rounds + 1 - len(laps)
-    trained = [lap - test for lap, test in zip(laps[1:], tests[1:], strict=True)]
-    return last - begun + left * min(trained) + left / e.eval.every * median(tests)
+    return last - begun + left * mean(laps[2:] or laps[1:]) + left / e.eval.every * median(tests)
 
 
 def in_words(found: Estimate, rounds: int) -> dict[str, str]:

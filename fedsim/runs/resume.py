@@ -53,10 +53,13 @@ POINTS = "resumed.json"
 MORE = "rounds=N goes on, and so does another stop setting"
 
 
-def continue_run(directory: Path, request: Request, after_round: int | None = None) -> str:
-    """Carry out ``fedsim resume``: resume the run in place, or fork it if that is asked for; returns the status.
+def continue_run(directory: Path, request: Request, after_round: int | None = None) -> tuple[str, Path]:
+    """Carry out ``fedsim resume``: resume the run in place, or fork it if that is asked for.
 
     A fork is asked for by a new directory, by `after_round`, or by changes that cannot be made in place.
+
+    Returns:
+        the status, and the directory of the run or the fork.
 
     Raises:
         UserError: if an override is wrong, or the record of the run cannot be read.
@@ -68,8 +71,9 @@ def continue_run(directory: Path, request: Request, after_round: int | None = No
     check_tracker(wanted, [parse(text) for text in request.overrides])
     target = place_of(request, wanted)
     if target is None and after_round is None and all(in_place(key) for key in changes(recorded, wanted)):
-        return resume_run(directory, wanted, request.allow_modules)
-    return fork_run(directory, wanted, target or free_directory(directory), request.allow_modules, after_round)
+        return resume_run(directory, wanted, request.allow_modules), directory
+    target = target or free_directory(directory)
+    return fork_run(directory, wanted, target, request.allow_modules, after_round), target
 
 
 def resume_run(

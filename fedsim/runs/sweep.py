@@ -26,6 +26,7 @@ from fedsim.errors import UserError, print_error, printable
 from fedsim.evaluation.evaluate import default_metric
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation
+from fedsim.machine import allowed_cores
 from fedsim.recording.lock import locked
 from fedsim.recording.run_directory import (
     FORMAT_VERSION,
@@ -104,7 +105,7 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader, notes: Sequen
     with locked(folder):
         if request.resume is None:
             refuse_other_sweep(folder, "hydra.sweep.dir")
-        share = share_of_threads(cores(), concurrent, settings["launcher"].get("cpus_per_task"))
+        share = share_of_threads(len(allowed_cores()), concurrent, settings["launcher"].get("cpus_per_task"))
         modes = {job.experiment.console.mode for job in jobs}
         together = concurrent > 1 or modes == {"auto"}  # one line per job, instead of one per round
         task = partial(run_job, share=share, silent=together, objective=objective, allow_modules=request.allow_modules)
@@ -253,11 +254,6 @@ def check_direction(sweeper: Mapping[str, Any], simulation: Simulation) -> None:
 # threads
 
 
-def cores() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def concurrency(settings: Mapping[str, Any], num_jobs: int) -> int:
     """Return how many jobs run on this machine at the same time."""
     name, launcher, sweeper = settings["names"]["launcher"], settings["launcher"], settings["sweeper"]
@@ -272,7 +268,7 @@ def concurrency(settings: Mapping[str, Any], num_jobs: int) -> int:
             raise UserError(
                 f"hydra.launcher.n_jobs={asked}: must be a number of jobs up to {MOST_WORKERS}, or -1 for one per core"
             )
-        return max(1, min(together, asked if asked > 0 else cores() + 1 + asked))
+        return max(1, min(together, asked if asked > 0 else len(allowed_cores()) + 1 + asked))
     return together if name == "submitit_local" else 1
 
 

@@ -9,7 +9,8 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from fedsim.runs.estimate import duration
 
 EVERY = 0.25
 """Seconds between two looks."""
+TOGETHER = 200
+"""Jobs that are looked at, the first that have not ended: the others have hardly begun, and each look has a price."""
 
 
 @dataclass
@@ -35,6 +38,9 @@ class Seen:
         rounds: its round limit.
         before: the modification time of a summary that an earlier attempt left.
         ended: whether its line has been printed.
+        done: rounds that it has completed.
+        read: bytes of its ``metrics.csv`` that have been looked at.
+        lines: lines in those.
     """
 
     number: int
@@ -43,14 +49,20 @@ class Seen:
     rounds: int
     before: int | None = None
     ended: bool = False
-    done: int = field(default=0)
+    done: int = 0
+    read: int = 0
+    lines: int = 0
 
     def look(self) -> str | None:
         """Count the rounds so far; return the job's line if it has ended since the last look."""
         if self.ended:
             return None
-        with suppress(OSError):
-            self.done = max(0, (self.directory / "metrics.csv").read_bytes().count(b"\n") - 2)
+        with suppress(OSError), (self.directory / "metrics.csv").open("rb") as file:
+            file.seek(self.read)
+            new = file.read()
+            self.read += len(new)
+            self.lines += new.count(b"\n")
+            self.done = max(0, self.lines - 2)  # without the header and the untrained model
         if _modified(self.directory) in (None, self.before):
             return None
         try:
@@ -106,8 +118,9 @@ def watching(jobs: Sequence[Seen], shown: bool) -> Iterator[None]:
     task = progress.add_task("", total=sum(job.rounds for job in jobs), jobs=len(jobs), ended=0)
     over = threading.Event()
 
-    def look() -> None:
-        for job in jobs:
+    def look(most: int | None = TOGETHER) -> None:
+        waiting = (job for job in jobs if not job.ended)
+        for job in islice(waiting, most):
             if (line := job.look()) is not None:
                 with suppress(OSError, ValueError):  # a closed output, which ends the runs themselves
                     console.print(printable(line), markup=False, emoji=False)
@@ -126,4 +139,4 @@ def watching(jobs: Sequence[Seen], shown: bool) -> Iterator[None]:
         finally:
             over.set()
             thread.join()
-            look()
+            look(None)

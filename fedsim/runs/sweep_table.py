@@ -70,6 +70,7 @@ def trials(folder: Path) -> list[Row]:
             continue
         found.append((number, overrides, directory))
     found.sort(key=lambda trial: trial[0])
+    # Their experiments are not composed again: of a trial, the table needs the files alone.
     jobs = [Job(tuple(overrides), None, directory) for _, overrides, directory in found]  # type: ignore[arg-type]
     return [read_row(n, own, job) for (n, _, _), own, job in zip(found, differing_overrides(jobs), jobs, strict=True)]
 

@@ -94,7 +94,7 @@ def test_resume_in_place_and_as_a_fork():
     assert more.directory == run.directory
     assert len(more.metrics) == 5
     fork = more.resume("client.optimizer.lr=0.01", rounds=5)
-    assert fork.directory == Path("one-fork-1")
+    assert fork.directory == Path("one-fork-1").absolute()
     named = more.resume({"client.optimizer.lr": 0.02, "hydra.run.dir": "elsewhere", "rounds": 5})
     assert named.directory == Path("elsewhere")
     assert len(named.metrics) == 6

@@ -41,7 +41,7 @@ def doctor(fedsim):
         for number, line in enumerate(lines):
             if not line.startswith("  !"):
                 below = lines[number + 1] if number + 1 < len(lines) else ""
-                found[line[:16].strip()] = (line[16:], below[4:] if below.startswith("  ! ") else None)
+                found[line[:18].strip()] = (line[18:], below[4:] if below.startswith("  ! ") else None)
         assert lines[-1] == (
             "no problems found" if (n := sum(line.startswith("  ! ") for line in lines)) == 0
             else f"{n} problem{'s' if n > 1 else ''}, marked with !"

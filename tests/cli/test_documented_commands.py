@@ -57,7 +57,7 @@ SEVERAL = "needs several processes; test_torchrun.py runs torchrun, and checks w
 NOT_RUN = {
     "python -m pip install -c constraints.txt -e '.[plot]' && fedsim run model=gru aggregator=fedavg": INSTALLS,
     "docker build -t fedsim .": INSTALLS,
-    'docker run --rm -v "$PWD/outputs:/work/outputs" fedsim run model=gru aggregator=fedavg': INSTALLS,
+    'docker run --rm -v "$PWD/outputs:/home/user/outputs" fedsim run model=gru aggregator=fedavg': INSTALLS,
     "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest -n auto": INSTALLS,
     "python -m pip install -c constraints.txt -e .": INSTALLS,
     "python -m pip install -c constraints.txt -e '.[plot]'": INSTALLS,

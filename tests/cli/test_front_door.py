@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -140,3 +141,28 @@ def test_rich_on_a_terminal(tiny):
     assert table
     assert all(len(line.rstrip()) <= 80 for line in table)
     assert any(re.match(r" *30 +3 +\d", line) for line in table)
+
+
+def test_a_run_elsewhere_does_not_need_the_usual_place(fedsim, tiny):
+    """What is compared with the default settings is never given a directory."""
+    Path("outputs").write_text("a file")
+    assert fedsim("run", *tiny, "hydra.run.dir=run").code == 0
+    assert Path("outputs").read_text() == "a file"
+
+
+def test_a_name_forges_no_line(fedsim):
+    name = "a\nwriting to elsewhere.csv"
+    Path(name).write_text("x,y\n" + "".join(f"{row},{row % 3}\n" for row in range(60)))
+    small = (
+        "data.window=4",
+        "num_clients=2",
+        "rounds=1",
+        "model.hidden_size=2",
+        "engine.kernels=torch",
+        "console=plain",
+    )
+    answer = fedsim("run", "data=csv", f"data.path='{name}'", "data.target_column=y", "partition=iid", *small)
+    assert answer.code == 0, answer
+    (line,) = [line for line in answer.out.splitlines() if line.startswith("chosen: ")]
+    assert r"path=a\nwriting to elsewhere.csv" in line
+    assert "writing to elsewhere.csv" not in answer.out.splitlines()

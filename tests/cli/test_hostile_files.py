@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from fedsim.errors import UserError
 from fedsim.json_bounds import parse_json, read_json
-from fedsim.memory import refuse_larger
+from fedsim.machine import refuse_larger
 from fedsim.recording.run_directory import digest_of
 from fedsim.runs import checkpoints
 from fedsim.runs.history import read_rows
@@ -292,7 +292,7 @@ def with_table(name, content):
     path = "run/checkpoints/round_000004.safetensors"
     with safe_open(Path("good") / path, framework="pt") as file:
         facts = json.loads(file.metadata()["fedsim"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
     del facts["digest"]
     facts["run"]["metrics"] = {"size": len(content), "digest": digest_of(content).hexdigest()}
     checkpoint = save(tensors, metadata={"fedsim": checkpoints._sealed(json.dumps(facts))})
@@ -354,7 +354,7 @@ def test_numbers_and_texts_of_json(tmp_path):
         with pytest.raises(ValueError, match="beyond 64 bits"):
             parse_json(text)
     for text in (r'"\ud800"', r'{"\ud800": 1}', "[" * 30 + "]" * 30, "[" * 100_000, "{"):
-        with pytest.raises(ValueError):  # noqa: PT011
+        with pytest.raises(ValueError):  # noqa: PT011  # whatever it says
             parse_json(text)
     (tmp_path / "x.json").write_text("[1")
     with pytest.raises(UserError, match=r"x\.json: cannot be read as JSON"):

@@ -40,7 +40,7 @@ def experiment(write_config):
 
 
 PLACES = (
-    *("/tmp/x", "..", "../x", "outputs/../../x", "outputs", ".", "other", "~/x", "${hydra.runtime.cwd}/x"),  # noqa: S108
+    *("/tmp/x", "..", "../x", "outputs/../../x", "outputs", ".", "other", "~/x", "${hydra.runtime.cwd}/x"),  # noqa: S108  # nothing is made there
     *("outputs/${name}/x", "${name}", "outputs/${now:%Y}/../../x"),
 )
 
@@ -76,14 +76,14 @@ def test_a_file_places_a_run_within_outputs_and_the_command_line_anywhere(fedsim
     assert Path("../beside/metrics.csv").exists()
 
 
-@pytest.mark.parametrize("name", ["../../y", "/tmp/y", "a/../../../y"])  # noqa: S108
+@pytest.mark.parametrize("name", ["../../y", "/tmp/y", "a/../../../y"])  # noqa: S108  # nothing is made there
 def test_a_strangers_name_leads_out_of_no_typed_folder(refused, fedsim, experiment, tiny, name):
     line = refused("run", *tiny, *experiment(f"name: '{name}'\n"), "hydra.run.dir=${name}/x")
     assert "which leads out of the folder that it names" in line
     assert fedsim("run", *tiny, "hydra.run.dir=run").code == 0
     Path("run/config.yaml").write_text(Path("run/config.yaml").read_text().replace("name: null", f"name: '{name}'"))
     line = refused("resume", "run", "seed=3", "hydra.run.dir=outputs/${name}")
-    assert "which leads out of the folder that it names" in line or name == "/tmp/y"  # noqa: S108
+    assert "which leads out of the folder that it names" in line or name == "/tmp/y"  # noqa: S108  # nothing is made there
     assert not Path("../y").exists()
 
 

@@ -23,6 +23,7 @@ from fedsim.config import compose as config
 from fedsim.config import composed_cache as composing
 from fedsim.config import launch as launching
 from fedsim.errors import UserError
+from fedsim.machine import allowed_cores
 from fedsim.runs import run as runner
 from fedsim.runs import sweep
 from fedsim.runs.console import format_value
@@ -559,7 +560,7 @@ def test_an_extra_in_a_clean_environment(tmp_path, tiny, base, extra):
     assert done.returncode == (4 if killed.any() else 0), done
     threads = {json.loads(path.read_text())["threads"] for path in tmp_path.glob("sweep/*/summary.json")}
     if "joblib" in extra:
-        assert threads == {max(1, sweep.cores() // 2)}
+        assert threads == {max(1, len(allowed_cores()) // 2)}
 
 
 # Resuming the folder of a sweep

@@ -221,3 +221,10 @@ def test_compare_takes_the_newest_sweep(fedsim, tiny):
     assert answer.code == 0
     assert re.search(r"note: compare: the newest sweep, outputs/multirun/b\n", answer.err)
     assert shlex.split(answer.out)
+
+
+def test_partition_takes_the_file_too(fedsim, tiny):
+    Path("mine.yaml").write_text("partition: dirichlet\npartition.alpha: 0.3\nnum_clients: 4\n")
+    answer = fedsim("partition", "mine.yaml")
+    assert answer.code == 0
+    assert answer.out.startswith("partition Dirichlet alpha=0.3")

@@ -152,7 +152,7 @@ def test_a_damaged_run_among_others_is_reported(make_run, tmp_path):
     runs, problems = load_runs([tmp_path])
     assert names(runs) == ["a"]
     assert len(problems) == 1
-    assert re.search(r"b/summary\.json: malformed JSON", problems[0])
+    assert re.search(r"b/summary\.json: cannot be read as JSON", problems[0])
 
 
 def test_a_run_without_metrics_is_reported(make_run, tmp_path):
@@ -206,12 +206,12 @@ def test_csvs_that_are_refused(make_run, tmp_path, metrics, message):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.yaml", "model: [unclosed\nseed: 0\n", "malformed YAML"),
-        ("config.yaml", "model: !!python/object/apply:os.getcwd []\n", "malformed YAML"),
-        ("config.yaml", "day: 2024-13-01\n", "malformed YAML"),
-        ("config.yaml", "model: &again {model: *again}\n", "malformed YAML"),
+        ("config.yaml", "model: [unclosed\nseed: 0\n", "cannot be read as YAML"),
+        ("config.yaml", "model: !!python/object/apply:os.getcwd []\n", "cannot be read as YAML"),
+        ("config.yaml", "day: 2024-13-01\n", "cannot be read as YAML"),
+        ("config.yaml", "model: &again {model: *again}\n", "is a part of itself"),
         ("config.yaml", "", "not a mapping"),
-        ("summary.json", '{"status": ', "malformed JSON"),
+        ("summary.json", '{"status": ', "cannot be read as JSON"),
         ("summary.json", "[]", "no 'status'"),
         ("summary.json", '{"status": "done", "best": {"metric": "test_loss"}}', "needs a 'metric' and a 'mode'"),
     ],

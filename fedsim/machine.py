@@ -1,4 +1,4 @@
-"""How much memory there is, so that what cannot fit is refused in one line before the system ends the process."""
+"""What this process may use of the machine: its cores, and its memory, beyond which things are refused in one line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedsim.errors import UserError
+
+
+def allowed_cores() -> list[int]:
+    """The numbers of the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def available_bytes() -> int:
