@@ -76,6 +76,11 @@ def _settings(node: Mapping[str, Any], prefix: str, groups: Mapping[str, Any]) -
         group = name.replace(".", "/")
         if isinstance(value, str) and group in groups:
             yield f"{group}={value_text(value)}"
+        elif isinstance(value, Mapping) and "_target_" in value:
+            raise UserError(
+                f"{name}._target_={show(value['_target_'])}: a file of settings names options, such as {name}: OPTION; "
+                "what a run recorded is in its config.yaml"
+            )
         elif isinstance(value, Mapping) and value:
             yield from _settings(value, f"{name}.", groups)
         else:

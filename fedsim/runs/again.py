@@ -37,8 +37,11 @@ def recorded_job(request: Request) -> Job | None:
     changes = normalise(dataclasses.replace(request, overrides=tuple(t for t in request.overrides if t != record)))
     rest, _ = split_place(changes)
     path = Path(record)
+    content = parse_record(texts[record], path)
+    if "model" not in content:  # such as the list of the jobs of a sweep
+        raise UserError(f"{record}: is not the record of a run (it says no model)")
     try:
-        experiment = amend(parse_record(texts[record], path), dataclasses.replace(changes, overrides=rest))
+        experiment = amend(content, dataclasses.replace(changes, overrides=rest))
     except UserError as error:
         raise UserError(f"{record}: {error}") from None
     check_tracker(experiment, [parse(text) for text in rest])

@@ -206,11 +206,17 @@ def test_the_record_of_a_run_runs_again(fedsim, tiny):
         (("one/config.yaml", "one/config.yaml"), "another file does not go with"),
         (("one/config.yaml", "hydra.run.dir=one"), "already holds a run"),
         (("one/config.yaml", "lr=0.1"), "write client.optimizer.lr=0.1"),
+        (("one/sweep.yaml",), "one/sweep.yaml: is not the record of a run (it says no model)"),
+        (
+            ("one/.hydra/config.yaml",),
+            "a file of settings names options, such as model: OPTION; what a run recorded is in",
+        ),
         (("one/config.yaml", "--cfg", "job"), "the record of a run is what it says"),
     ],
 )
 def test_records_with_words_that_do_not_go_with_them(fedsim, refused, tiny, words, said):
     assert fedsim("run", *tiny, "hydra.run.dir=one").code == 0
+    Path("one/sweep.yaml").write_text("format_version: 1\njobs: {0: [seed=1]}\n")
     assert said in refused("run", *words)
 
 
