@@ -271,14 +271,14 @@ def test_every_job_is_composed_once(fedsim, elsewhere, tiny, monkeypatch):
 
 @pytest.mark.parametrize(("launcher", "n_jobs", "share"), [("joblib", 2, 4), ("joblib", -1, 1), ("basic", 0, None)])
 def test_threads_are_divided(monkeypatch, launcher, n_jobs, share):
-    monkeypatch.setattr(sweep, "cores", lambda: 8)
+    monkeypatch.setattr(sweep, "allowed_cores", lambda: [*range(8)])
     settings = {"names": {"launcher": launcher, "sweeper": "basic"}, "launcher": {"n_jobs": n_jobs}, "sweeper": {}}
     concurrent = sweep.concurrency(settings, num_jobs=100)
     assert sweep.share_of_threads(8, concurrent) == share
 
 
 def test_threads_are_divided_among_no_more_jobs_than_there_are(monkeypatch):
-    monkeypatch.setattr(sweep, "cores", lambda: 8)
+    monkeypatch.setattr(sweep, "allowed_cores", lambda: [*range(8)])
     settings = {"names": {"launcher": "joblib", "sweeper": "basic"}, "launcher": {"n_jobs": 8}, "sweeper": {}}
     assert sweep.concurrency(settings, num_jobs=2) == 2
     assert sweep.share_of_threads(8, 3) == 2
