@@ -13,6 +13,7 @@ from fedsim import __version__
 from fedsim.cli import comparing, completion, doctor_command, init_command, list_command, report_command, usage
 from fedsim.cli.exit_codes import EXIT_FAILED, EXIT_USER, exit_code, exit_codes
 from fedsim.cli.options import AllowModule, Checkpoint, ConfigDir, SavedRun
+from fedsim.cli.waiting import waiting
 from fedsim.errors import UserError
 from fedsim.parallel.environment import print_once, refuse_torchrun
 
@@ -95,26 +96,28 @@ def run(
     with exit_codes():
         if multirun:
             refuse_torchrun("-m", "torchrun starts one run; for a sweep use a launcher, such as hydra/launcher=joblib")
-        from fedsim.cli.plan_command import show_plans
-        from fedsim.config.compose import check_request, record_of, to_yaml
-        from fedsim.config.from_file import with_files
-        from fedsim.config.launch import launch
-        from fedsim.config.loader import make_loader
-        from fedsim.config.request import Request, normalise
-        from fedsim.runs import processes, sweep
-        from fedsim.runs.again import recorded_job
-        from fedsim.runs.run import run_experiment
+        with waiting(overrides or ()):
+            from fedsim.cli.plan_command import show_plans
+            from fedsim.config.compose import check_request, record_of, to_yaml
+            from fedsim.config.from_file import with_files
+            from fedsim.config.launch import launch
+            from fedsim.config.loader import make_loader
+            from fedsim.config.request import Request, normalise
+            from fedsim.runs import processes, sweep
+            from fedsim.runs.again import recorded_job
+            from fedsim.runs.run import run_experiment
 
-        processes.meet(allow_module or ())
+            processes.meet(allow_module or ())
         if cfg not in (None, "job", "hydra", "all"):
             raise UserError(f"--cfg {cfg}: must be job, hydra or all")
         if cfg is not None and (multirun or dry_run):
             raise UserError(f"--cfg {cfg}: prints the config of one run and cannot be combined with -m or --dry-run")
         typed = Request(tuple(overrides or ()), multirun, config_dir, tuple(allow_module or ()), resume, objective)
-        again = recorded_job(typed)
-        request = typed if again is not None else normalise(with_files(typed))
-        loader = make_loader(config_dir)
-        jobs = check_request(request, loader) if again is None else [again]
+        with waiting(overrides or ()):
+            again = recorded_job(typed)
+            request = typed if again is not None else normalise(with_files(typed))
+            loader = make_loader(config_dir)
+            jobs = check_request(request, loader) if again is None else [again]
         if plot is not None and (multirun or not dry_run):
             raise UserError(f"--plot {plot}: draws a few samples of one run and needs --dry-run, without -m")
         if cfg is not None and again is not None:
@@ -122,7 +125,8 @@ def run(
         if dry_run:
             show_plans(jobs, plot)
             return
-        notes = sweep.check(jobs)
+        with waiting(overrides or ()):
+            notes = sweep.check(jobs)
         gc.freeze()  # see `main`
         gc.enable()
         if multirun:

@@ -104,15 +104,24 @@ def format_bytes(value: float) -> str:
 
 
 def sparkline(values: Sequence[float], width: int, ascii_only: bool = False) -> str:
-    """Draw values, scaled from lowest to highest, in at most `width` characters; values that share one are averaged."""
+    """Draw values in at most `width` characters; values that share one are averaged.
+
+    The lowest fifth share the bottom, so that the jump of the first rounds does not press all later ones to the top; a
+    curve that falls is one whose highest fifth share the top.
+    """
     if width < 1 or not values:
         return ""
     count = min(width, len(values))
     edges = [at * len(values) // count for at in range(count + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-    low, span = min(means), max(means) - min(means)
+    low, high, ordered = min(means), max(means), sorted(means)
+    if means[0] == low:
+        low = ordered[len(means) // 5]
+    elif means[0] == high:
+        high = ordered[-1 - len(means) // 5]
+    span = high - low
     signs = " .:-=+*#" if ascii_only else "▁▂▃▄▅▆▇█"
-    return "".join(signs[round((mean - low) / span * 7) if span > 0 else 3] for mean in means)
+    return "".join(signs[round((min(max(mean, low), high) - low) / span * 7) if span > 0 else 3] for mean in means)
 
 
 class PlainDisplay:

@@ -151,6 +151,13 @@ def test_a_sparkline_averages_what_does_not_fit():
     assert sparkline([1, 2], 0) == ""
 
 
+def test_a_sparkline_leaves_room_for_what_comes_after_the_jump_of_the_first_rounds():
+    # The second lowest of six is the bottom, 0.80, and 0.94 the top: 0.02 is one of the seven steps between.
+    assert sparkline([0.10, 0.80, 0.86, 0.90, 0.92, 0.94], 10) == "▁▁▄▆▇█"
+    assert sparkline([9.00, 0.94, 0.90, 0.86, 0.82, 0.80], 10) == "██▆▄▂▁"
+    assert sparkline([0.10, 0.90], 10) == "▁█"
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (12_300_000, "12.3 MB"), (10**15, "1.0 PB")]
 )
