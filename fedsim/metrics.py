@@ -31,20 +31,26 @@ def _columns(better: str, names: str, evaluated: bool = False, cumulative: bool 
 
 
 _SCORES = (
-    *_columns("min", "loss rmse mae rmse_p90 rmse_std accuracy_std nasa_score", evaluated=True),
+    *_columns(
+        "min", "loss rmse mae rmse_p90 rmse_std accuracy_std nasa_score loss_se rmse_se accuracy_se", evaluated=True
+    ),
     *_columns("min", "mape smape mase pinball", evaluated=True),
     *_columns("max", "accuracy accuracy_p10", evaluated=True),
     *_columns("", "coverage", evaluated=True),
 )
 _ALL = (
     *_columns("", "round clients malicious rejected clip_norm"),
-    *_columns("min", "train_loss validation_loss delta_norm client_drift"),
+    *_columns("min", "train_loss local_validation_loss delta_norm client_drift"),
     *_columns("min", "bytes_down bytes_up epsilon virtual_seconds", cumulative=True),
     *_columns("min", "delta clipped_values aborted dropped staleness staleness_max"),
     *_columns("min", "inversion_correlation tokens_auc"),
     *_columns("max", "inversion_error"),
     *_columns("min", "attack_success membership_auc membership_tpr", evaluated=True),
-    *(column._replace(name=f"{prefix}_{column.name}") for prefix in ("test", "personal") for column in _SCORES),
+    *(
+        column._replace(name=f"{prefix}_{column.name}")
+        for prefix in ("test", "validation", "unseen", "personal", "unseen_personal")
+        for column in _SCORES
+    ),
 )
 COLUMNS: Mapping[str, Column] = {column.name: column for column in _ALL}
 """The columns of fedsim's own parts, by name. A run records those of other parts in its ``summary.json``."""

@@ -174,7 +174,7 @@ def mean_losses(reports: list[Report], division: Division) -> Metrics:
 
     losses: Metrics = {"train_loss": mean([report.train_loss for report in reports])}
     validation = [report.validation_loss for report in reports if report.validation_loss is not None]
-    return losses | ({"validation_loss": mean(validation)} if validation else {})
+    return losses | ({"local_validation_loss": mean(validation)} if validation else {})
 
 
 def _blocks(deltas: Tensor, report: Report) -> Iterator[tuple[Tensor, Report]]:

@@ -32,5 +32,5 @@ class LabelFlip(DataAttackers):
             targets[own] = torch.where(labels == IGNORE, IGNORE, population.num_outputs - 1 - labels)
             return replace(samples, targets=targets)
 
-        validation = None if population.validation is None else flip(population.validation)
-        return replace(population, train=flip(population.train), validation=validation)
+        validation = None if population.local_validation is None else flip(population.local_validation)
+        return replace(population, train=flip(population.train), local_validation=validation)

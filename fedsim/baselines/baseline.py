@@ -7,7 +7,7 @@ are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -99,9 +99,11 @@ class Pooled:
         inner = self.partition.assign(dataset, num_clients, seed)
         members = inner.train, inner.test
         train, test = ([np.sort(np.concatenate(list(part)))] for part in members)
-        if (observe := inner.observe) is None:
-            return Assignment(train, test, ("everyone",), notes=inner.notes)
-        # Each sample still has the sensors of its original client.
-        return Assignment(
-            train, test, ("everyone",), lambda split, _, number: observe(split, members[number], number), inner.notes
+        validation = None if inner.validation is None else [np.sort(np.concatenate(list(inner.validation)))]
+        pooled = replace(
+            inner, train=train, test=test, client_names=("everyone",), validation=validation, sampled_from=None
         )
+        if (observe := inner.observe) is None:
+            return pooled
+        # Each sample still has the sensors of its original client.
+        return replace(pooled, observe=lambda split, _, number: observe(split, members[number], number))

@@ -28,7 +28,7 @@ def show(experiment: Experiment, csv: Path | None, plot: Path | None) -> None:
     if plot is not None:
         check(plot)
     dataset = load_dataset(experiment.data, experiment.seed)
-    assignment = experiment.partition.assign(dataset, experiment.num_clients, experiment.seed)
+    assignment = experiment.dividing().assign(dataset, experiment.num_clients, experiment.seed)
     report = describe(dataset, assignment)
     if csv is not None:
         write_file(csv, escape.csv(report.table).encode())

@@ -47,7 +47,7 @@ class SequentialTrainer:
         """Train the clients one after another."""
         steps = self.task.steps(clients) if steps is None else steps
         deltas, losses, sums = [], [], []
-        validation = self.task.population.validation
+        validation = self.task.population.local_validation
         for place in range(len(clients)):
             one = slice(place, place + 1)
             sent = anchor if anchor.dim() == 1 else anchor[place]

@@ -120,8 +120,8 @@ class StackedTrainer:
     def _report(self, rows: Tensor, clients: Tensor, steps: Tensor, train_loss: Tensor) -> Report:
         population = self.task.population
         sums = None
-        if population.validation is not None:
-            sums = self.score_clients(rows, clients, population.validation)
+        if population.local_validation is not None:
+            sums = self.score_clients(rows, clients, population.local_validation)
         return make_report(self.task, clients, steps, train_loss.cpu(), sums)
 
     def score_samples(self, row: Tensor, samples: Samples) -> Sums:

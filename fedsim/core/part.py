@@ -10,7 +10,7 @@ same object). Its methods are called in this order:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -280,7 +280,7 @@ class Federation:
         trainer: the engine, bound to the clients' task.
         columns: the columns of ``metrics.csv``, in order.
         needs: columns of the report that the combine rule asks for.
-        evaluate_every: rounds between evaluations.
+        evaluates_round: whether a round ends with an evaluation.
         stop: when to end early.
         parts: all parts, in the order in which they are called.
         stages: the parts that updates pass through, in that order.
@@ -291,7 +291,7 @@ class Federation:
     trainer: Trainer
     columns: tuple[Column, ...]
     needs: tuple[str, ...]
-    evaluate_every: int
+    evaluates_round: Callable[[int], bool]
     stop: Stop
     correction: Correction
     privacy: Privacy
@@ -331,7 +331,7 @@ class Federation:
 
     def evaluates(self, round_number: int) -> bool:
         """Whether a round ends with an evaluation."""
-        return round_number % self.evaluate_every == 0 or round_number == self.bound.rounds
+        return self.evaluates_round(round_number)
 
     def examine(self, state: State) -> Evaluation:
         """Evaluate a state: the evaluations of all parts, merged."""

@@ -20,10 +20,12 @@ class Evaluation:
     Attributes:
         metrics: values by column of ``metrics.csv``.
         clients: values ``[N]`` by column of ``clients.csv``; NaN for clients without test samples.
+        unseen: those of the clients that never train.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     clients: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    unseen: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def merge(evaluations: Iterable[Evaluation]) -> Evaluation:
@@ -32,6 +34,7 @@ def merge(evaluations: Iterable[Evaluation]) -> Evaluation:
     for one in evaluations:
         merged.metrics.update(one.metrics)
         merged.clients.update(one.clients)
+        merged.unseen.update(one.unseen)
     return merged
 
 

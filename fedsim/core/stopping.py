@@ -16,7 +16,7 @@ class Stop:
 
     Attributes:
         metric: column of ``metrics.csv`` that judges the run, also for its best round. None: accuracy, or RMSE for
-            regression.
+            regression, of the validation samples with ``eval.validation_fraction``, else of the test samples.
         mode: whether lower (``min``) or higher (``max``) values are better; ``auto`` takes what the column says.
         target: stop as soon as the metric is at least as good as this.
         patience: stop after this many evaluations in a row without a new best.
@@ -53,6 +53,12 @@ class Progress:
     best_round: int = 0
     since_best: int = 0
     reason: str = field(default="")
+
+    @property
+    def on(self) -> str:
+        """The data by which rounds are judged: ``validation``, ``test`` (any data to report on) or ``other``."""
+        kind = self.metric.partition("_")[0]
+        return "test" if kind in ("test", "personal", "unseen") else "validation" if kind == "validation" else "other"
 
     def better(self, value: float, than: float) -> bool:
         """Whether `value` is strictly better."""

@@ -153,6 +153,8 @@ class Cmapss:
             num_outputs=1,
             client_names=tuple(f"engine_{k}" for k in range(1, len(train) + 1)),
             ordered=True,
+            overlap=-(-self.window // self.stride) - 1,
+            held_anywhere=True,
             fitted=Fitted(
                 Scaling(
                     columns((_NAMES[k] for k in used), shift, width),

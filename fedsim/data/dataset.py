@@ -126,6 +126,11 @@ class Dataset:
         forecast: what the targets of a forecast are, or None.
         score: one more metric, or None.
         ordered: whether the samples (of each client, where there are clients) are in the order of time.
+        stretches: ``[S]``, the stretch of time that each training sample is of, ascending within a client, where only
+            the samples within a stretch are in the order of time; else None.
+        overlap: how many of the training samples that follow one in time share time steps with it.
+        held_anywhere: whether samples are held back for validation at any place in time instead of the end, because
+            how much time is left is what the model predicts.
         notes: what was done to the data, or looks wrong in them: one line each, naming the key that changes it.
         facts: what the data are, such as rows and times of a table: labels with texts, for `fedsim.data.describe`.
     """
@@ -142,8 +147,16 @@ class Dataset:
     forecast: Forecast | None = None
     score: Score | None = None
     ordered: bool = False
+    stretches: NDArray[np.int64] | None = None
+    overlap: int = 0
+    held_anywhere: bool = False
     notes: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def has_order(self) -> bool:
+        """Whether training samples follow one another in time, all of a client's or those of a stretch."""
+        return self.ordered or self.stretches is not None
 
 
 @dataclass(frozen=True)
@@ -153,6 +166,16 @@ class Assignment:
     A partition may also change what the clients see of their samples: ``observe(split, members, number)`` returns the
     split (number 0: train, 1: test) with other inputs, given the members of each client. Its `notes` say what it
     left out, as ``Dataset.notes`` do.
+
+    Attributes:
+        train: indices into the training split, for each client.
+        test: indices into the test split.
+        client_names: of the clients.
+        observe: what clients see of their samples.
+        notes: what was left out or held back.
+        validation: indices into the training split that the global model is judged on; None if nothing is held back.
+        unseen: clients that never train; None if all do.
+        sampled_from: how many clients had test samples, of whom only a sample is evaluated; None if all are.
     """
 
     train: Sequence[NDArray[np.int64]]
@@ -160,3 +183,6 @@ class Assignment:
     client_names: tuple[str, ...]
     observe: Callable[[Split, Sequence[NDArray[np.int64]], int], Split] | None = None
     notes: tuple[str, ...] = ()
+    validation: Sequence[NDArray[np.int64]] | None = None
+    unseen: Assignment | None = None
+    sampled_from: int | None = None

@@ -113,6 +113,8 @@ class Har:
             test=splits[1],
             num_outputs=len(ACTIVITIES),
             client_names=tuple(f"subject_{k}" for k in people.tolist()),
+            stretches=np.cumsum(np.diff(train, prepend=train[0]) > 1),
+            overlap=1,
             fitted=Fitted(Scaling(features), labels=ACTIVITIES),
         )
 

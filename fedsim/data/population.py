@@ -80,8 +80,11 @@ class Samples:
 class Population:
     """All clients of a federation with their samples.
 
-    `validation` holds the part of each client's training samples that it keeps for judging its own local model, or
-    None if ``client.validation_fraction`` is 0. `fitted`, `forecast`, `score` and `facts` are those of the
+    `validation` holds the training samples that are held back to judge the global model
+    (``eval.validation_fraction``), and `local_validation` those that each client keeps for judging its own local model
+    (``client.validation_fraction``); None if there are none. `unseen` are the clients that never train
+    (``eval.unseen_clients``), and `sampled_from` is the number of clients of whom some are evaluated
+    (``eval.clients``), or None. `fitted`, `forecast`, `score` and `facts` are those of the
     `Dataset`, and `notes` those of the partition, too; `source_names` are its own clients, to which `Samples.sources`
     point.
     """
@@ -100,6 +103,9 @@ class Population:
     score: Score | None = None
     notes: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    local_validation: Samples | None = None
+    unseen: Population | None = None
+    sampled_from: int | None = None
 
     @property
     def num_clients(self) -> int:
@@ -146,7 +152,9 @@ def _split_validation(
 
 
 def refuse_empty(assignment: Assignment) -> None:
-    """Raise `UserError` if a client has no training samples."""
+    """Raise `UserError` if a client has no training samples, an unseen one included."""
+    if assignment.unseen is not None:
+        refuse_empty(assignment.unseen)
     for name, own in zip(assignment.client_names, assignment.train, strict=True):
         if len(own) == 0:
             raise UserError(f"client {name!r} would have no training samples")
@@ -170,16 +178,27 @@ def build_population(
     """
     refuse_empty(assignment)
     dataset = observed(dataset, assignment)
-    train, validation = list(assignment.train), None
+    train, local = list(assignment.train), None
     if validation_fraction > 0:
         train, held_out = _split_validation(train, assignment.client_names, validation_fraction, seed)
-        validation = _gather_clients(dataset.train, held_out, dtype)
+        local = _gather_clients(dataset.train, held_out, dtype)
+    seen, sources = _population(dataset, replace(assignment, train=train), dtype), _by_source(dataset)
+    validation = unseen = None
+    if assignment.validation is not None:
+        validation = _gather_clients(dataset.train, assignment.validation, dtype, sources=sources)
+    if assignment.unseen is not None:
+        unseen = _population(dataset, assignment.unseen, dtype)
+    return replace(seen, validation=validation, local_validation=local, unseen=unseen)
+
+
+def _population(dataset: Dataset, assignment: Assignment, dtype: torch.dtype) -> Population:
+    """The clients of an assignment with their training and test samples."""
     tokens = dataset.vocabulary_size is not None
     return Population(
         task=dataset.task,
-        train=_gather_clients(dataset.train, train, dtype),
-        test=_gather_clients(dataset.test, list(assignment.test), dtype, sources=_by_source(dataset)),
-        validation=validation,
+        train=_gather_clients(dataset.train, assignment.train, dtype),
+        test=_gather_clients(dataset.test, assignment.test, dtype, sources=_by_source(dataset)),
+        validation=None,
         num_outputs=dataset.num_outputs,
         input_size=0 if tokens else dataset.train.features,
         vocabulary_size=dataset.vocabulary_size,
@@ -190,6 +209,7 @@ def build_population(
         score=dataset.score,
         notes=(*dataset.notes, *assignment.notes, *_formulas(assignment.client_names)),
         facts=dataset.facts,
+        sampled_from=assignment.sampled_from,
     )
 
 
@@ -218,5 +238,11 @@ def to_device(population: Population, device: torch.device) -> Population:
         starts = None if samples.starts is None else samples.starts.to(device)
         return replace(samples, inputs=samples.inputs.to(device), targets=samples.targets.to(device), starts=starts)
 
-    validation = None if population.validation is None else move(population.validation)
-    return replace(population, train=move(population.train), test=move(population.test), validation=validation)
+    return replace(
+        population,
+        train=move(population.train),
+        test=move(population.test),
+        validation=None if population.validation is None else move(population.validation),
+        local_validation=None if population.local_validation is None else move(population.local_validation),
+        unseen=None if population.unseen is None else to_device(population.unseen, device),
+    )

@@ -193,6 +193,7 @@ class Shakespeare:
             vocabulary_size=len(fitted.vocabulary),
             client_names=tuple(names),
             ordered=True,
+            overlap=-(-(self.sequence_length + 1) // (self.stride or 1)) - 1 if last else 0,
             fitted=fitted,
             notes=tuple(notes),
         )

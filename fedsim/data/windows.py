@@ -114,6 +114,7 @@ class Windows:
             num_outputs=len(labels) or splits[0].targets.shape[1],
             client_names=tuple(table.clients[k] for k in kept) if table.natural else None,
             ordered=True,
+            overlap=-(-self.extent // self.stride) - 1,
             why_not_natural="one file without data.client_column is one series, not clients",
             fitted=record(table, table.clients, scales, kept, () if labels else self.targets, labels),
             forecast=self._forecast(table, ends, test, kept) if self.ahead else None,

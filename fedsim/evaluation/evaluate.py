@@ -20,35 +20,73 @@ from fedsim.parallel.division import add_up
 from fedsim.parallel.processes import ALONE, World
 
 
-def score_columns(data: Dataset | Population, prefix: str = "test") -> tuple[Column, ...]:
+def score_columns(data: Dataset | Population, prefix: str = "test", sampled: bool = False) -> tuple[Column, ...]:
     """The columns of ``metrics.csv`` that an evaluation fills in, in order.
 
-    ``p10`` and ``p90`` are the worst decile over clients, ``std`` the standard deviation over them. A score of the
-    data's own is a sum of penalties, where lower is better.
+    ``p10`` and ``p90`` are the worst decile over clients, ``std`` the standard deviation over them, and ``se`` standard
+    errors where only a sample of the clients is evaluated. A score of the data's own is a sum of penalties, where lower
+    is better.
     """
     names: tuple[str, ...] = ("loss", "accuracy", "accuracy_p10", "accuracy_std")
     if data.task is Task.REGRESSION:
         names = ("loss", *error_names(data), "rmse_p90", "rmse_std")
+    if sampled:
+        names += ("loss_se", "rmse_se" if data.task is Task.REGRESSION else "accuracy_se")
     return tuple(COLUMNS.get(f"{prefix}_{name}", Column(f"{prefix}_{name}", "min", evaluated=True)) for name in names)
 
 
-def default_metric(task: Task) -> str:
-    """The column that judges a run unless ``stop.metric`` names another."""
-    return "test_rmse" if task is Task.REGRESSION else "test_accuracy"
+def default_metric(population: Population) -> str:
+    """The column that judges a run unless ``stop.metric`` names another: of validation samples where there are some."""
+    data = "test" if population.validation is None else "validation"
+    return f"{data}_rmse" if population.task is Task.REGRESSION else f"{data}_accuracy"
 
 
 def check_testable(population: Population) -> None:
-    """Raise `ValueError` unless at least one test target counts."""
-    targets = population.test.targets
-    if len(targets) == 0:
-        raise ValueError("no client has test samples")
-    if not targets.is_floating_point() and not bool((targets != IGNORE).any()):
-        raise ValueError("no test target counts: every one is padding or unknown to the training data")
+    """Raise `ValueError` unless at least one target of each kind of evaluation counts."""
+    for kind, samples in evaluated_samples(population).items():
+        if len(samples) == 0:
+            raise ValueError(f"no client has {kind} samples")
+        if count_items(samples) == 0:
+            raise ValueError(f"no {kind} target counts: every one is padding or unknown to the training data")
 
 
-def evaluate(trainer: Trainer, row: Tensor, population: Population, world: World = ALONE) -> Evaluation:
-    """Score the global row ``[P]``; plain metrics pool the test samples of all clients."""
-    return evaluate_samples(score_samples(trainer, row, population.test, world), population)
+def evaluated_samples(population: Population) -> dict[str, Samples]:
+    """What the global model is judged on, by the prefix of the columns."""
+    found = {"test": population.test}
+    if population.validation is not None:
+        found["validation"] = population.validation
+    if population.unseen is not None:
+        found["unseen"] = population.unseen.test
+    return found
+
+
+def count_items(samples: Samples) -> int:
+    """How many predictions are scored: the labels that count, or the numbers that a regression predicts."""
+    targets = samples.targets
+    return targets.numel() if targets.is_floating_point() else int((targets != IGNORE).sum())
+
+
+def evaluate(
+    trainer: Trainer, row: Tensor, population: Population, world: World = ALONE, prefix: str = "test"
+) -> Evaluation:
+    """Score the global row ``[P]``; plain metrics pool the samples of all clients.
+
+    Args:
+        trainer: the engine.
+        row: the model.
+        population: the clients that it is judged on.
+        world: the processes that share the samples.
+        prefix: of the columns' names: ``validation`` judges by those samples, anything else by the test samples.
+    """
+    samples = _judged(population, prefix)
+    return evaluate_samples(score_samples(trainer, row, samples, world), population, prefix)
+
+
+def _judged(population: Population, prefix: str) -> Samples:
+    if prefix != "validation":
+        return population.test
+    assert population.validation is not None, "only with eval.validation_fraction"
+    return population.validation
 
 
 def score_samples(trainer: Trainer, row: Tensor, samples: Samples, world: World) -> Sums:
@@ -63,12 +101,13 @@ def score_samples(trainer: Trainer, row: Tensor, samples: Samples, world: World)
     return concatenate([Sums(*(found[str(k)] for k in range(4))) for found in world.gather(parts) if found])
 
 
-def evaluate_samples(sums: Sums, population: Population) -> Evaluation:
-    """Turn the sums of all test samples ``[S]`` into metrics."""
-    owner = _owners(population.test.sizes)
-    found = (*_losses(sums, population), *_errors(sums.outputs, population.test, population))
+def evaluate_samples(sums: Sums, population: Population, prefix: str = "test") -> Evaluation:
+    """Turn the sums of all samples ``[S]`` into metrics; see `evaluate`."""
+    samples = _judged(population, prefix)
+    owner = _owners(samples.sizes)
+    found = (*_losses(sums, population), *_errors(sums.outputs, samples, population))
     totals = [_added(measure, owner, population.num_clients) for measure in found]
-    return _evaluation(found, totals, population, "test")
+    return _evaluation(found, totals, population, prefix)
 
 
 def evaluate_own(
@@ -79,17 +118,17 @@ def evaluate_own(
     prefix: str,
     world: World = ALONE,
 ) -> Evaluation:
-    """Score each client's own model on its own test samples; plain metrics pool the samples of all clients.
+    """Score each client's own model on its own samples; plain metrics pool the samples of all clients.
 
     Args:
         trainer: the engine.
         models: returns the models ``[C, P]`` of clients ``[C]``.
         population: all clients and their samples.
         chunk_size: how many clients are scored at a time.
-        prefix: prefix of the columns' names.
+        prefix: of the columns' names, which decides the samples as in `evaluate`.
         world: the processes that share the clients.
     """
-    test = population.test
+    test = _judged(population, prefix)
     own = test.sizes.nonzero()[:, 0][world.rank :: world.size]
     outputs = torch.zeros(len(test), population.num_outputs if population.task is Task.REGRESSION else 0)
     sums = torch.zeros(3, population.num_clients, dtype=torch.float64)
@@ -133,8 +172,10 @@ def _added(measure: Measure, owner: NDArray[np.int64], clients: int) -> tuple[Te
 def _evaluation(
     found: Sequence[Measure], totals: Sequence[tuple[Tensor, Tensor]], population: Population, prefix: str
 ) -> Evaluation:
-    """Turn sums per client ``[N]`` into metrics; clients without test samples are left out."""
+    """Turn sums per client ``[N]`` into metrics; clients without such samples are left out."""
     metrics, clients = {}, {}
+    if prefix in ("test", "unseen"):
+        clients["test_items"] = totals[0][1].numpy()
     for measure, (total, count) in zip(found, totals, strict=True):
         metrics[f"{prefix}_{measure.name}"] = float(measure.of(total.sum(), count.sum()))
         clients[f"{prefix}_{measure.name}"] = measure.of(total, count).numpy()
@@ -143,7 +184,37 @@ def _evaluation(
     # If every client's value is NaN, the model has diverged; the caller reports that.
     metrics[f"{judged}_p{percent}"] = float(np.percentile(tested, percent)) if len(tested) else float("nan")
     metrics[f"{judged}_std"] = float(np.std(tested)) if len(tested) else float("nan")
+    if population.sampled_from is not None:
+        for measure, (total, count) in zip(found, totals, strict=True):
+            if measure.name in ("loss", "accuracy", "rmse"):
+                metrics[f"{prefix}_{measure.name}_se"] = standard_error(measure, total, count, population.sampled_from)
     return Evaluation(metrics, clients)
+
+
+def standard_error(measure: Measure, totals: Tensor, counts: Tensor, clients: int) -> float:
+    """The standard error of a pooled metric over a simple random sample of clients.
+
+    A pooled mean is the ratio R of two sums over clients, so its variance is about
+    ``(1 - n/N) n s^2 / (sum of counts)^2`` with s^2 the variance of ``total - R count`` over the n clients (Cochran
+    1977, Sampling Techniques, equation 6.9); that of a root follows by the delta method.
+
+    Args:
+        measure: a mean, or the root of one.
+        totals: ``[N]``, sums of each client.
+        counts: ``[N]``, what they are divided by; 0 for clients that are not in the sample.
+        clients: N, from which they were drawn.
+
+    Returns:
+        NaN for a sample of one client.
+    """
+    total, count = totals[counts > 0], counts[counts > 0]
+    number = len(count)
+    if number < 2:
+        return float("nan")
+    ratio = total.sum() / count.sum()
+    spread = (total - ratio * count).square().sum() / (number - 1)
+    error = ((1 - number / clients) * number * spread).clamp(min=0).sqrt() / count.sum()
+    return float(error / (2 * ratio.sqrt()) if measure.root else error)
 
 
 def _owners(sizes: Tensor) -> NDArray[np.int64]:

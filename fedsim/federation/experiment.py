@@ -23,10 +23,12 @@ from fedsim.data.population import Population
 from fedsim.data.source import DataSource
 from fedsim.devices.system import NoSystem
 from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_one_of, did_you_mean
+from fedsim.evaluation.settings import Eval
 from fedsim.federation.clashes import Claim, claims_of, refuse_clashes
 from fedsim.links.link import TwoWayLink
 from fedsim.metrics import Column
 from fedsim.models.recurrent import RecurrentModel
+from fedsim.partition.holding_out import HeldOut
 from fedsim.partition.partition import Partition
 from fedsim.personalization.personalization import NoPersonalization
 from fedsim.privacy.privacy import NoPrivacy
@@ -46,20 +48,6 @@ class Checked(Protocol):
     def check(self, setting: Setting) -> None:
         """Raise `UserError` if the rule cannot work, or if one of its options would have no effect."""
         ...
-
-
-@dataclass(frozen=True)
-class Eval:
-    """How often the global model is evaluated.
-
-    Attributes:
-        every: rounds between evaluations; round 0 and the last round are always evaluated.
-    """
-
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        check_at_least(self, 1, "every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +74,7 @@ class Experiment:
         checkpoint: when the state is saved.
         console: what is shown.
         tracker: the experiment tracker that rounds are also logged to.
-        eval: how often the global model is evaluated.
+        eval: when the global model is evaluated, and on what.
         seed: key of every random stream.
         rounds: round limit R.
         num_clients: N; None means 10 for generated partitions and all clients for natural ones.
@@ -157,6 +145,13 @@ class Experiment:
             changes.get("aggregator", self.aggregator),
             changes.get("client", self.client),
         )
+
+    def dividing(self) -> Partition:
+        """The partition, without the clients and samples that ``eval`` keeps out."""
+        held = self.eval
+        if not held.holds_out:
+            return self.partition
+        return HeldOut(self.partition, held.validation_fraction, held.unseen_clients, held.clients)
 
     def parts(self) -> tuple[Part, ...]:
         """The parts of a round that config groups choose, in the order in which they are called."""

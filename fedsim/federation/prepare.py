@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from fedsim.core import stopping
 from fedsim.core.facts import Fact
 from fedsim.core.part import Bound, Federation, Part
 from fedsim.core.state import State
-from fedsim.data.dataset import Dataset
+from fedsim.data.dataset import Assignment, Dataset
 from fedsim.data.fitted import Fitted
 from fedsim.data.population import build_population, to_device
 from fedsim.data.source import load_dataset
@@ -54,16 +55,23 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
     Raises:
         UserError: if data, partition and settings do not go together, or the data do not go with `fitted`.
     """
-    e = replace(experiment, **experiment.baseline.changes(experiment.partition, experiment.client))
+    dividing = experiment.dividing()
+    changes = experiment.baseline.changes(dividing, experiment.client)
+    e = replace(experiment, **changes)
     device, dtype = e.torch_device(), e.torch_dtype()
     dataset = load_dataset(e.data, e.seed, fitted)
     facts = e.setting(e.claims()).facts
-    columns = _columns(e, dataset, facts)
+    assignment = changes.get("partition", dividing).assign(dataset, e.num_clients, e.seed)
+    columns = _columns(e, dataset, facts, assignment)
     e.check_columns(columns)
-    assignment = e.partition.assign(dataset, e.num_clients, e.seed)
     population = build_population(
         dataset, assignment, validation_fraction=e.client.validation_fraction, seed=e.seed, dtype=dtype
     )
+    if population.unseen is not None and Fact.NO_COMMON_MODEL in facts:
+        raise UserError(
+            f"eval.unseen_clients={e.eval.unseen_clients}: has nothing to judge, as with {facts[Fact.NO_COMMON_MODEL]} "
+            "there is no common model that a new client could get"
+        )
     try:
         check_testable(population)
     except ValueError as error:
@@ -110,7 +118,7 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
         trainer=bound.make_trainer(task),
         columns=columns,
         needs=getattr(e.aggregator.combine, "needs", ()),
-        evaluate_every=e.eval.every,
+        evaluates_round=partial(e.eval.evaluates, rounds=e.rounds),
         stop=e.stop,
         correction=correction,
         privacy=privacy,
@@ -138,7 +146,7 @@ def initial_state(simulation: Simulation, row: Tensor | None = None) -> State:
     device, dtype = e.torch_device(), e.torch_dtype()
     row = initial_row(simulation.task.arch, e.seed, dtype) if row is None else row
     row = row.to(device, dtype, copy=True)
-    metric = simulation.stop.metric or default_metric(simulation.population.task)
+    metric = simulation.stop.metric or default_metric(simulation.population)
     progress = stopping.start(simulation.stop, metric, simulation.columns)
     drawers = {part.group: kept for part in simulation.parts if (kept := part.start(row))}
     return State(row, ClientStore(simulation.population.num_clients), progress, drawers=drawers)
@@ -164,18 +172,21 @@ def _screening(facts: Collection[Fact]) -> tuple[Screening, ...]:
     return (Screening(),) if Fact.FORGES in facts and Fact.HIDES_ROWS not in facts else ()
 
 
-def _columns(e: Experiment, dataset: Dataset, facts: Collection[Fact]) -> tuple[Column, ...]:
+def _columns(e: Experiment, dataset: Dataset, facts: Collection[Fact], assignment: Assignment) -> tuple[Column, ...]:
     """The columns of ``metrics.csv``: round, losses, scores, deltas, traffic, and those of the other parts."""
 
     def of(*parts: Part) -> tuple[Column, ...]:
         return tuple(column for part in parts for column in part.columns)
 
-    own = score_columns(dataset, "personal") if Fact.PERSONAL in facts else ()
-    validation = ("validation_loss",) if e.client.validation_fraction > 0 else ()
+    judged = [*(["validation"] if assignment.validation is not None else []), "test"]
+    judged += ["personal"] if Fact.PERSONAL in facts else []
+    if assignment.unseen is not None:
+        judged += ["unseen", *(["unseen_personal"] if Fact.PERSONAL in facts else [])]
+    sampled = assignment.sampled_from is not None
+    validation = ("local_validation_loss",) if e.client.validation_fraction > 0 else ()
     return (
         *(COLUMNS[name] for name in ("round", "clients", "train_loss", *validation)),
-        *score_columns(dataset),
-        *own,
+        *(one for kind in judged for one in score_columns(dataset, kind, sampled and not kind.startswith("unseen"))),
         *(COLUMNS[name] for name in ("delta_norm", "client_drift")),
         *of(Books(), *e.parts(), *_screening(facts)),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
 from fedsim.core.facts import Facts
 from fedsim.core.part import Bound, Federation, Personalization, Round
-from fedsim.core.results import Evaluation
+from fedsim.core.results import Evaluation, merge
 from fedsim.core.state import State
 from fedsim.evaluation.evaluate import evaluate_own
 
@@ -61,16 +61,20 @@ class OwnModels(Personalization):
         return anchors
 
     def bind(self, bound: Bound) -> OwnModelsInRun:
-        """Bind the engine to the task of the personal models."""
-        return OwnModelsInRun(self, bound.make_trainer(self.task(bound.task)))
+        """Bind the engine to the task of the personal models, those of clients that never train included."""
+        task, unseen, newcomers = self.task(bound.task), bound.population.unseen, None
+        if unseen is not None:
+            newcomers = bound.make_trainer(replace(task, population=unseen, stream=f"unseen.{task.stream}"))
+        return OwnModelsInRun(self, bound.make_trainer(task), newcomers)
 
 
 @dataclass(frozen=True)
 class OwnModelsInRun(Personalization):
-    """Personal models, with the engine that trains and scores them."""
+    """Personal models, with the engine that trains and scores them, and the one for unseen clients."""
 
     settings: OwnModels
     trainer: Trainer
+    newcomers: Trainer | None = None
 
     def train(self, anchors: Tensor, clients: Tensor, round: Round) -> None:
         """Train the personal models of clients of the cohort."""
@@ -78,12 +82,27 @@ class OwnModelsInRun(Personalization):
         self.settings.train_own(trainer, anchors, clients, round.number, round.store)
 
     def examine(self, federation: Federation, state: State) -> Evaluation:
-        """Return the ``personal_*`` columns: each client's own model on its own test samples."""
+        """Return the ``personal_*`` columns: each client's own model on its own test samples.
+
+        An unseen client gets what the method gives a client that takes part for the first time, from the model of this
+        round; in round 0 nobody has trained.
+        """
 
         def models(clients: Tensor) -> Tensor:
             anchors = federation.blocks.models(state.store, clients, state.row).expand(len(clients), -1)
             return self.settings.rows(self.trainer, anchors, clients, state.round, state.store)
 
-        return evaluate_own(
-            self.trainer, models, federation.population, federation.chunk_size, "personal", federation.world
-        )
+        chunk, world, unseen = federation.chunk_size, federation.world, federation.population.unseen
+        own = evaluate_own(self.trainer, models, federation.population, chunk, "personal", world)
+        if (trainer := self.newcomers) is None or unseen is None:
+            return own
+        newcomers = unseen.num_clients
+
+        def fresh(clients: Tensor) -> Tensor:
+            anchors, store = state.row.expand(len(clients), -1), ClientStore(newcomers)
+            if state.round > 0:
+                self.settings.train_own(trainer, anchors, clients, state.round, store)
+            return self.settings.rows(trainer, anchors, clients, state.round, store)
+
+        theirs = evaluate_own(trainer, fresh, unseen, chunk, "unseen_personal", world)
+        return merge([own, Evaluation(theirs.metrics, unseen=theirs.clients)])

@@ -59,6 +59,13 @@ class Clipped(Privacy, ABC):
         """Work out the noise, and return the mechanism with its budget."""
 
 
+NOT_COVERED = (
+    "metrics.csv and clients.csv, which tell losses and scores on clients' samples without noise",
+    "what is chosen by them: the best round, early stopping, settings",
+)
+"""What a run gives away besides the models whose release epsilon is about."""
+
+
 @dataclass(frozen=True)
 class Accounted(Privacy):
     """A mechanism bound to a run, whose accountant tracks the privacy spent.
@@ -80,9 +87,9 @@ class Accounted(Privacy):
         return {"epsilon": self.budget.epsilon(self.spent(round)), "delta": self.budget.delta}
 
     def introduce(self) -> list[str]:
-        """Return a line about the guarantee."""
-        return [self.budget.describe()]
+        """Return a line about the guarantee, and one about what it leaves out."""
+        return [self.budget.describe(), f"epsilon does not cover {'; '.join(NOT_COVERED)}"]
 
     def summary(self, state: State) -> dict[str, Any]:
         """Return the guarantee in numbers."""
-        return {"privacy": self.budget.facts()}
+        return {"privacy": {**self.budget.facts(), "not_covered": [*NOT_COVERED]}}

@@ -23,6 +23,8 @@ SHOWN = (
     "round",
     "clients",
     "train_loss",
+    "validation_accuracy",
+    "validation_rmse",
     "test_loss",
     "test_accuracy",
     "test_rmse",

@@ -16,7 +16,9 @@ from fedsim.federation.prepare import Simulation
 def data_hash(population: Population) -> str:
     """Return a digest of which client holds which samples: equal for equal data and partition."""
     digest = hashlib.blake2b(digest_size=16)
-    for samples in (population.train, population.test, population.validation):
+    unseen = population.unseen
+    kept = (population.local_validation, population.validation, *((unseen.train, unseen.test) if unseen else ()))
+    for samples in (population.train, population.test, *kept):
         if samples is not None:
             for inputs in _inputs(samples):
                 digest.update(np.ascontiguousarray(inputs.cpu().numpy()).data)

@@ -54,12 +54,15 @@ def plan(simulation: Simulation) -> dict[str, str]:
         f"median {int(sizes.median())}, max {int(sizes.max())})",
         "test samples": f"{len(population.test):,}",
         "validation samples": "none" if population.validation is None else f"{len(population.validation):,}",
+        **({} if (own := population.local_validation) is None else {"local validation samples": f"{len(own):,}"}),
+        **({} if (new := population.unseen) is None else {"unseen clients": f"{new.num_clients:,}"}),
         "model": f"{type(e.model).__name__}, hidden_size={arch.hidden_size}"
         + ("" if e.model.parameters is None else f", the nearest to model.parameters={e.model.parameters}"),
         "parameters": f"{arch.layout.num_parameters:,} ("
         + ", ".join(f"{block} {count:,}" for block, count in blocks.items())
         + ")",
-        "rounds": f"{e.rounds}, evaluated every {e.eval.every}",
+        "rounds": f"{e.rounds}, evaluated every {e.eval.every}"
+        + ("" if e.eval.last is None else f", and each of the last {e.eval.last}"),
         "client optimizer": f"{type(e.client.optimizer).__name__}, lr={e.client.optimizer.lr:g}"
         + ("" if e.client.clip_norm is None else f", clip_norm={e.client.clip_norm:g}"),
         "local steps in round 1": f"min {int(steps.min())}, max {int(steps.max())}, all {int(steps.sum()):,}",

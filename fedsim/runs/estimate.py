@@ -72,7 +72,8 @@ def _seconds(simulation: Simulation) -> float | None:
     if len(laps) < 2:
         return None
     left = e.rounds + 1 - len(laps)
-    return last - begun + left * mean(laps[2:] or laps[1:]) + left / e.eval.every * median(tests)
+    evaluations = sum(simulation.evaluates(number) for number in range(len(laps), e.rounds + 1))
+    return last - begun + left * mean(laps[2:] or laps[1:]) + evaluations * median(tests)
 
 
 def in_words(found: Estimate, rounds: int) -> dict[str, str]:

@@ -305,7 +305,7 @@ def _start(
     if again is not None:
         size = content.rstrip(b"\n").rfind(b"\n") + 1
         rows.pop()
-    progress = stopping.start(e.stop, default_metric(simulation.population.task), simulation.columns)
+    progress = stopping.start(e.stop, default_metric(simulation.population), simulation.columns)
     state.progress = replay(progress, e.stop, [*rows, again] if again else rows)
     kept, seconds = timing_size(directory / "timing.csv", TIMING_COLUMNS, round_number)
     return Start(state, rows, size, kept, again, evaluation, seconds, points)

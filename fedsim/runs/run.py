@@ -17,7 +17,9 @@ import torch
 
 from fedsim.core.results import Evaluation, Metrics, RoundResult
 from fedsim.core.state import State
+from fedsim.core.stopping import Progress
 from fedsim.errors import Diverged, ProcessLost, RecordingFailed, printable
+from fedsim.evaluation.evaluate import count_items, evaluated_samples
 from fedsim.evaluation.to_beat import describe_scores, error_unit, rival
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation
@@ -36,6 +38,7 @@ from fedsim.recording.run_directory import (
 from fedsim.recording.run_log import logging_to
 from fedsim.runs.checkpoints import encode_state, prune_checkpoints, save_checkpoint, write_checkpoint
 from fedsim.runs.chosen import chosen
+from fedsim.runs.clients_table import clients_table
 from fedsim.runs.console import display, format_value
 from fedsim.runs.digests import data_hash
 from fedsim.runs.facts import git_hash, run_facts, versions
@@ -48,6 +51,8 @@ from fedsim.runs.tracking import Follower
 log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # messages for users are printed as well
 
+REPORTED = ("test_", "unseen_", "personal_")
+"""How the names of columns begin that are reported on, and not to be chosen by."""
 TIMING_COLUMNS = ("round", "train", "evaluate", "elapsed")
 DIVERGED_HINT = "try a smaller client.optimizer.lr, client.clip_norm=1, or a smaller server learning rate"
 
@@ -94,25 +99,28 @@ class Recorder:
         columns = [column.name for column in self.simulation.columns]
         self._evaluation, self._saved = start.evaluation, -1
         self._best: tuple[int, bytes] | None = None  # the checkpoint of the best round, until one is written
+        self.best: Metrics = {}  # the row of the best round
         self._metrics = CsvWriter(self.directory / "metrics.csv", columns, start.size)
         try:
             self._timing = CsvWriter(self.directory / "timing.csv", TIMING_COLUMNS, start.timing_size)
             for row in start.rows:
-                self._take(row, start.state.progress.metric)
+                self._take(row, start.state.progress)
             if start.again is not None:
                 self._metrics.write(start.again)
-                self._take(start.again, start.state.progress.metric)
+                self._take(start.again, start.state.progress)
                 self.save(start.state)
         except OSError:
             self._metrics.close()
             raise
 
-    def _take(self, row: Metrics, judging: str) -> None:
+    def _take(self, row: Metrics, progress: Progress) -> None:
         self.last = row
         if row["test_loss"] is not None:
             self.final = row
-        if (judged := row[judging]) is not None:
+        if (judged := row[progress.metric]) is not None:
             self.scores[int(row["round"] or 0)] = float(judged)
+        if row["round"] == progress.best_round:
+            self.best = row
 
     def record(self, result: RoundResult, state: State) -> None:
         """Write the result of a round, and a checkpoint if one is due."""
@@ -121,7 +129,7 @@ class Recorder:
         self._timing.write({"round": round_number, **result.seconds, "elapsed": time.perf_counter() - self.started})
         if result.evaluation is not None:
             self._evaluation = result.evaluation
-        self._take(result.metrics, state.progress.metric)
+        self._take(result.metrics, state.progress)
         if every is not None and (self.simulation.is_over(state) or round_number % every == 0):
             self.save(state)
         elif every is not None and state.progress.best_round == round_number:
@@ -175,13 +183,7 @@ class Recorder:
         """Write each client's scores at the last evaluation to ``clients.csv``."""
         if self._evaluation is None:
             return
-        population = self.simulation.population
-        scores = self._evaluation.clients
-        sizes = [population.train.sizes.tolist(), population.test.sizes.tolist()]
-        columns = [list(range(population.num_clients)), list(population.client_names), *sizes]
-        columns += [values.tolist() for values in scores.values()]
-        header = ("client", "name", "train_samples", "test_samples", *scores)
-        write_csv(self.directory / "clients.csv", header, zip(*columns, strict=True))
+        write_csv(self.directory / "clients.csv", *clients_table(self.simulation.population, self._evaluation))
 
 
 def run_experiment(
@@ -314,12 +316,25 @@ def _conclude(screen: Screen, state: State, recorder: Recorder, status: str, rea
         final = recorder.final.get(progress.metric)
         screen.say(
             f"{progress.metric}: final {format_value(final)}, best {format_value(progress.best)} "
-            f"in round {progress.best_round}"
+            f"in round {progress.best_round}" + (", chosen on test data: optimistic" if progress.on == "test" else "")
         )
+        if progress.on == "validation":
+            screen.say(_of_chosen(recorder, progress))
     if status == "diverged":
         complain(f"diverged: {reason}")
     else:
         screen.say(f"{status} after round {state.round} ({reason}); see {directory / 'metrics.csv'}")
+
+
+def _of_chosen(recorder: Recorder, progress: Progress) -> str:
+    """What is reported of the round that validation chose, beside the last one."""
+    shown = [f"{kind}{progress.metric.partition('_')[2]}" for kind in REPORTED]
+    values = [
+        f"{name} {format_value(recorder.best[name])} (last round {format_value(recorder.final[name])})"
+        for name in shown
+        if recorder.best.get(name) is not None
+    ]
+    return f"round {progress.best_round}, chosen on validation data: {', '.join(values)}"
 
 
 def _summary(simulation: Simulation, state: State, recorder: Recorder, status: str, reason: str) -> dict[str, Any]:
@@ -336,7 +351,10 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
             "mode": progress.mode,
             "value": progress.best,
             "round": progress.best_round,
+            "on": progress.on,
+            "test": {k: v for k, v in recorder.best.items() if v is not None and k.startswith(REPORTED)},
         },
+        "items": {kind: count_items(samples) for kind, samples in evaluated_samples(simulation.population).items()},
         "columns": {column.name: column.better for column in simulation.columns},
         "cumulative": [column.name for column in simulation.columns if column.cumulative],
         **{name: value for part in simulation.parts for name, value in part.summary(state).items()},

@@ -239,7 +239,7 @@ def check_search(sweeper: Mapping[str, Any]) -> None:
 
 def check_direction(sweeper: Mapping[str, Any], simulation: Simulation) -> None:
     """Raise `UserError` if Optuna would search for the worst value instead of the best."""
-    progress = start(simulation.stop, default_metric(simulation.population.task), simulation.columns)
+    progress = start(simulation.stop, default_metric(simulation.population), simulation.columns)
     wanted = "minimize" if progress.mode == "min" else "maximize"
     given = str(getattr(sweeper["direction"], "name", sweeper["direction"]))
     if given != wanted:

@@ -70,7 +70,7 @@ def test_a_notice_says_that_private_blocks_change_the_test_columns(fedsim, tiny)
         ((), ["round", "clients", "train_loss", *CLASSIFICATION, *ENDS]),
         (
             ("client.validation_fraction=0.3",),
-            ["round", "clients", "train_loss", "validation_loss", *CLASSIFICATION, *ENDS],
+            ["round", "clients", "train_loss", "local_validation_loss", *CLASSIFICATION, *ENDS],
         ),
         (
             ("data.task=regression",),

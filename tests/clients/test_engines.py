@@ -279,7 +279,7 @@ def test_validation_judges_the_local_model(tiny, uneven, engine):
     base = replace(tiny("client.validation_fraction=0.3"), partition=uneven((2, 9, 5, 3, 8), (3, 0, 1, 2, 4)))
     sim, row, store = start(base, engine=engine)
     deltas, report = sim.trainer.train(row, torch.tensor([4, 1, 2]), 1, store)
-    kept = sim.population.validation
+    kept = sim.population.local_validation
     for place, client in enumerate((4, 1, 2)):
         own = slice(int(kept.offsets[client]), int(kept.offsets[client + 1]))
         module = Plain(3, 5, 4).double()

@@ -258,7 +258,7 @@ def test_validation(tiny, uneven, agree, task, by, dtype):
     base = tiny("client.validation_fraction=0.3", "aggregator=weighted", f"aggregator.combine.by={by}", task=task)
     partition = uneven((2, 9, 5, 3, 8), (3, 0, 1, 2, 4)) if task is not LABELLING else uneven((2, 6, 4), (1, 0, 2))
     result = agree(replace(base, partition=partition, dtype=dtype))
-    assert result.metrics[1]["validation_loss"] > 0
+    assert result.metrics[1]["local_validation_loss"] > 0
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

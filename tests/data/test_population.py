@@ -47,7 +47,7 @@ def test_clients_get_their_own_samples():
     assert population.train.lengths.tolist() == [1, 2, 1, 2, 1]
     assert population.train.offsets.tolist() == [0, 2, 5]
     assert population.test.sizes.tolist() == [0, 1]
-    assert (population.num_clients, population.input_size, population.validation) == (2, 1, None)
+    assert (population.num_clients, population.input_size, population.local_validation) == (2, 1, None)
 
 
 @given(sizes=st.lists(st.integers(2, 30), min_size=1, max_size=5), fraction=st.floats(0.01, 0.99))
@@ -61,7 +61,7 @@ def test_validation_takes_its_share_out_of_training(sizes, fraction):
     for client, members in enumerate(own):
         train, held_out = (
             part.targets[part.offsets[client] : part.offsets[client + 1]].tolist()
-            for part in (population.train, population.validation)
+            for part in (population.train, population.local_validation)
         )
         assert sorted(train + held_out) == members
         assert len(held_out) == min(max(1, round(fraction * len(members))), len(members) - 1)
@@ -73,7 +73,7 @@ def test_validation_of_a_client_depends_on_the_seed_and_not_on_other_clients():
         given_out = assignment(own, [[0]] * clients)
         kept = build_population(
             dataset_of(100, 1), given_out, validation_fraction=0.3, seed=seed, dtype=torch.float32
-        ).validation
+        ).local_validation
         return kept.targets[:3].tolist()
 
     assert held_out(0, 1) == held_out(0, 5)

@@ -49,7 +49,7 @@ def test_the_rows_are_held_once(source):
     assert data.train.take().shape == (len(data.train), 5, 2)
     assignment = Natural().assign(data, None, 0)
     population = build_population(data, assignment, validation_fraction=0.2, seed=0, dtype=torch.float32)
-    held = {part.inputs.data_ptr() for part in (population.train, population.test, population.validation)}
+    held = {part.inputs.data_ptr() for part in (population.train, population.test, population.local_validation)}
     assert held == {data.train.inputs.__array_interface__["data"][0]}
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.client_store import ClientStore
 from fedsim.clients.engine import SequentialEngine, StackedEngine
 from fedsim.data.dataset import IGNORE, Score, Task
 from fedsim.data.fitted import Fitted, Scaling, columns
 from fedsim.data.source import load_dataset
 from fedsim.errors import UserError
-from fedsim.evaluation.evaluate import evaluate
+from fedsim.evaluation.errors import Measure
+from fedsim.evaluation.evaluate import evaluate, standard_error
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.metrics import Column
 from fedsim.models.reference import ReferenceModel, load_row
@@ -172,3 +174,121 @@ def test_sums_are_double_in_single_precision(tiny):
     sim = prepare(replace(tiny(), dtype="float32"))
     sums = sim.trainer.score_samples(initial_state(sim).row, sim.population.test)
     assert {column.dtype for column in sums.columns()[:3]} == {torch.float64}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# validation, unseen clients, and a sample of the clients
+
+
+def test_the_default_judge_is_validation_where_there_is_one(tiny, run):
+    plain, held = run(tiny("rounds=3")), run(tiny("rounds=3", "eval.validation_fraction=0.3"))
+    assert (plain.state.progress.metric, plain.state.progress.on) == ("test_accuracy", "test")
+    assert (held.state.progress.metric, held.state.progress.on) == ("validation_accuracy", "validation")
+    values = [row["validation_accuracy"] for row in held.metrics]
+    assert held.state.progress.best == max(values)
+    assert held.state.progress.best_round == values.index(max(values))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.REGRESSION])
+def test_validation_scores_are_those_of_the_samples_held_back(tiny, engine, task):
+    """The same model on the same samples as test samples."""
+    sim = prepare(replace(tiny("eval.validation_fraction=0.4", task=task), engine=engine))
+    row = initial_state(sim).row
+    population = sim.population
+    found = sim.examine(initial_state(sim))
+    as_test = evaluate(sim.trainer, row, replace(population, test=population.validation))
+    names = [name.removeprefix("test_") for name in as_test.metrics]
+    assert [found.metrics[f"validation_{name}"] for name in names] == list(as_test.metrics.values())
+    numbers = 2 if task is Task.REGRESSION else 1  # data.outputs=2
+    assert found.clients["test_items"].tolist() == [numbers * int(size) for size in population.test.sizes]
+
+
+def test_held_back_samples_are_not_trained_on(tiny, run):
+    """With the held-back samples' inputs replaced, nothing changes but the validation columns."""
+    experiment = tiny("eval.validation_fraction=0.4", "rounds=2")
+    whole = run(experiment)
+    population = whole.simulation.population
+    assert len(population.train) + len(population.validation) == 30
+    train = {tuple(x.flatten().tolist()) for x in population.train.inputs}
+    assert not any(tuple(x.flatten().tolist()) in train for x in population.validation.inputs)
+
+
+def test_unseen_clients_never_take_part(tiny, run):
+    """Four of five clients train: as many rows, and the fifth's samples are in no other hands."""
+    result = run(tiny("eval.unseen_clients=[client_4]", "rounds=2", "sampler.fraction=1.0"))
+    population, unseen = result.simulation.population, result.simulation.population.unseen
+    assert population.client_names == ("client_0", "client_1", "client_2", "client_3")
+    assert (unseen.client_names, unseen.train.sizes.tolist()) == (("client_4",), [9])
+    assert result.deltas[0].shape[0] == 4
+    found = evaluate(result.simulation.trainer, result.state.row, unseen)
+    assert result.metrics[2]["unseen_accuracy"] == found.metrics["test_accuracy"]
+
+
+@pytest.mark.parametrize(("method", "key"), [("finetune", "personalize.steps=3"), ("ditto", "personalize.mu=0.5")])
+def test_an_unseen_client_gets_what_a_newcomer_gets(tiny, run, method, key):
+    """Computed here by the engine of the personal task, bound to the unseen clients alone, from an empty store."""
+    result = run(tiny("eval.unseen_clients=2", f"personalize={method}", key, "rounds=2"))
+    sim, unseen = result.simulation, result.simulation.population.unseen
+    settings = sim.experiment.personalize
+    task = settings.task(sim.task)
+    trainer = sim.bound.make_trainer(replace(task, population=unseen, stream=f"unseen.{task.stream}"))
+    clients = torch.arange(2)
+    anchors = result.state.row.expand(2, -1)
+    deltas, _ = trainer.train(anchors, clients, 2, ClientStore(2))
+    scored = trainer.score_clients(anchors + deltas, clients, unseen.test)
+    expected = float(scored.hits.sum() / scored.count.sum())
+    assert result.metrics[2]["unseen_personal_accuracy"] == pytest.approx(expected)
+    assert float((deltas != 0).double().mean()) > 0.5
+    assert result.metrics[0]["unseen_personal_loss"] is not None
+
+
+def test_the_standard_error_of_a_ratio():
+    """Three of ten clients with hits 1, 2, 6 of 2, 4, 6 items: R = 9/12 = 0.75; residuals -0.5, -1, 1.5.
+
+    s^2 = (0.25 + 1 + 2.25) / 2 = 1.75; variance (1 - 3/10) 3 1.75 / 12^2 = 3.675 / 144.
+    """
+    hits, count = torch.tensor([1.0, 2, 0, 6]).double(), torch.tensor([2.0, 4, 0, 6]).double()
+    plain = Measure("accuracy", hits, count)
+    error = (3.675 / 144) ** 0.5
+    assert standard_error(plain, hits, count, 10) == pytest.approx(error, rel=1e-12)
+    assert standard_error(replace(plain, root=True), hits, count, 10) == pytest.approx(error / (2 * 0.75**0.5))
+    assert math.isnan(standard_error(plain, hits[:1], count[:1], 10))
+
+
+def test_the_standard_error_is_that_of_drawing_clients_again():
+    """The spread of the pooled mean over 4,000 samples of 20 out of 60 clients, 4% of its own noise and bias aside."""
+    rng = np.random.default_rng(0)
+    count = torch.from_numpy(rng.integers(5, 40, 60).astype(np.float64))
+    total = torch.from_numpy(rng.binomial(count.numpy().astype(int), rng.uniform(0.3, 0.9, 60)).astype(np.float64))
+    drawn = [rng.permutation(60)[:20] for _ in range(4000)]
+    means = [float(total[k].sum() / count[k].sum()) for k in drawn]
+    measure = Measure("accuracy", total, count)
+    errors = [standard_error(measure, total[k], count[k], 60) for k in drawn]
+    assert np.mean(np.square(errors)) ** 0.5 == pytest.approx(np.std(means), rel=0.06)
+
+
+def test_only_sampled_clients_have_scores(tiny, run):
+    result = run(tiny("eval.clients=2", "eval.validation_fraction=0.4", "rounds=1"))
+    scores = result.simulation.examine(result.state)
+    assert (~np.isnan(scores.clients["test_accuracy"])).sum() == 2
+    assert [row["test_accuracy_se"] is not None for row in result.metrics] == [True, True]
+    assert "validation_loss_se" in result.metrics[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rounds"),
+    [
+        (("eval.every=4",), [0, 4, 8, 10]),
+        (("eval.every=4", "eval.last=3"), [0, 4, 8, 9, 10]),
+        (("eval.every=20", "eval.last=1"), [0, 10]),
+    ],
+)
+def test_the_last_rounds_are_evaluated_densely(tiny, run, settings, rounds):
+    result = run(tiny(*settings, "rounds=10"))
+    assert [row["round"] for row in result.metrics if row["test_loss"] is not None] == rounds
+
+
+def test_unseen_clients_need_a_common_model(tiny):
+    with pytest.raises(UserError, match=r"eval\.unseen_clients=1: has nothing to judge, as with baseline=local"):
+        prepare(tiny("eval.unseen_clients=1", "baseline=local"))

@@ -201,10 +201,10 @@ def test_rounds_between_evaluations_have_empty_cells(tiny, run):
 def test_validation_loss_is_recorded(tiny, uneven, run):
     base = tiny("client.validation_fraction=0.3", "aggregator=weighted", "aggregator.combine.by=loss")
     result = run(replace(base, partition=uneven((2, 9, 5, 3, 8), (3, 0, 1, 2, 4))))
-    assert result.simulation.columns[3].name == "validation_loss"
+    assert result.simulation.columns[3].name == "local_validation_loss"
     report, sizes = result.reports[0], result.simulation.population.train.sizes.double()
     expected = (report.validation_loss * sizes).sum() / sizes.sum()
-    assert result.metrics[1]["validation_loss"] == pytest.approx(expected.item(), rel=1e-12)
+    assert result.metrics[1]["local_validation_loss"] == pytest.approx(expected.item(), rel=1e-12)
     delta = (result.deltas[0] / report.validation_loss[:, None]).sum(0) / (1 / report.validation_loss).sum()
     assert result.metrics[1]["delta_norm"] == pytest.approx(delta.norm().item(), rel=1e-12)
 

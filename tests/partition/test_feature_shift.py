@@ -121,7 +121,7 @@ def test_the_population_holds_what_is_seen(dataset):
     def rows(*parts):
         return sorted(row.numpy().tobytes() for part in parts for row in part.inputs)
 
-    assert rows(split.train, split.validation) == rows(whole.train)
+    assert rows(split.train, split.local_validation) == rows(whole.train)
     assert not np.array_equal(whole.train.inputs.numpy(), dataset.train.inputs[np.concatenate(assignment.train)])
 
 

@@ -1,0 +1,42 @@
+"""``clients.csv``: every client's size and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.core.results import Evaluation
+from fedsim.data.population import Population
+
+
+def clients_table(population: Population, evaluation: Evaluation) -> tuple[tuple[str, ...], Iterator[tuple[Any, ...]]]:
+    """Return the header and the rows: the clients that train, then those that never do.
+
+    With unseen clients, the column ``seen`` is 1 for those that train, and no row has scores of the other kind.
+    """
+    unseen = population.unseen
+    scores = list(dict.fromkeys([*evaluation.clients, *evaluation.unseen]))
+    header = ("client", "name", *(() if unseen is None else ("seen",)), "train_samples", "test_samples", *scores)
+    groups = [(1, population, evaluation.clients)]
+    if unseen is not None:
+        groups.append((0, unseen, evaluation.unseen))
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        number = 0
+        for seen, clients, found in groups:
+            columns = [_cells(name, found, clients.num_clients) for name in scores]
+            sizes = zip(clients.client_names, clients.train.sizes.tolist(), clients.test.sizes.tolist(), strict=True)
+            for (name, train, test), cells in zip(sizes, zip(*columns, strict=True), strict=True):
+                yield (number, name, *(() if unseen is None else (seen,)), train, test, *cells)
+                number += 1
+
+    return header, rows()
+
+
+def _cells(name: str, found: Mapping[str, NDArray[np.float64]], clients: int) -> list[float | int | None]:
+    if name not in found:
+        return [None] * clients
+    return [int(value) for value in found[name]] if name == "test_items" else found[name].tolist()
