@@ -1,4 +1,4 @@
-"""``clients.csv``: every client's size and scores."""
+"""``clients.csv``, every client's size and scores, and how they spread."""
 
 from __future__ import annotations
 
@@ -40,3 +40,27 @@ def _cells(name: str, found: Mapping[str, NDArray[np.float64]], clients: int) ->
     if name not in found:
         return [None] * clients
     return [int(value) for value in found[name]] if name == "test_items" else found[name].tolist()
+
+
+BINS = 10
+"""Bars of a histogram."""
+
+
+def spread(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """How the clients' scores are distributed, by column of ``clients.csv``: percentiles and a histogram.
+
+    Infinite scores and those of clients without samples are not counted; a column without scores is left out.
+    """
+    found = {}
+    for name, values in (evaluation.clients | evaluation.unseen).items():
+        scores = values[np.isfinite(values)]
+        if name == "test_items" or not len(scores):
+            continue
+        low, p10, p25, middle, p75, p90, high = np.percentile(scores, (0, 10, 25, 50, 75, 90, 100)).tolist()
+        counts, edges = np.histogram(scores, BINS)
+        found[name] = {
+            "clients": len(scores),
+            **{"min": low, "p10": p10, "p25": p25, "median": middle, "p75": p75, "p90": p90, "max": high},
+            "histogram": {"edges": edges.tolist(), "clients": counts.tolist()},
+        }
+    return found

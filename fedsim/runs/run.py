@@ -38,7 +38,7 @@ from fedsim.recording.run_directory import (
 from fedsim.recording.run_log import logging_to
 from fedsim.runs.checkpoints import encode_state, prune_checkpoints, save_checkpoint, write_checkpoint
 from fedsim.runs.chosen import chosen
-from fedsim.runs.clients_table import clients_table
+from fedsim.runs.clients_table import clients_table, spread
 from fedsim.runs.console import display, format_value
 from fedsim.runs.digests import data_hash
 from fedsim.runs.facts import git_hash, run_facts, versions
@@ -97,7 +97,7 @@ class Recorder:
     def __post_init__(self) -> None:
         start, self.started = self.start, self.started - self.start.seconds
         columns = [column.name for column in self.simulation.columns]
-        self._evaluation, self._saved = start.evaluation, -1
+        self.evaluation, self._saved = start.evaluation, -1
         self._best: tuple[int, bytes] | None = None  # the checkpoint of the best round, until one is written
         self.best: Metrics = {}  # the row of the best round
         self._metrics = CsvWriter(self.directory / "metrics.csv", columns, start.size)
@@ -128,7 +128,7 @@ class Recorder:
         round_number, every = state.round, self.simulation.experiment.checkpoint.every
         self._timing.write({"round": round_number, **result.seconds, "elapsed": time.perf_counter() - self.started})
         if result.evaluation is not None:
-            self._evaluation = result.evaluation
+            self.evaluation = result.evaluation
         self._take(result.metrics, state.progress)
         if every is not None and (self.simulation.is_over(state) or round_number % every == 0):
             self.save(state)
@@ -181,9 +181,9 @@ class Recorder:
 
     def write_clients(self) -> None:
         """Write each client's scores at the last evaluation to ``clients.csv``."""
-        if self._evaluation is None:
+        if self.evaluation is None:
             return
-        write_csv(self.directory / "clients.csv", *clients_table(self.simulation.population, self._evaluation))
+        write_csv(self.directory / "clients.csv", *clients_table(self.simulation.population, self.evaluation))
 
 
 def run_experiment(
@@ -328,7 +328,9 @@ def _conclude(screen: Screen, state: State, recorder: Recorder, status: str, rea
 
 def _of_chosen(recorder: Recorder, progress: Progress) -> str:
     """What is reported of the round that validation chose, beside the last one."""
-    shown = [f"{kind}{progress.metric.partition('_')[2]}" for kind in REPORTED]
+    usual = "rmse" if "test_rmse" in recorder.best else "accuracy"
+    judged = progress.metric.partition("_")[2]
+    shown = [f"{kind}{name}" for kind in REPORTED for name in dict.fromkeys([usual, judged])]
     values = [
         f"{name} {format_value(recorder.best[name])} (last round {format_value(recorder.final[name])})"
         for name in shown
@@ -355,6 +357,7 @@ def _summary(simulation: Simulation, state: State, recorder: Recorder, status: s
             "test": {k: v for k, v in recorder.best.items() if v is not None and k.startswith(REPORTED)},
         },
         "items": {kind: count_items(samples) for kind, samples in evaluated_samples(simulation.population).items()},
+        "clients": spread(recorder.evaluation) if recorder.evaluation is not None else {},
         "columns": {column.name: column.better for column in simulation.columns},
         "cumulative": [column.name for column in simulation.columns if column.cumulative],
         **{name: value for part in simulation.parts for name, value in part.summary(state).items()},
