@@ -94,7 +94,10 @@ def describe(dataset: Dataset, assignment: Assignment) -> SplitReport:
     names = tuple(known[k] if known else str(k + 1 if kind == "quantile" else k) for k in shown)
     frame = pd.DataFrame(table)
     frame = pd.concat([frame, pd.DataFrame(shares, columns=[f"share_{name}" for name in names])], axis=1)
-    left = len(dataset.train) - int(sizes.sum()), len(dataset.test) - int(test_sizes.sum())
+    held = sum(map(len, assignment.validation or ()))
+    apart = assignment.unseen
+    trained, tested = (0, 0) if apart is None else (sum(map(len, part)) for part in (apart.train, apart.test))
+    left = len(dataset.train) - int(sizes.sum()) - held - trained, len(dataset.test) - int(test_sizes.sum()) - tested
     return SplitReport(kind, names, frame, left)
 
 

@@ -89,6 +89,10 @@ KEYS: Mapping[str, str] = {
     **dict.fromkeys(("patience", "early_stopping"), "stop.patience={}"),
     **dict.fromkeys(("verbose", "quiet", "silent", "progress"), "console=none, plain or rich"),
     **dict.fromkeys(("eval_every", "test_every", "eval_interval", "eval_frequency"), "eval.every={}"),
+    **dict.fromkeys(
+        ("validation_fraction", "validation_split", "val_split", "val_fraction"), "eval.validation_fraction={}"
+    ),
+    **dict.fromkeys(("unseen_clients", "unseen", "holdout_clients", "test_clients"), "eval.unseen_clients={}"),
     **dict.fromkeys(("save_every", "checkpoint_every"), "checkpoint.every={}"),
     **dict.fromkeys(("compression", "compressor", "quantization"), "link/up=topk, randk, quantize or sign"),
     **dict.fromkeys(

@@ -153,6 +153,9 @@ class Leaf:
             vocabulary_size=len(fitted.vocabulary) or None,
             client_names=tuple(about["users"]),
             fitted=fitted,
+            # A role's windows follow one another, a character apart.
+            stretches=splits[0].clients if self.kind == "shakespeare" else None,
+            overlap=GAP + 1 if self.kind == "shakespeare" else 0,
             notes=tuple(about["notes"]),
         )
 
