@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.compare import output
+from fedsim.compare.best import best_rows
 from fedsim.compare.groups import ABSENT, FINISHED, Group
 from fedsim.compare.reading import NO_STATUS, Run
 from fedsim.compare.records import Target
@@ -205,7 +206,7 @@ def _cards(
 ) -> list[Card]:
     shown = {column.header: column.cells for column in output.columns(comparison)}
     cards = []
-    best = output.best_rows(comparison)
+    best = best_rows(comparison)
     if any(best) and comparison.sorted_by in shown:
         winners = [label for label, one in zip(labels, best, strict=True) if one]
         remark = winners[0] if len(winners) == 1 else f"{len(winners)} settings have it"
@@ -256,7 +257,7 @@ def _comparison_table(comparison: Comparison, folder: str) -> Table:
     header = [
         (output.header_lines(column.header, comparison.metric).splitlines(), column.numeric) for column in columns
     ]
-    rows = [([column.cells[at] for column in columns], bold) for at, bold in enumerate(output.best_rows(comparison))]
+    rows = [([column.cells[at] for column in columns], bold) for at, bold in enumerate(best_rows(comparison))]
     return Table(header, rows, [_without(folder, note) for note in output.notes(comparison)])
 
 
