@@ -83,7 +83,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="final|chosen|best|last|at|target",
-            help="The value to sort by and take differences of; default: chosen, if the runs hold validation data back.",
+            help="The value to sort by and take differences of; default: chosen, if validation data were held back.",
         ),
     ] = None,
     partial: Annotated[

@@ -73,7 +73,7 @@ def scores_of(run: Run, metric: str) -> Scores:
     table = read_clients(run)
     weight = "test_items" if "test_items" in table else "test_samples"
     for name in ("client", weight, metric):
-        if name not in table:
+        if name not in table or metric in ABOUT_THE_CLIENT:
             scores = ", ".join(one for one in map(str, table) if one not in ABOUT_THE_CLIENT)
             more = f"; it has {scores}" if name == metric and scores else ""
             raise UserError(f"{run.path / FILE}: no column {name}{more}")

@@ -87,15 +87,15 @@ def _is_cost(name: str) -> bool:
     return name.startswith(tuple(f"{what} to " for what in ("rounds", "bytes", *COSTS)))
 
 
-def notes(comparison: Comparison, optimism: bool = True) -> list[str]:
+def notes(comparison: Comparison, choices: bool = True) -> list[str]:
     """The sentences below a table, each in one line, without anything that a terminal might obey.
 
     Args:
         comparison: what the table is of.
-        optimism: whether to say that something was chosen on test data, where it was.
+        choices: whether to say on which data something was chosen.
     """
     table, said = comparison.table, [f"{comparison.metric}; sorted by: {comparison.sorted_by}"]
-    said += of_choice(comparison)
+    said += of_choice(comparison) if choices else []
     if (rounds := _uniform(comparison)) is not None:
         said.append(f"all runs are done after {rounds} rounds")
     if "n" in table:
@@ -103,9 +103,10 @@ def notes(comparison: Comparison, optimism: bool = True) -> list[str]:
         said += _on_incomplete(comparison)
     if any(str(name).startswith("bytes to") for name in table):
         said.append("bytes: received and sent by all clients")
-    said += of_optimism(comparison) if optimism else []
+    said += of_optimism(comparison) if choices else []
     accuracies = [comparison.metric, *([comparison.choice.column] if comparison.choice else [])]
-    accuracies += [name.partition(" ")[2] for name in table if name.partition(" ")[2].startswith("unseen_")]
+    shown = (str(name).partition(" ")[2] for name in table)
+    accuracies += [name for name in shown if name.startswith("unseen_")]
     said += items.sentences(comparison.groups, list(dict.fromkeys(accuracies))) + of_ties(comparison)
     return list(map(escape.one_line, said + comparison.notes))
 
@@ -178,19 +179,18 @@ def render(comparison: Comparison, width: int) -> list[Table]:
 
 def header_lines(name: str, metric: str) -> str:
     """A column's name in narrow lines, without the metric, which the note below names."""
-    if name.endswith(" over clients"):
-        return "difference\nover clients" if "difference" in name else "final, 95%\nover clients"
-    for word in ("final", "chosen", "best", "last", "at"):
-        if name.startswith(f"{word} ") and name.endswith(f" {metric}"):
-            return name.removesuffix(f" {metric}")
     if name.endswith(" vs baseline"):
         return "difference to\nthe baseline"
-    if name.startswith("chosen validation_"):
-        return "chosen:\nvalidation"
-    if found := re.match(r"(?:final|chosen) (unseen_\w+)$", name):
-        return "\n".join(["unseen", *(["personal"] if "personal" in found[1] else [])])
-    if name in ("gap to unseen", *ROUNDS):
-        return name.replace("to ", "to\n") if "gap" in name else name.replace(" ", "\n")
+    if name.endswith(" over clients"):
+        return "difference\nover clients" if "difference" in name else "final, 95%\nover clients"
+    if found := re.match(r"(chosen) ((?:test|validation|unseen|personal)_)|(final) (unseen_)", name):
+        word, data = found[1] or found[3], found[2] or found[4]
+        return f"{word}:\n{data.removesuffix('_')}" + ("\npersonal" if f"{data}personal_" in name else "")
+    for word in ("final", "best", "last", "at"):
+        if name.startswith(f"{word} ") and name.endswith(f" {metric}"):
+            return name.removesuffix(f" {metric}")
+    if name in ROUNDS:
+        return name.replace(" ", "\n")
     if re.match(r"\w+ to ", name):  # what it took to reach the target
         what, _, target = name.partition(" to ")
         return f"{what} to\n" + re.sub(r"(?=[<>]=)", "\n", target).replace(f"{metric}\n", "")

@@ -69,9 +69,7 @@ def notes(groups: Sequence[Group], results: Results, asked: Asked) -> list[str]:
             f"gap to unseen: {first} minus {second}; clients that never train fare worse by it if it is positive"
         )
     if (errors := _standard_errors([run for run, _ in runs], asked.metric)) != "":
-        said.append(
-            f"{asked.metric} is of a sample of the clients (eval.clients): at the end, its standard error is {errors}"
-        )
+        said.append(f"{asked.metric} is of a sample of the clients (eval.clients): its last standard error is {errors}")
     if asked.partial:
         said.append(
             "partial results, as asked for: means, spreads and intervals are over the seeds that have a value, and the "

@@ -119,7 +119,7 @@ def test_runs_by_rounds(fedsim, sweep):
         ("--last 1 --last-rounds 1", "--last-rounds: not together with --last"),
         ("--target bytes_up=5", "--target bytes_up=5: bytes_up only grows, so every run begins below any target"),
         ("--metric bytes_up --by best", "--by best: bytes_up only grows"),
-        ("--by best_", "--by best_: must be one of final, best, last, at, target (did you mean 'best'?)"),
+        ("--by best_", "--by best_: must be one of final, chosen, best, last, at, target (did you mean 'best'?)"),
         ("--csv missing/t.csv", "cannot write missing/t.csv"),
         ("nowhere", "nowhere: no such file or folder"),
     ],
