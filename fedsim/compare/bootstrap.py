@@ -130,7 +130,13 @@ def _try(read: Callable[[], T], lacks: list[str], words: str = "") -> T | None:
 
 def _scores(group: Group, metric: str) -> dict[object, Scores]:
     """Seed to the scores of the clients, which are the same with every seed."""
-    found = {run.seed: scores_of(run, metric) for run in group.runs}
+    found = {}
+    for run in group.runs:
+        try:
+            found[run.seed] = scores_of(run, metric)
+        except UserError as error:
+            seed = f", seed {run.seed}" if len(group.runs) > 1 else ""
+            raise UserError(f"{group.label}{seed}: {error}") from error
     first, *rest = found.values()
     if not all(_same_clients(first, other) for other in rest):
         raise UserError(

@@ -42,21 +42,21 @@ def read_clients(run: Run) -> pd.DataFrame:
     """Return a run's ``clients.csv`` as it is.
 
     Raises:
-        UserError: if it has none, or one that cannot be used.
+        UserError: if it has none, or one that cannot be used; the message does not name the run.
     """
     import pandas as pd
 
     path = run.path / FILE
     if run.status == DAMAGED:
-        raise UserError(f"{run.path}: {stopped_short(run)}")
+        raise UserError(stopped_short(run))
     try:
         if not path.is_file():
-            raise UserError(f"{run.path}: no {FILE}")
+            raise UserError(f"no {FILE}")
         if path.stat().st_size > _LARGEST:
-            raise UserError(f"{path}: larger than {_LARGEST >> 20} MiB")
+            raise UserError(f"{FILE}: larger than {_LARGEST >> 20} MiB")
         return pd.read_csv(io.StringIO(path.read_text(encoding="utf-8")), low_memory=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable CSV") from error
+        raise UserError(f"{FILE}: not a readable CSV") from error
 
 
 def scores_of(run: Run, metric: str) -> Scores:
@@ -69,32 +69,32 @@ def scores_of(run: Run, metric: str) -> Scores:
     import pandas as pd
 
     if run.status == DIVERGED:
-        raise UserError(f"{run.path}: {stopped_short(run)}")
+        raise UserError(stopped_short(run))
     table = read_clients(run)
     weight = "test_items" if "test_items" in table else "test_samples"
-    for name in ("client", weight, metric):
-        if name not in table or metric in ABOUT_THE_CLIENT:
+    for name in (metric, "client", weight):
+        if name not in table or (name == metric and name in ABOUT_THE_CLIENT):
             scores = ", ".join(one for one in map(str, table) if one not in ABOUT_THE_CLIENT)
             more = f"; it has {scores}" if name == metric and scores else ""
-            raise UserError(f"{run.path / FILE}: no column {name}{more}")
+            raise UserError(f"{FILE}: no column {name}{more}")
     numbers = table[[weight, metric]].apply(pd.to_numeric, errors="coerce")
     there = (numbers[metric].notna() & (numbers[weight] > 0)).to_numpy()
     items, values = (numbers[name].to_numpy(float)[there] for name in (weight, metric))
     names = table["name"] if "name" in table else table["client"]
     labels = tuple((str(a), str(b)) for a, b, use in zip(table["client"], names, there, strict=True) if use)
     if not (np.isfinite(items).all() and np.isfinite(values).all()):
-        raise UserError(f"{run.path / FILE}: {metric} is not finite for every client")
+        raise UserError(f"{FILE}: {metric} is not finite for every client")
     if len(labels) < 2 or len(set(labels)) < len(labels):
         why = f"fewer than two clients have {metric}" if len(labels) < 2 else "a client is there twice"
-        raise UserError(f"{run.path / FILE}: {why}")
+        raise UserError(f"{FILE}: {why}")
     found = Scores(labels, items, values)
     last = run.columns.get(metric)
     if last is None or last.empty:
-        raise UserError(f"{run.path}: no {metric} in metrics.csv")
+        raise UserError(f"no {metric} in metrics.csv")
     pooled, expected = pool(metric, items, values), float(last.iloc[-1])
     if not math.isclose(pooled, expected, rel_tol=1e-5, abs_tol=1e-9):
         raise UserError(
-            f"{run.path / FILE}: {metric}, weighted by {weight}, is {pooled:.6g} over the clients, and metrics.csv "
+            f"{FILE}: {metric}, weighted by {weight}, is {pooled:.6g} over the clients, and metrics.csv "
             f"ends with {expected:.6g}: it is no mean over these"
         )
     return found

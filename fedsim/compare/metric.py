@@ -56,6 +56,14 @@ def choose_metric(runs: Sequence[Run], metric: str | None, better: str | None) -
     return metric, mode, [judges + note]
 
 
+def _seen(metric: str) -> str:
+    """The column that is on test data of clients that train what this one is on other data: better at the same end."""
+    data, _, score = metric.partition("_")
+    if data not in ("unseen", "validation"):
+        return metric
+    return score if score.startswith("personal_") else f"test_{score}"
+
+
 def _counterpart(run: Run) -> str | None:
     """The column that is on test data what the run's judging metric is on validation data."""
     if run.judge is None or run.judged_on != "validation":
@@ -129,7 +137,7 @@ def _ways(runs: Sequence[Run], metric: str) -> set[str]:
     """
     judged = {run.judge[1] for run in runs if run.judge and metric in (run.judge[0], _counterpart(run))}
     declared = {run.better[metric] for run in runs if metric in run.better}
-    own = {COLUMNS[metric].better} if metric in COLUMNS else set()
+    own = {COLUMNS[name].better for name in (metric, _seen(metric)) if name in COLUMNS}
     return next((ways for ways in (judged, declared, own) if len(ways) == 1), judged | declared)
 
 

@@ -82,15 +82,12 @@ def _better(runs: Sequence[Run], name: str, metric: str, mode: str) -> str:
     """Which values of a score are better, ``min`` or ``max``; empty if that is not known."""
     if name == metric:
         return mode
-    seen = name.removeprefix("unseen_")
     if name == unseen_column(runs, metric):
         return mode
-    for known in (name, seen if seen.startswith("personal_") else f"test_{seen}"):  # a score is better at the same end
-        try:
-            return way(runs, known, known)
-        except UserError:
-            continue
-    return ""
+    try:
+        return way(runs, name, name)
+    except UserError:
+        return ""
 
 
 def _scores(run: Run) -> pd.DataFrame | None:
