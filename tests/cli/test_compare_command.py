@@ -117,10 +117,7 @@ def test_what_was_chosen_on_test_data_is_said(fedsim, sweep):
     ("arguments", "expected"),
     [
         ("--by chosen", "--by chosen: no run chose its round on validation data (eval.validation_fraction=0.2 holds"),
-        (
-            "--bootstrap-clients --metric train_loss",
-            "--bootstrap-clients: aggregator=fedavg, seed 0: clients.csv: no column train",
-        ),
+        ("--bootstrap-clients --metric train_loss", "seed 0: clients.csv: no column train_loss; it has test_loss"),
         ("--csv - --latex -", "--latex -: standard output is already used by --csv"),
         ("--plot curves.jpg", "--plot curves.jpg: must end in .png, .svg or .pdf"),
         ("--x bytes_up", "--x bytes_up: needs --plot FILE"),
