@@ -81,13 +81,23 @@ def compare(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(metavar="final|best|last|at|target", help="The value to sort by and take differences of."),
+        typer.Option(
+            metavar="final|chosen|best|last|at|target",
+            help="The value to sort by and take differences of; default: chosen, if validation data were held back.",
+        ),
     ] = None,
     partial: Annotated[
         bool,
         typer.Option(
             "--partial",
             help="Use what there is: intervals over seeds that have a value, and the last value of unfinished runs.",
+        ),
+    ] = False,
+    bootstrap_clients: Annotated[
+        bool,
+        typer.Option(
+            "--bootstrap-clients",
+            help="Also show 95% intervals over clients (and of differences), from each run's clients.csv.",
         ),
     ] = False,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every number to a CSV; - is stdout.")] = None,
@@ -116,7 +126,19 @@ def compare(
         files = {"csv": csv, "markdown": markdown, "latex": latex}
         picture = command.picture(plot, x, heatmap)
         shown = None if keys is None else tuple(keys.split(","))
-        question = Question(metric, last, target, tuple(baseline or ()), by, shown, better, last_rounds, at, partial)
+        question = Question(
+            metric,
+            last,
+            target,
+            tuple(baseline or ()),
+            by,
+            shown,
+            better,
+            last_rounds,
+            at,
+            partial,
+            bootstrap_clients,
+        )
         command.show(
             runs or [newest_sweep()],
             question,

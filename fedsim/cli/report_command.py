@@ -48,7 +48,7 @@ def report(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(metavar="final|best|last|at|target", help="The value to sort by and take differences of."),
+        typer.Option(metavar="final|chosen|best|last|at|target", help="The value to sort by and take differences of."),
     ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Use what unfinished runs have, too.")] = False,
 ) -> None:

@@ -42,6 +42,15 @@ def disagreement(
             if not _same(columns, name, int(where), value):
                 words = f"metrics.csv has {found:g} for {name} in round {where:g}"
                 return f"{words}, better than summary.json's best, {value:g}"
+            return _other_scores(best.get("test"), at, columns)
+    return None
+
+
+def _other_scores(scores: object, at: int, columns: Mapping[str, pd.Series[float]]) -> str | None:
+    """What is wrong with the other scores of the best round."""
+    for name, value in scores.items() if isinstance(scores, dict) else ():
+        if not _same(columns, name, at, value):
+            return _differs(columns, name, at, value)
     return None
 
 

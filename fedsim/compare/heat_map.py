@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def heat_map(figure: Figure, comparison: Comparison, keys: Sequence[str]) -> None:
-    """Draw a cell per pair of settings, coloured by the column that the table is sorted by, its number written in."""
+    """Draw a cell per pair of settings, coloured by the column that is reported, its number written in."""
     across, down = sorted(keys, key=lambda key: -len({group.keys[key] for group in comparison.groups}))
     columns = sorted({group.keys[across] for group in comparison.groups}, key=natural)
     rows = sorted({group.keys[down] for group in comparison.groups}, key=natural)
@@ -30,12 +30,12 @@ def heat_map(figure: Figure, comparison: Comparison, keys: Sequence[str]) -> Non
     values = np.full((len(rows), len(columns)), math.nan)
     marks: dict[tuple[int, int], str] = {}
     for group, found in zip(comparison.groups, comparison.summaries, strict=True):
-        place, one = (rows.index(group.keys[down]), columns.index(group.keys[across])), found[comparison.sorted_by]
+        place, one = (rows.index(group.keys[down]), columns.index(group.keys[across])), found[comparison.reported]
         values[place] = one.mean if abs(one.mean) < LARGEST else math.nan
         if one.n < one.total:
             marks[place] = f"{one.failed} of {one.total}\nfailed" if one.failed else f"{one.n} of {one.total}"
     if not np.isfinite(values).any():
-        raise UserError(f"--heatmap: nothing was measured of {comparison.sorted_by}")
+        raise UserError(f"--heatmap: nothing was measured of {comparison.reported}")
     figure.set_size_inches(min(max(4.2, 1.9 + 0.62 * len(columns)), 10), min(max(2.4, 1.1 + 0.42 * len(rows)), 8))
     axes = figure.subplots()
     _cells(axes, values, marks)
@@ -49,9 +49,9 @@ def heat_map(figure: Figure, comparison: Comparison, keys: Sequence[str]) -> Non
     bar = figure.colorbar(axes.images[0], ax=axes, fraction=0.05, pad=0.02)
     seeds = {len(group.runs) for group in comparison.groups}
     over = f"\nmean over {min(seeds)}{f' to {max(seeds)}' if len(seeds) > 1 else ''} seeds" if max(seeds) > 1 else ""
-    first, _, rest = comparison.sorted_by.partition(" ")
-    known = first in ("final", "best")
-    label = f"{first} {metric_label(rest)}" if known else drawn_name(comparison.sorted_by.replace("_", " "))
+    first, _, rest = comparison.reported.partition(" ")
+    known = first in ("final", "chosen", "best")
+    label = f"{first} {metric_label(rest)}" if known else drawn_name(comparison.reported.replace("_", " "))
     bar.set_label(label + over)
     bar.outline.set_linewidth(0.5)
 

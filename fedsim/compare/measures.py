@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COSTS = ("bytes_down", "bytes_up", "virtual_seconds")
 TO_TARGET = ("target", "bytes", *COSTS)
+ROUNDS = ("best round", "chosen round")
 DIVERGED = "diverged"
 NEVER = "never reached the target"
 
@@ -31,6 +32,13 @@ class Goal(NamedTuple):
         return f"{self.column}{'<=' if self.mode == 'min' else '>='}{self.value:g}"
 
 
+class Choice(NamedTuple):
+    """What rounds were chosen by: a column that is measured on validation data, and its better end."""
+
+    column: str
+    mode: str
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is measured of every run.
@@ -44,6 +52,9 @@ class Asked:
         at: also the value in this round; None: not.
         goal: also what it took to get there; None: not.
         partial: whether the last value of an unfinished run counts as its final one.
+        choice: also the value in the round that was chosen on validation data; None: no round was.
+        unseen: also this column, which is of clients that never train, and the gap to it; None: not.
+        by: the measure that the runs are sorted by and differences taken of, one of `fedsim.compare.table.BY`.
     """
 
     metric: str
@@ -54,13 +65,31 @@ class Asked:
     at: int | None = None
     goal: Goal | None = None
     partial: bool = False
+    choice: Choice | None = None
+    unseen: str | None = None
+    by: str = "final"
+
+    @property
+    def shows_best(self) -> bool:
+        """Whether best rounds are shown: not next to chosen ones, unless they are asked for."""
+        return not self.cumulative and (self.choice is None or self.by == "best")
+
+    @property
+    def sorting(self) -> str:
+        """The measure to sort by, a key of `names`: where rounds were chosen, the value that chose them."""
+        return "validation" if self.by == "chosen" else self.by
 
     @property
     def names(self) -> dict[str, str]:
         """The columns in which a table shows the measures of `measure`."""
         names = {"final": f"final {self.metric}"}
+        if self.choice is not None:
+            names |= {"chosen": f"chosen {self.metric}", "validation": f"chosen {self.choice.column}"}
+            names |= {"chosen round": "chosen round"}
         if not self.cumulative:
             names |= {"best": f"best {self.metric}", "best round": "best round"}
+        if self.unseen is not None:
+            names |= {"unseen": f"{'chosen' if self.choice else 'final'} {self.unseen}", "gap": "gap to unseen"}
         if self.last is not None:
             names["last"] = f"last {self.last} {self.metric}"
         if self.last_rounds is not None:
@@ -74,7 +103,8 @@ class Asked:
 
     def worst(self, measure: str) -> float:
         """The infinite number that is worse than any value of a measure."""
-        return math.inf if self.mode == "min" or measure in TO_TARGET else -math.inf
+        mode = self.choice.mode if self.choice is not None and measure == "validation" else self.mode
+        return math.inf if mode == "min" or measure in (*TO_TARGET, "gap") else -math.inf
 
 
 class Outcome(NamedTuple):
@@ -98,7 +128,11 @@ def measure(run: Run, asked: Asked) -> dict[str, Outcome]:
     values = run.columns.get(asked.metric)
     found = {"final": _of_end(run, asked, values, _final)}
     if not asked.cumulative:
-        found |= dict(zip(("best", "best round"), _best(run, asked, values), strict=True))
+        found |= dict(zip(("best", "best round"), _best(run, asked, values, asked.mode), strict=True))
+    if asked.choice is not None:
+        found |= _chosen(run, asked, values, asked.choice)
+    if asked.unseen is not None and asked.unseen in run.columns:
+        found |= _unseen(run.columns[asked.unseen], found["chosen" if asked.choice else "final"], asked)
     if asked.last is not None or asked.last_rounds is not None:
         found["last"] = _of_end(run, asked, values, _last)
     if asked.at is not None:
@@ -162,17 +196,46 @@ def _last(run: Run, asked: Asked, values: pd.Series[float]) -> Outcome:
     return _number(float(trained.mean()), float(trained.index[-1]))
 
 
-def _best(run: Run, asked: Asked, values: pd.Series[float] | None) -> tuple[Outcome, Outcome]:
+def _best(run: Run, asked: Asked, values: pd.Series[float] | None, mode: str) -> tuple[Outcome, Outcome]:
     """The best value and its round; a diverged run's is from before it diverged."""
     if values is None:
         lacking = _no_column(asked)
         return lacking, lacking
     if lack := _unfinished(run, asked):
         return Outcome(math.nan, lack), Outcome(math.nan, lack)
-    best, at = best_value(values, asked.mode)
+    best, at = best_value(values, mode)
     if math.isnan(best):
         return Outcome(math.nan, "not evaluated"), Outcome(math.nan, "not evaluated")
     return Outcome(best, round=at), Outcome(at, round=at)
+
+
+def _chosen(run: Run, asked: Asked, values: pd.Series[float] | None, choice: Choice) -> dict[str, Outcome]:
+    """The value in the round with the best validation value, that value, and the round."""
+    judging = run.columns.get(choice.column)
+    best, at = _best(run, asked, judging, choice.mode)
+    if judging is None:
+        best = at = Outcome(math.nan, f"no column {choice.column}")
+    if at.lack:
+        chosen = at
+    elif values is None:
+        chosen = _no_column(asked)
+    elif at.round in values.index:
+        chosen = _number(float(values.loc[int(at.round)]), at.round)
+    else:
+        chosen = Outcome(math.nan, f"no {asked.metric} in the chosen round {at.round:g}")
+    return {"chosen": chosen, "validation": best, "chosen round": at}
+
+
+def _unseen(values: pd.Series[float], seen: Outcome, asked: Asked) -> dict[str, Outcome]:
+    """The value of the clients that never train where `seen` was measured, and by how much it is worse."""
+    if seen.lack:
+        return {"unseen": seen, "gap": seen}
+    if seen.round not in values.index:
+        missing = Outcome(math.nan, f"no {asked.unseen} in round {seen.round:g}")
+        return {"unseen": missing, "gap": missing}
+    unseen = _number(float(values.loc[int(seen.round)]), seen.round)
+    gap = seen.value - unseen.value if asked.mode == "max" else unseen.value - seen.value
+    return {"unseen": unseen, "gap": unseen if unseen.lack else Outcome(gap, round=seen.round)}
 
 
 def _at(run: Run, asked: Asked, values: pd.Series[float] | None, at: int) -> Outcome:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fedsim.compare.measures import Goal
+from fedsim.compare.measures import Choice, Goal
 from fedsim.compare.reading import Run
 from fedsim.errors import UserError, did_you_mean
 from fedsim.metrics import COLUMNS
 
 _DEFAULT_METRICS = ("test_accuracy", "test_rmse", "test_loss")
+HELD_OUT = ("test_", "personal_", "unseen_")
+"""What the columns begin with that are measured on test data."""
+HOW_TO_HOLD_BACK = "eval.validation_fraction=0.2 holds data back for that"
 
 
 def choose_metric(runs: Sequence[Run], metric: str | None, better: str | None) -> tuple[str, str, list[str]]:
@@ -28,7 +31,7 @@ def choose_metric(runs: Sequence[Run], metric: str | None, better: str | None) -
         _check_column(runs, metric, "metric")
         return metric, better or way(runs, metric, f"--metric {metric}"), []
     known = list(dict.fromkeys(name for run in runs for name in run.columns))
-    wanted = [run.judge[0] for run in runs if run.judge and run.judge[0] in run.columns]
+    wanted = [name for run in runs if (name := _reported(run)) is not None and name in run.columns]
     if not wanted:
         wanted = [name for run in runs if (name := next(filter(run.columns.__contains__, _DEFAULT_METRICS), None))]
     wanted = list(dict.fromkeys(wanted))
@@ -53,6 +56,70 @@ def choose_metric(runs: Sequence[Run], metric: str | None, better: str | None) -
     return metric, mode, [judges + note]
 
 
+def _seen(metric: str) -> str:
+    """The column that is on test data of clients that train what this one is on other data: better at the same end."""
+    data, _, score = metric.partition("_")
+    if data not in ("unseen", "validation"):
+        return metric
+    return score if score.startswith("personal_") else f"test_{score}"
+
+
+def _counterpart(run: Run) -> str | None:
+    """The column that is on test data what the run's judging metric is on validation data."""
+    if run.judge is None or run.judged_on != "validation":
+        return None
+    return f"test_{run.judge[0].removeprefix('validation_')}"
+
+
+def _reported(run: Run) -> str | None:
+    """The column to compare a run by: what judged it, or, if that is of validation data, the same of test data."""
+    name = _counterpart(run)
+    if run.judge is None or name is None:
+        return None if run.judge is None else run.judge[0]
+    return next(filter(run.columns.__contains__, (name, *_DEFAULT_METRICS)), run.judge[0])
+
+
+def find_choice(runs: Sequence[Run], metric: str, asked: bool) -> tuple[Choice | None, list[str]]:
+    """Return how rounds were chosen on validation data, if all runs did it by the same metric.
+
+    Args:
+        runs: the runs that are compared; one that does not say what judged it follows the others.
+        metric: what they are compared by.
+        asked: whether ``--by chosen`` was.
+
+    Returns:
+        The choice, or None; and a note for the reader where only some runs made one.
+
+    Raises:
+        UserError: if there is no choice, but it was asked for.
+    """
+    judged = [run for run in runs if run.judge is not None]
+    choices = {Choice(*run.judge) for run in judged if run.judge and run.judged_on == "validation"}
+    with_choice = sum(run.judged_on == "validation" for run in judged)
+    alike = len(choices) == 1 and with_choice == len(judged)
+    if alike and metric.startswith(HELD_OUT):
+        return choices.pop(), []
+    if not choices:
+        why = f"no run chose its round on validation data ({HOW_TO_HOLD_BACK})"
+    elif alike:
+        why = f"a chosen round is reported by what is measured on test data, and {metric} is not"
+    elif with_choice < len(judged):
+        why = f"only {with_choice} of {len(runs)} runs chose their rounds on validation data"
+    else:
+        why = f"the runs chose their rounds by different metrics ({', '.join(sorted(one.column for one in choices))})"
+    if asked:
+        raise UserError(f"--by chosen: {why}")
+    return None, [why] if choices and not alike else []
+
+
+def unseen_column(runs: Sequence[Run], metric: str) -> str | None:
+    """The column that is of clients that never train what `metric` is of the others; None if no run has it."""
+    name = metric if metric.startswith("personal_") else metric.removeprefix("test_")
+    if not metric.startswith(("test_", "personal_")):
+        return None
+    return f"unseen_{name}" if any(f"unseen_{name}" in run.columns for run in runs) else None
+
+
 def _check_column(runs: Sequence[Run], name: str, option: str) -> None:
     known = list(dict.fromkeys(name for run in runs for name in run.columns))
     if name not in known:
@@ -68,9 +135,9 @@ def _ways(runs: Sequence[Run], metric: str) -> set[str]:
         One of ``min``, ``max`` and the empty text (neither end is better); several if the runs contradict each other
         and `COLUMNS` does not have the metric; none if no source has it.
     """
-    judged = {run.judge[1] for run in runs if run.judge and run.judge[0] == metric}
+    judged = {run.judge[1] for run in runs if run.judge and metric in (run.judge[0], _counterpart(run))}
     declared = {run.better[metric] for run in runs if metric in run.better}
-    own = {COLUMNS[metric].better} if metric in COLUMNS else set()
+    own = {COLUMNS[name].better for name in (metric, _seen(metric)) if name in COLUMNS}
     return next((ways for ways in (judged, declared, own) if len(ways) == 1), judged | declared)
 
 

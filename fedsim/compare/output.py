@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from fedsim.compare import escape
+from fedsim.compare import bootstrap, escape, items
+from fedsim.compare.best import best_rows, of_choice, of_optimism, of_ties
 from fedsim.compare.groups import FINISHED, Group
-from fedsim.compare.measures import COSTS, DIVERGED
+from fedsim.compare.measures import COSTS, DIVERGED, ROUNDS
 from fedsim.compare.seeds import Summary
 from fedsim.compare.table import Comparison
 
@@ -37,17 +38,17 @@ def columns(comparison: Comparison) -> list[Column]:
     """
     table = comparison.table
     hidden = {"seeds", "difference median", "low", "high", "pairs", "pairs wanted", "better", "worse"}
-    hidden |= {f"{name} {extra}" for name in comparison.summaries[0] for extra in ("std", "median", "n")}
+    hidden |= {f"{name} {extra}" for row in comparison.summaries for name in row for extra in ("std", "median", "n")}
+    hidden |= set() if comparison.shows_best else {f"best {comparison.metric}", "best round"}
+    hidden |= {bootstrap.HIGH, bootstrap.CLIENTS, bootstrap.DIFFERENCE_LOW, bootstrap.DIFFERENCE_HIGH}
     if "p" in table and table["p"].notna().sum() < 2:
         hidden.add("p")  # its interval says it
     hidden |= {
         name for name in map(str, table) if name.startswith(("bytes_down to", "bytes_up to"))
     }  # their sum is shown
-    if "n" in table:
-        hidden.add("best round")
-        if not any(key for group in comparison.groups for key in group.keys):
-            hidden -= {"best round"}
-        elif all(run.config is not None for group in comparison.groups for run in group.runs):
+    if "n" in table and any(group.keys for group in comparison.groups):
+        hidden |= set(ROUNDS)
+        if all(run.config is not None for group in comparison.groups for run in group.runs):
             hidden.add("run")  # the settings identify it
     if _uniform(comparison) is not None:
         hidden |= {"status", "rounds"}
@@ -56,7 +57,12 @@ def columns(comparison: Comparison) -> list[Column]:
         if name in hidden:
             continue
         if name == "difference":
-            shown.append(Column(f"{comparison.sorted_by} vs baseline", _intervals(comparison), True))
+            shown.append(Column(f"{comparison.reported} vs baseline", _intervals(comparison), True))
+        elif name == bootstrap.LOW:
+            shown.append(Column(f"final {comparison.metric} over clients", _over_clients(comparison), True))
+        elif name == bootstrap.DIFFERENCE:
+            header = f"final {comparison.metric} difference over clients"
+            shown.append(Column(header, _differences_over_clients(comparison), True))
         elif name == "p":
             shown.append(Column("p (Holm)", [_probability(p) for p in table[name]], True))
         elif name == "rounds":
@@ -81,9 +87,15 @@ def _is_cost(name: str) -> bool:
     return name.startswith(tuple(f"{what} to " for what in ("rounds", "bytes", *COSTS)))
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """The sentences below a table, each in one line, without anything that a terminal might obey."""
+def notes(comparison: Comparison, choices: bool = True) -> list[str]:
+    """The sentences below a table, each in one line, without anything that a terminal might obey.
+
+    Args:
+        comparison: what the table is of.
+        choices: whether to say on which data something was chosen.
+    """
     table, said = comparison.table, [f"{comparison.metric}; sorted by: {comparison.sorted_by}"]
+    said += of_choice(comparison) if choices else []
     if (rounds := _uniform(comparison)) is not None:
         said.append(f"all runs are done after {rounds} rounds")
     if "n" in table:
@@ -91,6 +103,11 @@ def notes(comparison: Comparison) -> list[str]:
         said += _on_incomplete(comparison)
     if any(str(name).startswith("bytes to") for name in table):
         said.append("bytes: received and sent by all clients")
+    said += of_optimism(comparison) if choices else []
+    accuracies = [comparison.metric, *([comparison.choice.column] if comparison.choice else [])]
+    shown = (str(name).partition(" ")[2] for name in table)
+    accuracies += [name for name in shown if name.startswith("unseen_")]
+    said += items.sentences(comparison.groups, list(dict.fromkeys(accuracies))) + of_ties(comparison)
     return list(map(escape.one_line, said + comparison.notes))
 
 
@@ -122,13 +139,6 @@ def _on_incomplete(comparison: Comparison) -> list[str]:
     if any(row[comparison.sorted_by].failed for row in comparison.summaries):
         said.append("groups with seeds that failed come after those without")
     return said
-
-
-def best_rows(comparison: Comparison) -> list[bool]:
-    """Which rows hold the best value of the column that the table is sorted by; none if that is of some seeds only."""
-    values = comparison.table[comparison.sorted_by].astype(float)
-    first = comparison.summaries[0][comparison.sorted_by]
-    return [len(values) > 1 and first.n == first.total and value == values.iloc[0] for value in values]
 
 
 def render(comparison: Comparison, width: int) -> list[Table]:
@@ -169,11 +179,18 @@ def render(comparison: Comparison, width: int) -> list[Table]:
 
 def header_lines(name: str, metric: str) -> str:
     """A column's name in narrow lines, without the metric, which the note below names."""
+    if name.endswith(" vs baseline"):
+        return "difference to\nthe baseline"
+    if name.endswith(" over clients"):
+        return "difference\nover clients" if "difference" in name else "final, 95%\nover clients"
+    if found := re.match(r"(chosen) ((?:test|validation|unseen|personal)_)|(final) (unseen_)", name):
+        word, data = found[1] or found[3], found[2] or found[4]
+        return f"{word}:\n{data.removesuffix('_')}" + ("\npersonal" if f"{data}personal_" in name else "")
     for word in ("final", "best", "last", "at"):
         if name.startswith(f"{word} ") and name.endswith(f" {metric}"):
             return name.removesuffix(f" {metric}")
-    if name.endswith(" vs baseline"):
-        return "difference to\nthe baseline"
+    if name in ROUNDS:
+        return name.replace(" ", "\n")
     if re.match(r"\w+ to ", name):  # what it took to reach the target
         what, _, target = name.partition(" to ")
         return f"{what} to\n" + re.sub(r"(?=[<>]=)", "\n", target).replace(f"{metric}\n", "")
@@ -263,7 +280,7 @@ def _with_spread(mean: float, std: float, scale: float, decimals: int | None) ->
 def _incomplete(found: Summary, name: str, scale: float, decimals: int | None) -> str:
     """The cell of a group in which not every seed has a value."""
     never = _is_cost(name) and found.n + found.failed == found.total  # the column `reached` says how many
-    of = "" if found.total == 1 or never or name == "best round" else f" ({found.n} of {found.total})"
+    of = "" if found.total == 1 or never or name in ROUNDS else f" ({found.n} of {found.total})"
     if not math.isnan(found.mean):
         return _with_spread(found.mean, found.std, scale, decimals) + of
     median = "median " if found.n > 0 else ""
@@ -297,11 +314,9 @@ def _rounds_of(group: Group) -> str:
 def _intervals(comparison: Comparison) -> list[str]:
     """Differences to the baseline with their intervals; the baseline's own cell says so."""
     table, texts = comparison.table, []
-    low_is_better = comparison.mode == "min" or comparison.sorted_by.startswith("rounds to ")
+    low_is_better = comparison.mode == "min" or comparison.by == "target"
     names = ["difference", "difference median", "low", "high", "pairs", "pairs wanted"]
-    sizes = [abs(v) for name in names[:4] for v in table[name] if math.isfinite(v)]
-    largest = max(sizes, default=0)
-    digits = "+.4f" if largest < 10 else "+.1f" if largest < 1e4 else "+.3g"
+    digits = _digits(table[names[:4]].to_numpy(float).ravel(), "+")
     for difference, median, low, high, pairs, wanted in table[names].itertuples(index=False):
         if _is_missing(pairs):
             texts.append(EMPTY if math.isnan(difference) else "baseline")
@@ -316,6 +331,28 @@ def _intervals(comparison: Comparison) -> list[str]:
             text = "worse" if (median > 0) == low_is_better else "better"
         texts.append(text if pairs == wanted else f"{text} ({pairs} of {wanted} seeds)")
     return texts
+
+
+def _over_clients(comparison: Comparison) -> list[str]:
+    """Intervals over clients."""
+    found = comparison.table[[bootstrap.LOW, bootstrap.HIGH]].astype(float)
+    digits = _digits(found.to_numpy().ravel(), "")
+    pairs = found.itertuples(index=False)
+    return [EMPTY if math.isnan(low) else f"({low:{digits}}, {high:{digits}})" for low, high in pairs]
+
+
+def _differences_over_clients(comparison: Comparison) -> list[str]:
+    """Differences of final values to the baseline, with their intervals over clients."""
+    found = comparison.table[[bootstrap.DIFFERENCE, bootstrap.DIFFERENCE_LOW, bootstrap.DIFFERENCE_HIGH]].astype(float)
+    digits = _digits(found.to_numpy().ravel(), "+")
+    rows = found.itertuples(index=False)
+    return [EMPTY if math.isnan(d) else f"{d:{digits}} ({low:{digits}}, {high:{digits}})" for d, low, high in rows]
+
+
+def _digits(values: Iterable[float], sign: str) -> str:
+    """How values of this size are formatted."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0)
+    return sign + (".4f" if largest < 10 else ".1f" if largest < 1e4 else ".3g")
 
 
 def unit(values: Iterable[float]) -> tuple[float, str]:

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from fedsim.compare.agreement import disagreement
-from fedsim.compare.records import is_of_another, judge, read_choices, read_config, read_metrics, read_summary
+from fedsim.compare.records import (
+    is_of_another,
+    items_of,
+    judge,
+    judged_on,
+    read_choices,
+    read_config,
+    read_metrics,
+    read_summary,
+)
 from fedsim.errors import UserError
 from fedsim.recording.run_directory import refuse_links
 
@@ -60,6 +69,10 @@ class Run:
             run's summary.json declares.
         cumulative: the columns that only grow, as far as the summary.json declares them.
         fault: how metrics.csv and summary.json disagree; empty if they do not.
+        judged_on: the data of the judging metric: ``validation`` (held back from training, for the global model),
+            ``test`` or ``other``; empty where the run does not say, as older ones.
+        items: the number of predictions that are scored on ``test``, ``validation`` and ``unseen`` data, as far as the
+            summary.json says.
     """
 
     path: Path
@@ -73,6 +86,8 @@ class Run:
     better: Mapping[str, str] = field(default_factory=dict)
     cumulative: frozenset[str] = field(default=frozenset())
     fault: str = ""
+    judged_on: str = ""
+    items: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def seed(self) -> object:
@@ -207,7 +222,8 @@ def _load(path: Path) -> Run:
     better = {name: way for name, way in declared.items() if way in WAYS} if isinstance(declared, dict) else {}
     cumulative = frozenset(map(str, growing)) if isinstance(growing, list) else frozenset[str]()
     judged = judge(summary.get("best"), path / SUMMARY)
-    return Run(path, status, judged, config, rounds, columns, choices, typed, better, cumulative, fault)
+    on, items = judged_on(summary.get("best")), items_of(summary.get("items"))
+    return Run(path, status, judged, config, rounds, columns, choices, typed, better, cumulative, fault, on, items)
 
 
 def _refuse_repeats(file: Path, rows: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ from fedsim.yaml_bounds import read_bounded, read_yaml
 if TYPE_CHECKING:
     import pandas as pd
 
-_LAST_ROUND = 2**53  # beyond it, floats have gaps
+_LAST_ROUND = _LARGEST_COUNT = 2**53  # beyond it, floats have gaps
 
 # Config keys that say nothing about the experiment.
 _BOOKKEEPING = ("format_version", "console", "checkpoint", "tracker")
@@ -159,3 +159,16 @@ def judge(best: object, path: Path) -> tuple[str, str] | None:
     if not isinstance(best, dict) or not isinstance(best.get("metric"), str) or best.get("mode") not in ("min", "max"):
         raise UserError(f"{path}: 'best' needs a 'metric' and a 'mode' that is 'min' or 'max'")
     return best["metric"], best["mode"]
+
+
+def judged_on(best: object) -> str:
+    """The data of the metric that judged the run: ``validation``, ``test`` or ``other``; empty if that is not said."""
+    on = best.get("on") if isinstance(best, dict) else None
+    return on if on in ("validation", "test", "other") else ""
+
+
+def items_of(items: object) -> dict[str, int]:
+    """How many predictions are scored on each kind of data; what is no positive whole number is left out."""
+    found = items if isinstance(items, dict) else {}
+    kinds = ("test", "validation", "unseen")
+    return {kind: n for kind in kinds if type(n := found.get(kind)) is int and 0 < n <= _LARGEST_COUNT}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from fedsim.compare.groups import FINISHED, Group
+from fedsim.compare.items import kind_of
 from fedsim.compare.measures import DIVERGED, NEVER, Asked, Outcome, stopped_short
 from fedsim.compare.reading import DAMAGED, NO_STATUS, Run
 from fedsim.compare.seeds import Difference
@@ -54,12 +55,21 @@ def notes(groups: Sequence[Group], results: Results, asked: Asked) -> list[str]:
         )
     if asked.cumulative:
         said.append(f"{asked.metric} only grows: its final value counts, and there is no best")
-    elif any(run.status == DIVERGED and not found["best"].lack for run, found in runs):
-        said.append("best: a diverged run's is from before it diverged")
-    if (early := sum(found["best round"].value == 0 for _, found in runs if "best round" in found)) > 0:
-        said.append(f"best {asked.metric}: that of {early} of {len(runs)} runs is from round 0, before training")
+    for word in [*(["chosen"] if asked.choice else []), *(["best"] if asked.shows_best else [])]:
+        if any(run.status == DIVERGED and not found[word].lack for run, found in runs):
+            said.append(f"{word}: a diverged run's is from before it diverged")
+        if (early := sum(found[f"{word} round"].value == 0 for _, found in runs)) > 0:
+            what = f"{word} {asked.metric}"
+            said.append(f"{what}: that of {early} of {len(runs)} runs is from round 0, before training")
     if (early := sum(found["target"].value == 0 for _, found in runs if "target" in found)) > 0:
         said.append(f"{asked.goal}: {early} of {len(runs)} runs are there in round 0, before training")
+    if asked.unseen is not None:
+        first, second = (asked.metric, asked.unseen) if asked.mode == "max" else (asked.unseen, asked.metric)
+        said.append(
+            f"gap to unseen: {first} minus {second}; clients that never train fare worse by it if it is positive"
+        )
+    if (errors := _standard_errors([run for run, _ in runs], asked.metric)) != "":
+        said.append(f"{asked.metric} is of a sample of the clients (eval.clients): its last standard error is {errors}")
     if asked.partial:
         said.append(
             "partial results, as asked for: means, spreads and intervals are over the seeds that have a value, and the "
@@ -92,6 +102,11 @@ def of_differences(
                 "median difference, or worse (better): of all seeds, where a run that failed counts as worse than any "
                 "value; a mean would leave out just these"
             )
+    small = [(group, one) for group, one in zip(groups, differences, strict=True) if one is not None and one.too_small]
+    if small:
+        kind, worth = kind_of(asked.metric), max(one.item for _, one in small)
+        labels = _some([group.label for group, _ in small])
+        said.append(f"less than one {kind} item ({worth:.2g}) from the baseline, so neither better nor worse: {labels}")
     why: dict[tuple[str, str], list[str]] = {}
     for group, baseline, one in zip(groups, baselines, differences, strict=True):
         if baseline is None:
@@ -139,6 +154,14 @@ def _lacking(groups: Sequence[Group], results: Results) -> list[str]:
     if len(said) > _MOST:
         said[_MOST:] = [f"and {len(said) - _MOST} more like these (see the columns n of --csv)"]
     return said
+
+
+def _standard_errors(runs: Sequence[Run], metric: str) -> str:
+    """The last standard errors of a metric, the least and the largest; empty if all clients were evaluated."""
+    columns = [run.columns[name] for run in runs if (name := f"{metric}_se") in run.columns]
+    last = [float(values.iloc[-1]) for values in columns if not values.empty]
+    shown = [f"{value:.2g}" for value in sorted(filter(math.isfinite, last))]
+    return "" if not shown else shown[0] if shown[0] == shown[-1] else f"{shown[0]} to {shown[-1]}"
 
 
 def _evaluated_differently(runs: Sequence[Run], metric: str) -> bool:

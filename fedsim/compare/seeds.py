@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from fedsim.compare.items import is_tie
 from fedsim.compare.measures import Outcome
 from fedsim.compare.statistics import Interval, middle, paired_interval, spread
 
@@ -71,6 +72,7 @@ class Difference(NamedTuple):
         wanted: the number of seeds that either has.
         better: the number of seeds in which the group is better than its baseline, also where the baseline failed.
         worse: the number of seeds in which it is worse.
+        item: what one item is worth: smaller differences are neither better nor worse.
     """
 
     interval: Interval
@@ -78,10 +80,16 @@ class Difference(NamedTuple):
     wanted: int
     better: int
     worse: int
+    item: float
+
+    @property
+    def too_small(self) -> bool:
+        """Whether the difference of the means is less than one item is worth."""
+        return is_tie(self.interval.mean, 0.0, self.item)
 
 
 def difference(
-    ours: Mapping[object, Outcome], theirs: Mapping[object, Outcome], worst: float, partial: bool
+    ours: Mapping[object, Outcome], theirs: Mapping[object, Outcome], worst: float, partial: bool, item: float = 0.0
 ) -> Difference:
     """Compare seed by seed.
 
@@ -90,6 +98,7 @@ def difference(
         theirs: seed to outcome, of its baseline.
         worst: the infinite number that stands for a failure, and by its sign says which way is worse.
         partial: whether to give the mean and its interval over the pairs that there are.
+        item: what one item is worth; 0 where that is not known.
     """
     pairs = [_pair(ours.get(seed), theirs.get(seed), worst) for seed in dict.fromkeys([*ours, *theirs])]
     there = [value for value in pairs if math.isfinite(value)]
@@ -101,8 +110,9 @@ def difference(
         mean = math.nan if failures else found.mean
         found = Interval(mean, math.nan, math.nan, math.nan, found.n)
     sign = math.copysign(1, worst)
-    better, worse = sum(sign * value < 0 for value in pairs), sum(sign * value > 0 for value in pairs)
-    return Difference(found, middle(pairs), len(pairs), better, worse)
+    clear = [sign * value for value in pairs if not is_tie(value, 0.0, item)]
+    better, worse = sum(value < 0 for value in clear), sum(value > 0 for value in clear)
+    return Difference(found, middle(pairs), len(pairs), better, worse, item)
 
 
 def _pair(ours: Outcome | None, theirs: Outcome | None, worst: float) -> float:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fedsim.compare import remarks
+from fedsim.compare.bootstrap import over_clients
 from fedsim.compare.differences import find_baselines
 from fedsim.compare.groups import Group, group_runs, only_keys
-from fedsim.compare.measures import COSTS, Asked, Outcome, measure
-from fedsim.compare.metric import choose_metric, is_cumulative, read_target
+from fedsim.compare.items import worth_of_one
+from fedsim.compare.measures import COSTS, ROUNDS, Asked, Choice, Outcome, measure
+from fedsim.compare.metric import choose_metric, find_choice, is_cumulative, read_target, unseen_column
 from fedsim.compare.reading import Run
 from fedsim.compare.seeds import Difference, Summary, difference, rank, summarise
 from fedsim.compare.statistics import holm
@@ -21,9 +23,9 @@ from fedsim.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     import pandas as pd
 
-BY = ("final", "best", "last", "at", "target")
+BY = ("final", "chosen", "best", "last", "at", "target")
 _DIFFERENCE = ("difference", "difference median", "low", "high", "p", "pairs", "pairs wanted", "better", "worse")
-_WHOLE = ("n", "rounds", "best round", "reached", "pairs", "pairs wanted", "better", "worse")
+_WHOLE = ("n", "rounds", *ROUNDS, "reached", "pairs", "pairs wanted", "better", "worse")
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,10 @@ class Question:
         last: also show the mean over this many last evaluated rounds.
         target: ``METRIC=VALUE``: also show how many rounds and bytes it took to get there.
         baseline: what to compare each group with (see `fedsim.compare.differences.find_baselines`).
-        by: what to sort by and to take differences of: ``final``, ``best``, ``last``, ``at`` or ``target`` (its
-            rounds). None: ``at`` or ``last`` if there is one, else ``final``.
+        by: what to sort by and to take differences of: ``final``, ``chosen`` (sorted by the validation value that chose
+            the round, differences of the test value in it), ``best``, ``last``, ``at`` or ``target`` (its rounds).
+            None: ``chosen`` if rounds were chosen on validation data, else ``at`` or ``last`` if there is one, else
+            ``final``.
         keys: the settings to show, and to find a group's baseline by; None: all in which the runs differ. Leave out,
             say, a learning rate that was tuned for each algorithm, and groups match by the partition alone.
         better: ``min`` or ``max``: which values of the metric are better, whatever the runs say of it; None: what they
@@ -45,6 +49,7 @@ class Question:
         at: also show the value in this round.
         partial: use what there is: means and intervals over fewer seeds than there are, and the last value of an
             unfinished run as its final one.
+        bootstrap: also show intervals over clients (see `fedsim.compare.bootstrap`).
     """
 
     metric: str | None = None
@@ -57,6 +62,7 @@ class Question:
     last_rounds: int | None = None
     at: int | None = None
     partial: bool = False
+    bootstrap: bool = False
 
     def __post_init__(self) -> None:
         if self.better not in (None, "min", "max"):
@@ -74,7 +80,7 @@ class Question:
 
     @property
     def order(self) -> str:
-        """The measure to sort by, one of `BY`."""
+        """The measure to sort by where no rounds were chosen on validation data, one of `BY`."""
         given = "at" if self.at is not None else "last" if self.last or self.last_rounds else "final"
         return self.by or given
 
@@ -92,6 +98,11 @@ class Comparison:
         metric: the column that they are judged by.
         mode: whether lower (``min``) or higher (``max``) values of it are better.
         sorted_by: the column that the rows are sorted by.
+        reported: the column that differences are taken of: the same, but for rows that are sorted by the validation
+            value that chose the round.
+        by: why these: one of `BY`.
+        choice: how rounds were chosen on validation data; None if they were not.
+        shows_best: whether rounds that are the best by the metric itself are shown.
         notes: sentences that are needed to read the table.
         warnings: what was left out or ended early, a sentence each.
     """
@@ -102,6 +113,10 @@ class Comparison:
     metric: str
     mode: str
     sorted_by: str
+    reported: str
+    by: str
+    choice: Choice | None
+    shows_best: bool
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -118,7 +133,9 @@ def compare(runs: Sequence[Run], question: Question | None = None) -> Comparison
     if not runs:
         raise UserError("no runs to compare")
     metric, mode, notes = choose_metric(runs, question.metric, question.better)
-    asked = _asked(runs, question, metric, mode)
+    choice, said = find_choice(runs, metric, question.by == "chosen")
+    notes += said
+    asked = _asked(runs, question, metric, mode, choice)
     groups, warnings = group_runs(runs)
     if question.keys is not None:
         groups, hidden = only_keys(groups, question.keys)
@@ -132,22 +149,29 @@ def compare(runs: Sequence[Run], question: Question | None = None) -> Comparison
         for group, found in zip(groups, summaries, strict=True)
     ]
     notes += remarks.notes(groups, results, asked)
-    key = asked.names[question.order]
+    key, reported = asked.names[asked.sorting], asked.names[asked.by]
+    baselines: list[Group | None] = [None] * len(groups)
     if question.baseline:
         baselines = find_baselines(groups, question.baseline)
-        differences = _differences(groups, baselines, results, question.order, asked)
+        differences = _differences(groups, baselines, results, asked)
         corrected = holm([math.nan if found is None else found.interval.p for found in differences])
         for row, group, baseline, found, p in zip(rows, groups, baselines, differences, corrected, strict=True):
             row |= _difference_cells(found, p, group is baseline)
-        notes += remarks.of_differences(groups, baselines, differences, key, asked)
-    ranks = [rank(found[key], mode == "min" or question.order == "target") for found in summaries]
+        notes += remarks.of_differences(groups, baselines, differences, reported, asked)
+    if question.bootstrap:
+        cells, said = over_clients(groups, baselines, metric)
+        rows = [row | more for row, more in zip(rows, cells, strict=True)]
+        notes += said
+    ranks = [rank(found[key], asked.worst(asked.sorting) > 0) for found in summaries]
     order = sorted(range(len(rows)), key=lambda at: ranks[at])
     table = pd.DataFrame([{_encodable(name): _encodable(cell) for name, cell in rows[at].items()} for at in order])
     for column in _WHOLE:
         if column in table and all(value is None or float(value).is_integer() for value in table[column].dropna()):
             table[column] = table[column].astype("Int64")
     shown = [groups[at] for at in order]
-    return Comparison(table, shown, [summaries[at] for at in order], metric, mode, key, notes, warnings)
+    ordered = [summaries[at] for at in order]
+    how = (key, reported, asked.by, choice, asked.shows_best)
+    return Comparison(table, shown, ordered, metric, mode, *how, notes, warnings)
 
 
 def _encodable(cell: Any) -> Any:
@@ -155,7 +179,7 @@ def _encodable(cell: Any) -> Any:
     return cell.encode(errors="backslashreplace").decode() if isinstance(cell, str) else cell
 
 
-def _asked(runs: Sequence[Run], question: Question, metric: str, mode: str) -> Asked:
+def _asked(runs: Sequence[Run], question: Question, metric: str, mode: str, choice: Choice | None) -> Asked:
     goal = None if question.target is None else read_target(runs, question.target, metric, mode)
     cumulative = is_cumulative(runs, metric)
     if cumulative:
@@ -170,7 +194,19 @@ def _asked(runs: Sequence[Run], question: Question, metric: str, mode: str) -> A
         question.at in run.columns[metric].index for run in runs if metric in run.columns
     ):
         raise UserError(f"--at {question.at}: {_evaluated(runs, metric)}")
-    return Asked(metric, mode, cumulative, question.last, question.last_rounds, question.at, goal, question.partial)
+    return Asked(
+        metric,
+        mode,
+        cumulative,
+        question.last,
+        question.last_rounds,
+        question.at,
+        goal,
+        question.partial,
+        choice,
+        unseen_column(runs, metric),
+        question.by or ("chosen" if choice is not None else question.order),
+    )
 
 
 def _evaluated(runs: Sequence[Run], metric: str) -> str:
@@ -215,13 +251,13 @@ def _cells(summaries: dict[str, Summary], asked: Asked, several: bool) -> dict[s
     """Means and spreads over the seeds, and what they leave out."""
     row: dict[str, Any] = {}
     for name, column in asked.names.items():
-        if (name in COSTS or name == "bytes") and column not in summaries:
+        if name in (*COSTS, "bytes", "unseen", "gap") and column not in summaries:
             continue
         found = summaries[column]
         if name == "target":
             row["reached"] = found.n
-        row[column] = None if math.isnan(found.mean) and name == "best round" else found.mean
-        if several and name != "best round":
+        row[column] = None if math.isnan(found.mean) and name in ROUNDS else found.mean
+        if several and name not in ROUNDS:
             row |= {f"{column} std": found.std, f"{column} median": found.median, f"{column} n": found.n}
     return row
 
@@ -230,11 +266,12 @@ def _differences(
     groups: Sequence[Group],
     baselines: Sequence[Group | None],
     results: Sequence[Sequence[dict[str, Outcome]]],
-    name: str,
     asked: Asked,
 ) -> list[Difference | None]:
     """Each group's difference from its baseline; None for a baseline itself, and without one."""
     places = {id(group): at for at, group in enumerate(groups)}
+    name = asked.by
+    item = "" if name == "target" else asked.metric
 
     def by_seed(at: int) -> dict[object, Outcome]:
         pairs = zip(groups[at].runs, results[at], strict=True)
@@ -243,7 +280,13 @@ def _differences(
     return [
         None
         if baseline is None or baseline is group
-        else difference(by_seed(at), by_seed(places[id(baseline)]), asked.worst(name), asked.partial)
+        else difference(
+            by_seed(at),
+            by_seed(places[id(baseline)]),
+            asked.worst(name),
+            asked.partial,
+            worth_of_one([*group.runs, *baseline.runs], item),
+        )
         for at, (group, baseline) in enumerate(zip(groups, baselines, strict=True))
     ]
 

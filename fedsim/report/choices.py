@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedsim.compare.best import of_choice, of_optimism
 from fedsim.compare.groups import ABSENT
-from fedsim.compare.metric import is_cumulative
+from fedsim.compare.metric import HELD_OUT, HOW_TO_HOLD_BACK, is_cumulative
 from fedsim.compare.reading import Run
 from fedsim.compare.statistics import best_value
 from fedsim.compare.table import Comparison
@@ -13,39 +14,60 @@ from fedsim.compare.table import Comparison
 _MEASURED_ON = {
     "test": "the clients' test samples",
     "personal": "each client's own test samples, after it has fitted the model to its training samples",
+    "unseen": "the test samples of clients that never train",
     "validation": "samples that were held out of the clients' training data",
+    "local": "each client's own validation samples, with the model that it trained itself",
     "train": "the samples that the clients train on",
 }
+_HELD_BACK = "samples that were held back from training, with the global model"
 _MOST = 12
 
 
-def measured_on(metric: str) -> str:
-    """The data on which a column is measured, in words; empty if its name does not say."""
+def measured_on(metric: str, runs: Sequence[Run]) -> str:
+    """The data on which a column is measured, in words; empty if its name does not say.
+
+    Runs that say on which data they were judged have ``validation_`` columns of the global model; older ones have those
+    of the clients' own models under that name.
+    """
+    if metric.startswith("validation_") and any(run.judged_on for run in runs):
+        return _HELD_BACK
     return _MEASURED_ON.get(metric.partition("_")[0], "")
 
 
 def sentences(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
     """What a reader must know to judge the choice of a round, of an end, and of a setting."""
     metric, end = comparison.metric, "lowest" if comparison.mode == "min" else "highest"
-    where = measured_on(metric)
+    where = measured_on(metric, runs)
     said = [
         f"{metric} is measured on {where}." if where else f"The files do not say on which data {metric} is measured."
     ]
-    on_test = metric.startswith(("test_", "personal_"))
-    if not is_cumulative(runs, metric):
+    on_test = metric.startswith(HELD_OUT)
+    if comparison.choice is not None:
+        said += [
+            *map(_sentence, of_choice(comparison)),
+            f"{comparison.choice.column} is measured on {measured_on(comparison.choice.column, runs)}.",
+            *map(_sentence, of_optimism(comparison)),
+        ]
+    elif not is_cumulative(runs, metric):
         said.append(f"The best round is the one with the {end} {metric}{_best_rounds(comparison, runs)}.")
         if on_test:
             said.append(
                 "It was picked on the test data themselves, so that the best value flatters; the final value was not "
-                "picked."
+                f"picked ({HOW_TO_HOLD_BACK})."
             )
     said += _early_ends(metric, runs)
     if len(comparison.groups) > 1 and on_test:
-        said.append(
-            "Whoever picks a row of the table picks it on the test data too. Whether settings were tuned by these "
-            "numbers beforehand, the files do not say."
-        )
+        if comparison.by == "chosen":
+            said.append(f"The best row of the table is picked by {comparison.sorted_by} too.")
+        elif comparison.choice is None:
+            said.append("Whoever picks a row of the table picks it on the test data too.")
+        said.append("Whether settings were tuned by these numbers beforehand, the files do not say.")
     return said
+
+
+def _sentence(note: str) -> str:
+    """A note below a table as a sentence."""
+    return f"{note[0].upper()}{note[1:]}."
 
 
 def _best_rounds(comparison: Comparison, runs: Sequence[Run]) -> str:
@@ -77,7 +99,7 @@ def _early_ends(metric: str, runs: Sequence[Run]) -> list[str]:
         if rules:
             watched = config.get("stop.metric", "null")
             watched = str(run.judge[0] if run.judge else metric) if watched in ("null", ABSENT) else str(watched)
-            where = measured_on(watched)
+            where = measured_on(watched, [run])
             rule = f"{watched} ({', '.join(rules)})" + (f", which is measured on {where}" if where else "")
             found[rule] = found.get(rule, 0) + 1
     return [

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedsim.compare.clients import ABOUT_THE_CLIENT, read_clients
 from fedsim.compare.groups import FINISHED, Group
-from fedsim.compare.metric import way
+from fedsim.compare.metric import unseen_column, way
 from fedsim.compare.output import number
-from fedsim.compare.reading import DAMAGED, Run
+from fedsim.compare.reading import Run
 from fedsim.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FILE = "clients.csv"
 HEADER = ("clients", "worst", "worst 10%", "median", "best 10%", "best")
-_ABOUT_THE_CLIENT = ("client", "name", "train_samples", "test_samples")
-_LARGEST = 64 * 2**20  # bytes: a million clients
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,9 @@ def spread(groups: Sequence[Group], labels: Sequence[str], metric: str, mode: st
     """Return the table, or None if no run has a ``clients.csv`` with scores.
 
     A single group has a row for each score; several have one each, with the score that they are compared by, or the
-    loss where clients have no such score. Each number is a quantile over the clients of one run, averaged over seeds.
-    Runs that have not come to their end do not count, unless there is only one.
+    loss where clients have no such score, and another for clients that never train. Each number is a quantile over the
+    clients of one run, averaged over seeds. Runs that have not come to their end do not count, unless there is only
+    one.
     """
     alone = len(groups) == len(groups[0].runs) == 1
     read = [[_scores(run) if alone or run.status in FINISHED else None for run in group.runs] for group in groups]
@@ -57,12 +55,19 @@ def spread(groups: Sequence[Group], labels: Sequence[str], metric: str, mode: st
     else:
         score = metric if metric in known else "test_loss" if "test_loss" in known else next(iter(known))
         low = _better([run for group in groups for run in group.runs], score, metric, mode)
-        found = [(label, tables, score, low) for label, tables in zip(labels, read, strict=True)] if low else []
+        unseen = unseen_column([run for group in groups for run in group.runs], score)
+        found = [
+            (label + (", unseen" if name == unseen else ""), tables, name, low)
+            for label, tables in zip(labels, read, strict=True)
+            for name in (score, *([unseen] if unseen else []))
+            if low and (name == score or any(table is not None and name in table for table in tables))
+        ]
     if not found:
         return None
     first = "score" if len(groups) == 1 else "setting"
     notes = [
         "of each client at the last evaluation, on its own test data",
+        *(["unseen: clients that never train"] if any("unseen" in name for _, _, name, _ in found) else []),
         "a tenth of the clients are worse than “worst 10%”, and a tenth better than “best 10%”",
     ]
     if len(groups) > 1:
@@ -77,6 +82,8 @@ def _better(runs: Sequence[Run], name: str, metric: str, mode: str) -> str:
     """Which values of a score are better, ``min`` or ``max``; empty if that is not known."""
     if name == metric:
         return mode
+    if name == unseen_column(runs, metric):
+        return mode
     try:
         return way(runs, name, name)
     except UserError:
@@ -87,17 +94,14 @@ def _scores(run: Run) -> pd.DataFrame | None:
     """The scores in a run's ``clients.csv``, a column each; None if it has none or cannot be read."""
     import pandas as pd
 
-    path = run.path / FILE
     try:
-        if run.status == DAMAGED or not path.is_file() or path.stat().st_size > _LARGEST:
-            return None
-        table = pd.read_csv(io.StringIO(path.read_text(encoding="utf-8")), low_memory=False)
-    except (OSError, ValueError):
+        table = read_clients(run)
+    except UserError:
         return None
     kept = [
         name
         for name in table.columns
-        if name not in _ABOUT_THE_CLIENT and pd.api.types.is_numeric_dtype(table[name]) and table[name].notna().any()
+        if name not in ABOUT_THE_CLIENT and pd.api.types.is_numeric_dtype(table[name]) and table[name].notna().any()
     ]
     return table[kept] if kept else None
 

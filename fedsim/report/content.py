@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.compare import output
+from fedsim.compare.best import best_rows
 from fedsim.compare.groups import ABSENT, FINISHED, Group
 from fedsim.compare.reading import NO_STATUS, Run
 from fedsim.compare.records import Target
@@ -196,7 +197,9 @@ def _lead(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
     else:
         said.append(f"Status: {', '.join(ends)};{span or ' no rounds'}.")
     end = "lower" if comparison.mode == "min" else "higher"
-    said.append(f"Judged by {comparison.metric}: {end} is better.")
+    choice = comparison.choice if comparison.by == "chosen" else None
+    by = "" if choice is None else f", in the round with the best {choice.column}"
+    said.append(f"Judged by {comparison.metric}{by}: {end} is better.")
     return said
 
 
@@ -205,11 +208,15 @@ def _cards(
 ) -> list[Card]:
     shown = {column.header: column.cells for column in output.columns(comparison)}
     cards = []
-    best = output.best_rows(comparison)
+    best = best_rows(comparison)
     if any(best) and comparison.sorted_by in shown:
         winners = [label for label, one in zip(labels, best, strict=True) if one]
         remark = winners[0] if len(winners) == 1 else f"{len(winners)} settings have it"
-        cards.append(Card(f"best {comparison.sorted_by}", shown[comparison.sorted_by][best.index(True)], remark))
+        if comparison.reported != comparison.sorted_by:
+            value = shown[comparison.sorted_by][best.index(True)]
+            remark += f", the best by {comparison.sorted_by}: {value}"
+        label = comparison.reported if comparison.reported != comparison.sorted_by else f"best {comparison.sorted_by}"
+        cards.append(Card(label, shown[comparison.reported][best.index(True)], remark))
     groups = comparison.groups
     cards.append(Card("runs", str(len(runs)), f"{len(groups)} settings" if len(groups) < len(runs) else ""))
     return [*cards, *_shared_cards(runs, summaries)]
@@ -240,11 +247,10 @@ def _run_cards(comparison: Comparison, run: Run, summary: Mapping[str, Any]) -> 
     """Cards of a single run: its results and what they must be compared with."""
     shown = {column.header: column.cells[0] for column in output.columns(comparison) if column.numeric}
     shown = {header: cell for header, cell in shown.items() if header not in ("rounds", "reached")}
-    round_of_best = shown.pop("best round", "")
     metric = comparison.metric
+    rounds = {f"{word} {metric}": shown.pop(f"{word} round", "") for word in ("best", "chosen")}
     cards = [
-        Card(header, cell, f"round {round_of_best}" if header == f"best {metric}" and round_of_best else "")
-        for header, cell in shown.items()
+        Card(header, cell, f"round {rounds[header]}" if rounds.get(header) else "") for header, cell in shown.items()
     ]
     if math.isfinite(beaten := number(summary, "data", "to_beat", "scores", metric)):
         cards.append(Card("without a model", output.number(beaten), text(summary, "data", "to_beat", "what")))
@@ -256,8 +262,8 @@ def _comparison_table(comparison: Comparison, folder: str) -> Table:
     header = [
         (output.header_lines(column.header, comparison.metric).splitlines(), column.numeric) for column in columns
     ]
-    rows = [([column.cells[at] for column in columns], bold) for at, bold in enumerate(output.best_rows(comparison))]
-    return Table(header, rows, [_without(folder, note) for note in output.notes(comparison)])
+    rows = [([column.cells[at] for column in columns], bold) for at, bold in enumerate(best_rows(comparison))]
+    return Table(header, rows, [_without(folder, note) for note in output.notes(comparison, choices=False)])
 
 
 def _rounds(run: Run) -> Table:

@@ -98,9 +98,26 @@ def test_runs_by_rounds(fedsim, sweep):
     assert fedavg["last 1 rounds test_accuracy"] == pytest.approx(sum(run.iloc[-1] for run in runs) / 3)
 
 
+def test_intervals_over_the_clients_of_real_runs(fedsim, sweep):
+    """The scores in `clients.csv`, weighted by samples, pool to the last row of `metrics.csv`; seeds share no split."""
+    answer = fedsim("compare", "sweep/0", "sweep/3", "--bootstrap-clients", "--baseline", "0", "--csv", "table.csv")
+    assert (answer.code, answer.err) == (0, "")
+    assert "over clients: 95% percentile interval of final test_accuracy" in answer.out
+    table = pd.read_csv("table.csv")
+    assert (table["clients low"] <= table["final test_accuracy"]).all()
+    assert (table["final test_accuracy"] <= table["clients high"]).all()
+    assert table["clients difference"].notna().sum() == 1
+
+
+def test_what_was_chosen_on_test_data_is_said(fedsim, sweep):
+    assert fedsim("compare", "sweep").out.count("chosen on test data: optimistic") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        ("--by chosen", "--by chosen: no run chose its round on validation data (eval.validation_fraction=0.2 holds"),
+        ("--bootstrap-clients --metric train_loss", "seed 0: clients.csv: no column train_loss; it has test_loss"),
         ("--csv - --latex -", "--latex -: standard output is already used by --csv"),
         ("--plot curves.jpg", "--plot curves.jpg: must end in .png, .svg or .pdf"),
         ("--x bytes_up", "--x bytes_up: needs --plot FILE"),
@@ -119,7 +136,7 @@ def test_runs_by_rounds(fedsim, sweep):
         ("--last 1 --last-rounds 1", "--last-rounds: not together with --last"),
         ("--target bytes_up=5", "--target bytes_up=5: bytes_up only grows, so every run begins below any target"),
         ("--metric bytes_up --by best", "--by best: bytes_up only grows"),
-        ("--by best_", "--by best_: must be one of final, best, last, at, target (did you mean 'best'?)"),
+        ("--by best_", "--by best_: must be one of final, chosen, best, last, at, target (did you mean 'best'?)"),
         ("--csv missing/t.csv", "cannot write missing/t.csv"),
         ("nowhere", "nowhere: no such file or folder"),
     ],

@@ -5,6 +5,7 @@ import functools
 import json
 import operator
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -79,3 +80,30 @@ def judged():
         "best": {"metric": metric, "mode": mode},
         "columns": dict(columns),
     }
+
+
+@pytest.fixture
+def scored(make_run):
+    """Return ``scored(name, size, columns, ...)``: a run that says on which data it was judged; returns its folder.
+
+    `columns` are the scores of rounds 0, 1, ...; it is judged by `by`, whose best value is found by Python's own min or
+    max; `clients` are the columns of its ``clients.csv``.
+    """
+
+    def make(name, size, columns, *, by, items=(), seed=0, status="done", clients=None, **summary):
+        rounds = len(next(iter(columns.values())))
+        lines = [",".join(["round", *columns])]
+        lines += [",".join(map(str, [at, *(values[at] for values in columns.values())])) for at in range(rounds)]
+        better = max if "accuracy" in by else min
+        value = better(columns[by])
+        at = columns[by].index(value)
+        best = {"metric": by, "mode": better.__name__, "value": value, "round": at}
+        best |= {"on": by.partition("_")[0], "test": {c: v[at] for c, v in columns.items() if not c.startswith("val")}}
+        content = {"status": status, "rounds": rounds - 1, "best": best, "items": dict(items)} | summary
+        changes = {"seed": seed, "model.hidden_size": size}
+        path = make_run(name, changes, metrics="\n".join([*lines, ""]), summary=content)
+        if clients is not None:
+            pd.DataFrame(clients).to_csv(path / "clients.csv", index=False)
+        return path
+
+    return make

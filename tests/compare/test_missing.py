@@ -5,6 +5,7 @@ import math
 import pytest
 
 from fedsim.compare import output
+from fedsim.compare.best import best_rows
 from fedsim.compare.reading import load_runs
 from fedsim.compare.table import Question, compare
 from fedsim.errors import UserError
@@ -72,7 +73,7 @@ def test_a_group_with_failures_is_neither_first_nor_bold(diverging, ask):
     for partial in (False, True):
         found = ask(partial=partial)
         assert found.table["model.hidden_size"].tolist() == [8, 64]
-        assert output.best_rows(found) == [True, False]
+        assert best_rows(found) == [True, False]
 
 
 def test_partial_results_are_given_if_asked_for_and_say_so(diverging, ask):
@@ -194,7 +195,7 @@ def test_an_unfinished_run_has_no_final_value(runs, ask):
     assert row[["final test_accuracy std", "low", "high", "p"]].isna().all()
     assert cell(found, 64, "final test_accuracy") == "0.6500 (2 of 3)"
     assert cell(found, 64, "final test_accuracy vs baseline") == "+0.1500 (2 of 3 seeds)"
-    assert output.best_rows(found) == [False, False]  # the first is a mean of two seeds
+    assert best_rows(found) == [False, False]  # the first is a mean of two seeds
     # With its last value, differences are 0.1, 0.2 and -0.3: mean 0, a complete one.
     row = row_of(ask(partial=True), 64)
     assert row["difference"] == pytest.approx(0)

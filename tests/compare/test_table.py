@@ -559,7 +559,10 @@ def test_a_metric_by_name(make_run, tmp_path):
         ({"target": "test_accuracy=nan"}, "must be METRIC=NUMBER"),
         ({"target": "test_rmse=1"}, "--target test_rmse: must be one of "),
         ({"last": 0}, "--last 0: must be at least 1"),
-        ({"by": "finale"}, r"--by finale: must be one of final, best, last, at, target \(did you mean 'final'\?\)"),
+        (
+            {"by": "finale"},
+            r"--by finale: must be one of final, chosen, best, last, at, target \(did you mean 'final'\?\)",
+        ),
         ({"by": "last"}, "--by last: needs --last"),
         ({"better": "low"}, r"--better low: must be min \(lower is better\) or max"),
         ({"by": "target"}, "--by target: needs --target"),

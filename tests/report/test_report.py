@@ -118,6 +118,67 @@ def test_validation_data_are_named(make_run, page):
     assert "picked on the test data" not in found.text
 
 
+def held_back(make_run, name, size, validation, test, unseen):
+    """A run whose round is chosen on validation data, with two clients that train and two that never do."""
+    best = {"metric": "validation_accuracy", "mode": "max", "on": "validation"}
+    path = make_run(name, test, size=size, best=best, items={"test": 40, "validation": 20})
+    table = pd.read_csv(path / "metrics.csv")
+    table.assign(validation_accuracy=validation, unseen_accuracy=unseen).to_csv(path / "metrics.csv", index=False)
+    clients = {"client": range(4), "name": list("abcd"), "seen": [1, 1, 0, 0], "test_samples": 9, "test_items": 9}
+    clients |= {"test_accuracy": [test[-1] - 0.1, test[-1] + 0.1, None, None]}
+    clients |= {"unseen_accuracy": [None, None, unseen[-1] - 0.05, unseen[-1] + 0.05]}
+    pd.DataFrame(clients).to_csv(path / "clients.csv", index=False)
+
+
+def test_what_validation_data_chose_is_reported_on_test_data(make_run, page):
+    """Validation data choose round 1 of both, and 8 units by 0.8 against 0.7; test data prefer 4 units."""
+    held_back(make_run, "a", 8, (0.1, 0.8, 0.3), (0.1, 0.5, 0.6), (0.1, 0.4, 0.3))
+    held_back(make_run, "b", 4, (0.1, 0.7, 0.3), (0.1, 0.9, 0.7), (0.1, 0.6, 0.5))
+    found = page()
+    assert found.pairs["chosen test_accuracy"] == "0.5000"
+    assert "model.hidden_size=8, the best by chosen validation_accuracy: 0.8000" in found.text
+    assert "Judged by test_accuracy, in the round with the best validation_accuracy: higher is better." in found.text
+    rows = found.table("run", "model.hidden_size")
+    assert rows[1][:3] == ["a", "8", "0.6000"]
+    assert rows[1][3:] == ["0.5000", "0.8000", "1", "0.4000", "0.1000"]  # 0.5 - 0.4
+    text = " ".join(found.text.split())
+    assert text.count("chosen on validation_accuracy") + text.count("Chosen on validation_accuracy") == 1
+    assert (
+        "validation_accuracy is measured on samples that were held back from training, with the global model." in text
+    )
+    assert "The best row of the table is picked by chosen validation_accuracy too." in text
+    assert "optimistic" not in text
+    assert "picked on the test data" not in text
+    assert "picks it on the test data" not in text
+    clients = {row[0]: row[1:] for row in found.table("setting", "clients")[1:]}
+    assert clients["model.hidden_size=8"][:2] == ["2", "0.5000"]  # 0.6 - 0.1
+    assert clients["model.hidden_size=8, unseen"][:2] == ["2", "0.2500"]  # 0.3 - 0.05
+    assert "unseen: clients that never train" in text
+    text = " ".join(page(by="final").text.split())
+    assert "The best row is chosen on test data: optimistic (--by chosen goes by validation_accuracy)." in text
+
+
+def test_a_single_run_that_held_data_back(make_run, page):
+    held_back(make_run, "a", 8, (0.1, 0.8, 0.3), (0.1, 0.5, 0.6), (0.1, 0.4, 0.3))
+    found = page()
+    cards = {"chosen test_accuracy": "0.5000", "chosen validation_accuracy": "0.8000", "gap to unseen": "0.1000"}
+    assert {name: found.pairs[name] for name in cards} == cards
+    assert "best test_accuracy" not in found.pairs
+    assert "Chosen on validation_accuracy (round 1), reported on test_accuracy" in found.text
+    scores = {row[0]: row[1:] for row in found.table("score")[1:]}
+    assert list(scores) == ["test_accuracy", "unseen_accuracy"]
+    assert scores["unseen_accuracy"] == ["2", "0.2500", "0.2600", "0.3000", "0.3400", "0.3500"]
+
+
+def test_old_and_new_validation_columns_are_told_apart(make_run, page):
+    config = {"stop": {"metric": "validation_loss", "patience": 3}}
+    best = {"metric": "test_accuracy", "mode": "max", "on": "test"}
+    make_run("a", config=config, best=best)
+    assert "by validation_loss (patience 3), which is measured on samples that were held back from" in page().text
+    make_run("a2", config={"stop": {"metric": "local_validation_loss", "patience": 3}}, best=best)
+    assert "each client's own validation samples, with the model that it trained itself" in page().text
+
+
 def test_a_bad_run_among_good_ones(make_run, page, tmp_path, capsys):
     make_run("good")
     make_run("better", (0.1, 0.9), size=4)
