@@ -75,6 +75,7 @@ NEEDS = {
 NUMBERS = (
     *("sampler.fraction=0.5", "client.lr_decay=0.9", "client.clip_norm=1", "model.num_layers=2", "model.dropout=0.3"),
     *("client.validation_fraction=0.3", "client.keep_optimizer_state=true", "aggregator.blocks=[recurrent]"),
+    *("eval.validation_fraction=0.3", "eval.unseen_clients=2"),
     *("data.task=regression", "data.min_length=1", "stop.patience=2", "client.optimizer.lr=0.05"),
 )
 

@@ -79,6 +79,8 @@ MORE = {
     "rows rejected from a sum": (*TOO_FAR, "aggregator=fedavg"),
     "rows rejected from a matrix": (*TOO_FAR, "aggregator=feddyn", "aggregator/combine=multi_krum"),
     "all rows rejected": (*TOO_FAR, "attack.fraction=1", "aggregator=scaffold"),
+    "held out": ("eval.validation_fraction=0.3", "eval.unseen_clients=3", "personalize=ditto", "sampler.fraction=0.5"),
+    "some evaluated": ("eval.clients=3", "eval.validation_fraction=0.3", "aggregator.blocks=[recurrent]"),
     "private blocks": ("aggregator.blocks=[recurrent]", "personalize=finetune", "sampler.fraction=0.5"),
     "diverges": BROKEN,
     "diverges on one side": (*BROKEN, "sampler.cohort_size=1", "aggregator=median"),
