@@ -1,5 +1,5 @@
 # The checks of .ci/run, one by one, in the virtual environment that is active.
-.PHONY: setup lint types test docs ci release
+.PHONY: setup lint types test coverage docs ci release
 
 setup:
 	python -m pip install -c constraints.txt -e '.[dev]'
@@ -16,6 +16,9 @@ docs: # needs the extra `docs`; writes site/index.html
 
 test:
 	python -m pytest
+
+coverage: # of the code by all tests but those of the command line, most of which start processes of their own
+	python -m pytest -n auto --cov=fedsim --cov-report=term:skip-covered --ignore=tests/cli
 
 ci:
 	.ci/run
