@@ -1,6 +1,6 @@
 """How a run fares on a machine that others use, with one thread and with more.
 
-    python scripts/busy.py                                          # the default run beside 0, 1, 2, 4, 8 busy processes
+    python scripts/busy.py                                          # the default run beside 0 to 8 busy processes
     python scripts/busy.py --beside 0 2 --repeats 5 rounds=20       # other settings: overrides as for fedsim run
 
 The script starts the busy processes itself: each spins in a core for as long as the runs beside it take. Runs with one

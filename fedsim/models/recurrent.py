@@ -22,6 +22,7 @@ from fedsim import seeding
 from fedsim.data.dataset import Task
 from fedsim.data.population import Population
 from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_exactly_one, check_one_of
+from fedsim.models import initial
 from fedsim.models.parameters import ParameterLayout
 
 DropoutMask = Callable[[int, int, int], Tensor]
@@ -44,6 +45,8 @@ class RecurrentModel:
         bias: whether the recurrent layers and the head have biases.
         embedding_size: width of the token embedding; None means 8 where the inputs are tokens, and must stay None
             where they are numbers.
+        initialisation: how the untrained model is drawn: as ``torch.nn`` does, as ``keras`` does, or ``orthogonal``
+            recurrent matrices (see `fedsim.models.initial.draw`).
     """
 
     hidden_size: int | None = 64
@@ -52,15 +55,19 @@ class RecurrentModel:
     dropout: float = 0.0
     bias: bool = True
     embedding_size: int | None = None
+    initialisation: str = "torch"
 
     gates: ClassVar[int]
     """Blocks of H rows in the weight matrices: 1 (RNN), 3 (GRU) or 4 (LSTM)."""
+    forget: ClassVar[int | None] = None
+    """The place of the forget gate among them."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "hidden_size", "parameters", "num_layers", "embedding_size")
         check_exactly_one(self, "hidden_size", "parameters")
         check_between(self, 1, 1000, "num_layers")  # as every layer is an entry of the layout
         check_between(self, 0, 1, "dropout", open_high=True)
+        check_one_of(self, "initialisation", initial.STYLES)
         if self.dropout > 0 and self.num_layers == 1:
             raise FieldError("dropout", self.dropout, "acts between layers and needs num_layers of 2 or more")
 
@@ -92,6 +99,7 @@ class LSTM(RecurrentModel):
     """Long short-term memory with a forget gate (Gers 2000), gates in the order i, f, g, o, as `torch.nn.LSTM`."""
 
     gates: ClassVar[int] = 4
+    forget: ClassVar[int | None] = 1
     cell: ClassVar[str] = "lstm"
 
 
@@ -238,16 +246,14 @@ _MOST_PARAMETERS = 2**50
 
 
 def initial_row(arch: Architecture, seed: int, dtype: torch.dtype) -> Tensor:
-    """Draw the untrained model, a row ``[P]`` on the CPU, from the distributions that ``torch.nn`` uses.
+    """Draw the untrained model, a row ``[P]`` on the CPU, from the distributions of ``model.initialisation``.
 
-    Recurrent layers and head: uniform in ``[-1/sqrt(H), 1/sqrt(H)]``; embedding: standard normal. The draws are keyed
-    by parameter name and made in float64, so float32 and float64 runs start from the same model.
+    The draws are keyed by parameter name and made in float64, so float32 and float64 runs start from the same model.
     """
-    bound = arch.hidden_size**-0.5
+    model, hidden = arch.model, arch.hidden_size
     row = torch.empty(arch.layout.num_parameters, dtype=dtype)
     for name, view in arch.layout.views(row).items():
         rng = seeding.generator(seed, f"initial {name}")
-        shape = tuple(view.shape)
-        draws = rng.standard_normal(shape) if name == "embedding.weight" else rng.uniform(-bound, bound, shape)
+        draws = initial.draw(model.initialisation, name, tuple(view.shape), hidden, model.forget, rng)
         view.copy_(torch.from_numpy(np.asarray(draws)))
     return row

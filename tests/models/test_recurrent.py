@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -254,3 +255,67 @@ def test_embedding_size():
 def test_values_out_of_range_are_refused(values):
     with pytest.raises(FieldError, match=f"^{next(iter(values))}="):
         GRU(**values)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# initial values
+
+KINDS = [RNN, LSTM, GRU, GRUResetBefore]
+
+
+def views_of(model, seed=0, tokens=True):
+    arch = Architecture(model, 0 if tokens else 3, 7 if tokens else None, 4, Task.CLASSIFICATION)
+    return {name: view.numpy() for name, view in arch.layout.views(initial_row(arch, seed, torch.float64)).items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keras_begins_with_orthonormal_columns_and_glorot_kernels(kind):
+    """The whole recurrent matrix ``[gates H, H]``, as Keras draws it; limits are ``sqrt(6 / (in + gates H))``."""
+    found = views_of(kind(hidden_size=40, num_layers=2, initialisation="keras", embedding_size=30))
+    rows = kind.gates * 40
+    for layer, width in ((0, 30), (1, 40)):
+        square = found[f"recurrent.weight_hh_l{layer}"]
+        np.testing.assert_allclose(square.T @ square, np.eye(40), atol=1e-12)
+        limit = (6 / (width + rows)) ** 0.5
+        weights = found[f"recurrent.weight_ih_l{layer}"]
+        assert np.abs(weights).max() <= limit
+        assert weights.std() == pytest.approx(limit / 3**0.5, rel=0.05)  # of a uniform distribution
+        for side, bias in (("ih", 1.0), ("hh", 0.0)):
+            expected = np.zeros(rows)
+            if kind is LSTM:
+                expected[40:80] = bias  # gates i, f, g, o
+            assert found[f"recurrent.bias_{side}_l{layer}"].tolist() == expected.tolist()
+    assert np.abs(found["embedding.weight"]).max() <= 0.05
+    assert np.abs(found["head.weight"]).max() <= (6 / 44) ** 0.5
+    assert not found["head.bias"].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_orthogonal_matrices_gate_by_gate_and_the_rest_as_torch(kind):
+    plain = views_of(kind(hidden_size=9, embedding_size=5))
+    found = views_of(kind(hidden_size=9, embedding_size=5, initialisation="orthogonal"))
+    for gate in np.split(found["recurrent.weight_hh_l0"], kind.gates):
+        np.testing.assert_allclose(gate @ gate.T, np.eye(9), atol=1e-12)
+    for name, values in found.items():
+        if name == "recurrent.weight_hh_l0":
+            continue
+        if kind is LSTM and "recurrent.bias" in name:
+            assert values[9:18].tolist() == [1.0 if "ih" in name else 0.0] * 9
+            values, plain[name] = np.delete(values, range(9, 18)), np.delete(plain[name], range(9, 18))
+        assert np.array_equal(values, plain[name]), name
+
+
+def test_orthonormal_matrices_are_uniform():
+    """The first entry of a rotation or reflection of the plane is cos(a) with a uniform: mean 0, mean square 1/2."""
+    model = RNN(hidden_size=2, initialisation="orthogonal")
+    first = np.array([views_of(model, seed)["recurrent.weight_hh_l0"] for seed in range(2000)])
+    assert first[:, 0, 0].mean() == pytest.approx(0, abs=0.05)  # three standard errors
+    assert np.square(first[:, 0, 0]).mean() == pytest.approx(0.5, abs=0.03)
+    assert np.linalg.det(first).mean() == pytest.approx(0, abs=0.07)  # as many rotations as reflections
+
+
+def test_models_without_biases_have_no_forget_bias():
+    found = views_of(LSTM(hidden_size=3, bias=False, initialisation="keras"))
+    assert not any("bias" in name for name in found)
+    with pytest.raises(FieldError, match="initialisation"):
+        LSTM(initialisation="zeros")

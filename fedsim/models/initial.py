@@ -1,0 +1,66 @@
+"""The values with which a model begins: ``model.initialisation``."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+STYLES = ("torch", "keras", "orthogonal")
+FORGET_BIAS = 1.0
+"""Gates that begin open remember (Jozefowicz et al. 2015, section 2.3)."""
+_KERAS_EMBEDDING = 0.05
+
+Floats = NDArray[np.float64]
+
+
+def draw(
+    style: str, name: str, shape: tuple[int, ...], hidden: int, forget: int | None, rng: np.random.Generator
+) -> Floats:
+    """Draw one parameter of a recurrent model.
+
+    - ``torch``: recurrent layers and head uniform in ``[-1/sqrt(H), 1/sqrt(H)]``, embedding standard normal, as
+      ``torch.nn``.
+    - ``keras``: input weights and head Glorot uniform, in ``[-l, l]`` with ``l = sqrt(6 / (in + out))`` where ``out``
+      counts all gates; the recurrent matrix of all gates together with orthonormal columns; biases 0, that of a forget
+      gate 1; embedding uniform in ``[-0.05, 0.05]``. As the layers of Keras 3 do by default (Glorot and Bengio 2010;
+      Saxe et al. 2014), where an LSTM has one bias per gate: here it is that of the inputs, and the other is 0.
+    - ``orthogonal``: as ``torch``, but the recurrent matrix of each gate is orthogonal, and the bias of a forget gate
+      is 1 (Le et al. 2015 discuss why).
+
+    Args:
+        style: one of `STYLES`.
+        name: the parameter's name in the layout.
+        shape: its shape; gates are blocks of `hidden` rows.
+        hidden: H.
+        forget: the place of the forget gate among the gates, or None.
+        rng: the stream of this parameter.
+    """
+    if name.startswith("recurrent.weight_hh") and style != "torch":
+        blocks = [shape] if style == "keras" else [(hidden, hidden)] * (shape[0] // hidden)
+        return np.concatenate([_orthonormal(block, rng) for block in blocks])
+    if style == "keras":
+        if name == "embedding.weight":
+            return rng.uniform(-_KERAS_EMBEDDING, _KERAS_EMBEDDING, shape)
+        if "bias" in name:
+            return _forgetting(np.zeros(shape), name, hidden, forget)
+        limit = float(np.sqrt(6 / sum(shape)))
+        return rng.uniform(-limit, limit, shape)
+    if name == "embedding.weight":
+        return rng.standard_normal(shape)
+    bound = hidden**-0.5
+    values = rng.uniform(-bound, bound, shape)
+    return values if style == "torch" else _forgetting(values, name, hidden, forget)
+
+
+def _forgetting(bias: Floats, name: str, hidden: int, forget: int | None) -> Floats:
+    """Give the forget gate a bias of 1 in all: that of the inputs 1, that of the states 0."""
+    if forget is not None and name.startswith("recurrent.bias_"):
+        bias[forget * hidden : (forget + 1) * hidden] = FORGET_BIAS if "bias_ih" in name else 0.0
+    return bias
+
+
+def _orthonormal(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
+    """A matrix with at least as many rows as columns, whose columns are orthonormal, uniform among all of them."""
+    q, r = np.linalg.qr(rng.standard_normal(shape))
+    columns: Floats = q * np.sign(np.diag(r))  # or the distribution would depend on how the factors are computed
+    return columns
