@@ -115,6 +115,12 @@ CLASHES = (
         "not know",
         "take system.over_selection=1 (deadlines and dropouts go with it)",
     ),
+    Clash(
+        Fact.NEEDS_ARRIVALS,
+        Fact.PRIVATE_MEAN,
+        "lets a single client decide whether a round counts, which the accountant of {second} does not know",
+        "take system.min_clients=1",
+    ),
     # Secure aggregation: nothing but the masked row leaves a client, and the server gets the sum alone.
     Clash(
         Fact.HIDES_ROWS,

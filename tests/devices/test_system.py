@@ -374,3 +374,12 @@ def test_privacy_refuses_that_some_have_too_little_memory(tiny):
 def test_a_robust_rule_takes_a_system_that_keeps_enough(tiny, run):
     result = run(tiny("aggregator=krum", "system=devices", "system.dropout=0.2", "system.min_clients=5", "rounds=6"))
     assert {0, 5} == {*column(result, "clients")[1:]}
+
+
+def test_no_client_decides_whether_a_private_round_counts(compose):
+    """Its arrival would move the sum from nothing to everything, and not by the clipping norm."""
+    private = ("privacy=central_dp", "privacy.noise_multiplier=1", "aggregator=mean", "sampler=poisson")
+    unsteady = ("system=devices", "system.dropout=0.3", "sampler.probability=0.9")
+    assert compose(*private, *unsteady)
+    with pytest.raises(UserError, match=r"system\.min_clients=3.*lets a single client decide whether a round counts"):
+        compose(*private, *unsteady, "system.min_clients=3")
