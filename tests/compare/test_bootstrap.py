@@ -101,6 +101,14 @@ def test_squares_are_pooled_for_each_seed(run, ask):
     assert ask().table.loc[0, INTERVAL].tolist() == pytest.approx([4, 4.5])
 
 
+def test_the_difference_of_errors_is_that_of_their_pooled_values(run, ask):
+    """RMSEs (3, 4) pool to sqrt(12.5), and (1, 1) to 1; resamples reach from 3 - 1 to 4 - 1."""
+    run("a", 8, (2, 2), (1, 1), by="test_rmse")
+    run("b", 64, (2, 2), (3, 4), by="test_rmse")
+    row = ask(baseline=("a",)).table.set_index("run").loc["b"]
+    assert row[DIFFERENCE].tolist() == pytest.approx([12.5**0.5 - 1, 2, 3])
+
+
 def test_the_difference_is_over_the_seeds_that_both_have(run, ask):
     """With seed 0, which both have, clients are better by 0.2 and by 0.4; the others' scores do not count."""
     run("a0", 8, (1, 1), (0.1, 0.3), seed=0)
