@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-STYLES = ("torch", "keras", "orthogonal")
+STYLES = ("torch", "keras", "keras_he", "orthogonal")
 FORGET_BIAS = 1.0
 """Gates that begin open remember (Jozefowicz et al. 2015, section 2.3)."""
 _KERAS_EMBEDDING = 0.05
+_TRUNCATED_DEVIATION = 0.87962566103423978
+"""Of a standard normal number between -2 and 2: the root of ``1 - 4 phi(2) / (2 Phi(2) - 1)``."""
 
 Floats = NDArray[np.float64]
 
@@ -24,6 +26,9 @@ def draw(
       counts all gates; the recurrent matrix of all gates together with orthonormal columns; biases 0, that of a forget
       gate 1; embedding uniform in ``[-0.05, 0.05]``. As the layers of Keras 3 do by default (Glorot and Bengio 2010;
       Saxe et al. 2014), where an LSTM has one bias per gate: here it is that of the inputs, and the other is 0.
+    - ``keras_he``: as ``keras``, but the input weights of recurrent layers are normal with variance ``2 / in``, cut off
+      at two standard deviations before scaling (He et al. 2015), as in the Shakespeare model of TensorFlow Federated.
+      With a narrow embedding they are much larger: Glorot's rule counts all gates as outputs.
     - ``orthogonal``: as ``torch``, but the recurrent matrix of each gate is orthogonal, and the bias of a forget gate
       is 1 (Le et al. 2015 discuss why).
 
@@ -35,14 +40,17 @@ def draw(
         forget: the place of the forget gate among the gates, or None.
         rng: the stream of this parameter.
     """
+    keras = style.startswith("keras")
     if name.startswith("recurrent.weight_hh") and style != "torch":
-        blocks = [shape] if style == "keras" else [(hidden, hidden)] * (shape[0] // hidden)
+        blocks = [shape] if keras else [(hidden, hidden)] * (shape[0] // hidden)
         return np.concatenate([_orthonormal(block, rng) for block in blocks])
-    if style == "keras":
+    if keras:
         if name == "embedding.weight":
             return rng.uniform(-_KERAS_EMBEDDING, _KERAS_EMBEDDING, shape)
         if "bias" in name:
             return _forgetting(np.zeros(shape), name, hidden, forget)
+        if style == "keras_he" and name.startswith("recurrent."):
+            return _truncated_normal(shape, rng) * float(np.sqrt(2 / shape[1]))
         limit = float(np.sqrt(6 / sum(shape)))
         return rng.uniform(-limit, limit, shape)
     if name == "embedding.weight":
@@ -57,6 +65,14 @@ def _forgetting(bias: Floats, name: str, hidden: int, forget: int | None) -> Flo
     if forget is not None and name.startswith("recurrent.bias_"):
         bias[forget * hidden : (forget + 1) * hidden] = FORGET_BIAS if "bias_ih" in name else 0.0
     return bias
+
+
+def _truncated_normal(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
+    """Normal numbers between -2 and 2, scaled to variance 1."""
+    values = rng.standard_normal(shape)
+    while (far := np.abs(values) > 2).any():
+        values[far] = rng.standard_normal(int(far.sum()))
+    return values / _TRUNCATED_DEVIATION
 
 
 def _orthonormal(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:

@@ -45,8 +45,8 @@ class RecurrentModel:
         bias: whether the recurrent layers and the head have biases.
         embedding_size: width of the token embedding; None means 8 where the inputs are tokens, and must stay None
             where they are numbers.
-        initialisation: how the untrained model is drawn: as ``torch.nn`` does, as ``keras`` does, or ``orthogonal``
-            recurrent matrices (see `fedsim.models.initial.draw`).
+        initialisation: how the untrained model is drawn: as ``torch.nn`` does, as ``keras`` does, ``keras_he``
+            with larger input weights, or with ``orthogonal`` recurrent matrices (see `fedsim.models.initial.draw`).
     """
 
     hidden_size: int | None = 64

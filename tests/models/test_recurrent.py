@@ -290,6 +290,21 @@ def test_keras_begins_with_orthonormal_columns_and_glorot_kernels(kind):
     assert not found["head.bias"].any()
 
 
+def test_he_counts_inputs_alone():
+    """Variance 2 / 8, and no number beyond two standard deviations of the normal distribution that is cut off.
+
+    That of a standard normal number between -2 and 2 is ``1 - 4 phi(2) / (2 Phi(2) - 1)``.
+    """
+    found = views_of(LSTM(hidden_size=100, initialisation="keras_he", embedding_size=8))
+    plain = views_of(LSTM(hidden_size=100, initialisation="keras", embedding_size=8))
+    weights = found.pop("recurrent.weight_ih_l0")
+    inside = math.erf(2 / 2**0.5)
+    deviation = (1 - 4 * math.exp(-2) / (2 * math.pi) ** 0.5 / inside) ** 0.5
+    assert weights.var() == pytest.approx(0.25, rel=0.05)
+    assert np.abs(weights).max() <= 2 * 0.5 / deviation * (1 + 1e-12)
+    assert all(np.array_equal(values, plain[name]) for name, values in found.items())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_orthogonal_matrices_gate_by_gate_and_the_rest_as_torch(kind):
     plain = views_of(kind(hidden_size=9, embedding_size=5))
