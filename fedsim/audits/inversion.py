@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedsim.audits.audit import UpdateAudit
 from fedsim.audits.scores import Floats
@@ -22,6 +21,9 @@ from fedsim.errors import UserError, check_at_least, check_between
 from fedsim.metrics import COLUMNS, Column
 from fedsim.models.recurrent import Architecture
 from fedsim.models.reference import ReferenceModel, load_row
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,7 @@ import importlib
 import re
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Protocol, runtime_checkable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from fedsim.clients.malloc import keep_freed_memory
 from fedsim.clients.scores import EVALUATION_BATCH
@@ -19,6 +16,10 @@ from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
 from fedsim.errors import FieldError, check_one_of
 from fedsim.models.recurrent import Architecture
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 

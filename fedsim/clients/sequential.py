@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.report import Memory, Report
@@ -23,6 +24,9 @@ from fedsim.data.population import Samples
 from fedsim.models.recurrent import Architecture, DropoutMask
 from fedsim.models.reference import ReferenceModel, load_row, read_row
 from fedsim.models.scores import Sums, concatenate, pinball
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Our names of optimizer state, and those of torch.optim.
 _TORCH_STATE = {"momentum": "momentum_buffer", "mean": "exp_avg", "square": "exp_avg_sq", "steps": "step"}

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
+from omegaconf import OmegaConf, errors, open_dict, read_write
 
 from fedsim import build
 from fedsim.config.command_line import check_plugins, check_tracker
@@ -42,6 +42,9 @@ from fedsim.recording.run_directory import (
     refuse_other_sweep,
     refuse_used,
 )
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:

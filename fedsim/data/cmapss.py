@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.dataset import Dataset, Score, Split, Task
 from fedsim.data.fitted import Fitted, Scaling, arrays, columns
 from fedsim.data.user_files import content_identity, existing
 from fedsim.errors import FieldError, UserError, check_at_least, check_one_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUBSETS = ("FD001", "FD002", "FD003", "FD004")
 _COLUMNS = 26

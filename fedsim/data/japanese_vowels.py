@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib.resources
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.fitted import Column, Fitted, Scaling, columns
 from fedsim.data.scaling import standardised
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _NUM_SPEAKERS = 9
 _SPLITS = ("train", "test")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from torch.nn.functional import pad
 
 from fedsim import seeding
 from fedsim.errors import check_at_least, check_between, check_one_of
 from fedsim.links.link import positions
 from fedsim.links.packing import floats, pack, packed_size, unpack
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

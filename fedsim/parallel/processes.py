@@ -14,16 +14,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from fedsim.errors import ProcessLost, UserError
 from fedsim.machine import allowed_cores
 from fedsim.parallel.environment import rank_and_size, whole_number
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for another whose network has failed; one that dies is noticed at once."""
