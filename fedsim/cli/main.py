@@ -12,6 +12,7 @@ import typer
 from fedsim import __version__
 from fedsim.cli import comparing, completion, doctor_command, init_command, list_command, report_command, usage
 from fedsim.cli.exit_codes import EXIT_FAILED, EXIT_USER, exit_code, exit_codes
+from fedsim.cli.late import postpone
 from fedsim.cli.options import AllowModule, Checkpoint, ConfigDir, SavedRun
 from fedsim.cli.waiting import waiting
 from fedsim.errors import UserError
@@ -304,6 +305,7 @@ def partition(
 def main() -> None:
     """Entry point of the ``fedsim`` command; shows the help if there are no arguments, and usage errors in one line."""
     gc.disable()  # imports make a million objects and hardly any garbage: collecting takes a sixth of the start
+    postpone("torch")
     try:
         code = EXIT_FAILED
         if completion.is_bash():

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.report import Memory, Report
@@ -101,7 +100,7 @@ class SequentialTrainer:
             for parameter, view in zip(parameters, task.arch.layout.views(gradient[0]).values(), strict=True):
                 parameter.grad = view.clone()
             if task.config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, task.config.clip_norm)
+                torch.nn.utils.clip_grad_norm_(parameters, task.config.clip_norm)
             optimizer.step()
             loss_sum += loss.item() * index.shape[1]
             seen += index.shape[1]
@@ -208,8 +207,8 @@ def batch_loss(arch: Architecture, outputs: Tensor, batch: Batch) -> Tensor:
     if arch.task is Task.REGRESSION:
         if (levels := arch.levels(outputs)) is not None:
             return pinball(outputs - targets, levels)[0].mean()
-        return nn.functional.mse_loss(outputs, targets)
-    return nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
+        return torch.nn.functional.mse_loss(outputs, targets)
+    return torch.nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
 
 
 def _count_targets(task: Task, batch: Batch) -> int:
@@ -225,7 +224,7 @@ def score_batch(arch: Architecture, outputs: Tensor, batch: Batch) -> Sums:
         levels = arch.levels(error)
         loss = (error.square() if levels is None else pinball(error, levels)[0]).sum(1).cpu()
         return Sums(loss, torch.zeros_like(loss), torch.full_like(loss, error.shape[1]), outputs.cpu())
-    losses = nn.functional.cross_entropy(
+    losses = torch.nn.functional.cross_entropy(
         outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="none"
     )
     columns = losses.view(targets.shape), outputs.argmax(-1) == targets, targets != IGNORE
