@@ -11,7 +11,6 @@ import torch
 from fedsim.audits.audit import UpdateAudit
 from fedsim.audits.scores import Floats
 from fedsim.clients.optimizers import SGD
-from fedsim.clients.sequential import batch_loss
 from fedsim.clients.task import LocalTask
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.setting import Setting
@@ -20,7 +19,6 @@ from fedsim.data.population import Samples
 from fedsim.errors import UserError, check_at_least, check_between
 from fedsim.metrics import COLUMNS, Column
 from fedsim.models.recurrent import Architecture
-from fedsim.models.reference import ReferenceModel, load_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,6 +118,9 @@ def reconstruct(
         iterations: the largest number of gradient comparisons.
     """
     from scipy.optimize import least_squares  # type: ignore[import-untyped]  # here because the import is slow
+
+    from fedsim.clients.sequential import batch_loss  # here because torch.nn is slow to import, too
+    from fedsim.models.reference import ReferenceModel, load_row
 
     module = ReferenceModel(arch).double()
     load_row(module, arch, row)

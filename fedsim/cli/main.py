@@ -28,6 +28,9 @@ app = typer.Typer(
 )
 
 
+_WITHOUT_TORCH = ("compare", "report")  # Matplotlib looks into torch wherever it is imported, even if not yet loaded
+
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"fedsim {__version__}")
@@ -42,6 +45,8 @@ def options(
     ] = False,
 ) -> None:
     """Handle the options that come before a command."""
+    if context.invoked_subcommand not in _WITHOUT_TORCH:
+        postpone("torch")
     with exit_codes():
         if context.invoked_subcommand not in ("run", "resume"):
             refuse_torchrun(f"fedsim {context.invoked_subcommand}", "torchrun is for fedsim run and fedsim resume")
@@ -305,7 +310,6 @@ def partition(
 def main() -> None:
     """Entry point of the ``fedsim`` command; shows the help if there are no arguments, and usage errors in one line."""
     gc.disable()  # imports make a million objects and hardly any garbage: collecting takes a sixth of the start
-    postpone("torch")
     try:
         code = EXIT_FAILED
         if completion.is_bash():

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from fedsim.clients.malloc import keep_freed_memory
 from fedsim.clients.scores import EVALUATION_BATCH
-from fedsim.clients.sequential import SequentialTrainer
 from fedsim.clients.stacked import StackedTrainer
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
@@ -100,6 +99,8 @@ class SequentialEngine:
 
     def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
         """Bind the engine to a task; plain modules need no preparation."""
+        from fedsim.clients.sequential import SequentialTrainer  # which needs torch.nn
+
         return SequentialTrainer(task)
 
     def chunk_size(self, task: LocalTask, dtype: torch.dtype) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
+import numpy as np
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -297,7 +297,7 @@ _UNBOUNDED = ("stop", "attack.factor")
 
 def _check_range(experiment: Experiment) -> None:
     """Raise `UserError` for a number that is finite here and would not be in a tensor of the run's ``dtype``."""
-    largest = torch.finfo(experiment.torch_dtype()).max
+    largest = float(np.finfo(experiment.dtype).max)
     for key, value in flat(build.record_of(experiment)).items():
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and largest < abs(number) < math.inf and not within(key, _UNBOUNDED):
