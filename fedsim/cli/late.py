@@ -6,6 +6,7 @@ and ``import torch.nn`` while torch is not loaded yet runs ``torch.nn`` twice.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
 from collections.abc import Sequence
@@ -32,6 +33,12 @@ def postpone(name: str) -> None:
     del module.__path__  # so that the import of one of its modules asks for it, which loads it
     module.__class__ = _Postponed
     sys.modules[name] = module
+
+
+def load(name: str) -> None:
+    """Load a module that was postponed, now and not in the middle of something; nothing if it is there already."""
+    importlib.import_module(name)
+    getattr(sys.modules[name], "__path__", None)
 
 
 class _Postponed(ModuleType):
