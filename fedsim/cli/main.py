@@ -46,7 +46,8 @@ def options(
 ) -> None:
     """Handle the options that come before a command."""
     if context.invoked_subcommand not in _WITHOUT_TORCH:
-        postpone("torch")
+        for name in ("torch", "numpy"):
+            postpone(name)
     with exit_codes():
         if context.invoked_subcommand not in ("run", "resume"):
             refuse_torchrun(f"fedsim {context.invoked_subcommand}", "torchrun is for fedsim run and fedsim resume")

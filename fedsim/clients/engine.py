@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from fedsim.clients.malloc import keep_freed_memory
 from fedsim.clients.scores import EVALUATION_BATCH
-from fedsim.clients.stacked import StackedTrainer
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
 from fedsim.errors import FieldError, check_one_of
@@ -74,6 +73,8 @@ class StackedEngine:
 
     def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
         """Bind the engine to a task, and import its kernels (only here: Numba takes half a second to import)."""
+        from fedsim.clients.stacked import StackedTrainer
+
         if device.type == "cpu":
             keep_freed_memory()
         module = load_kernels(self._kernels(device))
