@@ -61,6 +61,7 @@ def main() -> None:
     asked = parser.parse_args()
     commands = {name: command for name, command in COMMANDS.items() if asked.only in name or name == "import torch"}
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a second call finds the modules compiled
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for seed, name in enumerate("ab"):
