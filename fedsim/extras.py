@@ -7,6 +7,7 @@ an extra themselves, which pip finds either way.
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 from functools import cache
 from importlib import metadata
@@ -127,6 +128,6 @@ def _met(wanted: Requirement) -> bool:
 def version(name: str) -> str | None:
     """The version of an installed package, or of the one that a requirement names; None if it is not installed."""
     try:
-        return metadata.version(_parsed(name).name)
+        return metadata.version(name if re.fullmatch(r"[\w.-]+", name) else _parsed(name).name)
     except metadata.PackageNotFoundError:
         return None

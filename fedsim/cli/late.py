@@ -21,13 +21,13 @@ _loading: set[str] = set()
 
 
 def postpone(name: str) -> None:
-    """Let ``import name`` make a module that is loaded when one of its attributes is first read.
+    """Let ``import name`` make a package that is loaded when one of its attributes is first read.
 
     For the command alone, before anything else is imported: whoever uses fedsim from Python gets the module that they
-    import. Nothing changes if the module is loaded already, or if there is none, which the first import reports.
+    import. Nothing changes if the package is loaded already, or if there is none, which the first import reports.
     """
     spec = None if name in sys.modules else find_spec(name)
-    if spec is None:
+    if spec is None or spec.submodule_search_locations is None:
         return
     module = module_from_spec(spec)
     del module.__path__  # so that the import of one of its modules asks for it, which loads it
@@ -36,13 +36,12 @@ def postpone(name: str) -> None:
 
 
 def load(name: str) -> None:
-    """Load a module that was postponed, now and not in the middle of something; nothing if it is there already."""
-    importlib.import_module(name)
-    getattr(sys.modules[name], "__path__", None)
+    """Load a package now and not in the middle of something, whether it was postponed or not."""
+    getattr(importlib.import_module(name), "__version__", None)  # any of its attributes would do
 
 
 class _Postponed(ModuleType):
-    """A package that is not loaded yet, and turns into an ordinary module when it is."""
+    """A package that is not loaded yet, and turns into an ordinary one when it is."""
 
     def __getattr__(self, name: str) -> Any:
         with _lock:  # another thread that asks meanwhile waits
