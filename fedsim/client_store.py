@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsim.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ClientStore:

@@ -7,14 +7,16 @@ an extra themselves, which pip finds either way.
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 from functools import cache
 from importlib import metadata
-
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from typing import TYPE_CHECKING
 
 from fedsim.errors import UserError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 DISTRIBUTION = "fedsim-rnn"
 DEVELOPERS = ("test", "docs", "dev")
@@ -35,7 +37,7 @@ def dependencies() -> list[str]:
         listed = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
         return []
-    parsed = (Requirement(text) for text in listed)
+    parsed = (_parsed(text) for text in listed)
     return [_plain(one) for one in parsed if one.marker is None or one.marker.evaluate({"extra": ""})]
 
 
@@ -46,8 +48,14 @@ def _all() -> dict[str, list[str]]:
         names = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
         return {}
-    parsed = [Requirement(text) for text in listed]
+    parsed = [_parsed(text) for text in listed]
     return {name: [_plain(one) for one in parsed if _only_for(name, one)] for name in names}
+
+
+def _parsed(text: str) -> Requirement:
+    from packaging.requirements import Requirement  # here because whatever may give a hint would import it
+
+    return Requirement(text)
 
 
 def _only_for(extra: str, requirement: Requirement) -> bool:
@@ -100,14 +108,16 @@ def pip_install(requirements: list[str]) -> str:
 
 def requirement(name: str) -> str:
     """What fedsim asks of a package in any of its extras, as for pip; the name alone if it asks nothing."""
-    wanted = (Requirement(text) for texts in _all().values() for text in texts)
+    from packaging.utils import canonicalize_name
+
+    wanted = (_parsed(text) for texts in _all().values() for text in texts)
     wanted_name = canonicalize_name(name)
     return next((str(one) for one in wanted if canonicalize_name(one.name) == wanted_name), name)
 
 
 def missing(requirements: list[str]) -> list[str]:
     """Those of some requirements that no installed package meets."""
-    return [text for text in requirements if not _met(Requirement(text))]
+    return [text for text in requirements if not _met(_parsed(text))]
 
 
 def _met(wanted: Requirement) -> bool:
@@ -118,6 +128,6 @@ def _met(wanted: Requirement) -> bool:
 def version(name: str) -> str | None:
     """The version of an installed package, or of the one that a requirement names; None if it is not installed."""
     try:
-        return metadata.version(Requirement(name).name)
+        return metadata.version(name if re.fullmatch(r"[\w.-]+", name) else _parsed(name).name)
     except metadata.PackageNotFoundError:
         return None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim.aggregation.columns import median_of_sorted, over_clients
 from fedsim.aggregation.distances import squared_distances
@@ -15,6 +14,9 @@ from fedsim.clients.report import Report
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.setting import Setting
 from fedsim.errors import UserError, check_at_least
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

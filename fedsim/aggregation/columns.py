@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsim.core.cohort import BLOCK
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK_NUMBERS = 2**21
 """Values per block of parameters: sorting one takes a float64 copy and an index per value."""

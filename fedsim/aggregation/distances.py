@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 
 from fedsim.aggregation.columns import median_of_sorted, over_clients
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def squared_distances(deltas: Tensor) -> Tensor:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim.aggregation.distances import squared_distances
 from fedsim.clients.report import Report
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.setting import Setting
 from fedsim.errors import UserError, check_at_least
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def scores(distances: Tensor, neighbours: int) -> Tensor:

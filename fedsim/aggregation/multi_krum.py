@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsim.aggregation.columns import weighted_sum
 from fedsim.aggregation.distances import squared_distances
@@ -13,6 +13,9 @@ from fedsim.aggregation.krum import Krum, nearest, scores
 from fedsim.clients.report import Report
 from fedsim.core.setting import Setting
 from fedsim.errors import UserError, check_at_least
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim.aggregation.rules import WeightedSum
 from fedsim.clients.optimizers import SGD
@@ -14,6 +13,9 @@ from fedsim.clients.report import Report
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.setting import Setting
 from fedsim.errors import Diverged, UserError, check_at_least
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

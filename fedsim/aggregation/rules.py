@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from fedsim.clients.report import Report
 from fedsim.core.cohort import BLOCK, Update
 from fedsim.core.results import Metrics
 from fedsim.parallel.division import Division
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass

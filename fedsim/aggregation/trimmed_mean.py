@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.aggregation.columns import over_clients
 from fedsim.clients.report import Report
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.setting import Setting
 from fedsim.errors import FieldError, UserError, check_at_least
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

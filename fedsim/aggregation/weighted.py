@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim.aggregation.rules import WeightedSum
 from fedsim.clients.report import Report
@@ -16,6 +15,9 @@ from fedsim.core.facts import Fact, Facts
 from fedsim.core.setting import Setting
 from fedsim.data.dataset import Task
 from fedsim.errors import Diverged, FieldError, UserError, check_one_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import nn
 
 from fedsim.compare.groups import differing
 from fedsim.compare.reading import load_runs
@@ -28,6 +27,9 @@ from fedsim.runs.failures import raised
 from fedsim.runs.resume import continue_run
 from fedsim.runs.run import run_experiment
 from fedsim.runs.torch_module import torch_module
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Settings = str | Mapping[str, Any]
 

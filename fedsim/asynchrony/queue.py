@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.core.cohort import Cohort
@@ -22,6 +21,9 @@ from fedsim.core.part import Federation, Schedule
 from fedsim.core.state import State
 from fedsim.devices.clock import online, stay
 from fedsim.devices.system import SECONDS, TimedInRun
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GROUP = Schedule.group
 

@@ -6,9 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.asynchrony.queue import fill_buffer, given_rows
 from fedsim.asynchrony.staleness import POLYNOMIAL, Staleness
@@ -22,6 +20,9 @@ from fedsim.core.setting import Setting
 from fedsim.core.state import Drawer, State
 from fedsim.errors import UserError, check_above, check_at_least, check_between
 from fedsim.metrics import COLUMNS, Column
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

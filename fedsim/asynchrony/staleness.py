@@ -7,12 +7,14 @@ FedBuff. The functions are those of ``t - tau`` in Xie 2019, with ``s(0) = 1``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from fedsim.errors import check_above, check_at_least
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @runtime_checkable

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from fedsim.attacks.attack import CohortAttackers
 from fedsim.attacks.statistics import mean_and_std
 from fedsim.core.setting import Setting
 from fedsim.errors import UserError, check_above
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def largest_z(clients: int, malicious: int) -> float:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.clients.task import LocalTask
@@ -24,6 +23,9 @@ from fedsim.data.population import Population, Samples
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_exactly_one
 from fedsim.evaluation.evaluate import score_samples
 from fedsim.metrics import COLUMNS, Column
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

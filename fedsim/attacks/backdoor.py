@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.attacks.attack import RowAttackers, owned_by
@@ -17,6 +16,9 @@ from fedsim.data.dataset import Task
 from fedsim.data.population import Population, Samples
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between
 from fedsim.metrics import COLUMNS, Column
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsim.attacks.attack import DataAttackers, owned_by
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.population import Population, Samples
 from fedsim.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

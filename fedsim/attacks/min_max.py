@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsim.aggregation.distances import squared_distances
 from fedsim.attacks.attack import CohortAttackers
 from fedsim.attacks.statistics import mean_and_std
 from fedsim.core.cohort import BLOCK
 from fedsim.errors import check_one_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.clients.task import LocalTask
 from fedsim.core.cohort import Update
@@ -16,6 +14,9 @@ from fedsim.core.part import Audit, Round
 from fedsim.core.results import Metrics
 from fedsim.core.setting import Setting
 from fedsim.errors import UserError, check_at_least
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SEEN = "audit.seen"
 """Name of the round's note that holds the rows the server looks at."""

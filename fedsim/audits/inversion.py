@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedsim.audits.audit import UpdateAudit
 from fedsim.audits.scores import Floats
 from fedsim.clients.optimizers import SGD
-from fedsim.clients.sequential import batch_loss
 from fedsim.clients.task import LocalTask
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.setting import Setting
@@ -21,7 +19,9 @@ from fedsim.data.population import Samples
 from fedsim.errors import UserError, check_at_least, check_between
 from fedsim.metrics import COLUMNS, Column
 from fedsim.models.recurrent import Architecture
-from fedsim.models.reference import ReferenceModel, load_row
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,9 @@ def reconstruct(
         iterations: the largest number of gradient comparisons.
     """
     from scipy.optimize import least_squares  # type: ignore[import-untyped]  # here because the import is slow
+
+    from fedsim.clients.sequential import batch_loss  # here because torch.nn is slow to import, too
+    from fedsim.models.reference import ReferenceModel, load_row
 
     module = ReferenceModel(arch).double()
     load_row(module, arch, row)

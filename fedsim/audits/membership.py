@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from fedsim.audits.scores import Floats, auc, true_positive_rate
 from fedsim.clients.trainer import Trainer
@@ -16,6 +15,9 @@ from fedsim.core.results import Evaluation
 from fedsim.core.state import State
 from fedsim.data.population import Samples
 from fedsim.metrics import COLUMNS, Column
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RATE, FEWEST = 0.01, 100
 """The false positive rate, and the number of test samples needed for it to allow a single false positive."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedsim.audits.audit import UpdateAudit
 from fedsim.audits.scores import auc
@@ -16,6 +15,9 @@ from fedsim.core.setting import Setting
 from fedsim.data.batches import batch_indices
 from fedsim.errors import UserError
 from fedsim.metrics import COLUMNS, Column
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

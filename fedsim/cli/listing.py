@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
 
-from fedsim.config.compose import list_options
 from fedsim.config.documented import Key, Option, comment_of, file_of, groups_explained, read_option, top_level
+from fedsim.config.option_files import config_folders, groups_of
 from fedsim.errors import UserError, did_you_mean, print_error, printable
 from fedsim.yaml_bounds import read_bounded
 
@@ -31,7 +31,7 @@ def show(words: Sequence[str], config_dir: str | None) -> None:
     Raises:
         UserError: if there is no such thing.
     """
-    groups = list_options(config_dir)
+    groups = groups_of(config_folders(None)) if config_dir is None else _with_own(config_dir)
     words = [word for text in words for word in text.split()]
     named = [word.replace(".", "/") for word in words]
     if not words:
@@ -43,6 +43,13 @@ def show(words: Sequence[str], config_dir: str | None) -> None:
             _show_option(group, option, config_dir)
     else:  # of KEY=VALUE, the key
         _print(_search([word.partition("=")[0] or word for word in words], groups, config_dir))
+
+
+def _with_own(config_dir: str) -> dict[str, list[str]]:
+    """Groups and options with the user's own, whose folder is checked."""
+    from fedsim.config.compose import list_options  # which needs Hydra
+
+    return list_options(config_dir)
 
 
 def _show_groups(names: Sequence[str], groups: Mapping[str, Sequence[str]], config_dir: str | None) -> None:

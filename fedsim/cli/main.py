@@ -12,10 +12,11 @@ import typer
 from fedsim import __version__
 from fedsim.cli import comparing, completion, doctor_command, init_command, list_command, report_command, usage
 from fedsim.cli.exit_codes import EXIT_FAILED, EXIT_USER, exit_code, exit_codes
+from fedsim.cli.late import load, postpone
 from fedsim.cli.options import AllowModule, Checkpoint, ConfigDir, SavedRun
 from fedsim.cli.waiting import waiting
 from fedsim.errors import UserError
-from fedsim.parallel.environment import print_once, refuse_torchrun
+from fedsim.parallel.environment import print_once, rank_and_size, refuse_torchrun
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # Typer's own or Click's, depending on Typer's version
 
@@ -25,6 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Simulate federated learning of recurrent models: [b]fedsim run model=gru aggregator=fedavg[/b]",
 )
+
+
+_WITHOUT_TORCH = ("compare", "report")  # Matplotlib looks into torch wherever it is imported, even if not yet loaded
 
 
 def _version(asked: bool) -> None:
@@ -41,6 +45,9 @@ def options(
     ] = False,
 ) -> None:
     """Handle the options that come before a command."""
+    if context.invoked_subcommand not in _WITHOUT_TORCH:
+        for name in ("torch", "numpy"):
+            postpone(name)
     with exit_codes():
         if context.invoked_subcommand not in ("run", "resume"):
             refuse_torchrun(f"fedsim {context.invoked_subcommand}", "torchrun is for fedsim run and fedsim resume")
@@ -97,17 +104,13 @@ def run(
         if multirun:
             refuse_torchrun("-m", "torchrun starts one run; for a sweep use a launcher, such as hydra/launcher=joblib")
         with waiting(overrides or ()):
-            from fedsim.cli.plan_command import show_plans
             from fedsim.config.compose import check_request, record_of, to_yaml
             from fedsim.config.from_file import with_files
-            from fedsim.config.launch import launch
             from fedsim.config.loader import make_loader
             from fedsim.config.request import Request, normalise
-            from fedsim.runs import processes, sweep
             from fedsim.runs.again import recorded_job
-            from fedsim.runs.run import run_experiment
 
-            processes.meet(allow_module or ())
+            _meet(allow_module or [])
         if cfg not in (None, "job", "hydra", "all"):
             raise UserError(f"--cfg {cfg}: must be job, hydra or all")
         if cfg is not None and (multirun or dry_run):
@@ -122,11 +125,17 @@ def run(
             raise UserError(f"--plot {plot}: draws a few samples of one run and needs --dry-run, without -m")
         if cfg is not None and again is not None:
             raise UserError(f"--cfg {cfg}: prints what Hydra composes; the record of a run is what it says")
+        with waiting(overrides or ()):  # not sooner: messages about settings need none of these
+            load("torch")
+            from fedsim.cli.plan_command import show_plans
+            from fedsim.config.launch import launch
+            from fedsim.runs import sweep
+            from fedsim.runs.run import run_experiment
+
+            notes = [] if dry_run else sweep.check(jobs)
         if dry_run:
             show_plans(jobs, plot)
             return
-        with waiting(overrides or ()):
-            notes = sweep.check(jobs)
         gc.freeze()  # see `main`
         gc.enable()
         if multirun:
@@ -175,10 +184,9 @@ def resume(
     """Continue a run that was finished, interrupted or killed, from its last good checkpoint."""
     with exit_codes():
         from fedsim.config.request import Request
-        from fedsim.runs import processes
         from fedsim.runs.resume import continue_run
 
-        processes.meet(allow_module or ())
+        _meet(allow_module or [])
         gc.freeze()  # see `main`
         gc.enable()
         request = Request(tuple(overrides or ()), False, config_dir, tuple(allow_module or ()))
@@ -257,6 +265,14 @@ def export(
                 run_dir, to or ["torch"], prune=prune, out=out, which=checkpoint, allow_modules=allow_module or ()
             )
         )
+
+
+def _meet(allow_modules: list[str]) -> None:
+    """Join the other processes that torchrun started, if any (see `fedsim.runs.processes.meet`)."""
+    if rank_and_size()[1] > 1:
+        from fedsim.runs import processes
+
+        processes.meet(allow_modules)
 
 
 def _check_checkpoint(which: str) -> None:

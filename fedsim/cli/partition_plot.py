@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.caches import find_place_for_matplotlib
 from fedsim.compare import escape
@@ -18,6 +17,7 @@ from fedsim.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
     from fedsim.cli.partition_report import SplitReport
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import IGNORE, Assignment, Dataset, Split, Task
 from fedsim.data.population import observed, refuse_empty
@@ -19,6 +18,7 @@ from fedsim.partition.common import quantile_bins, target_scores
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
     from rich.console import RenderableType
 
 QUANTILES = 10

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedsim.caches import find_place_for_matplotlib
 from fedsim.cli.partition_plot import METADATA
@@ -20,6 +19,7 @@ from fedsim.data.population import Population
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 PANELS, FEATURES = 6, 6
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito, told apart by everyone

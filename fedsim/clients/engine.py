@@ -6,19 +6,18 @@ import importlib
 import re
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Protocol, runtime_checkable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from fedsim.clients.malloc import keep_freed_memory
 from fedsim.clients.scores import EVALUATION_BATCH
-from fedsim.clients.sequential import SequentialTrainer
-from fedsim.clients.stacked import StackedTrainer
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
 from fedsim.errors import FieldError, check_one_of
 from fedsim.models.recurrent import Architecture
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -74,6 +73,8 @@ class StackedEngine:
 
     def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
         """Bind the engine to a task, and import its kernels (only here: Numba takes half a second to import)."""
+        from fedsim.clients.stacked import StackedTrainer
+
         if device.type == "cpu":
             keep_freed_memory()
         module = load_kernels(self._kernels(device))
@@ -99,6 +100,8 @@ class SequentialEngine:
 
     def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
         """Bind the engine to a task; plain modules need no preparation."""
+        from fedsim.clients.sequential import SequentialTrainer  # which needs torch.nn
+
         return SequentialTrainer(task)
 
     def chunk_size(self, task: LocalTask, dtype: torch.dtype) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsim.clients.optimizers import SGD
 from fedsim.clients.report import Report
@@ -15,6 +15,9 @@ from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
 from fedsim.data.population import Population
 from fedsim.errors import Diverged
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def add_measures(

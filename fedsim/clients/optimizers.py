@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from fedsim.errors import FieldError, check_above, check_at_least, check_between
 
-OptimizerState = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OptimizerState: TypeAlias = "dict[str, Tensor]"
 """Named optimizer state: ``[C, P]`` per parameter, or ``[C, 1]`` per client."""
 
 

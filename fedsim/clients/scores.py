@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from fedsim.clients.report import Report
 from fedsim.clients.task import LocalTask
 from fedsim.data.dataset import Task
 from fedsim.models.scores import Sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EVALUATION_BATCH = 128
 """Samples per model and evaluation step: large enough for fast products, small enough to spread over threads."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.report import Memory, Report
@@ -23,6 +23,9 @@ from fedsim.data.population import Samples
 from fedsim.models.recurrent import Architecture, DropoutMask
 from fedsim.models.reference import ReferenceModel, load_row, read_row
 from fedsim.models.scores import Sums, concatenate, pinball
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Our names of optimizer state, and those of torch.optim.
 _TORCH_STATE = {"momentum": "momentum_buffer", "mean": "exp_avg", "square": "exp_avg_sq", "steps": "step"}
@@ -97,7 +100,7 @@ class SequentialTrainer:
             for parameter, view in zip(parameters, task.arch.layout.views(gradient[0]).values(), strict=True):
                 parameter.grad = view.clone()
             if task.config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, task.config.clip_norm)
+                torch.nn.utils.clip_grad_norm_(parameters, task.config.clip_norm)
             optimizer.step()
             loss_sum += loss.item() * index.shape[1]
             seen += index.shape[1]
@@ -204,8 +207,8 @@ def batch_loss(arch: Architecture, outputs: Tensor, batch: Batch) -> Tensor:
     if arch.task is Task.REGRESSION:
         if (levels := arch.levels(outputs)) is not None:
             return pinball(outputs - targets, levels)[0].mean()
-        return nn.functional.mse_loss(outputs, targets)
-    return nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
+        return torch.nn.functional.mse_loss(outputs, targets)
+    return torch.nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
 
 
 def _count_targets(task: Task, batch: Batch) -> int:
@@ -221,7 +224,7 @@ def score_batch(arch: Architecture, outputs: Tensor, batch: Batch) -> Sums:
         levels = arch.levels(error)
         loss = (error.square() if levels is None else pinball(error, levels)[0]).sum(1).cpu()
         return Sums(loss, torch.zeros_like(loss), torch.full_like(loss, error.shape[1]), outputs.cpu())
-    losses = nn.functional.cross_entropy(
+    losses = torch.nn.functional.cross_entropy(
         outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="none"
     )
     columns = losses.view(targets.shape), outputs.argmax(-1) == targets, targets != IGNORE

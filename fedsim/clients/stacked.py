@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.report import Memory, Report
@@ -22,6 +22,9 @@ from fedsim.data.population import Samples
 from fedsim.models import stacked
 from fedsim.models.recurrent import DropoutMask
 from fedsim.models.scores import Sums, concatenate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fedsim.clients.report import Memory
 from fedsim.models.blocks import Blocks
 from fedsim.models.parameters import ParameterLayout
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Step(NamedTuple):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.clients.settings import ClientConfig
@@ -14,6 +14,9 @@ from fedsim.data.batches import local_steps
 from fedsim.data.population import Population
 from fedsim.models.blocks import Blocks
 from fedsim.models.recurrent import Architecture, DropoutMask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

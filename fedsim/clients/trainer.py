@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.optimizers import OptimizerState
@@ -12,6 +10,9 @@ from fedsim.clients.report import Memory, Report
 from fedsim.clients.task import LocalTask
 from fedsim.data.population import Samples
 from fedsim.models.scores import Sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Trainer(Protocol):

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.compare.clients import Scores, is_root, scores_of
 from fedsim.compare.groups import Group
 from fedsim.compare.statistics import CONFIDENCE
 from fedsim.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 OPTION = "--bootstrap-clients"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.compare.measures import DIVERGED, stopped_short
 from fedsim.compare.reading import DAMAGED, Run
@@ -16,6 +15,7 @@ from fedsim.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 FILE = "clients.csv"
 ABOUT_THE_CLIENT = ("client", "name", "seen", "train_samples", "test_samples", "test_items")

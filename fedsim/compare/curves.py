@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.compare.escape import drawn_name, drawn_names
 from fedsim.compare.groups import ABSENT, Group
@@ -21,6 +20,7 @@ from fedsim.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 X_AXES = ("round", "bytes_up", "bytes_down", "virtual_seconds")
 # Okabe and Ito (2008), "Color Universal Design": distinct for any colour vision; yellow is too light for a line.

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.compare.escape import drawn_name, drawn_names
 from fedsim.compare.output import number
@@ -18,6 +17,7 @@ from fedsim.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 
 def heat_map(figure: Figure, comparison: Comparison, keys: Sequence[str]) -> None:

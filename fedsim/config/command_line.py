@@ -10,15 +10,18 @@ import copy
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import OmegaConf, open_dict, read_write
 
 from fedsim.config.request import Request
 from fedsim.errors import UserError, show
 from fedsim.federation.experiment import Experiment
 from fedsim.recording.trackers import leads_outside
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
 
 OUTPUTS = "outputs"
 ALONE = ("sweeper.storage", "launcher.ray.init.address", "launcher.submitit_folder")

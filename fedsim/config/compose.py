@@ -8,16 +8,16 @@ before Hydra makes the first directory.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
+from omegaconf import OmegaConf, errors, open_dict, read_write
 
 from fedsim import build
 from fedsim.config.command_line import check_plugins, check_tracker
@@ -42,6 +42,9 @@ from fedsim.recording.run_directory import (
     refuse_other_sweep,
     refuse_used,
 )
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def compose(loader: SafeLoader, overrides: Sequence[str]) -> DictConfig:
@@ -288,13 +291,14 @@ def build_experiment(cfg: DictConfig, allow_modules: Sequence[str] = ()) -> Expe
     return built
 
 
+_LARGEST = {"float32": (2 - 2**-23) * 2.0**127, "float64": sys.float_info.max}  # IEEE 754; torch.finfo imports torch
 # Settings that no tensor holds, and the attack whose overflow is its point: what is not finite is the server's to drop.
 _UNBOUNDED = ("stop", "attack.factor")
 
 
 def _check_range(experiment: Experiment) -> None:
     """Raise `UserError` for a number that is finite here and would not be in a tensor of the run's ``dtype``."""
-    largest = torch.finfo(experiment.torch_dtype()).max
+    largest = _LARGEST[experiment.dtype]
     for key, value in flat(build.record_of(experiment)).items():
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and largest < abs(number) < math.inf and not within(key, _UNBOUNDED):

@@ -9,17 +9,16 @@ from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, errors
+from omegaconf import OmegaConf, errors
 
 from fedsim.config.compose import build_experiment, check_request
 from fedsim.config.grid import filled, in_force
@@ -28,6 +27,10 @@ from fedsim.config.messages import one_line
 from fedsim.config.request import Job, Request, batches
 from fedsim.errors import UserError, print_error
 from fedsim.federation.experiment import Experiment
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
 
 RunJob = Callable[[Experiment, Path, Mapping[str, str]], Any]
 """Runs an experiment in a directory, and writes there the files that make up Hydra's record: path to content."""

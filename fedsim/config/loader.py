@@ -10,16 +10,15 @@ import importlib.resources
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra import version
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.override_parser.types import Override
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from fedsim.config.command_line import check_places, refuse_in_file
 from fedsim.config.composed_cache import MergingOnce, read
@@ -27,6 +26,11 @@ from fedsim.config.keys import flat, within
 from fedsim.config.request import HYDRA_COMPUTED, HYDRA_SETTABLE, PLUGINS, check_choice, check_value, refused, settable
 from fedsim.config.user_files import check_growth
 from fedsim.errors import UserError, show
+
+if TYPE_CHECKING:
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
 
 CONFIG_MODULE = "fedsim.configs"
 

@@ -45,6 +45,23 @@ def load_mapping(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def default_values() -> dict[str, Any]:
+    """The config of ``fedsim run`` alone, for `fedsim.build`: the default options, and those that they choose."""
+    folders = config_folders(None)
+
+    def whole(name: str, group: str = "") -> dict[str, Any]:
+        content = read_option(folders, name)
+        chosen = [pair for entry in content.pop("defaults", ()) if isinstance(entry, dict) for pair in entry.items()]
+        parts = {
+            part: whole(f"{group}{part}/{option}", f"{group}{part}/")
+            for part, option in chosen
+            if option is not None and not part.startswith("override ")
+        }
+        return parts | content
+
+    return {key: value for key, value in whole("config").items() if key != "hydra"}
+
+
 def keys_of(folders: Sequence[Path], groups: Mapping[str, Sequence[str]], words: Sequence[str]) -> dict[str, Any]:
     """Every key of the options that the words choose, with its default; several options contribute all their keys."""
     given = {word.partition("=")[0].lstrip("+"): word.partition("=")[2].split(",") for word in words}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
-from omegaconf import DictConfig, OmegaConf, errors, open_dict, read_write
+from omegaconf import OmegaConf, errors, open_dict, read_write
 
 from fedsim import build
 from fedsim.config.command_line import check_places
@@ -20,6 +20,9 @@ from fedsim.config.request import Request
 from fedsim.config.words import explained
 from fedsim.errors import UserError
 from fedsim.federation.experiment import Experiment
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def amend(record: Mapping[str, Any], request: Request) -> Experiment:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
 from fedsim.core.facts import Fact
 from fedsim.data.population import Population
 from fedsim.models.blocks import Blocks
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from fedsim.clients.report import Memory, Report
 from fedsim.parallel.division import Division
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK = 64
 """Rows per float64 block: sums over clients run in float64 without a float64 copy of the whole cohort."""

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.report import Memory, Report
@@ -34,6 +33,9 @@ from fedsim.metrics import Column
 from fedsim.models.blocks import Blocks
 from fedsim.parallel.division import Division, divide
 from fedsim.parallel.processes import ALONE, World
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Part:

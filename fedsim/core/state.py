@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from fedsim.client_store import ClientStore
 from fedsim.core.stopping import Progress
 
-Drawer = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Drawer: TypeAlias = "dict[str, Tensor]"
 """What one part keeps between rounds, by name."""
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim.clients.report import Memory, Report
 from fedsim.core.cohort import BLOCK, Update
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.part import Correction, Round
 from fedsim.core.state import Drawer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OWN, MEAN = "correction.own", "mean"
 """The block of the client store that holds the clients' rows, and the drawer entry of the server's row."""

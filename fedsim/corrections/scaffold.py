@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.clients.optimizers import SGD
 from fedsim.clients.step import Step
@@ -16,6 +14,9 @@ from fedsim.core.setting import Setting
 from fedsim.core.state import State
 from fedsim.corrections.remembering import Remembering
 from fedsim.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

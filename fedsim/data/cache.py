@@ -14,11 +14,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.caches import can_write, temporary_folder, usual
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FORMAT_VERSION = 3
 """Part of every key: raise it when a converter changes what it stores."""
@@ -26,7 +29,7 @@ FORMAT_VERSION = 3
 LARGE = 64 * 2**20
 """Arrays of at least this many bytes are memory-mapped instead of read."""
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays: TypeAlias = "dict[str, NDArray[np.generic]]"
 
 # What NumPy and zipfile are known to raise on truncated or damaged files.
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)

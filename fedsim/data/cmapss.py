@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.dataset import Dataset, Score, Split, Task
 from fedsim.data.fitted import Fitted, Scaling, arrays, columns
 from fedsim.data.user_files import content_identity, existing
 from fedsim.errors import FieldError, UserError, check_at_least, check_one_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 SUBSETS = ("FD001", "FD002", "FD003", "FD004")
 _COLUMNS = 26
@@ -24,7 +27,7 @@ _USUAL = [sensor + 4 for sensor in (2, 3, 4, 7, 8, 9, 11, 12, 13, 14, 15, 17, 20
 
 _NAMES = ("engine", "cycle", *(f"setting_{k}" for k in range(1, 4)), *(f"sensor_{k}" for k in range(1, 22)))
 
-Floats = NDArray[np.float64]
+Floats: TypeAlias = "NDArray[np.float64]"
 
 
 def nasa_score(error: Tensor) -> Tensor:

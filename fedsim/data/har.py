@@ -8,10 +8,9 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.contents import check_zip
@@ -21,6 +20,9 @@ from fedsim.data.fitted import Column, Fitted, Scaling, columns
 from fedsim.data.scaling import standardised
 from fedsim.data.user_files import content_identity, existing
 from fedsim.errors import FieldError, UserError, check_above, check_between
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 URL = "https://archive.ics.uci.edu/static/public/240/human+activity+recognition+using+smartphones.zip"
 SHA256 = "c00b803081a5c797cd5e4b83700a9810b38d53d9d84e01917e090e1fdbc81031"

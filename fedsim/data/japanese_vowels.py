@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib.resources
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import load
 
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.fitted import Column, Fitted, Scaling, columns
 from fedsim.data.scaling import standardised
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _NUM_SPEAKERS = 9
 _SPLITS = ("train", "test")
@@ -73,6 +74,8 @@ class JapaneseVowels:
 @cache
 def _arrays() -> dict[str, NDArray[Any]]:
     """Both splits, padded to the longest utterance of all."""
+    from safetensors.numpy import load  # here because it needs numpy at once
+
     file = importlib.resources.files("fedsim.data").joinpath("japanese_vowels.safetensors")
     packed = load(file.read_bytes())
     longest = max(int(packed[f"{split}_lengths"].max()) for split in _SPLITS)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
@@ -24,11 +23,14 @@ from fedsim.data.shakespeare import LEAF_CHARACTERS, encode
 from fedsim.data.user_files import content_identity
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _WORD = re.compile(r"[\w']+|[.,!?;]")
 _NO_WORDS = ("<padding>", "<unknown>")
 _PADDING, _UNKNOWN = range(len(_NO_WORDS))
 
-_Encoded = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]
+_Encoded: TypeAlias = "tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]"
 """Tokens ``[n, T]`` or features ``[n, 1, D]``, labels ``[n]`` and lengths ``[n]``."""
 _Encoder = Callable[[User], _Encoded]
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.data.dataset import Assignment, Dataset, Forecast, Score, Split, Task
 from fedsim.data.fitted import NOTHING, Fitted
 from fedsim.errors import UserError
 from fedsim.spreadsheets import is_formula
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

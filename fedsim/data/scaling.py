@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import Split
 from fedsim.data.fitted import Column, Fitted, arrays, columns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def standardised(

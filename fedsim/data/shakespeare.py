@@ -6,9 +6,9 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import IGNORE, Dataset, Split, Task
 from fedsim.data.download import fetch
@@ -18,6 +18,9 @@ from fedsim.data.text import code_points
 from fedsim.data.text_files import read_text, without_licence
 from fedsim.data.tff_files import FILES, read_snippets
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -34,7 +37,7 @@ TFF_TOKENS = ("<padding>", *TFF_CHARACTERS, "<unknown>", "<begin>", "<end>")
 
 _TEST_FRACTION = 0.2
 
-Ids = NDArray[np.uint8]
+Ids: TypeAlias = "NDArray[np.uint8]"
 
 
 @dataclass(frozen=True)

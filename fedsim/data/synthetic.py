@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.errors import FieldError, check_at_least, check_one_of
 from fedsim.machine import refuse_larger
 from fedsim.seeding import generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _DECAY = 0.8
 """Division of the teacher's memory that is left after one step: a tenth after ten steps."""
@@ -19,8 +22,8 @@ _HIDDEN = 32
 _REFERENCE_SAMPLES = 2000
 """Samples by which the teacher's outputs are scaled to unit variance."""
 
-Floats = NDArray[np.float32]
-_Part = tuple[Floats, NDArray[np.int64], Floats]
+Floats: TypeAlias = "NDArray[np.float32]"
+_Part: TypeAlias = "tuple[Floats, NDArray[np.int64], Floats]"
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.table_frame import NO_VALUE, File
 from fedsim.data.table_text import THOUSANDS, TextFormat
@@ -16,8 +15,9 @@ from fedsim.errors import UserError
 
 if TYPE_CHECKING:  # importing pandas takes half a second, which a cached table need not spend
     import pandas as pd
+    from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Floats: TypeAlias = "NDArray[np.float64]"
 
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:([,.' ])\d{3})(?:\1\d{3})*(?:[.,]\d*)?")
 _COMMA = re.compile(r"[-+]?\d*,\d+")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.table_time import Times, shown_moment, shown_span
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MOST = 3
 """Different steps that are shown."""
 
-Ints = NDArray[np.int64]
+Ints: TypeAlias = "NDArray[np.int64]"
 
 
 def table_facts(sizes: Ints, clients: Sequence[str], what: str, times: Times | None) -> list[tuple[str, str]]:

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 if TYPE_CHECKING:  # importing pandas takes half a second, which a cached table need not spend
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 NO_VALUE = ["", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"]
 """What a missing number looks like. In a column of words, such as names of clients, only an empty cell is missing."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.table_columns import Floats, Layout, refuse, strings
 from fedsim.data.table_frame import File, shorten
@@ -15,8 +14,9 @@ from fedsim.data.table_time import Flags, Times, shown_moment, shown_time
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+Ints: TypeAlias = "NDArray[np.int64]"
 
 INTERLEAVED = 0.1
 """Share of rows at a time that their client has already, from which on they seem to be several series."""

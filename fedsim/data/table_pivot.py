@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.table_columns import Layout, as_numbers, as_texts, quoted, refuse
 from fedsim.data.table_frame import Done, File, shorten
@@ -15,6 +14,7 @@ from fedsim.data.table_rows import Rows, numeric_columns, require
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 
 def pivoted(file: File, layout: Layout) -> File:

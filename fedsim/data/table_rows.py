@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.table_columns import Floats, Layout, as_numbers, as_texts, loose_cells
 from fedsim.data.table_frame import Done, File, shorten
 from fedsim.data.table_looks import moments
 from fedsim.data.table_time import Times, as_times, is_elapsed
 from fedsim.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass

@@ -11,12 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.contents import RATIO, Bomb, read_whole, unpacked
 from fedsim.data.table_frame import NO_VALUE, BadFileError, Done, File, check_names, shorten
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 DECIMALS = {"point": ".", "comma": ","}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.table_columns import Layout, quoted, refuse, strings
 from fedsim.data.table_frame import File
@@ -15,10 +14,11 @@ from fedsim.errors import FieldError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-Times = NDArray[np.generic]
+Ints: TypeAlias = "NDArray[np.int64]"
+Flags: TypeAlias = "NDArray[np.bool_]"
+Times: TypeAlias = "NDArray[np.generic]"
 
 PARTS = ("year", "month", "day", "hour", "minute", "second")
 """Names of columns that together are a time, whatever their order; the first two or more of them."""

@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.table_categories import category_names, category_notes, find_words, with_categories
@@ -40,10 +40,13 @@ from fedsim.data.table_shapes import chosen, series_of_columns, series_of_rows
 from fedsim.data.table_time import Flags, Times, find_gaps, hours
 from fedsim.errors import UserError
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 LARGEST = 1e30
 """Largest magnitude of a number: its square still fits 64 bits, and it fits 32."""
 
-Ints = NDArray[np.int64]
+Ints: TypeAlias = "NDArray[np.int64]"
 
 
 @dataclass(frozen=True)

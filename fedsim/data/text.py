@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import IGNORE, Dataset, Split, Task
 from fedsim.data.fitted import Fitted
@@ -16,12 +16,15 @@ from fedsim.data.text_files import check_encoding, read_text, without_licence
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
 from fedsim.machine import refuse_larger
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _DEFAULT_CHUNK = 10_000
 _UNKNOWN = 1
 _NO_CHARACTERS = ("<padding>", "<unknown>")
 _FIRST_CHARACTER = len(_NO_CHARACTERS)
 
-Ids = NDArray[np.int64]
+Ids: TypeAlias = "NDArray[np.int64]"
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.aeon_files import import_aeon
 from fedsim.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SPLITS = ("TRAIN", "TEST")
 _WHOLE = re.compile(r"[+-]?\d+(\.0*)?(e[+-]?\d+)?", re.ASCII)
 _DAMAGED = (OSError, ValueError, TypeError, IndexError, KeyError, NotImplementedError)
 """What the libraries raise on damaged files; scipy's errors of ARFF are OSErrors and ValueErrors."""
 
-Floats = NDArray[np.float64]
+Floats: TypeAlias = "NDArray[np.float64]"
 Cases = tuple[list[Floats], list[str]]
 """Series ``[channels, steps]``, NaN where a value is missing, and the label of each."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.fitted import Column, Fitted, Scaling, arrays, columns
 from fedsim.data.table_frame import shorten
@@ -14,9 +13,12 @@ from fedsim.data.table_mask import with_means
 from fedsim.data.tables import Table
 from fedsim.errors import UserError
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Floats: TypeAlias = "NDArray[np.float64]"
+Ints: TypeAlias = "NDArray[np.int64]"
+Flags: TypeAlias = "NDArray[np.bool_]"
 
 
 class Scales(NamedTuple):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import Dataset, Forecast, Split, Task
 from fedsim.data.fitted import Fitted
@@ -16,8 +16,11 @@ from fedsim.data.tables import Table
 from fedsim.data.window_scales import record, scaled
 from fedsim.errors import UserError
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Floats: TypeAlias = "NDArray[np.float64]"
+Ints: TypeAlias = "NDArray[np.int64]"
 
 
 @dataclass(frozen=True)

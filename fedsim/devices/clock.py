@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.clients.task import LocalTask
 from fedsim.models.macs import macs_per_sequence, macs_per_step
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BACKWARD = 2
 """Products in the backward pass per product in the forward pass: one for the inputs, one for the weights."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.devices.clock import Fleet
 from fedsim.devices.system import Timed
 from fedsim.errors import FieldError, check_above, check_between
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST = 1e9
 """Largest median allowed, so that times stay finite whatever is drawn."""

@@ -6,10 +6,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim.clients.engine import training_bytes
 from fedsim.core.cohort import Cohort
@@ -23,6 +22,9 @@ from fedsim.errors import FieldError, UserError, check_above, check_at_least, ch
 from fedsim.metrics import COLUMNS, Column
 from fedsim.samplers.choose import choose_cohort
 from fedsim.samplers.sampler import Sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_DROPOUT = 0.99
 """The highest dropout at which a server that waits for a number of arrivals does not wait (almost) for ever."""

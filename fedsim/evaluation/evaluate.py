@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from fedsim.clients.trainer import Trainer
 from fedsim.core.results import Evaluation
@@ -18,6 +17,10 @@ from fedsim.metrics import COLUMNS, Column
 from fedsim.models.scores import Sums, concatenate
 from fedsim.parallel.division import add_up
 from fedsim.parallel.processes import ALONE, World
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 
 def score_columns(data: Dataset | Population, prefix: str = "test", sampled: bool = False) -> tuple[Column, ...]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from fedsim.core.part import Federation, Part
 from fedsim.core.results import Evaluation, merge
 from fedsim.core.state import State
 from fedsim.errors import Diverged
 from fedsim.evaluation.evaluate import evaluate, evaluate_own
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 
 from fedsim.aggregation.rules import concatenate_reports, part_of
 from fedsim.clients.measures import add_measures
 from fedsim.clients.report import Memory, Report
 from fedsim.core.cohort import Cohort
 from fedsim.core.part import Round
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def train_chunk(part: Cohort, anchors: Tensor, memory: Memory | None, round: Round) -> tuple[Tensor, Report]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.task import LocalTask
@@ -30,6 +30,9 @@ from fedsim.models.blocks import divide_parameters
 from fedsim.models.recurrent import architecture, initial_row
 from fedsim.server.screening import Screening
 from fedsim.server.step import OptimizerStep
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim.core.part import Part, Round
 from fedsim.core.results import Metrics
 from fedsim.core.state import Drawer, State
 from fedsim.metrics import COLUMNS, Column
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DOWN, UP = "down", "up"
 """Entries of the drawer: bytes sent so far."""

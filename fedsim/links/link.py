@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.client_store import ClientStore
@@ -17,6 +16,9 @@ from fedsim.core.names import option_name
 from fedsim.core.part import Bound, Link, Round
 from fedsim.core.state import Drawer, State
 from fedsim.models.blocks import Blocks
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SEEN, ERROR = "link.seen", "link.error"
 """Blocks of the client store: the last round in which a client got the model, and its accumulated encoding error."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
 from fedsim import seeding
 from fedsim.errors import check_at_least, check_between, check_one_of
 from fedsim.links.link import positions
 from fedsim.links.packing import floats, pack, packed_size, unpack
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class Quantize:
         """The norms ``[C, B]``, as they are sent, and the signed levels ``[C, n]`` int64."""
         count = rows.shape[1]
         width = min(self.bucket, count)
-        buckets = pad(rows.double(), (0, -count % width)).view(len(rows), -1, width)
+        buckets = torch.nn.functional.pad(rows.double(), (0, -count % width)).view(len(rows), -1, width)
         norms = buckets.abs().amax(2) if self.norm == "max" else buckets.norm(dim=2)
         norms = norms.to(rows.dtype)
         share = (buckets.abs() / norms.double()[..., None]).nan_to_num(nan=0.0)  # a bucket of zeros

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.errors import check_above, check_between
 from fedsim.links.link import positions
 from fedsim.links.packing import floats
 from fedsim.links.topk import kept
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SEED_BYTES = 8
 

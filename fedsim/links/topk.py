@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim.errors import check_above, check_between
 from fedsim.links.packing import floats, pack, packed_size, unpack
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def kept(fraction: float, count: int) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsim.client_store import ClientStore
 from fedsim.errors import UserError, did_you_mean
 from fedsim.models.parameters import ParameterLayout
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PRIVATE = "private"
 """The block of the client store that holds private parameters."""

@@ -7,13 +7,15 @@ Source of the operators' equations and gate orders: the ONNX operator reference,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import Task
 from fedsim.models.recurrent import Architecture
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 OPSET = 17
 """Opset of ONNX 1.12 (2022): new enough for everything used here, old enough for the runtimes in use."""
@@ -24,7 +26,7 @@ _OPERATORS = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU"
 # Which of our blocks of H rows goes where in ONNX: i f g o becomes i o f c, and r z n becomes z r h.
 _ORDER = {"RNN": (0,), "LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 
-Array = NDArray[np.float32]
+Array: TypeAlias = "NDArray[np.float32]"
 
 
 def build_graph(arch: Architecture, parameters: Mapping[str, Array]) -> Any:

@@ -5,12 +5,17 @@ Its ``state_dict`` has exactly the names of `fedsim.models.parameters.ParameterL
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedsim.data.dataset import Task
 from fedsim.errors import UserError
 from fedsim.models.recurrent import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PlainModel(nn.Module):

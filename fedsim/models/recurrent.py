@@ -12,11 +12,10 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.data.dataset import Task
@@ -25,7 +24,10 @@ from fedsim.errors import FieldError, UserError, check_at_least, check_between, 
 from fedsim.models import initial
 from fedsim.models.parameters import ParameterLayout
 
-DropoutMask = Callable[[int, int, int], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DropoutMask: TypeAlias = "Callable[[int, int, int], Tensor]"
 """``mask(layer, T, b) -> [C, T, b, H]``, what to multiply that layer's outputs with."""
 
 DEFAULT_EMBEDDING_SIZE = 8

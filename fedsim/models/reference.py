@@ -6,11 +6,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedsim.data.dataset import Task
 from fedsim.models.recurrent import Architecture, DropoutMask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ResetBeforeLayer(nn.Module):

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 from fedsim.data.dataset import Task
 from fedsim.errors import UserError
 from fedsim.models.recurrent import Architecture, DropoutMask
 from fedsim.models.reference import ReferenceModel, load_row
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Carry = tuple[Tensor, ...]
 

@@ -9,16 +9,18 @@ graph to build at every local step.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
 
 from fedsim.data.batches import Batch
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.models.recurrent import Architecture, DropoutMask
 from fedsim.models.scores import Sums, pinball
 from fedsim.models.torch_kernels import StateGradient, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class _Tape(NamedTuple):

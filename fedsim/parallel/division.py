@@ -13,14 +13,16 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from fedsim.client_store import ClientStore
 from fedsim.errors import Diverged, UserError
 from fedsim.parallel.processes import ALONE, World
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -148,7 +150,7 @@ def add_up(world: World, value: T) -> T:
 
 
 def _leaves(value: Any) -> Iterator[Tensor | float]:
-    if isinstance(value, Tensor | int | float):
+    if isinstance(value, torch.Tensor | int | float):
         yield value
     elif isinstance(value, tuple | list):
         for part in value:
@@ -164,7 +166,7 @@ def _leaves(value: Any) -> Iterator[Tensor | float]:
 
 
 def _rebuilt(value: Any, parts: Iterator[Tensor]) -> Any:
-    if isinstance(value, Tensor):
+    if isinstance(value, torch.Tensor):
         return next(parts).view(value.shape).to(value.dtype)
     if isinstance(value, int | float):
         return type(value)(next(parts))

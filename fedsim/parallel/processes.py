@@ -14,16 +14,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
 from fedsim.errors import ProcessLost, UserError
 from fedsim.machine import allowed_cores
 from fedsim.parallel.environment import rank_and_size, whole_number
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for another whose network has failed; one that dies is noticed at once."""
@@ -59,7 +59,7 @@ class World:
         """Replace `values` by their sum over all processes, the same bits in each."""
         if self.size > 1:
             with _communication():
-                dist.all_reduce(values)
+                torch.distributed.all_reduce(values)
             self.added_up += values.nbytes
 
     def exchange(self, value: Any) -> list[Any]:
@@ -69,10 +69,10 @@ class World:
         own = _as_tensor(json.dumps(value).encode())
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         with _communication():
-            dist.all_gather(lengths, torch.tensor([len(own)]))
+            torch.distributed.all_gather(lengths, torch.tensor([len(own)]))
             longest = int(max(lengths))
             parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
-            dist.all_gather(parts, torch.nn.functional.pad(own, (0, longest - len(own))))
+            torch.distributed.all_gather(parts, torch.nn.functional.pad(own, (0, longest - len(own))))
         return [json.loads(_as_bytes(part[: int(n)])) for part, n in zip(parts, lengths, strict=True)]
 
     def gather(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -99,7 +99,7 @@ class World:
                 self.gathered += len(message)
             if len(message) > 0:
                 with _communication():
-                    dist.broadcast(message, src=rank)
+                    torch.distributed.broadcast(message, src=rank)
             for name, part in zip(here, message.split(sizes), strict=True):
                 dtype, shape, _ = names[name]
                 result[name] = part.view(getattr(torch, dtype)).view(shape)
@@ -108,16 +108,16 @@ class World:
     def send(self, content: bytes) -> None:
         """Send bytes from rank 0 to all other processes."""
         with _communication():
-            dist.broadcast(torch.tensor([len(content)]), src=0)
-            dist.broadcast(_as_tensor(content), src=0)
+            torch.distributed.broadcast(torch.tensor([len(content)]), src=0)
+            torch.distributed.broadcast(_as_tensor(content), src=0)
 
     def receive(self) -> bytes:
         """Receive the bytes that rank 0 sends."""
         length = torch.zeros(1, dtype=torch.int64)
         with _communication():
-            dist.broadcast(length, src=0)
+            torch.distributed.broadcast(length, src=0)
             content = torch.empty(int(length), dtype=torch.uint8)
-            dist.broadcast(content, src=0)
+            torch.distributed.broadcast(content, src=0)
         return _as_bytes(content)
 
     def agree(self, row: Tensor, signals: list[int]) -> int:
@@ -191,13 +191,15 @@ def join(url: str = "env://", timeout: timedelta = TIMEOUT) -> World:
     rank, size = rank_and_size()
     if size == 1:
         return ALONE
+    from torch.distributed.rendezvous import rendezvous
+
     local_rank, local_size = whole_number("LOCAL_RANK", 0), whole_number("LOCAL_WORLD_SIZE", 1)
     if local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)  # the device that "cuda" means from here on
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and torch.distributed.is_nccl_available() else "gloo"
     try:
         store, rank, size = next(iter(rendezvous(url, rank, size, timeout=timeout)))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"process {rank} of {size} cannot reach the other processes ({error})") from None
     _world = World(rank, size, local_rank, local_size, store)
@@ -219,7 +221,7 @@ def leave(code: int) -> None:
         with suppress(ProcessLost):
             if _world.rank == 0:
                 _world.send(json.dumps({"code": code}).encode())
-            dist.destroy_process_group()
+            torch.distributed.destroy_process_group()
     error = sys.exception()
     if error is not None and not isinstance(error, SystemExit):
         traceback.print_exception(error)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import Assignment, Dataset, Task
 from fedsim.errors import UserError
 from fedsim.seeding import generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DEFAULT_CLIENTS = 10
 """Clients of a made partition where ``num_clients`` is not set."""

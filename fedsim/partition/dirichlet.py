@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import Assignment, Dataset, Task
 from fedsim.errors import UserError, check_above, check_at_least, check_between
 from fedsim.partition.common import apportion, check_labels, deal_labels, made_clients, made_names, quantile_bins
 from fedsim.seeding import generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _MAX_DRAWS = 10_000
 _MAX_NUMBERS = 10_000_000

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import Assignment, Dataset, Split
 from fedsim.errors import FieldError, UserError, check_between, check_one_of
 from fedsim.partition.common import made_clients
 from fedsim.partition.iid import Iid
 from fedsim.seeding import generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _MOST = 100.0
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import Assignment, Dataset
 from fedsim.errors import check_between
 from fedsim.partition.common import made_clients, made_names, members
 from fedsim.partition.quantity import MAX_SIGMA, Quantity
 from fedsim.seeding import generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

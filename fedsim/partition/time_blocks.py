@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import Assignment, Dataset
 from fedsim.errors import UserError, check_at_least
 from fedsim.partition.common import even_sizes, made_clients, made_names, members
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

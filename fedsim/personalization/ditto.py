@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.task import LocalTask
@@ -14,6 +12,9 @@ from fedsim.core.facts import Fact, Facts
 from fedsim.corrections.proximal import Prox
 from fedsim.errors import check_above
 from fedsim.personalization.personalization import OwnModels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEPT = "personalize.ditto"
 """The block of the client store with the personal models."""

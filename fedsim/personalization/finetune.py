@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.task import LocalTask
@@ -14,6 +12,9 @@ from fedsim.core.facts import Fact, Facts
 from fedsim.corrections.none import NoCorrection
 from fedsim.errors import check_at_least
 from fedsim.personalization.personalization import OwnModels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

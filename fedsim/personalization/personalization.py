@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.task import LocalTask
@@ -15,6 +13,9 @@ from fedsim.core.part import Bound, Federation, Personalization, Round
 from fedsim.core.results import Evaluation, merge
 from fedsim.core.state import State
 from fedsim.evaluation.evaluate import evaluate_own
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.aggregation.rules import WeightedSum
@@ -20,6 +19,9 @@ from fedsim.errors import Diverged, UserError, check_above, check_between
 from fedsim.metrics import COLUMNS, Column
 from fedsim.privacy.budget import Budget, make_budget, sampling
 from fedsim.privacy.privacy import Accounted, Clipped
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BOUND = "clip_norm"
 """The drawer entry of the next round's S, if it adapts."""

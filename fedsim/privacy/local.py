@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.core.cohort import BLOCK, Update
@@ -15,6 +14,9 @@ from fedsim.core.facts import Fact, Facts
 from fedsim.core.part import Bound, Round
 from fedsim.privacy.budget import Budget, make_budget
 from fedsim.privacy.privacy import Accounted, Clipped
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARTICIPATIONS = "privacy.rounds"
 """The block of the client store that counts the rounds in which each client has sent something."""

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsim import seeding
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CELLS = 1 << 16
 """Mask values drawn at a time, few enough to stay in the processor's cache."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim.clients.report import Report
 from fedsim.core.cohort import Traffic
@@ -21,6 +20,9 @@ from fedsim.errors import FieldError, UserError, check_above, check_at_least, ch
 from fedsim.links.packing import packed_size
 from fedsim.metrics import COLUMNS, Column
 from fedsim.privacy.masking import Masking, agree
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLIPPED, ABORTED = "privacy.clipped", "privacy.aborted"
 """Names of the round's notes: how many values were clipped, and whether the round was aborted."""

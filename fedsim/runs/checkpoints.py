@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
 
 from fedsim.client_store import ClientStore
 from fedsim.core.state import Drawer, State
@@ -71,6 +70,8 @@ def write_checkpoint(directory: Path, round_number: int, content: bytes) -> Path
 
 def encode_state(state: State, run: Mapping[str, Any] | None = None) -> bytes:
     """Return the content of a checkpoint file."""
+    from safetensors.torch import save  # here because it needs torch at once
+
     tensors = {"row": state.row}
     tensors |= {f"store/{name}": value for name, value in state.store.state_dict().items()}
     for group, drawer in state.drawers.items():
@@ -136,6 +137,8 @@ def _first_of(facts: Mapping[str, Any], row: torch.Tensor) -> str:
 
 def decode_state(content: bytes, device: torch.device) -> State:
     """Return the state that `encode_state` encoded."""
+    from safetensors.torch import load  # here because it needs torch at once
+
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # as safetensors defines it
     return _state(json.loads(header["__metadata__"]["fedsim"]), load(content), device)
 

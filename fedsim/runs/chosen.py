@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from fedsim.build import record_of
-from fedsim.config.compose import build_experiment, compose
-from fedsim.config.loader import make_loader
+from fedsim.build import build, record_of
+from fedsim.config.option_files import default_values
 from fedsim.config.request import EXCLUSIVE
 from fedsim.errors import show
 from fedsim.federation.experiment import Experiment
@@ -36,7 +35,7 @@ def chosen(experiment: Experiment) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _default() -> dict[str, Any]:
-    return record_of(build_experiment(compose(make_loader(None), [])))
+    return record_of(build(default_values(), Experiment))
 
 
 def _component(experiment: Experiment, key: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.core.results import Evaluation
 from fedsim.data.population import Population
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def clients_table(population: Population, evaluation: Evaluation) -> tuple[tuple[str, ...], Iterator[tuple[Any, ...]]]:

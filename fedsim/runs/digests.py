@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedsim.data.population import Population, Samples
 from fedsim.federation.prepare import Simulation
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def data_hash(population: Population) -> str:

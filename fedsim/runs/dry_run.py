@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text  # not plain strings, in which rich reads [brackets] as markup
-from torch import Tensor
 
 from fedsim.clients.engine import client_bytes
 from fedsim.data.describe import describe
@@ -21,6 +21,9 @@ from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.parallel.processes import world
 from fedsim.runs.estimate import Estimate, estimate, in_words
 from fedsim.runs.saved_model import first_state
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def plan(simulation: Simulation) -> dict[str, str]:

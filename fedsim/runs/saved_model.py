@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from fedsim.core.state import State
 from fedsim.data.fitted import Fitted, read_fitted
@@ -21,6 +20,9 @@ from fedsim.models.recurrent import Architecture
 from fedsim.recording.run_directory import refuse_links
 from fedsim.runs.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
 from fedsim.runs.history import marked_content, read_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WHICH = ("last", "best")
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from fedsim.federation.prepare import prepare
 from fedsim.models.reference import ReferenceModel, load_row
 from fedsim.runs.record import started_elsewhere
 from fedsim.runs.resume import read_experiment
 from fedsim.runs.saved_model import read_model
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def torch_module(directory: Path, which: str = "last", allow_modules: Sequence[str] = ()) -> nn.Module:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 
 from fedsim.clients.measures import training_loss
 from fedsim.core.part import Federation
 from fedsim.core.state import State
 from fedsim.parallel.division import divide
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def choose_cohort(federation: Federation, state: State, round_number: int) -> tuple[Tensor, Tensor]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from fedsim import seeding
 from fedsim.errors import UserError, check_above, check_at_least, check_between, check_exactly_one
 
-Losses = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Losses: TypeAlias = "Callable[[Tensor], Tensor]"
 """Mean loss ``[d]`` float64 of the global model on the training samples of clients ``[d]``."""
 
 ADD_OR_REMOVE, REPLACE = "add or remove one client", "replace one client"

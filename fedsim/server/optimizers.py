@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.state import Drawer
 from fedsim.errors import check_above, check_between
 from fedsim.server.schedules import CONSTANT, Schedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @runtime_checkable

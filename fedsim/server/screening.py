@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from fedsim.core.cohort import Update
 from fedsim.core.part import Part, Round
 from fedsim.core.results import Metrics
 from fedsim.errors import Diverged
 from fedsim.metrics import COLUMNS, Column
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REJECTED = "server.rejected"
 """Name of the round's note that counts the rows that this process has rejected."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from fedsim.core.part import Round, Server
 from fedsim.core.state import Drawer
 from fedsim.errors import Diverged
 from fedsim.server.optimizers import ServerOptimizer, learning_rate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,12 +24,14 @@ from numba import types
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.registry import cpu_target
-from torch import Tensor
 
 from fedsim.caches import find_place_for_numba
 from fedsim.models.numba_kernels import gru, lstm, product, rnn, table, threads, walk_backward, walk_forward
 from fedsim.models.numba_kernels.pointers import VECTOR_BYTES, c_type
 from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _log = logging.getLogger(__name__)
 
