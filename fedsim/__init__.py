@@ -19,6 +19,9 @@ def __getattr__(name: str) -> Any:
     """Import what is used from Python when it is asked for: the command starts without it."""
     if name not in _API:
         raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
+    from fedsim.machine import let_threads_sleep
+
+    let_threads_sleep()  # it has an effect if torch is not loaded yet
     return getattr(importlib.import_module(_API[name]), name)
 
 

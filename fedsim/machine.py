@@ -8,6 +8,19 @@ from pathlib import Path
 
 from fedsim.errors import UserError
 
+SPINS = 1000
+"""How often a waiting thread looks before it sleeps: some microseconds."""
+
+
+def let_threads_sleep() -> None:
+    """Have torch's threads sleep soon when they wait for one another, unless the environment says how they wait.
+
+    GNU OpenMP's own choice is to spin for milliseconds, which costs little on an idle machine and everything on one
+    where another process wants the core. It reads the environment when it is loaded, so this comes before torch.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = str(SPINS)
+
 
 def allowed_cores() -> list[int]:
     """The numbers of the cores that this process may run on."""

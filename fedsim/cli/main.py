@@ -16,6 +16,7 @@ from fedsim.cli.late import load, postpone
 from fedsim.cli.options import AllowModule, Checkpoint, ConfigDir, SavedRun
 from fedsim.cli.waiting import waiting
 from fedsim.errors import UserError
+from fedsim.machine import let_threads_sleep
 from fedsim.parallel.environment import print_once, rank_and_size, refuse_torchrun
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # Typer's own or Click's, depending on Typer's version
@@ -319,6 +320,7 @@ def partition(
 
 def main() -> None:
     """Entry point of the ``fedsim`` command; shows the help if there are no arguments, and usage errors in one line."""
+    let_threads_sleep()
     gc.disable()  # imports make a million objects and hardly any garbage: collecting takes a sixth of the start
     try:
         code = EXIT_FAILED

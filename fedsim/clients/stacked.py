@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
@@ -41,6 +42,35 @@ class StackedTrainer:
     kernels: ModuleType
     evaluation_blocks: int
 
+    @contextmanager
+    def _threads(self, models: int, samples: int, steps: int, device: torch.device) -> Iterator[None]:
+        """Leave all threads to the kernels, and one to torch's own operations where these are small.
+
+        Threads that meet after every small operation gain little, and lose much where another process wants a core:
+        each meeting then waits for the one that has none. It follows from shapes alone, on which the bytes depend.
+
+        Args:
+            models: how many rows are worked on at a time.
+            samples: how many samples, of all rows together.
+            steps: T.
+            device: of the rows.
+        """
+        arch, most = self.task.arch, torch.get_num_threads()
+        outputs = samples * (steps if arch.task is Task.SEQUENCE_LABELLING else 1)
+        numbers = max(models * arch.layout.num_parameters, samples * steps * arch.hidden_size)
+        small = numbers <= _FEW_NUMBERS and outputs * arch.hidden_size * arch.num_outputs <= _FEW_PRODUCTS
+        alone = getattr(self.kernels, "set_threads", None)
+        if alone is None or most == 1 or device.type != "cpu" or not small:
+            yield
+            return
+        alone(most)
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(most)
+            alone(0)
+
     def train(
         self,
         anchor: Tensor,
@@ -52,6 +82,21 @@ class StackedTrainer:
         steps: Tensor | None = None,
     ) -> tuple[Tensor, Report]:
         """Train all clients step by step, most local steps first, so that those still training are a prefix."""
+        samples = self.task.population.train
+        batch = self.task.config.batch_size or int(samples.sizes.max())
+        with self._threads(len(clients), len(clients) * batch, samples.steps, anchor.device):
+            return self._train(anchor, clients, round_number, store, memory, start, steps)
+
+    def _train(
+        self,
+        anchor: Tensor,
+        clients: Tensor,
+        round_number: int,
+        store: ClientStore,
+        memory: Memory | None,
+        start: Tensor | None,
+        steps: Tensor | None,
+    ) -> tuple[Tensor, Report]:
         task, optimizer = self.task, self.task.config.optimizer
         all_steps = task.steps(clients) if steps is None else steps
         order = torch.argsort(all_steps, descending=True, stable=True)
@@ -129,6 +174,11 @@ class StackedTrainer:
 
     def score_samples(self, row: Tensor, samples: Samples) -> Sums:
         """Score one model on many blocks of samples at a time, as if each block were a client."""
+        together = min(len(samples), self.evaluation_blocks * EVALUATION_BATCH)
+        with self._threads(1, together, samples.steps, row.device):
+            return self._score_samples(row, samples)
+
+    def _score_samples(self, row: Tensor, samples: Samples) -> Sums:
         width = EVALUATION_BATCH
         parts: list[Sums] = []
         for start in range(0, len(samples), self.evaluation_blocks * width):
@@ -144,6 +194,11 @@ class StackedTrainer:
 
     def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
         """Score each client's own model on its own samples, `EVALUATION_BATCH` samples of every client at a time."""
+        together = int(samples.sizes[clients].clamp(max=EVALUATION_BATCH).sum())
+        with self._threads(len(clients), together, samples.steps, rows.device):
+            return self._score_clients(rows, clients, samples)
+
+    def _score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
         sums = torch.zeros(3, len(clients), dtype=torch.float64)
         sizes = samples.sizes[clients]
         shift = (sizes.cumsum(0) - sizes) - samples.offsets[:-1][clients]  # from a sample's number to its place here
@@ -153,6 +208,11 @@ class StackedTrainer:
             sums[:, which] += torch.stack([part.sum(1).cpu() for part in score.columns()[:3]])
             outputs[(index + shift[which, None])[real]] = score.outputs.cpu()[real]
         return Sums(sums[0], sums[1], sums[2], outputs)
+
+
+_FEW_NUMBERS, _FEW_PRODUCTS = 4_000_000, 20_000_000
+"""Numbers of a tensor, and multiplications of the head, up to which one thread does torch's operations: most take a
+fraction of a millisecond."""
 
 
 def _width(task: LocalTask) -> int:

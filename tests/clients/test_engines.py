@@ -12,11 +12,13 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from fedsim import seeding
 from fedsim.client_store import ClientStore
+from fedsim.clients import stacked as trainers
 from fedsim.clients.engine import SequentialEngine, StackedEngine
 from fedsim.data.batches import batch_indices
 from fedsim.data.dataset import Forecast, Task
 from fedsim.data.source import load_dataset
 from fedsim.federation.prepare import initial_state, prepare
+from fedsim.models import numba_kernels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -359,3 +361,27 @@ def test_outputs_of_own_models(tiny, engine):
         if own.stop > own.start:
             expected.append(module(test.inputs[own], test.lengths[own]).detach())
     torch.testing.assert_close(scored.outputs, torch.cat(expected), rtol=1e-12, atol=1e-14)
+
+
+def test_small_operations_take_one_thread_and_kernels_all(tiny, monkeypatch):
+    """And the numbers are restored, whatever happens in between; large models keep torch's threads."""
+    sim = prepare(replace(tiny(), engine=StackedEngine(kernels="numba")))
+    state, clients = initial_state(sim), torch.arange(5)
+    seen = []
+
+    def spy(*arguments):
+        seen.append((torch.get_num_threads(), numba_kernels._most_threads()))
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(trainers.stacked, "loss_and_gradient", spy)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for few in (trainers._FEW_NUMBERS, 1):
+            monkeypatch.setattr(trainers, "_FEW_NUMBERS", few)
+            with pytest.raises(RuntimeError, match="seen"):
+                sim.trainer.train(state.row, clients, 1, state.store)
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [(1, 3), (3, 3)]
