@@ -15,6 +15,7 @@ from fedsim.core.results import Evaluation
 from fedsim.core.stopping import Stop
 from fedsim.errors import Diverged, UserError, print_error
 from fedsim.evaluation.evaluate import evaluate
+from fedsim.evaluation.settings import Eval
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, initial_state, prepare
 from fedsim.personalization.personalization import NoPersonalization
@@ -100,6 +101,7 @@ def _on_other_data(saved: SavedModel, wanted: Experiment) -> Evaluation:
         personalize=NoPersonalization(),
         baseline=NoBaseline(),
         stop=Stop(),
+        eval=Eval(),
     )
     threads(neutral)
     simulation = _prepared(neutral, saved)
@@ -138,5 +140,6 @@ def show(saved: SavedModel, evaluation: Evaluation) -> None:
     """Print the metrics, one per line."""
     print(f"round {saved.state.round}, {saved.path}")
     rows: Iterable[tuple[str, float]] = evaluation.metrics.items()
+    width = max(20, *map(len, evaluation.metrics))
     for name, value in rows:
-        print(f"{name:<20} {value:.6g}")
+        print(f"{name:<{width}} {value:.6g}")
