@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 STYLES = ("torch", "keras", "keras_he", "orthogonal")
 FORGET_BIAS = 1.0
@@ -12,7 +16,7 @@ _KERAS_EMBEDDING = 0.05
 _TRUNCATED_DEVIATION = 0.87962566103423978
 """Of a standard normal number between -2 and 2: the root of ``1 - 4 phi(2) / (2 Phi(2) - 1)``."""
 
-Floats = NDArray[np.float64]
+Floats: TypeAlias = "NDArray[np.float64]"
 
 
 def draw(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data.dataset import Assignment, Dataset
 from fedsim.errors import UserError, did_you_mean
 from fedsim.partition.partition import Partition
 from fedsim.seeding import generator
 
-Members = list[NDArray[np.int64]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Members: TypeAlias = "list[NDArray[np.int64]]"
 
 
 @dataclass(frozen=True)
