@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from hydra import version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, run_job, setup_globals
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, errors, open_dict
@@ -30,6 +30,8 @@ from fedsim.config.request import Job, Request, batches
 from fedsim.errors import UserError, print_error
 from fedsim.federation.experiment import Experiment
 from fedsim.parallel.workers import run_in_workers
+
+NAME = "fedsim"
 
 RunJob = Callable[[Experiment, Path, Mapping[str, str]], Any]
 """Runs an experiment in a directory, and writes there the files that make up Hydra's record: path to content."""
@@ -66,7 +68,7 @@ def launch(
     if request.multirun and pending is None:
         pending = list(enumerate(check_request(request, loader)))
     returned: list[Any] = []
-    hydra = Hydra("fedsim", loader)
+    hydra = Hydra(NAME, loader)
     overrides = list(request.overrides)
     task = partial(_run_job, allow_modules=request.allow_modules, job=job)
     try:
@@ -149,7 +151,7 @@ def _launch_in_workers(
                 config.hydra.job.id = config.hydra.job.num = number
             yield config
 
-    work = partial(_work, context, task, Singleton.get_state())
+    work = partial(_work, context, task)
     found, killed = run_in_workers(work, configs(), min(workers, len(pending)))
     for place, (value, failure) in sorted(found.items()):
         number, job = pending[place]
@@ -168,10 +170,11 @@ def _launch_in_workers(
     return True
 
 
-def _work(context: HydraContext, task: Any, state: Any, config: DictConfig) -> tuple[Any, str | None]:
+def _work(context: HydraContext, task: Any, config: DictConfig) -> tuple[Any, str | None]:
     """Run one job in a worker; return what it returned, or how it failed."""
+    version.setbase("1.3")  # these three lines are what `make_loader` and `Hydra` do in the parent
     setup_globals()
-    Singleton.set_state(state)
+    JobRuntime.instance().set("name", NAME)
     result = run_job(
         task_function=task,
         config=config,

@@ -257,7 +257,9 @@ def _serve(connection: Connection) -> None:
 
 def _answer(work: Callable[[Any], Any], piece: Any, asked: list[int]) -> Answer:
     out, err = io.StringIO(), io.StringIO()
-    value, error, interrupted = None, None, bool(asked)
+    value: Any = None
+    error: Exception | None = None
+    interrupted = bool(asked)
     with redirect_stdout(out), redirect_stderr(err):
         try:
             if not interrupted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,12 @@ START = 2.0
 """Seconds until a worker has imported what a job needs."""
 LONG = 2e10
 """Multiply-accumulates of a sweep that takes longer than that for certain."""
+
+
+def usable_cores() -> int:
+    """The number of cores for the jobs of a sweep: no more than Slurm allots to this process, if it does."""
+    allotted, cores = os.environ.get("SLURM_CPUS_PER_TASK", ""), len(allowed_cores())
+    return max(1, min(cores, int(allotted))) if allotted.isdecimal() else cores
 
 
 def at_once(jobs: Sequence[Job], most: int | None, allow_modules: Sequence[str]) -> int:
@@ -39,7 +46,7 @@ def at_once(jobs: Sequence[Job], most: int | None, allow_modules: Sequence[str])
     if shown or elsewhere or any(map(_only_here, allow_modules)) or multiprocessing.current_process().daemon:
         return 1
     threads = max(job.experiment.threads or 1 for job in jobs)
-    return max(1, min(len(allowed_cores()) // threads, len(jobs), most or len(jobs)))
+    return max(1, min(usable_cores() // threads, len(jobs), most or len(jobs)))
 
 
 def _only_here(module: str) -> bool:
@@ -67,11 +74,14 @@ def workers_for(pending: Sequence[tuple[int, Job]], together: int) -> int | None
     macs = [round_macs(simulation) for simulation in simulations]
     if max(macs) * rounds > LONG:
         return together
-    estimate(simulations[0], macs[0])  # which warms up
-    seconds = 0.0
-    for simulation, work in zip(simulations, macs, strict=True):
-        found = estimate(simulation, work).seconds
-        if found is None:
-            return together
-        seconds = max(seconds, found / simulation.experiment.rounds * rounds)
-    return together if seconds * (1 - 1 / together) > START else None
+    try:
+        estimate(simulations[0], macs[0])  # which warms up
+        tried = [
+            (estimate(one, work).seconds, one.experiment.rounds) for one, work in zip(simulations, macs, strict=True)
+        ]
+    except Exception:  # of a component of the user's, which the job itself will report
+        return together
+    if any(seconds is None for seconds, _ in tried):
+        return together
+    longest = max((seconds or 0) / number for seconds, number in tried) * rounds
+    return together if longest * (1 - 1 / together) > START else None

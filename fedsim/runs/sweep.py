@@ -108,7 +108,7 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader, notes: Sequen
     with locked(folder):
         if request.resume is None:
             refuse_other_sweep(folder, "hydra.sweep.dir")
-        share = share_of_threads(len(allowed_cores()), concurrent, settings["launcher"].get("cpus_per_task"))
+        share = share_of_threads(side_by_side.usable_cores(), concurrent, settings["launcher"].get("cpus_per_task"))
         modes = {job.experiment.console.mode for job in jobs}
         together = concurrent > 1 or modes == {"auto"}  # one line per job, instead of one per round
         task = partial(run_job, share=share, silent=together, objective=objective, allow_modules=request.allow_modules)
@@ -206,7 +206,8 @@ def run_job(
     shown = replace(experiment, console=ConsoleSetting("none")) if silent else experiment
     try:
         allotted = os.environ.get("SLURM_CPUS_PER_TASK", "")
-        share = int(allotted) if allotted.isdecimal() else share
+        if allotted.isdecimal():
+            share = min(int(allotted), share or int(allotted))
         if share is not None and experiment.threads is None:
             torch.set_num_threads(max(1, min(share, before)))
         if sweep_jobs.has_begun(directory):
@@ -280,7 +281,7 @@ def concurrency(settings: Mapping[str, Any], num_jobs: int) -> int:
 def share_of_threads(available: int, concurrent: int, cpus_per_task: int | None = None) -> int | None:
     """Return the threads for one of `concurrent` jobs; None leaves the number to torch.
 
-    `cpus_per_task`, as set for a scheduler, takes precedence. `run_job` also reads what Slurm really allots to a job.
+    `cpus_per_task`, as set for a scheduler, takes precedence. A job never takes more than Slurm really allots to it.
     """
     if cpus_per_task:
         return int(cpus_per_task)

@@ -322,7 +322,7 @@ def test_slurms_allotment_of_cpus_is_used(fedsim, elsewhere, tiny, monkeypatch):
     monkeypatch.setattr(sweep.torch, "get_num_threads", lambda: 4)
     asked = []
     monkeypatch.setattr(sweep.torch, "set_num_threads", asked.append)
-    fedsim("run", "-m", *tiny, "threads=null", "seed=1,2", "console=none", "hydra.sweep.dir=sweep")
+    fedsim("run", "-m", *tiny, "threads=null", "seed=1,2", "console=plain", "hydra.sweep.dir=sweep")
     assert asked[0] == 1
 
 
