@@ -103,7 +103,7 @@ def run(
     """Simulate a federation: one run, or with -m a sweep."""
     with exit_codes():
         if multirun:
-            refuse_torchrun("-m", "torchrun starts one run; for a sweep use a launcher, such as hydra/launcher=joblib")
+            refuse_torchrun("-m", "torchrun starts one run; without it, a sweep uses all cores")
         with waiting(overrides or ()):
             from fedsim.config.compose import check_request, record_of, to_yaml
             from fedsim.config.from_file import with_files

@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hydra import version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, run_job, setup_globals
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf import OmegaConf, errors
+from omegaconf import OmegaConf, errors, open_dict
 
 from fedsim.config.compose import build_experiment, check_request
 from fedsim.config.grid import filled, in_force
@@ -27,10 +28,13 @@ from fedsim.config.messages import one_line
 from fedsim.config.request import Job, Request, batches
 from fedsim.errors import UserError, print_error
 from fedsim.federation.experiment import Experiment
+from fedsim.parallel.workers import run_in_workers
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
+
+NAME = "fedsim"
 
 RunJob = Callable[[Experiment, Path, Mapping[str, str]], Any]
 """Runs an experiment in a directory, and writes there the files that make up Hydra's record: path to content."""
@@ -43,6 +47,7 @@ def launch(
     *,
     loader: SafeLoader | None = None,
     pending: Sequence[tuple[int, Job]] | None = None,
+    workers: int | None = None,
 ) -> list[Any]:
     """Let Hydra run the jobs of a checked request.
 
@@ -54,15 +59,19 @@ def launch(
         show_config: ``job``, ``hydra`` or ``all``: print that config instead of running.
         loader: the one that the request was checked with.
         pending: the jobs of a grid to run, with their numbers, or the checked jobs of an Optuna sweep; None is all.
+        workers: run the jobs of a grid in this many processes instead of with Hydra's launcher.
 
     Returns:
         the status of every job that ran.
+
+    Raises:
+        BrokenExecutor: if workers were killed, after the other workers have run all jobs, as far as any was left.
     """
     loader = loader or make_loader(request.config_dir)
     if request.multirun and pending is None:
         pending = list(enumerate(check_request(request, loader)))
     returned: list[Any] = []
-    hydra = Hydra("fedsim", loader)
+    hydra = Hydra(NAME, loader)
     overrides = list(request.overrides)
     task = partial(_run_job, allow_modules=request.allow_modules, job=job)
     try:
@@ -71,7 +80,7 @@ def launch(
         elif "hydra/sweeper=optuna" in overrides:
             _launch_optuna(hydra, overrides, task, (pending or ())[0][1])
         elif request.multirun:
-            _launch_grid(hydra, overrides, task, pending or (), returned)
+            _launch_grid(hydra, overrides, task, pending or (), returned, workers)
         else:
             returned.append(hydra.run("config", task, overrides).return_value)
     except (HydraException, errors.OmegaConfBaseException) as error:
@@ -95,17 +104,24 @@ def _run_job(cfg: DictConfig, allow_modules: Sequence[str], job: RunJob) -> Any:
 
 
 def _launch_grid(
-    hydra: Hydra, overrides: list[str], task: Any, pending: Sequence[tuple[int, Job]], returned: list[Any]
+    hydra: Hydra,
+    overrides: list[str],
+    task: Any,
+    pending: Sequence[tuple[int, Job]],
+    returned: list[Any],
+    workers: int | None,
 ) -> None:
     """Run checked jobs as Hydra's basic sweeper would; their numbers may have gaps."""
     if not pending:
         return
     cfg = _compose_sweep(hydra, overrides, pending[0][1])
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(cfg))
-    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=cfg)
     folder = Path(str(cfg.hydra.sweep.dir))
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "multirun.yaml")
+    if workers is not None and _launch_in_workers(context, cfg, task, pending, returned, workers):
+        return
+    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=cfg)
     for batch in batches(pending, cfg.hydra.sweeper.max_batch_size):
         tasks = [task_overrides(job.overrides) for _, job in batch]
         with _every_job_awaited(launcher):
@@ -115,6 +131,63 @@ def _launch_grid(
                 returned.append(result.return_value)
             else:  # it was ended from outside: `job` does not raise
                 print_error(f"job {number}: {first_line(result._return_value)}; see {one.directory}")
+
+
+def _launch_in_workers(
+    context: HydraContext,
+    cfg: DictConfig,
+    task: Any,
+    pending: Sequence[tuple[int, Job]],
+    returned: list[Any],
+    workers: int,
+) -> bool:
+    """Do what Hydra's basic launcher does for each job, in several processes; the configs are composed in this one.
+
+    Returns:
+        whether any worker could be started.
+    """
+
+    def configs() -> Iterator[DictConfig]:
+        for number, job in pending:
+            config = context.config_loader.load_sweep_config(cfg, task_overrides(job.overrides))
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = number
+            yield config
+
+    work = partial(_work, context, task)
+    found, killed = run_in_workers(work, configs(), min(workers, len(pending)))
+    for place, (value, failure) in sorted(found.items()):
+        number, job = pending[place]
+        if failure is None:
+            returned.append(value)
+        else:
+            print_error(f"job {number}: {failure}; see {job.directory}")
+    if killed:
+        numbers = ", ".join(str(pending[place][0]) for place in sorted(killed))
+        raise BrokenExecutor(f"job{'s' * (len(killed) > 1)} {numbers}")
+    if not found and workers > 1:
+        print_error("worker processes cannot be started here; the jobs run one after another", "warning")
+        return False
+    if len(found) < len(pending):
+        raise BrokenExecutor("it could not be started")
+    return True
+
+
+def _work(context: HydraContext, task: Any, config: DictConfig) -> tuple[Any, str | None]:
+    """Run one job in a worker; return what it returned, or how it failed."""
+    version.setbase("1.3")  # these three lines are what `make_loader` and `Hydra` do in the parent
+    setup_globals()
+    JobRuntime.instance().set("name", NAME)
+    result = run_job(
+        task_function=task,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+        hydra_context=context,
+    )
+    if result.status is JobStatus.COMPLETED:
+        return result.return_value, None
+    return None, first_line(result._return_value)
 
 
 def _compose_sweep(hydra: Hydra, overrides: list[str], first: Job) -> DictConfig:

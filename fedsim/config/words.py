@@ -68,7 +68,7 @@ KEYS: Mapping[str, str] = {
     **dict.fromkeys(("random_seed", "random_state", "manual_seed", "seeds"), "seed={} (several: -m seed=1,2,3)"),
     **dict.fromkeys(("num_threads", "n_threads", "cores", "cpus"), "threads={}"),
     **dict.fromkeys(
-        ("workers", "n_jobs", "num_workers", "jobs"), "-m ... hydra/launcher=joblib hydra.launcher.n_jobs={}"
+        ("workers", "n_jobs", "num_workers", "jobs"), "-m ... hydra.sweeper.max_batch_size={} (jobs at a time)"
     ),
     **dict.fromkeys(
         (

@@ -1,1 +1,1 @@
-"""Several processes that share one simulation."""
+"""Several processes that share one simulation, and workers that run the jobs of a sweep."""

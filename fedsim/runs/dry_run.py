@@ -100,19 +100,29 @@ def _macs(simulation: Simulation, cohort: Tensor, steps: Tensor) -> float:
     return float((task.samples(cohort, steps) * per_sample).sum())
 
 
+def round_macs(simulation: Simulation) -> float:
+    """Multiply-accumulates of the first round's local training, forward and backward."""
+    cohort = simulation.schedule.next_cohort(simulation, first_state(simulation), 1)
+    return _macs(simulation, cohort.clients, cohort.steps)
+
+
+def training_bytes(simulation: Simulation) -> int:
+    """Bytes that the clients take that a process trains at a time."""
+    chunk = min(simulation.chunk_size, -(-simulation.population.num_clients // world().size))
+    return chunk * client_bytes(simulation.task, simulation.experiment.torch_dtype())
+
+
 def refuse_impossible(simulation: Simulation) -> None:
     """Raise `UserError` if a chunk of clients needs more memory than the machine has in total.
 
     Processes that share a machine's memory train one chunk each.
     """
-    device, dtype = simulation.experiment.torch_device(), simulation.experiment.torch_dtype()
+    device = simulation.experiment.torch_device()
     there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else available_bytes()
     model, parameters = simulation.experiment.model, simulation.task.arch.layout.num_parameters
     sized = "hidden_size" if model.parameters is None else "parameters"
-    here, clients = world(), simulation.population.num_clients
-    together = 1 if device.type == "cuda" else here.local_size
-    chunk = min(simulation.chunk_size, -(-clients // here.size))
-    needed = together * chunk * client_bytes(simulation.task, dtype)
+    together = 1 if device.type == "cuda" else world().local_size
+    needed = together * training_bytes(simulation)
     many = "" if together == 1 else f", {together} processes"
     if needed > there:
         raise UserError(
@@ -124,8 +134,7 @@ def refuse_impossible(simulation: Simulation) -> None:
 
 def show(simulation: Simulation, overrides: Sequence[str]) -> Estimate:
     """Print the plan as a table, headed by the overrides of the command line; return what the run will take."""
-    cohort = simulation.schedule.next_cohort(simulation, first_state(simulation), 1)
-    found = estimate(simulation, _macs(simulation, cohort.clients, cohort.steps))
+    found = estimate(simulation, round_macs(simulation))
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()

@@ -36,7 +36,7 @@ from fedsim.recording.run_directory import (
     write_files,
 )
 from fedsim.recording.settings import Console as ConsoleSetting
-from fedsim.runs import sweep_jobs
+from fedsim.runs import side_by_side, sweep_jobs
 from fedsim.runs.dry_run import refuse_impossible
 from fedsim.runs.run import run_experiment
 from fedsim.runs.saved_model import first_row, prepared
@@ -99,13 +99,16 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader, notes: Sequen
         check_search(settings["sweeper"])
         check_direction(settings["sweeper"], prepared(jobs[0].experiment))
     pending = [(k, job) for k, job in enumerate(jobs) if optuna or _is_pending(job, request)]
-    concurrent = concurrency(settings, len(pending) if not optuna else 0)
+    concurrent, workers = concurrency(settings, len(jobs) if not optuna else 0), None
+    if not optuna and settings["names"]["launcher"] == "basic":
+        concurrent = side_by_side.at_once(jobs, settings["sweeper"].get("max_batch_size"), request.allow_modules)
+        workers = side_by_side.workers_for(pending, concurrent)
     folder.mkdir(parents=True, exist_ok=True)
     refuse_links(folder)
     with locked(folder):
         if request.resume is None:
             refuse_other_sweep(folder, "hydra.sweep.dir")
-        share = share_of_threads(len(allowed_cores()), concurrent, settings["launcher"].get("cpus_per_task"))
+        share = share_of_threads(side_by_side.usable_cores(), concurrent, settings["launcher"].get("cpus_per_task"))
         modes = {job.experiment.console.mode for job in jobs}
         together = concurrent > 1 or modes == {"auto"}  # one line per job, instead of one per round
         task = partial(run_job, share=share, silent=together, objective=objective, allow_modules=request.allow_modules)
@@ -122,7 +125,7 @@ def run(request: Request, jobs: Sequence[Job], loader: SafeLoader, notes: Sequen
                 print(printable(line), flush=True)
         try:
             with watching(seen, together and modes != {"none"}):
-                whole = _launch(request, task, loader, pending)
+                whole = _launch(request, task, loader, pending, workers)
         except KeyboardInterrupt as error:
             error.__notes__ = [] if optuna else [_way_on(request, folder)]
             raise
@@ -145,14 +148,16 @@ def _way_on(request: Request, folder: Path) -> str:
     return f"to go on: {shlex.join(['fedsim', 'run', '-m', *typed, *options, '--resume', str(folder)])}"
 
 
-def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[tuple[int, Job]]) -> bool:
+def _launch(
+    request: Request, task: Any, loader: SafeLoader, pending: Sequence[tuple[int, Job]], workers: int | None
+) -> bool:
     """Launch jobs; if a worker is killed, resume the jobs it took down one at a time, so that none harms another.
 
     Returns:
         whether the launcher came to its end, however the jobs ended.
     """
     try:
-        launch(request, task, loader=loader, pending=pending)
+        launch(request, task, loader=loader, pending=pending, workers=workers)
     except (UserError, KeyboardInterrupt, OSError):
         raise
     except BrokenExecutor as error:
@@ -161,11 +166,11 @@ def _launch(request: Request, task: Any, loader: SafeLoader, pending: Sequence[t
         begun = [pair for pair in left if sweep_jobs.has_begun(pair[1].directory)] or left[:1]
         for pair in begun:
             try:
-                launch(request, task, loader=loader, pending=[pair])
+                launch(request, task, loader=loader, pending=[pair], workers=workers and 1)
             except BrokenExecutor:
                 print_error(f"job {pair[0]} was killed twice; see {pair[1].directory}")
         if rest := [pair for pair in left if pair not in begun]:
-            return _launch(request, task, loader, rest)
+            return _launch(request, task, loader, rest, workers)
     except JobFailed as error:
         print_error(f"more trials failed than hydra.sweeper.max_failure_rate allows: {error}")
     except Exception as error:  # raised by the launcher itself
@@ -201,7 +206,8 @@ def run_job(
     shown = replace(experiment, console=ConsoleSetting("none")) if silent else experiment
     try:
         allotted = os.environ.get("SLURM_CPUS_PER_TASK", "")
-        share = int(allotted) if allotted.isdecimal() else share
+        if allotted.isdecimal():
+            share = min(int(allotted), share or int(allotted))
         if share is not None and experiment.threads is None:
             torch.set_num_threads(max(1, min(share, before)))
         if sweep_jobs.has_begun(directory):
@@ -275,7 +281,7 @@ def concurrency(settings: Mapping[str, Any], num_jobs: int) -> int:
 def share_of_threads(available: int, concurrent: int, cpus_per_task: int | None = None) -> int | None:
     """Return the threads for one of `concurrent` jobs; None leaves the number to torch.
 
-    `cpus_per_task`, as set for a scheduler, takes precedence. `run_job` also reads what Slurm really allots to a job.
+    `cpus_per_task`, as set for a scheduler, takes precedence. A job never takes more than Slurm really allots to it.
     """
     if cpus_per_task:
         return int(cpus_per_task)

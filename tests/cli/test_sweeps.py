@@ -322,7 +322,7 @@ def test_slurms_allotment_of_cpus_is_used(fedsim, elsewhere, tiny, monkeypatch):
     monkeypatch.setattr(sweep.torch, "get_num_threads", lambda: 4)
     asked = []
     monkeypatch.setattr(sweep.torch, "set_num_threads", asked.append)
-    fedsim("run", "-m", *tiny, "threads=null", "seed=1,2", "console=none", "hydra.sweep.dir=sweep")
+    fedsim("run", "-m", *tiny, "threads=null", "seed=1,2", "console=plain", "hydra.sweep.dir=sweep")
     assert asked[0] == 1
 
 
@@ -332,7 +332,7 @@ def test_slurms_allotment_of_cpus_is_used(fedsim, elsewhere, tiny, monkeypatch):
 def test_a_killed_worker_ends_only_its_own_job(fedsim, elsewhere, tiny, monkeypatch):
     launch, calls = launching.launch, []
 
-    def dying(request, job, *, loader, pending):
+    def dying(request, job, *, loader, pending, workers):
         """The worker of job 1 is killed whenever it runs; by then job 0 is done and job 2 has begun."""
         numbers = [number for number, _ in pending]
         calls.append(numbers)
