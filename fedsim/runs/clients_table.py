@@ -54,15 +54,25 @@ def spread(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
     Infinite scores and those of clients without samples are not counted; a column without scores is left out.
     """
     found = {}
-    for name, values in (evaluation.clients | evaluation.unseen).items():
-        scores = values[np.isfinite(values)]
-        if name == "test_items" or not len(scores):
-            continue
-        low, p10, p25, middle, p75, p90, high = np.percentile(scores, (0, 10, 25, 50, 75, 90, 100)).tolist()
-        counts, edges = np.histogram(scores, BINS)
-        found[name] = {
-            "clients": len(scores),
-            **{"min": low, "p10": p10, "p25": p25, "median": middle, "p75": p75, "p90": p90, "max": high},
-            "histogram": {"edges": edges.tolist(), "clients": counts.tolist()},
-        }
+    with np.errstate(over="ignore", invalid="ignore"):  # of a run that is about to diverge
+        for name, values in (evaluation.clients | evaluation.unseen).items():
+            scores = values[np.isfinite(values)]
+            if name == "test_items" or not len(scores):
+                continue
+            low, p10, p25, middle, p75, p90, high = np.percentile(scores, (0, 10, 25, 50, 75, 90, 100)).tolist()
+            edges, counts = _histogram(scores)
+            found[name] = {
+                "clients": len(scores),
+                **{"min": low, "p10": p10, "p25": p25, "median": middle, "p75": p75, "p90": p90, "max": high},
+                "histogram": {"edges": edges, "clients": counts},
+            }
     return found
+
+
+def _histogram(scores: NDArray[np.float64]) -> tuple[list[float], list[int]]:
+    """Edges and counts of `BINS` equal bars, or of one where so many do not fit between the lowest and the highest."""
+    low, high = float(scores.min()), float(scores.max())
+    edges = np.linspace(low, high, BINS + 1)
+    if not (np.diff(edges) > 0).all():  # equal scores, or scores near the ends of what a float can hold
+        return [low, high], [len(scores)]
+    return edges.tolist(), np.histogram(scores, edges)[0].tolist()

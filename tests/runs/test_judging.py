@@ -112,3 +112,9 @@ def test_how_clients_spread():
     )
     assert sum(one["histogram"]["clients"]) == 11
     assert one["histogram"]["edges"] == pytest.approx((np.arange(11) / 10).tolist())
+
+
+@pytest.mark.parametrize("scores", [[0.5, 0.5], [1e300, 1e300], [1.0, 1.0 + 2**-52], [-1.7e308, 1.7e308]])
+def test_scores_that_no_ten_bars_can_hold_apart(scores):
+    one = spread(Evaluation(clients={"x": np.array(scores)}))["x"]["histogram"]
+    assert one == {"edges": [min(scores), max(scores)], "clients": [2]}
