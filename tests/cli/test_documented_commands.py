@@ -95,13 +95,13 @@ def files(elsewhere, monkeypatch):
     modules = {Path(file).stem for page in PAGES for file, _, _ in blocks(page) if file and file.endswith(".py")}
     for name in modules:
         sys.modules.pop(name, None)
-    roles = "\n\n".join(f"Role {'abcdefghijkl'[k % 12]}:\nWho is there?" for k in range(24))
+    roles = "\n\n".join(f"Role {'abcdefghijkl'[k % 12]}:\nWho is there?" for k in range(60))
     Path("play.txt").write_text(roles)
     pressure = "".join(f"{who},{time},{who + time % 24}\n" for who in (1, 2, 3) for time in range(300))
     Path("pressure.csv").write_text(f"subject,time,pressure\n{pressure}")
     Path("CMAPSS").mkdir()
     for part in ("train", "test"):
-        rows = ((engine, cycle, *range(23), cycle) for engine in (1, 2, 3) for cycle in range(1, 41))
+        rows = ((engine, cycle, *range(23), cycle) for engine in (1, 2, 3) for cycle in range(1, 121))
         Path(f"CMAPSS/{part}_FD001.txt").write_text("".join(" ".join(map(str, row)) + "\n" for row in rows))
     Path("CMAPSS/RUL_FD001.txt").write_text("5\n50\n200\n")
     yield
