@@ -28,7 +28,10 @@ FINISHED = ("done", "stopped")
 
 @dataclass(frozen=True)
 class Row:
-    """How one job ended; unknown values are None."""
+    """How one job ended; unknown values are None.
+
+    `test` is the value on test data in the best round, if that was chosen on validation data.
+    """
 
     number: int
     parameters: Mapping[str, str]
@@ -39,6 +42,7 @@ class Row:
     final: float | None = None
     best: float | None = None
     best_round: int | None = None
+    test: float | None = None
     to_target: int | None = None
 
 
@@ -91,6 +95,10 @@ def read_row(number: int, parameters: Mapping[str, str], job: Job) -> Row:
     metric, value = best["metric"], best.get("value")
     row = replace(row, status=summary["status"], rounds=summary.get("rounds"), metric=metric)
     row = replace(row, final=summary["final"].get(metric), best=value, best_round=best.get("round"))
+    reported = best.get("test")
+    if best.get("on") == "validation" and isinstance(reported, dict):
+        test = reported.get(f"test_{metric.partition('_')[2]}")
+        row = replace(row, test=float(test) if isinstance(test, int | float) else None)
     target = None if job.experiment is None else job.experiment.stop.target
     reached = (
         target is not None and value is not None and (value <= target if best["mode"] == "min" else value >= target)
@@ -118,11 +126,13 @@ def _is_summary(found: Any) -> bool:
 def write_table(file: Path, rows: Sequence[Row]) -> None:
     """Write ``sweep.csv``, whole or not at all."""
     keys = list(rows[0].parameters)
-    header = ("job", *keys, "status", "rounds", "metric", "final", "best", "best_round", "rounds_to_target", "path")
+    judged = any(row.test is not None for row in rows)
+    header = ("job", *keys, "status", "rounds", "metric", "final", "best", "best_round")
+    header += (*(["chosen_test"] if judged else []), "rounds_to_target", "path")
     lines: list[list[Cell]] = [
         [
             *(row.number, *row.parameters.values(), row.status, row.rounds, row.metric, row.final, row.best),
-            *(row.best_round, row.to_target, os.path.relpath(row.path, file.parent)),
+            *(row.best_round, *([row.test] if judged else []), row.to_target, os.path.relpath(row.path, file.parent)),
         ]
         for row in rows
     ]
@@ -133,7 +143,8 @@ def show(rows: Sequence[Row], folder: Path) -> None:
     """Print the table."""
     metric = next((row.metric for row in rows if row.metric), None)
     targeted = any(row.to_target is not None for row in rows)
-    numbers = ["final", "best", "round", *(["to target"] if targeted else [])]
+    judged = any(row.test is not None for row in rows)
+    numbers = ["final", "best", "round", *(["test then"] if judged else []), *(["to target"] if targeted else [])]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     names = ["job", *rows[0].parameters, *numbers, "status", "path"]
     for name in names:
@@ -142,11 +153,12 @@ def show(rows: Sequence[Row], folder: Path) -> None:
     for row in rows:
         cells = [str(row.number), *row.parameters.values()]
         cells += [format_value(row.final), format_value(row.best), format_value(row.best_round)]
+        cells += [format_value(row.test)] if judged else []
         cells += [format_value(row.to_target)] if targeted else []
         shown = [*cells, row.status, os.path.relpath(row.path, folder)]
         table.add_row(*(Text(printable(cell)) for cell in shown))
     console = Console(highlight=False, emoji=False)
     console.print(table)
-    judged = f", judged by {metric}" if metric else ""
+    by = f", judged by {metric}" if metric else ""
     ended = sum(row.status in FINISHED for row in rows)
-    print(f"{ended} of {len(rows)} jobs finished{judged}; see {folder / 'sweep.csv'}", file=sys.stdout)
+    print(f"{ended} of {len(rows)} jobs finished{by}; see {folder / 'sweep.csv'}", file=sys.stdout)

@@ -73,6 +73,19 @@ def test_the_table_at_the_end(fedsim, elsewhere, tiny):
     assert {"model=gru", "seed=2"} <= set(recorded["jobs"][3])
 
 
+def test_the_table_has_the_test_result_of_the_round_that_validation_chose(fedsim, elsewhere, tiny):
+    held = ("eval.validation_fraction=0.3", "rounds=3", "seed=0,1", "hydra.sweep.dir=sweep", "console=none")
+    answer = fedsim("run", "-m", *tiny, *held)
+    assert answer.code == 0, answer.err
+    table = pd.read_csv("sweep/sweep.csv")
+    for number in (0, 1):
+        rounds = pd.read_csv(f"sweep/{number}/metrics.csv")
+        best = rounds.loc[rounds["validation_accuracy"].idxmax()]
+        assert table["best_round"][number] == best["round"]
+        assert table["chosen_test"][number] == pytest.approx(best["test_accuracy"])
+    assert re.search(r"final +best +round +test then +status", answer.out)
+
+
 def test_without_a_console_only_the_table_is_printed(fedsim, elsewhere, tiny):
     answer = fedsim("run", "-m", *tiny, "seed=1,2", "console=none", "hydra.sweep.dir=sweep")
     assert (answer.code, answer.err) == (0, "")
