@@ -140,6 +140,9 @@ def sweep(
 ) -> list[Run]:
     """Run every combination, as ``fedsim run -m`` does: ``fedsim.sweep({"aggregator": ["fedavg", "median"]})``.
 
+    The runs share the cores, in worker processes that do not import the calling script, which therefore needs no
+    ``if __name__ == "__main__"``. With ``"hydra.sweeper.max_batch_size=1"`` they run one at a time in this process.
+
     Args:
         grid: keys and groups with the values of each.
         settings: what all runs have in common, as for `run`.
