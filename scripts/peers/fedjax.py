@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bench.workloads import Spec, Turns, first_model, make_data
-from peers.jax import loss_of
+from peers.jax import loss_of, mean_loss
 
 
 def main(spec: Spec) -> None:
@@ -32,8 +32,7 @@ def main(spec: Spec) -> None:
     for _ in turns.rounds(spec.rounds):
         state, _ = algorithm.apply(state, sampler.sample())
         jax.block_until_ready(state.params)
-    loss = jax.jit(lambda params, x, y: loss_of(w, params, {"x": x, "y": y}))
-    turns.finish(lambda: sum(float(loss(state.params, inputs[k], targets[k])) for k in range(w.clients)) / w.clients)
+    turns.finish(lambda: mean_loss(w, state.params, inputs, targets))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bench.workloads import Spec, Turns, Workload, first_model, make_data
 
@@ -51,6 +52,14 @@ def loss_of(w: Workload, params: dict, batch: dict) -> jax.Array:
         return jnp.mean((outputs - batch["y"]) ** 2)
     picked = jnp.take_along_axis(jax.nn.log_softmax(outputs), batch["y"][..., None], -1)
     return -jnp.mean(picked)
+
+
+def mean_loss(w: Workload, params: dict, inputs: np.ndarray, targets: np.ndarray) -> float:
+    """The mean loss over every sample of every client after training, in double precision (see `bench.plain`)."""
+    jax.config.update("jax_enable_x64", True)
+    params = {name: jnp.asarray(value, jnp.float64) for name, value in params.items()}
+    loss = jax.jit(partial(loss_of, w))
+    return float(np.mean([loss(params, {"x": x, "y": y}) for x, y in zip(inputs, targets, strict=True)]))
 
 
 def update(w: Workload, state: tuple, gradient: dict) -> tuple:
@@ -101,13 +110,13 @@ def main(spec: Spec) -> None:
     w, turns = spec.workload, Turns()
     if spec.threads is not None:
         os.environ["NPROC"] = str(spec.threads)  # XLA reads it when its first array is made
-    inputs, targets = (jnp.asarray(array) for array in make_data(w))
+    inputs, targets = make_data(w)
+    x, y = jnp.asarray(inputs), jnp.asarray(targets)
     params = {name: jnp.asarray(value) for name, value in first_model(w).items()}
     advance = jax.jit(partial(run_round, w))
     for round_number in turns.rounds(spec.rounds):
-        params = jax.block_until_ready(advance(params, inputs, targets, jax.random.key(round_number)))
-    loss = jax.jit(lambda params, x, y: loss_of(w, params, {"x": x, "y": y}))
-    turns.finish(lambda: sum(float(loss(params, inputs[k], targets[k])) for k in range(w.clients)) / w.clients)
+        params = jax.block_until_ready(advance(params, x, y, jax.random.key(round_number)))
+    turns.finish(lambda: mean_loss(w, params, inputs, targets))
 
 
 if __name__ == "__main__":
