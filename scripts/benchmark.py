@@ -100,7 +100,7 @@ def measure(
     one, many = replace(ours, threads=1), replace(ours, threads=threads)
     machine = [(MATMUL, many)]
     if options.device == "cpu":
-        machine += [(PEAK_OF_ONE, one), (PEAK, many)]
+        machine += [(PEAK, many)] if threads == 1 else [(PEAK_OF_ONE, one), (PEAK, many)]
     lanes = [(FEDSIM, ours)]
     for contender in (LOOP, *peers):
         if contender.name not in THREADED:
@@ -135,7 +135,7 @@ def measure(
 
 
 def speeds_of(name: str, threads: int, times: Sequence[Sequence[float]]) -> Speeds:
-    """Print and return the machine's speeds, from the seconds of the matrix product and of the peak's two loops."""
+    """Print and return the machine's speeds, from the seconds of the matrix product and of the peak's loops."""
     matmul, *peak = times
     speed = MATMUL_FLOPS / median(matmul) / 1e9
     spread = ""
@@ -148,10 +148,9 @@ def speeds_of(name: str, threads: int, times: Sequence[Sequence[float]]) -> Spee
         return Speeds(speed, float("nan"))
     from bench.peak import FLOPS_PER_CORE
 
-    alone, together = (
-        cores * FLOPS_PER_CORE / median(own) / 1e9 for cores, own in zip((1, threads), peak, strict=True)
-    )
-    print(f"{name}: multiply-adds {alone:.0f} GFLOP/s on one core, {together:.0f} with {threads} thread(s)", flush=True)
+    alone, together = (cores * FLOPS_PER_CORE / median(own) / 1e9 for cores, own in ((1, peak[0]), (threads, peak[-1])))
+    all_cores = "" if threads == 1 else f", {together:.0f} with {threads} threads"
+    print(f"{name}: multiply-adds {alone:.0f} GFLOP/s on one core{all_cores}", flush=True)
     return Speeds(speed, together)
 
 

@@ -153,7 +153,8 @@ def test_speeds_of_the_machine(capsys):
     both = benchmark.speeds_of("W1", 2, [[0.1], [0.02, 0.03, 0.01], [0.04]])
     assert both.peak == pytest.approx(2 * FLOPS_PER_CORE / 0.04 / 1e9)
     alone = FLOPS_PER_CORE / 0.02 / 1e9
-    assert f"multiply-adds {alone:.0f} GFLOP/s on one core, {both.peak:.0f} with 2 thread(s)" in capsys.readouterr().out
+    assert f"multiply-adds {alone:.0f} GFLOP/s on one core, {both.peak:.0f} with 2 threads" in capsys.readouterr().out
+    assert benchmark.speeds_of("W1", 1, [[0.1], [0.02]]).peak == pytest.approx(alone)
 
 
 def test_profile_names_the_stages():
