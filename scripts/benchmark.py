@@ -3,6 +3,7 @@
     python scripts/benchmark.py                                    # the four workloads, fedsim against the loop
     python scripts/benchmark.py --workload W1 W4 --repeats 9
     python scripts/benchmark.py --workload W1:cohort=100,hidden=128    # W1 with other values
+    python scripts/benchmark.py --peer functional --peer jax=~/venvs/jax/bin/python
     python scripts/benchmark.py --peer flower=~/venvs/flower/bin/python --csv results.csv --plot results.png
     python scripts/benchmark.py --from results.csv --plot results.png     # draw it again
     python scripts/benchmark.py --check                            # do all of them reach the same loss?
@@ -14,10 +15,12 @@ small GRUs, W3 is next-character prediction by a large LSTM, W4 is a regression 
 Each contender is a separate process that stays alive. They take turns of half a second, at least one round, while the
 rest sleep, so that a slow phase of the machine affects all of them. The loop (and peers like it) runs with one thread
 and with all of them, and the faster counts. GFLOP/s are those of the model's matrix products, forward and backward, per
-second of the whole round. Times are noisy on a shared machine: the table shows medians, and ratios within one run say
-more than its seconds.
+second of the whole round. Two other contenders say what the machine can do: a large matrix product by torch, and
+multiply-adds in registers alone (`bench/peak.py`), the peak that nothing exceeds. Times are noisy on a shared machine:
+the table shows medians, and ratios within one run say more than its seconds.
 
-A peer is a script `peers/NAME.py`, which `--peer NAME=PYTHON` runs with the Python of the peer's own environment.
+A peer is a script `peers/NAME.py`: another simulator, or what one would write for the experiment with `torch.func`,
+TorchRL or JAX. `--peer NAME=PYTHON` runs it with the Python of the peer's own environment, `--peer NAME` with this one.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -42,18 +45,20 @@ FEDSIM = Contender("fedsim", "bench.ours")
 LOOP = Contender("loop", "bench.plain")
 MATMUL = Contender("matrix product", "bench.matmul")
 MATMUL_FLOPS = 2 * 2048**3
+PEAK_OF_ONE = Contender("peak of one core", "bench.peak")
+PEAK = Contender("peak", "bench.peak")
 CHECK_ROUNDS = 2
-THREADED = (LOOP.name, "fluke", "pfl")
-"""The contenders that train one client after another with PyTorch's threads, where one may be faster than many."""
+THREADED = (LOOP.name, "fluke", "functional", "jax", "pfl", "torchrl")
+"""The contenders that run with any number of threads, where one may be faster than many."""
 
 
 def peer(text: str) -> Contender:
-    """Read ``NAME=PYTHON``."""
+    """Read ``NAME=PYTHON``, or ``NAME`` for this Python."""
     name, separator, python = text.partition("=")
     known = sorted(file.stem for file in (Path(__file__).parent / "peers").glob("[a-z]*.py"))
-    if name not in known or not separator:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=PYTHON, with NAME one of {', '.join(known)}")
-    path = Path(python).expanduser()
+    if name not in known or (separator and not python):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME or NAME=PYTHON, with NAME one of {', '.join(known)}")
+    path = Path(python or sys.executable).expanduser()
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"{text!r}: there is no {path}")
     return Contender(name, f"peers.{name}", str(path.absolute()))
@@ -72,33 +77,43 @@ def spec_of(w: Workload, rounds: int, options: argparse.Namespace) -> Spec:
     return Spec(w, rounds, options.threads, options.device, options.kernels)
 
 
+@dataclass(frozen=True)
+class Speeds:
+    """What the machine can do, in GFLOP/s.
+
+    Attributes:
+        matmul: of a large matrix product on all threads.
+        peak: of multiply-adds in registers on as many cores as there are threads; NaN on a GPU.
+    """
+
+    matmul: float
+    peak: float
+
+
 def measure(
     name: str, w: Workload, peers: Sequence[Contender], options: argparse.Namespace
-) -> tuple[list[report.Row], float]:
-    """Time all contenders on one workload; return their rows and the matrix product's GFLOP/s."""
+) -> tuple[list[report.Row], Speeds]:
+    """Time all contenders on one workload; return their rows and the machine's speeds."""
     threads = options.threads or os.cpu_count() or 1
     rounds = rounds_needed(options.repeats, options.warm_up)
     ours = spec_of(w, rounds, options)
     one, many = replace(ours, threads=1), replace(ours, threads=threads)
-    lanes = [(MATMUL, many), (FEDSIM, ours)]
+    machine = [(MATMUL, many)]
+    if options.device == "cpu":
+        machine += [(PEAK, many)] if threads == 1 else [(PEAK_OF_ONE, one), (PEAK, many)]
+    lanes = [(FEDSIM, ours)]
     for contender in (LOOP, *peers):
         if contender.name not in THREADED:
             lanes.append((contender, ours))
         else:
             lanes += [(contender, spec) for spec in ([many] if threads == 1 else [one, many])]
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(contender, spec)) for contender, spec in lanes]
-        matmul, *times = interleaved(workers, options.repeats, options.warm_up)
-    speed = MATMUL_FLOPS / median(matmul) / 1e9
-    spread = ""
-    if len(matmul) > 1:
-        low, _, high = quantiles(matmul, n=4)
-        noise = (high - low) / median(matmul)
-        spread = f" (middle half of its times within {noise:.0%}; more than 10% means a busy machine)"
-    print(f"{name}: matrix product {speed:.0f} GFLOP/s{spread}", flush=True)
+        workers = [stack.enter_context(Worker(contender, spec)) for contender, spec in machine + lanes]
+        times = interleaved(workers, options.repeats, options.warm_up)
+    speeds = speeds_of(name, threads, times[: len(machine)])
 
     best: dict[str, tuple[float, Contender, Spec]] = {}
-    for (contender, spec), own in zip(lanes[1:], times, strict=True):
+    for (contender, spec), own in zip(lanes, times[len(machine) :], strict=True):
         if not own:
             print(f"{name}: {contender.name} with {spec.threads} thread(s) is too slow to time", flush=True)
             continue
@@ -114,8 +129,29 @@ def measure(
             start = fresh_start(contender, spec, options.starts)
         gflops = w.flops_per_round / taken / 1e9
         ratio = best[LOOP.name][0] / taken
-        rows.append(report.Row(name, who, taken, gflops, ratio, gflops / speed, start.peak_rss_mb, start.seconds))
-    return rows, speed
+        shares = gflops / speeds.matmul, gflops / speeds.peak
+        rows.append(report.Row(name, who, taken, gflops, ratio, *shares, start.peak_rss_mb, start.seconds))
+    return rows, speeds
+
+
+def speeds_of(name: str, threads: int, times: Sequence[Sequence[float]]) -> Speeds:
+    """Print and return the machine's speeds, from the seconds of the matrix product and of the peak's loops."""
+    matmul, *peak = times
+    speed = MATMUL_FLOPS / median(matmul) / 1e9
+    spread = ""
+    if len(matmul) > 1:
+        low, _, high = quantiles(matmul, n=4)
+        noise = (high - low) / median(matmul)
+        spread = f" (middle half of its times within {noise:.0%}; more than 10% means a busy machine)"
+    print(f"{name}: matrix product {speed:.0f} GFLOP/s{spread}", flush=True)
+    if not peak:
+        return Speeds(speed, float("nan"))
+    from bench.peak import FLOPS_PER_CORE
+
+    alone, together = (cores * FLOPS_PER_CORE / median(own) / 1e9 for cores, own in ((1, peak[0]), (threads, peak[-1])))
+    all_cores = "" if threads == 1 else f", {together:.0f} with {threads} threads"
+    print(f"{name}: multiply-adds {alone:.0f} GFLOP/s on one core{all_cores}", flush=True)
+    return Speeds(speed, together)
 
 
 def command_line_start(w: Workload, repeats: int) -> str | None:
@@ -190,7 +226,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = [(name, w) for name, w in WORKLOADS.items()]
     parser.add_argument("--workload", nargs="+", type=named_workload, default=every, metavar="NAME[:KEY=VALUE,...]")
-    parser.add_argument("--peer", action="append", type=peer, default=[], metavar="NAME=PYTHON")
+    parser.add_argument("--peer", action="append", type=peer, default=[], metavar="NAME[=PYTHON]")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns of each contender (default 5)")
     parser.add_argument("--warm-up", type=int, default=2, help="untimed rounds first, at least 1 (default 2)")
     parser.add_argument("--starts", type=int, default=3, help="fresh processes for memory and first round (default 3)")
@@ -234,7 +270,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     rows, speeds = [], {}
     for name, w in options.workload:
-        own, speeds[name] = measure(name, w, options.peer, options)
+        own, machine = measure(name, w, options.peer, options)
+        speeds[name] = machine.matmul
         rows += own
         start = command_line_start(w, options.starts) if options.starts and options.device == "cpu" else None
         if start:

@@ -18,6 +18,8 @@ FLOPS = 2 * SIZE**3
 def main(spec: Spec) -> None:
     """Run one product per turn."""
     turns = Turns()
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
     a, b = (torch.rand(SIZE, SIZE, device=spec.device) for _ in range(2))
     out = torch.mm(a, b)
     for _ in turns.rounds(spec.rounds):

@@ -13,8 +13,8 @@ from typing import Any
 from fedsim.extras import install_hint
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish; the hatches do the same in print.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
-HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000", "#999999")
+HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "||", "oo")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Row:
         gflops: billions of model operations per second (forward and backward, products only).
         ratio_to_loop: how many times as fast as the plain loop.
         fraction_of_matmul: `gflops` relative to a large matrix product on the same machine in the same run.
+        fraction_of_peak: relative to multiply-adds in registers alone on all cores (`bench.peak`); NaN on a GPU.
         peak_rss_mb: peak memory of a fresh process until the end of its first round, median.
         first_round_s: seconds from launching that process to the end of its first round, median.
     """
@@ -38,11 +39,12 @@ class Row:
     gflops: float
     ratio_to_loop: float
     fraction_of_matmul: float
+    fraction_of_peak: float
     peak_rss_mb: float
     first_round_s: float
 
 
-FORMATS = ("", "", ".4f", ".1f", ".2f", ".2f", ".0f", ".1f")
+FORMATS = ("", "", ".4f", ".1f", ".2f", ".2f", ".3f", ".0f", ".1f")
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,4 +1,6 @@
 import csv
+import math
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -90,6 +92,71 @@ def test_fedsim_and_the_loop_do_the_same(text):
     assert apart["flops"] == 1
 
 
+@pytest.mark.parametrize("text", [TOY, TOKENS, ADAM, f"{TOY},cell=rnn,layers=2"])
+def test_stacked_clients_learn_what_the_loop_teaches_each(text):
+    import torch
+    from bench.plain import Model, loss_of, tensors, train_client
+    from bench.workloads import parse
+    from peers.functional import Layers, train_cohort, with_layers
+
+    w = parse(text).full_batch()  # so that the order of the samples does not matter
+    inputs, targets = tensors(w)
+    model = with_layers(w, Layers(w))
+
+    def loss(weights, x, y):
+        return loss_of(w, torch.func.functional_call(model, weights, (x,)), y)
+
+    rows = train_cohort(w, model, torch.vmap(torch.func.grad(loss)), inputs, targets)
+    for client in range(w.clients):
+        alone = Model(w)  # with torch's own layers
+        train_client(w, alone, inputs[client], targets[client], [[torch.arange(w.samples)]] * w.epochs)
+        for name, value in alone.state_dict().items():
+            assert not torch.equal(value, model.state_dict()[name])  # all of them learn
+            torch.testing.assert_close(rows[name][client], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_peer_runs_in_its_own_python_or_in_this_one(tmp_path):
+    import argparse
+
+    import benchmark
+
+    assert benchmark.peer("functional").python == sys.executable
+    (tmp_path / "python").touch()
+    assert benchmark.peer(f"jax={tmp_path}/python").python == f"{tmp_path}/python"
+    for text in ("nobody", "functional=", "nobody=python"):
+        with pytest.raises(argparse.ArgumentTypeError, match="NAME one of fedjax, flower, fluke, functional, jax"):
+            benchmark.peer(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="there is no nowhere"):
+        benchmark.peer("jax=nowhere")
+
+
+def test_the_peak_is_made_of_multiply_adds_in_registers():
+    from bench.peak import LANES, SUMS, loop
+
+    # x -> x / 2 + 1 halves the distance to 2 in every step; the sums start at 0, 1, 2, ...
+    for steps in (0, 1, 3):
+        assert loop(steps, 0.5, 1.0) == LANES * sum(2 + (k - 2) / 2**steps for k in range(SUMS))
+    (code,) = loop.inspect_asm().values()
+    fused = [line for line in code.splitlines() if re.search(r"vfn?madd\d+ps|fmla", line)]
+    assert len(fused) >= SUMS
+    assert not [line for line in fused if "(" in line or "[" in line]  # no operand in memory
+
+
+def test_speeds_of_the_machine(capsys):
+    import benchmark
+    from bench.peak import FLOPS_PER_CORE
+
+    # 2 2048^3 operations in 0.1 s are 171.8 GFLOP/s
+    gpu = benchmark.speeds_of("W1", 2, [[0.1]])
+    assert gpu.matmul == pytest.approx(171.8, abs=0.1)
+    assert math.isnan(gpu.peak)
+    both = benchmark.speeds_of("W1", 2, [[0.1], [0.02, 0.03, 0.01], [0.04]])
+    assert both.peak == pytest.approx(2 * FLOPS_PER_CORE / 0.04 / 1e9)
+    alone = FLOPS_PER_CORE / 0.02 / 1e9
+    assert f"multiply-adds {alone:.0f} GFLOP/s on one core, {both.peak:.0f} with 2 threads" in capsys.readouterr().out
+    assert benchmark.speeds_of("W1", 1, [[0.1], [0.02]]).peak == pytest.approx(alone)
+
+
 def test_profile_names_the_stages():
     from bench.stages import profile
     from bench.workloads import Spec, parse
@@ -133,7 +200,7 @@ def test_a_failure_is_reported(contender):
 def test_csv_and_table(tmp_path):
     from bench import report
 
-    rows = [report.Row("W1", "fedsim", 0.1, 81.4, 8.0, 0.5, 400.0, 2.5)]
+    rows = [report.Row("W1", "fedsim", 0.1, 81.4, 8.0, 0.5, 0.2, 400.0, 2.5)]
     report.write_csv(tmp_path / "results.csv", rows)
     with (tmp_path / "results.csv").open() as stream:
         read = list(csv.reader(stream))
@@ -148,13 +215,14 @@ def test_whole_benchmark(tmp_path, capsys):
 
     file = tmp_path / "results.csv"
     options = ["--repeats", "2", "--warm-up", "1", "--starts", "1", "--kernels", "torch", "--csv", str(file)]
-    assert benchmark.main(["--workload", TOY, TOKENS, *options]) == 0
+    assert benchmark.main(["--workload", TOY, TOKENS, "--peer", "functional", *options]) == 0
     with file.open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["who"] for row in rows] == ["fedsim", "loop"] * 2
+    assert [row["who"] for row in rows] == ["fedsim", "loop", "functional"] * 2
+    assert all(0 < float(row["fraction_of_peak"]) < 1 for row in rows)
     assert all(float(row["first_round_s"]) > float(row["seconds_per_round"]) > 0 for row in rows)
     assert "fedsim run" in capsys.readouterr().out
-    assert benchmark.main(["--workload", TOY, "--check", "--kernels", "torch"]) == 0
+    assert benchmark.main(["--workload", TOY, "--check", "--kernels", "torch", "--peer", "functional"]) == 0
 
 
 @pytest.mark.slow
@@ -176,9 +244,12 @@ def test_plots(tmp_path):
     from bench import report
 
     report.bar_chart(
-        tmp_path / "bars.png", [report.Row("W1", "fedsim", 0.1, 81.4, 8.0, 0.5, 400.0, 2.5)], {"W1": 190.0}
+        tmp_path / "bars.png", [report.Row("W1", "fedsim", 0.1, 81.4, 8.0, 0.5, 0.2, 400.0, 2.5)], {"W1": 190.0}
     )
-    rows = [report.Row("W1", "fedsim", 0.1, 81.4, 8.0, 0.5, 400.0, 2.5), report.Row("W1:hidden=8", "loop", *[1.0] * 6)]
+    rows = [
+        report.Row("W1", "fedsim", 0.1, 81.4, 8.0, 0.5, 0.2, 400.0, 2.5),
+        report.Row("W1:hidden=8", "loop", *[1.0] * 7),
+    ]
     report.write_csv(tmp_path / "rows.csv", rows)
     assert report.read_csv(tmp_path / "rows.csv") == rows
     assert benchmark.main(["--from", str(tmp_path / "rows.csv"), "--plot", str(tmp_path / "again.png")]) == 0
