@@ -149,9 +149,10 @@ def test_timing_and_clients(run_directory):
     assert list(timing[0]) == ["round", "train", "evaluate", "elapsed"]
     assert [row["round"] for row in timing] == ["0", "1", "2"]
     clients = read(directory / "clients.csv")
-    assert list(clients[0]) == ["client", "name", "train_samples", "test_samples", "test_loss", "test_accuracy"]
-    assert [(row["client"], row["train_samples"], row["test_samples"]) for row in clients] == [
-        (str(k), "4", "2") for k in range(3)
+    sizes = ("train_samples", "test_samples", "test_items")
+    assert list(clients[0]) == ["client", "name", *sizes, "test_loss", "test_accuracy"]
+    assert [(row["client"], *(row[name] for name in sizes)) for row in clients] == [
+        (str(k), "4", "2", "2") for k in range(3)
     ]
     last = read(directory / "metrics.csv")[-1]
     pooled = sum(float(row["test_accuracy"]) for row in clients) / 3  # two test samples each
@@ -173,7 +174,14 @@ def test_the_summary(run_directory):
         "mode": "max",
         "value": max(accuracies),
         "round": accuracies.index(max(accuracies)),
+        "on": "test",
+        "test": {
+            name: float(value)
+            for name, value in rows[accuracies.index(max(accuracies))].items()
+            if name.startswith("test_")
+        },
     }
+    assert found["items"] == {"test": 6}
     assert found["versions"]["torch"] == torch.__version__
     assert re.fullmatch("[0-9a-f]{32}", found["data_hash"])
 
@@ -196,6 +204,7 @@ def test_the_record_of_a_run(run_directory):
     assert written["model"] == {
         "_target_": "fedsim.models.recurrent.GRU",
         **{"hidden_size": 2, "parameters": None, "num_layers": 1, "dropout": 0.0, "bias": True, "embedding_size": None},
+        "initialisation": "torch",
     }
     assert (written["client"]["steps"], written["client"]["epochs"]) == (3, None)
     read_back = OmegaConf.load(directory / "config.yaml")
