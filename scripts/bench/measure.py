@@ -17,6 +17,7 @@ from statistics import median
 from typing import IO
 
 from bench.workloads import Spec
+from fedsim.machine import SPINS
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 
@@ -56,9 +57,14 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])},
+            env={**self._waiting(), "PYTHONPATH": os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])},
             text=True,
         )
+
+    def _waiting(self) -> dict[str, str]:
+        """The environment, in which fedsim's threads wait as they do when its command starts; peers know best how."""
+        mine = {"GOMP_SPINCOUNT": str(SPINS)} if self.contender.module == "bench.ours" else {}
+        return mine | os.environ
 
     def __enter__(self) -> Worker:
         return self

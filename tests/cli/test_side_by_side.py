@@ -271,7 +271,7 @@ def test_workers_take_at_most_half_of_the_memory(monkeypatch, pending):
     """Each is reckoned as 500 MiB that this process has taken and 100 MiB to train in: three in half of 4 GiB."""
     monkeypatch.setattr(side_by_side, "START", -1)
     usage = SimpleNamespace(ru_maxrss=500 * 2 ** (20 if sys.platform == "darwin" else 10))
-    monkeypatch.setattr(side_by_side.resource, "getrusage", lambda who: usage)
+    monkeypatch.setattr("resource.getrusage", lambda who: usage)
     monkeypatch.setattr(side_by_side, "training_bytes", lambda simulation: 100 * 2**20)
     monkeypatch.setattr(side_by_side, "available_bytes", lambda: 4 * 2**30)
     assert side_by_side.workers_for(pending, 8) == 3
