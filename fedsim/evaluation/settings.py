@@ -15,8 +15,8 @@ class Eval:
         every: rounds between evaluations; round 0 and the last round are always evaluated.
         last: evaluate every one of this many last rounds too, for results that are a mean over them; None: only as
             `every` says.
-        clients: evaluate this many clients, the same in every round, drawn by the seed from those that have test
-            samples; columns that end in ``_se`` have the standard errors. None: all clients.
+        clients: evaluate this many clients, at least 2, the same in every round, drawn by the seed from those that have
+            test samples; columns that end in ``_se`` have the standard errors. None: all clients.
         validation_fraction: share of each client's training samples that is held back to judge the global model, which
             then chooses the best round and when to stop; the last ones where samples follow one another in time.
         unseen_clients: clients that never train, on which the global model is judged, too: how many, or which share of
@@ -30,7 +30,8 @@ class Eval:
     unseen_clients: int | float | list[str] | None = None
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "every", "last", "clients")
+        check_at_least(self, 1, "every", "last")
+        check_at_least(self, 2, "clients")  # one client has no standard error
         check_between(self, 0, 1, "validation_fraction", open_high=True)
         if self.last is not None and self.every == 1:
             raise FieldError("last", self.last, "has an effect only with eval.every above 1")

@@ -40,7 +40,7 @@ SHOWN = (
     "unseen_accuracy",
     "unseen_rmse",
 )
-SPARK_WIDTH = 40
+MANY, SPARK_WIDTH = 8, 40
 PACE = 10  # rounds over which clients/s and samples/s are measured
 
 
@@ -177,7 +177,8 @@ class RichDisplay:
         self._live = Live(console=console, refresh_per_second=8)
 
     def _render(self) -> Group:
-        table = Table(box=None, header_style="bold", pad_edge=False)
+        # More columns fit 80 characters only with one space between them.
+        table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=len(self._shown) > MANY)
         for name in self._shown:
             table.add_column(name.replace("_", " "), justify="right")
         for row in self._rows:

@@ -98,7 +98,7 @@ def read_row(number: int, parameters: Mapping[str, str], job: Job) -> Row:
     reported = best.get("test")
     if best.get("on") == "validation" and isinstance(reported, dict):
         test = reported.get(f"test_{metric.partition('_')[2]}")
-        row = replace(row, test=float(test) if isinstance(test, int | float) else None)
+        row = replace(row, test=test if type(test) is float else None)
     target = None if job.experiment is None else job.experiment.stop.target
     reached = (
         target is not None and value is not None and (value <= target if best["mode"] == "min" else value >= target)

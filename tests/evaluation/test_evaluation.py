@@ -12,9 +12,10 @@ from fedsim.clients.engine import SequentialEngine, StackedEngine
 from fedsim.data.dataset import IGNORE, Score, Task
 from fedsim.data.fitted import Fitted, Scaling, columns
 from fedsim.data.source import load_dataset
-from fedsim.errors import UserError
+from fedsim.errors import FieldError, UserError
 from fedsim.evaluation.errors import Measure
 from fedsim.evaluation.evaluate import evaluate, standard_error
+from fedsim.evaluation.settings import Eval
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.metrics import Column
 from fedsim.models.reference import ReferenceModel, load_row
@@ -287,6 +288,11 @@ def test_only_sampled_clients_have_scores(tiny, run):
 def test_the_last_rounds_are_evaluated_densely(tiny, run, settings, rounds):
     result = run(tiny(*settings, "rounds=10"))
     assert [row["round"] for row in result.metrics if row["test_loss"] is not None] == rounds
+
+
+def test_one_client_has_no_standard_error():
+    with pytest.raises(FieldError, match=r"clients=1: must be at least 2"):
+        Eval(clients=1)
 
 
 def test_unseen_clients_need_a_common_model(tiny):
