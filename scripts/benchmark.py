@@ -232,7 +232,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=3, help="fresh processes for memory and first round (default 3)")
     parser.add_argument("--threads", type=int, help="of fedsim, and at most of the loop (default: all)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of fedsim and the loop (default cpu)")
-    parser.add_argument("--kernels", default="auto", choices=("auto", "numba", "torch"), help="of fedsim")
+    parser.add_argument(
+        "--kernels", default="auto", choices=("auto", "numba", "torch", "cuda_graphs"), help="of fedsim"
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a bar chart (needs matplotlib)")
     parser.add_argument(

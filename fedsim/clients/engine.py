@@ -44,8 +44,9 @@ class StackedEngine:
     """A cohort trains as one stack of rows.
 
     Attributes:
-        kernels: ``torch`` (batched operations, any device), ``numba`` (fused, CPU), or ``auto``: numba on a CPU, else
-            torch. The choice depends on the device alone, because the bytes of a result depend on it.
+        kernels: ``numba`` (fused, CPU), ``torch`` (batched operations, any device), ``cuda_graphs`` (those operations,
+            recorded once per shape and replayed by one launch), or ``auto``: numba on a CPU, cuda_graphs on a GPU. The
+            choice depends on the device alone, because the bytes of a result depend on it.
         memory_budget: memory that a chunk of clients may take, such as ``2GiB``. A fixed value, never derived from the
             machine's free memory, because the chunk size decides how sums are rounded.
     """
@@ -54,7 +55,7 @@ class StackedEngine:
     memory_budget: str = "2GiB"
 
     def __post_init__(self) -> None:
-        check_one_of(self, "kernels", ("auto", "numba", "torch"))
+        check_one_of(self, "kernels", ("auto", "numba", "torch", "cuda_graphs"))
         if self.budget_bytes < 2**20:
             raise FieldError("memory_budget", self.memory_budget, "must be at least 1MiB")
 
@@ -69,18 +70,24 @@ class StackedEngine:
     def _kernels(self, device: torch.device) -> str:
         if self.kernels == "numba" and device.type != "cpu":
             raise FieldError("kernels", self.kernels, f"runs on a CPU only (device={device.type}); use torch or auto")
-        return ("numba" if device.type == "cpu" else "torch") if self.kernels == "auto" else self.kernels
+        if self.kernels == "cuda_graphs" and device.type != "cuda":
+            raise FieldError("kernels", self.kernels, f"needs device=cuda (device={device.type}); use torch or auto")
+        if self.kernels != "auto":
+            return self.kernels
+        return {"cpu": "numba", "cuda": "cuda_graphs"}.get(device.type, "torch")
 
     def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
         """Bind the engine to a task, and import its kernels (only here: Numba takes half a second to import)."""
         from fedsim.clients.stacked import StackedTrainer
+        from fedsim.models.cuda_graphs import Graphs
 
         if device.type == "cpu":
             keep_freed_memory()
-        module = load_kernels(self._kernels(device))
+        kernels = self._kernels(device)
+        module = load_kernels("torch" if kernels == "cuda_graphs" else kernels)
         samples = EVALUATION_BATCH * sample_bytes(task.arch, task.population.train.steps, dtype)
         blocks = max(1, min(16, self.budget_bytes // samples))
-        return StackedTrainer(task, module, blocks)
+        return StackedTrainer(task, module, blocks, Graphs(task.arch, module) if kernels == "cuda_graphs" else None)
 
     def chunk_size(self, task: LocalTask, dtype: torch.dtype) -> int:
         """As many clients as fit the budget, each with rows, gradients, optimizer state and one batch's activations."""
@@ -91,7 +98,7 @@ class StackedEngine:
         kernels = self._kernels(device)
         if kernels == "numba" and not load_kernels("numba").compiled(cell, dtype):
             return "stacked (numba kernels; compiling them first, once on this machine, takes some seconds)"
-        return f"stacked ({kernels} kernels)"
+        return "stacked (CUDA graphs)" if kernels == "cuda_graphs" else f"stacked ({kernels} kernels)"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from fedsim.data.batches import Batch, batch_indices, gather
 from fedsim.data.dataset import Task
 from fedsim.data.population import Samples
 from fedsim.models import stacked
+from fedsim.models.cuda_graphs import Graphs
 from fedsim.models.recurrent import DropoutMask
 from fedsim.models.scores import Sums, concatenate
 
@@ -36,11 +37,13 @@ class StackedTrainer:
         task: what the clients train.
         kernels: module of the recurrent kernels (`torch_kernels` or `numba_kernels`).
         evaluation_blocks: how many blocks of `EVALUATION_BATCH` samples are evaluated at a time.
+        graphs: the loss and gradient of a local step as CUDA graphs, or None to launch kernel by kernel.
     """
 
     task: LocalTask
     kernels: ModuleType
     evaluation_blocks: int
+    graphs: Graphs | None = None
 
     @contextmanager
     def _threads(self, models: int, samples: int, steps: int, device: torch.device) -> Iterator[None]:
@@ -124,7 +127,10 @@ class StackedTrainer:
                 total = all_steps[order[:active]]
             batch = gather(task.population.train, index, real)
             dropout = task.dropout(round_number, ranked[:active], step, rows)
-            loss = stacked.loss_and_gradient(task.arch, views, batch, self.kernels, dropout, slopes)
+            if self.graphs is None or dropout is not None:
+                loss = stacked.loss_and_gradient(task.arch, views, batch, self.kernels, dropout, slopes)
+            else:
+                loss = self.graphs.loss_and_gradient(now, batch, slope)
             count = batch.num_samples
             loss_sum[:active] += loss * count
             seen[:active] += count
@@ -146,6 +152,9 @@ class StackedTrainer:
         """The gradient ``[A, P]`` of a batch at `rows` ``[A, P]``, or ``[P]`` if all clients share one."""
         rows = rows.expand(len(batch.lengths), -1).contiguous()
         arch, gradient = self.task.arch, torch.empty_like(rows)
+        if self.graphs is not None and dropout is None:
+            self.graphs.loss_and_gradient(rows, batch, gradient)
+            return gradient
         views, slopes = arch.layout.views(rows), arch.layout.views(gradient)
         stacked.loss_and_gradient(arch, views, batch, self.kernels, dropout, slopes)
         return gradient

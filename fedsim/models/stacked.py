@@ -135,7 +135,10 @@ def loss_and_gradient(
         assert arch.vocabulary_size is not None
         flat = _flat_tokens(batch, arch.vocabulary_size)
         table = torch.zeros(c * arch.vocabulary_size, arch.embedding_size, dtype=result.x.dtype, device=result.x.device)
-        table.index_add_(0, flat, result.x.reshape(len(flat), -1))
+        if table.device.type == "cuda":  # where index_add_ adds in the order in which its threads happen to come
+            table.index_put_((flat,), result.x.reshape(len(flat), -1), accumulate=True)
+        else:
+            table.index_add_(0, flat, result.x.reshape(len(flat), -1))
         grads["embedding.weight"].copy_(table.view(c, arch.vocabulary_size, -1))
     return loss
 

@@ -45,14 +45,14 @@ def test_no_step_waits_for_the_device(tiny, monkeypatch, task, overrides):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("kernels", ["torch", "cuda_graphs"])
 @pytest.mark.parametrize(("task", "overrides"), VARIANTS)
-def test_a_gpu_gives_the_numbers_of_the_cpu(tiny, task, overrides):
+def test_a_gpu_gives_the_numbers_of_the_cpu(tiny, task, overrides, kernels):
     """Two rounds in float64: products sum up in another order there, so the last digits may differ."""
     rows = {}
     for device in ("cpu", "cuda"):
-        experiment = replace(
-            tiny(*overrides, task=task), engine=StackedEngine(kernels="torch"), device=device, dtype="float64", rounds=2
-        )
+        engine = StackedEngine(kernels=kernels if device == "cuda" else "torch")
+        experiment = replace(tiny(*overrides, task=task), engine=engine, device=device, dtype="float64", rounds=2)
         sim = prepare(experiment)
         state = initial_state(sim)
         results = list(simulate(sim, state))
@@ -62,8 +62,26 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(tiny, task, overrides):
 
 
 @pytest.mark.gpu
-def test_local_steps_do_not_synchronise_a_gpu(tiny):
-    experiment = replace(tiny(), engine=StackedEngine(kernels="torch"), device="cuda")
+@pytest.mark.parametrize("kernels", ["torch", "cuda_graphs"])
+@pytest.mark.parametrize("task", list(Task))
+def test_a_gpu_repeats_its_bytes(tiny, task, kernels):
+    """Whatever order its threads come in, so nothing may be added up by atomic operations."""
+    experiment = replace(tiny(task=task), engine=StackedEngine(kernels=kernels), device="cuda", dtype="float32")
+    rows = []
+    for _ in range(3):
+        sim = prepare(experiment)
+        state = initial_state(sim)
+        list(simulate(sim, state))
+        rows.append(state.row.cpu())
+    assert torch.equal(rows[0], rows[1])
+    assert torch.equal(rows[0], rows[2])
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("graphs", [False, True])
+def test_local_steps_do_not_synchronise_a_gpu(tiny, graphs):
+    experiment = replace(tiny(), engine=StackedEngine(kernels="cuda_graphs" if graphs else "torch"), device="cuda")
     sim = prepare(experiment)
     state = initial_state(sim)
     task = sim.task
@@ -80,7 +98,7 @@ def test_local_steps_do_not_synchronise_a_gpu(tiny):
 
     torch.cuda.set_sync_debug_mode("error")
     try:
-        Marked(task, sim.trainer.kernels, 1).train(state.row, clients, 2, state.store)
+        Marked(task, sim.trainer.kernels, 1, sim.trainer.graphs).train(state.row, clients, 2, state.store)
     finally:
         torch.cuda.set_sync_debug_mode(before)
     assert trained == [len(clients)]
