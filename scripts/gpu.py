@@ -37,7 +37,7 @@ def milliseconds(step: Callable[[], object], repeats: int) -> float:
         step()
         end.record()
         end.synchronize()
-        times.append(begin.elapsed_time(end))
+        times.append(float(begin.elapsed_time(end)))
     return median(times)
 
 

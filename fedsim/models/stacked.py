@@ -51,7 +51,12 @@ def _last(states: Tensor, batch: Batch) -> Tensor:
 
 
 def _forward(
-    arch: Architecture, views: dict[str, Tensor], batch: Batch, kernels: ModuleType, dropout: DropoutMask | None
+    arch: Architecture,
+    views: dict[str, Tensor],
+    batch: Batch,
+    kernels: ModuleType,
+    dropout: DropoutMask | None,
+    keep: bool = True,
 ) -> tuple[Tensor, _Tape]:
     """Return the outputs ``[C, R, K]`` and the tape; R is b, or T * b (step-major) for a target at every step."""
     if arch.vocabulary_size is None:
@@ -65,7 +70,7 @@ def _forward(
     lengths = batch.lengths if batch.padded else None
     for layer in range(arch.model.num_layers):
         inputs.append(x)
-        layer_states, layer_saved = kernels.forward(arch.model.cell, x, _layer_weights(views, layer), lengths)
+        layer_states, layer_saved = kernels.forward(arch.model.cell, x, _layer_weights(views, layer), lengths, keep)
         states.append(layer_states)
         saved.append(layer_saved)
         x = layer_states[:, 1:]
@@ -194,7 +199,7 @@ def count_targets(task: Task, batch: Batch) -> Tensor:
 
 def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType) -> Sums:
     """Evaluate a batch per client without dropout; `rows` is ``[C, P]``, sums are ``[C, b]``."""
-    outputs, _ = _forward(arch, arch.layout.views(rows), batch, kernels, None)
+    outputs, _ = _forward(arch, arch.layout.views(rows), batch, kernels, None, keep=False)
     return score_outputs(arch, outputs, batch)
 
 

@@ -49,7 +49,9 @@ class Gradients(NamedTuple):
     weights: Weights
 
 
-def forward(cell: str, x: Tensor, weights: Weights, lengths: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+def forward(
+    cell: str, x: Tensor, weights: Weights, lengths: Tensor | None = None, keep: bool = True
+) -> tuple[Tensor, list[Tensor]]:
     """Run one layer over all steps.
 
     Args:
@@ -58,6 +60,7 @@ def forward(cell: str, x: Tensor, weights: Weights, lengths: Tensor | None = Non
         weights: the layer's parameters.
         lengths: ``[C, b]`` int64 valid steps, 0 for a sample that does not count. Kernels may skip the steps beyond;
             these do not: in batched operations that costs more than it saves.
+        keep: whether a backward pass follows; here it makes no difference.
 
     Returns:
         states ``[C, T + 1, b, H]`` (``states[:, 0]`` is zero, ``states[:, 1:]`` the outputs) and what `backward` needs.

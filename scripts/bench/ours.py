@@ -24,7 +24,8 @@ from fedsim.core.state import State
 from fedsim.corrections.none import NoCorrection
 from fedsim.data.batches import batch_indices
 from fedsim.data.dataset import Dataset, Split, Task
-from fedsim.federation.experiment import Eval, Experiment
+from fedsim.evaluation.settings import Eval
+from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, initial_state, prepare
 from fedsim.federation.round import simulate
 from fedsim.models import recurrent

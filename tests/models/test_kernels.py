@@ -260,3 +260,17 @@ def test_wrong_shapes_are_refused():
         numba_kernels.forward("gru", case.x, case.weights._replace(w_ih=case.weights.w_ih[:, :, :4]))
     with pytest.raises(ValueError, match="int64"):
         numba_kernels.forward("gru", case.x, case.weights, case.lengths.int())
+
+
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 40, 30, 2, 5)])  # the last: ten blocks of steps
+def test_without_a_backward_pass_the_states_are_the_same_bytes(cell, shape):
+    for threads in (1, 2):
+        numba_kernels.set_threads(threads)
+        case = Case(cell, shape, torch.float32)
+        for lengths in (None, case.lengths):
+            kept, saved = numba_kernels.forward(cell, case.x, case.weights, lengths)
+            states, left = numba_kernels.forward(cell, case.x, case.weights, lengths, keep=False)
+            assert torch.equal(states, kept)
+            assert saved[0].numel() > 0
+            assert left[0].numel() == 0

@@ -12,7 +12,6 @@ functions from one thread of Python at a time: they share scratch memory.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
@@ -21,19 +20,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from numba import types
-from numba.core.caching import FunctionCache
-from numba.core.ccallback import CFunc
 from numba.core.registry import cpu_target
 
-from fedsim.caches import find_place_for_numba
 from fedsim.models.numba_kernels import gru, lstm, product, rnn, table, threads, walk_backward, walk_forward
+from fedsim.models.numba_kernels.compiling import compiled_function, disk_cache
 from fedsim.models.numba_kernels.pointers import VECTOR_BYTES, c_type
 from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_log = logging.getLogger(__name__)
 
 
 class _Cell(NamedTuple):
@@ -79,7 +74,7 @@ def compiled(cell: str, dtype: torch.dtype) -> bool:
     """Whether the kernels of a cell and dtype are on disk, so that the first call need not compile."""
     codegen = cpu_target.target_context.codegen()
     for function, signature in _functions(cell, dtype):
-        disk = _disk_cache(function)
+        disk = disk_cache(function)
         if disk is None:
             return False
         try:
@@ -92,7 +87,7 @@ def compiled(cell: str, dtype: torch.dtype) -> bool:
 
 def cache_place() -> Path | None:
     """The folder of the kernels on disk, or None if there is none that can be written to."""
-    disk = _disk_cache(walk_forward.run_forward)
+    disk = disk_cache(walk_forward.run_forward)
     return None if disk is None else Path(disk.cache_path)
 
 
@@ -111,51 +106,9 @@ def _functions(cell: str, dtype: torch.dtype) -> list[tuple[Callable[..., None],
     ]
 
 
-class _Kept(FunctionCache):  # type: ignore[misc]  # Numba is not typed
-    """Numba's cache of a function on disk, of which no trouble with the disk ends a run: it compiles anew."""
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception as error:  # whatever a damaged file makes of itself
-            _log.warning("cannot use the compiled kernels in %s (%s); compiling them again", self.cache_path, error)
-            return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        try:
-            super().save_overload(sig, data)
-        except Exception as error:  # a full disk, or an index that is damaged
-            _log.warning("cannot keep compiled kernels in %s (%s)", self.cache_path, error)
-
-
-def _disk_cache(function: Callable[..., None]) -> Any:
-    """Numba's cache of a function, made to notice changes in all files of this package, not only in the function's.
-
-    None if there is no folder that can be written to.
-    """
-    here = Path(__file__).parent
-    if not find_place_for_numba(here):
-        return None
-    disk = _Kept(function)
-    files = (path.stat() for path in sorted(here.glob("*.py")))
-    disk._cache_file._source_stamp = [(file.st_mtime, file.st_size) for file in files]
-    return disk
-
-
-@cache
-def _compile(function: Callable[..., None], signature: Any) -> Any:
-    """Compile, or load from disk."""
-    options = {"nopython": True, "error_model": "numpy"}
-    result = CFunc(function, (signature.args, signature.return_type), locals={}, options=options)
-    if (disk := _disk_cache(function)) is not None:
-        result._cache = disk
-    result.compile()
-    return result
-
-
 @cache
 def _kernels(cell: str, dtype: torch.dtype) -> list[Any]:
-    return [_compile(function, signature) for function, signature in _functions(cell, dtype)]
+    return [compiled_function(function, signature) for function, signature in _functions(cell, dtype)]
 
 
 class _Plan:
@@ -199,7 +152,7 @@ class _Plan:
 
     def blocks(self, rows: int) -> int:
         """Reserve what both directions need; return the most rows of a block of steps."""
-        block = max(1, rows // self.share_samples)
+        block = min(self.steps, max(1, rows // self.share_samples))
         self.values[table.BLOCK] = block
         self.region(table.AT_PLAN, (self.steps + 1 + self.share_samples) * 8 // self.size)
         self.region(table.AT_X, block * self.share_samples * self.d)
@@ -218,9 +171,11 @@ class _Plan:
 
 
 @lru_cache(maxsize=256)
-def _plan_forward(cell: str, shape: tuple[int, ...], hidden: int, dtype: torch.dtype, most: int) -> _Plan:
+def _plan_forward(cell: str, shape: tuple[int, ...], hidden: int, dtype: torch.dtype, most: int, keep: bool) -> _Plan:
     plan = _Plan(cell, shape, hidden, dtype, most)
-    plan.blocks(_FORWARD_ROWS)
+    rows = plan.blocks(_FORWARD_ROWS)
+    plan.values[table.KEEP] = keep
+    plan.region(table.AT_SAVED, 0 if keep else 2 * rows * plan.saved_ld)
     wide = plan.gates * hidden + 4 * plan.lanes
     plan.region(table.AT_CELL, plan.saved_ld)
     plan.region(table.AT_BIAS, plan.saved_ld)
@@ -313,7 +268,9 @@ def _shares(c: int, b: int, count: int) -> int:
     return shares
 
 
-def forward(cell: str, x: Tensor, weights: Weights, lengths: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+def forward(
+    cell: str, x: Tensor, weights: Weights, lengths: Tensor | None = None, keep: bool = True
+) -> tuple[Tensor, list[Tensor]]:
     """Run one layer over all steps.
 
     Args:
@@ -322,14 +279,15 @@ def forward(cell: str, x: Tensor, weights: Weights, lengths: Tensor | None = Non
         weights: the layer's parameters.
         lengths: ``[C, b]`` int64; if given, steps beyond a sample's length are skipped: its states there are zero, and
             so is the gradient of its inputs, whatever the gradient of those states.
+        keep: whether a backward pass follows.
 
     Returns:
         states ``[C, T + 1, b, H]`` (``states[:, 0]`` is zero, ``states[:, 1:]`` the outputs) and what `backward` needs.
     """
-    plan = _plan_forward(cell, tuple(x.shape), weights.w_hh.shape[2], x.dtype, _most_threads())
+    plan = _plan_forward(cell, tuple(x.shape), weights.w_hh.shape[2], x.dtype, _most_threads(), keep)
     call, c, steps, b = _Call(plan, x, weights), plan.c, plan.steps, plan.b
     states = x.new_empty((c, steps + 1, b, plan.hidden))
-    saved = x.new_empty((c * b * steps, plan.saved_ld))
+    saved = x.new_empty((c * b * steps if keep else 0, plan.saved_ld))
     t = call.values
     t[table.STATES], t[table.SAVED] = states.data_ptr(), saved.data_ptr()
     if lengths is not None:

@@ -39,6 +39,7 @@ from fedsim.models.numba_kernels.pointers import advance, at_address, caller, nj
     STATES,
     SAVED,
     SAVED_LD,
+    KEEP,
     STATE_LD,
     EVERY,
     LAST,
@@ -57,6 +58,7 @@ from fedsim.models.numba_kernels.pointers import advance, at_address, caller, nj
     SCRATCH_STRIDE,
     AT_PLAN,
     AT_X,
+    AT_SAVED,
     AT_H,
     AT_WORK,
     AT_CELL,
@@ -71,7 +73,7 @@ from fedsim.models.numba_kernels.pointers import advance, at_address, caller, nj
     AT_D_X,
     D_X_LD,
     TABLE_SIZE,
-) = range(61)
+) = range(63)
 
 STEP_KINDS = "pipippppippiiippi"
 """Arguments of a cell's step, forward and backward."""

@@ -4,7 +4,8 @@ A *work item* is one client, or a share of one client's samples. Its samples are
 those still running at a step are the first ``active[t]`` of them, and their rows of all steps are contiguous:
 padded steps cost nothing. The weights are packed once per item, and what the steps touch again and again stays in the
 core's cache: the products with the input are made for a block of steps at a time, and so are the weight gradients,
-while the block's gate gradients are still there.
+while the block's gate gradients are still there. Without a backward pass (``KEEP`` is 0), ``saved`` is room for two
+blocks of steps, which stays in the cache as well.
 
 Columns are counted in blocks of H. A row of ``saved`` holds what the cell's step leaves there: first the
 pre-activations (products and biases), then, in the same place, the gates. The products with the state start at column
@@ -41,6 +42,7 @@ from fedsim.models.numba_kernels.table import (
     AT_PACKED_HH,
     AT_PACKED_IH,
     AT_PLAN,
+    AT_SAVED,
     AT_WORK,
     AT_X,
     B_HH,
@@ -53,6 +55,7 @@ from fedsim.models.numba_kernels.table import (
     INPUTS,
     ITEM,
     ITEMS,
+    KEEP,
     MULTIPLY,
     ROLL,
     SAMPLES,
@@ -126,6 +129,7 @@ def _forward_item(data: Any, scratch: Any, item: int) -> None:
     x = advance(at_address(data, table[X]), client * table[X_STRIDE])
     states = advance(at_address(data, table[STATES]), client * (steps + 1) * b * hidden)
     saved = advance(at_address(data, table[SAVED]), first_row(table, client, share) * ld)
+    halves = advance(scratch, table[AT_SAVED])  # of two blocks: a step still reads the rows of the step before
     h, work = advance(scratch, table[AT_H]), advance(scratch, table[AT_WORK])
     rows_x = advance(scratch, table[AT_X])
     previous, previous_ld = advance(scratch, table[AT_CELL]), 0  # one row of zeros, for every sample
@@ -135,6 +139,8 @@ def _forward_item(data: Any, scratch: Any, item: int) -> None:
         clear(advance(states, order[i] * hidden), hidden)
     for first in range(0, steps, table[BLOCK]):
         last = min(first + table[BLOCK], steps)
+        if table[KEEP] == 0:
+            saved = advance(halves, first // table[BLOCK] % 2 * table[BLOCK] * m0 * ld)
         rows = 0
         for t in range(first, last):
             for i in range(active[t]):
