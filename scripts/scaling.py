@@ -6,7 +6,7 @@
 Every process has one thread. Runs with different numbers of processes take turns, so that a busy machine affects all of
 them alike; the first round (compilation, first allocations) is not counted. `docs/scaling.md` explains the model:
 
-    seconds(N) = seconds(1) * (largest share of the work) + exchanges * latency + bytes / bandwidth
+    seconds(N) = seconds(1) * (largest share of the work) + meetings * latency + bytes / bandwidth
 
 where latency and bandwidth are measured in the same processes, with messages of 8 bytes and of 16 MB.
 """
@@ -27,10 +27,19 @@ from statistics import median
 COMMON = ("data=synthetic", "partition=natural", "data.length=29", "data.features=12", "data.classes=9", "threads=1")
 COMMON = (*COMMON, "device=cpu", "console=none", "checkpoint=none", "client.epochs=1")
 WORKLOADS = {
+    "W1": (
+        *("data.clients=100", "data.samples_per_client=64", "sampler.cohort_size=50", "model.hidden_size=64"),
+        *("client.batch_size=16", "data.test_samples_per_client=1"),
+    ),
     "W2": ("data.clients=1000", "data.samples_per_client=20", "sampler.cohort_size=100", "model.hidden_size=32"),
     "wide": (
         *("data.clients=50", "data.samples_per_client=40", "sampler.cohort_size=10", "model=lstm"),
         *("model.hidden_size=256", "model.num_layers=2"),
+    ),
+    "W3": (
+        *("data.clients=50", "data.samples_per_client=100", "sampler.cohort_size=10", "model=lstm"),
+        *("model.hidden_size=256", "model.num_layers=2", "data.length=80", "client.batch_size=10"),
+        "data.test_samples_per_client=1",
     ),
     "rows": (
         *("data.clients=1000", "data.samples_per_client=20", "sampler.cohort_size=100", "model.hidden_size=32"),
@@ -41,7 +50,17 @@ WORKLOADS = {
         "aggregator=scaffold",
     ),
 }
-COLUMNS = ("workload", "processes", "seconds", "speed_up", "predicted_speed_up", "added_up", "gathered", "memory_mb")
+COLUMNS = (
+    "workload",
+    "processes",
+    "seconds",
+    "speed_up",
+    "predicted_speed_up",
+    "added_up",
+    "gathered",
+    "memory_mb",
+    "meetings",
+)
 
 
 def main() -> None:
@@ -75,9 +94,9 @@ def compare(name: str, arguments: argparse.Namespace) -> list[tuple[object, ...]
     rows: list[tuple[object, ...]] = []
     for size, turns in found.items():
         middle = {key: median(turn[key] for turn in turns) for key in turns[0]}
-        exchange = middle["exchanges"] * middle["latency"] + middle["bytes"] / middle["bandwidth"]
+        exchange = middle["meetings"] * middle["latency"] + middle["bytes"] / middle["bandwidth"]
         predicted = alone / (alone * middle["largest_share"] + exchange)
-        traffic = (int(middle["added_up"]), int(middle["gathered"]), middle["memory_mb"])
+        traffic = (int(middle["added_up"]), int(middle["gathered"]), middle["memory_mb"], middle["meetings"])
         rows.append((name, size, middle["seconds"], alone / middle["seconds"], predicted, *traffic))
         print(f"{name}, {size} processes: {json.dumps(middle)}", file=sys.stderr)
     return rows
@@ -111,18 +130,19 @@ def work(overrides: list[str]) -> None:
 
     simulation = replace(simulation, world=here)
     seconds, shares = [], []
-    rounds = simulate(simulation, initial_state(simulation))
+    state = initial_state(simulation)
+    rounds = simulate(simulation, state)
     next(rounds)
     next(rounds)  # the first round that trains is not counted
-    before = here.added_up, here.gathered
+    before = here.added_up, here.gathered, here.meetings
     for result in rounds:
+        here.agree(state.row, [])  # as a run does after every round
         seconds.append(sum(result.seconds.values()))
         size = int(result.metrics["clients"] or 0)
         own = division.divide(here, torch.ones(size, dtype=torch.int64)).own  # all clients are equal here
         shares.append(1.0 if own is None else len(own) / size)
-    added, gathered = (
-        (now - then) / len(seconds) for now, then in zip((here.added_up, here.gathered), before, strict=True)
-    )
+    now = here.added_up, here.gathered, here.meetings
+    added, gathered, meetings = ((after - then) / len(seconds) for after, then in zip(now, before, strict=True))
     latency, bandwidth = exchange_speed(here)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     facts = {
@@ -130,7 +150,7 @@ def work(overrides: list[str]) -> None:
         "largest_share": median(shares),
         "added_up": added,
         "gathered": gathered,
-        "exchanges": 0 if here.size == 1 else 9 + 2 * here.size,
+        "meetings": meetings,
         "bytes": 2 * (here.size - 1) / here.size * added + gathered,
         "latency": latency,
         "bandwidth": bandwidth,

@@ -134,12 +134,14 @@ def combine_chunks(
     spread, division = Spread(zeros.clone()), division or Division()
     if isinstance(rule, StreamingRule):
         state = rule.start(like)
-        with division.together():
+
+        def add_chunks() -> None:
             for deltas, report in chunks:
                 for block, part in _blocks(*_finite(deltas, report)):
                     spread.add(block)
                     rule.add(state, block, part)
-        state, spread = division.add_up((state, spread))
+
+        state, spread = division.summed((state, spread), add_chunks)
         if spread.count == 0 and not getattr(rule, "without_rows", False):
             return None
         combined = rule.finish(state)
@@ -164,19 +166,15 @@ def combine(rule: Combine | None, like: Tensor, updates: Iterable[Update], divis
     return combine_chunks(rule, like, ((update.rows, update.report) for update in updates), division)
 
 
-def mean_losses(reports: list[Report], division: Division) -> Metrics:
-    """Sample-weighted means of the clients' losses over the whole cohort, in float64; empty for an empty cohort."""
-    reports = whole_reports(division, reports)
-    if not reports:
-        return {}
-    samples = torch.cat([report.num_samples for report in reports]).double()
+def mean_losses(report: Report) -> Metrics:
+    """Sample-weighted means of the clients' losses over the whole cohort, in float64."""
+    samples = report.num_samples.double()
 
-    def mean(values: list[Tensor]) -> float:
-        return float((torch.cat(values) * samples).sum() / samples.sum())
+    def mean(values: Tensor) -> float:
+        return float((values * samples).sum() / samples.sum())
 
-    losses: Metrics = {"train_loss": mean([report.train_loss for report in reports])}
-    validation = [report.validation_loss for report in reports if report.validation_loss is not None]
-    return losses | ({"local_validation_loss": mean(validation)} if validation else {})
+    losses: Metrics = {"train_loss": mean(report.train_loss)}
+    return losses | ({} if report.validation_loss is None else {"local_validation_loss": mean(report.validation_loss)})
 
 
 def _blocks(deltas: Tensor, report: Report) -> Iterator[tuple[Tensor, Report]]:
@@ -210,9 +208,14 @@ def whole_reports(division: Division, reports: list[Report]) -> list[Report]:
     """Gather the reports of all clients, in cohort order, from the reports that each process has."""
     if division.world.size == 1:
         return reports
-    own = _columns(concatenate_reports(reports)) if reports else {}
-    whole = division.whole({name: values for name, values in own.items() if values is not None})
+    whole = division.whole(columns_of(reports))
     return [Report(**whole)] if whole else []
+
+
+def columns_of(reports: list[Report]) -> dict[str, Tensor]:
+    """The columns that the reports of chunks have, each joined; none if there is no report."""
+    own = _columns(concatenate_reports(reports)) if reports else {}
+    return {name: values for name, values in own.items() if values is not None}
 
 
 def part_of(report: Report, which: Tensor | slice) -> Report:

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 
 import torch
 
-from fedsim.aggregation.rules import combine, mean_losses
+from fedsim.aggregation.rules import columns_of, combine, mean_losses
 from fedsim.clients.measures import refuse_diverged
+from fedsim.clients.report import Report
 from fedsim.core.cohort import Cohort, Update
 from fedsim.core.part import Federation, Round
 from fedsim.core.results import Evaluation, Metrics, RoundResult, Stopwatch
@@ -65,12 +66,12 @@ def play_round(federation: Federation, state: State) -> RoundResult:
 def learn(federation: Federation, round: Round) -> Metrics:
     """Train the cohort, pass its updates through the stages, combine them, and step the server if any arrived."""
     rule = federation.privacy.rule(federation.bound.combine, round)
-    with round.division.keeping(round.store):
+    with round.division.keeping(round.store, lambda: columns_of(round.reports)) as columns:
         updates = train(federation, round)
         for stage in federation.stages:
             updates = stage.pass_on(updates, round)
         combined = combine(rule, federation.blocks.cut(round.state.row), updates, round.division)
-    metrics = mean_losses(round.reports, round.division)
+    metrics = mean_losses(Report(**columns)) if columns else {}
     if combined is None:
         if metrics:  # what the clients have remembered, the server has heard of
             federation.correction.settle(torch.zeros_like(round.state.row), round)

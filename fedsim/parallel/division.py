@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import heapq
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+
+_COLUMN = "/"
+"""What the names of columns begin with where rows of a client store travel beside them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,12 @@ class Division:
         """
         if self.back is None:
             return dict(columns)
-        parts = [part for part in self.world.gather(columns) if part]
+        return self._joined(self.world.gather(columns))
+
+    def _joined(self, found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The columns of all clients, in order, from those of each process."""
+        assert self.back is not None
+        parts = [part for part in found if part]
         return {
             name: torch.cat([part[name] for part in parts])[self.back.to(parts[0][name].device)]
             for name in (parts[0] if parts else ())
@@ -94,21 +102,49 @@ class Division:
         if reasons := [reason for reason in self.world.exchange(own) if reason is not None]:
             raise Diverged(reasons[0])
 
-    @contextmanager
-    def keeping(self, store: ClientStore) -> Iterator[None]:
-        """Copy what this process's clients write to `store` inside to all processes, so that the stores stay equal."""
+    def summed(self, value: T, work: Callable[[], None]) -> T:
+        """Do `work`, which adds to `value`, and return the sums over all processes: `together` in the same meeting."""
         if self.back is None:
-            yield
+            work()
+            return value
+        own = None
+        try:
+            work()
+        except Diverged as error:
+            own = str(error)
+        sums, diverged = self.add_up((value, int(own is not None)))
+        if diverged:
+            raise Diverged(next(reason for reason in self.world.exchange(own) if reason is not None))
+        return sums
+
+    @contextmanager
+    def keeping(self, store: ClientStore, own: Callable[[], Mapping[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """Copy what this process's clients write to `store` inside to all processes, so that the stores stay equal.
+
+        Args:
+            store: of all clients.
+            own: returns, at the end, columns ``[c, ...]`` of this process's clients, which travel along.
+
+        Returns:
+            the columns ``[C, ...]`` of all clients, in order, which are there after the end.
+        """
+        columns: dict[str, Tensor] = {}
+        if self.back is None:
+            yield columns
+            columns |= own()
             return
         with store.noting() as notes:
-            yield
-        written: dict[str, Tensor] = {}
+            yield columns
+        sent = {f"{_COLUMN}{name}": column for name, column in own().items()}
         for block, parts in notes.items():
             clients = torch.cat(parts).unique()
-            written |= {f"{block}/clients": clients, f"{block}/rows": store.rows(block, clients)}
-        for rank, found in enumerate(self.world.gather(written)):
+            sent |= {f"{block}/clients": clients, f"{block}/rows": store.rows(block, clients)}
+        everything = self.world.gather(sent)
+        for rank, found in enumerate(everything):
             if rank != self.world.rank:
-                store.load_state_dict(found)
+                store.load_state_dict({name: part for name, part in found.items() if not name.startswith(_COLUMN)})
+        travelled = [{name: part for name, part in one.items() if name.startswith(_COLUMN)} for one in everything]
+        columns |= {name.removeprefix(_COLUMN): part for name, part in self._joined(travelled).items()}
 
 
 def divide(world: World, work: Tensor) -> Division:
@@ -134,8 +170,9 @@ def add_up(world: World, value: T) -> T:
     """
     if world.size == 1:
         return value
+    # Numbers travel as float64, which holds all whole ones up to 2^53, so that most sums take one meeting.
     leaves = [
-        torch.as_tensor(leaf, dtype=torch.float64 if isinstance(leaf, float) else None) for leaf in _leaves(value)
+        leaf if isinstance(leaf, torch.Tensor) else torch.tensor(leaf, dtype=torch.float64) for leaf in _leaves(value)
     ]
     device = next((leaf.device for leaf in leaves if leaf.dim() > 0), torch.device("cpu"))
     sums: dict[int, Tensor] = {}

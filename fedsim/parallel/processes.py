@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for another whose network has failed; one that dies is noticed at once."""
 
+ROOM = 8_192
+"""Bytes of a message that every process sends in the first meeting; what is longer takes a second."""
+
 LOST = "another process of this run has ended or can no longer be reached"
 
 
@@ -44,6 +47,7 @@ class World:
         busy: whether the other processes are in the middle of a simulation and not waiting for a message from rank 0.
         added_up: bytes of the tensors that were summed (payload; see docs/scaling.md for what the network carries).
         gathered: bytes of the tensors received from other processes.
+        meetings: how often the processes have waited for each other to add up, gather or exchange.
     """
 
     rank: int = 0
@@ -54,6 +58,7 @@ class World:
     busy: bool = False
     added_up: int = 0
     gathered: int = 0
+    meetings: int = 0
 
     def add_up(self, values: Tensor) -> None:
         """Replace `values` by their sum over all processes, the same bits in each."""
@@ -61,49 +66,67 @@ class World:
             with _communication():
                 torch.distributed.all_reduce(values)
             self.added_up += values.nbytes
+            self.meetings += 1
 
     def exchange(self, value: Any) -> list[Any]:
         """The `value` of every process, by rank; it must be plain data."""
         if self.size == 1:
             return [value]
-        own = _as_tensor(json.dumps(value).encode())
-        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        return [json.loads(_as_bytes(part)) for part in self._every(_as_tensor(json.dumps(value).encode()))]
+
+    def _every(self, own: Tensor) -> list[Tensor]:
+        """The bytes of every process, by rank: in one meeting where all have few, else in two."""
+        head = torch.cat([torch.tensor([len(own)]).view(torch.uint8), own[:ROOM]])
+        heads = self._side_by_side(head, 8 + ROOM)
+        lengths = [int(one[:8].view(torch.int64)) for one in heads]
+        beyond = max(lengths) - ROOM
+        rests = self._side_by_side(own[ROOM:], beyond) if beyond > 0 else [own[:0]] * self.size
+        return [torch.cat([one[8:], rest])[:n] for one, rest, n in zip(heads, rests, lengths, strict=True)]
+
+    def _side_by_side(self, own: Tensor, width: int) -> list[Tensor]:
+        """`own` of every process, each filled up to `width` bytes."""
+        parts = [torch.empty(width, dtype=torch.uint8) for _ in range(self.size)]
         with _communication():
-            torch.distributed.all_gather(lengths, torch.tensor([len(own)]))
-            longest = int(max(lengths))
-            parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
-            torch.distributed.all_gather(parts, torch.nn.functional.pad(own, (0, longest - len(own))))
-        return [json.loads(_as_bytes(part[: int(n)])) for part, n in zip(parts, lengths, strict=True)]
+            torch.distributed.all_gather(parts, torch.nn.functional.pad(own, (0, width - len(own))))
+        self.meetings += 1
+        return parts
 
     def gather(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """The `tensors` of every process, by rank; their names, shapes and number may differ."""
         if self.size == 1:
             return [dict(tensors)]
         own = {name: [str(t.dtype)[6:], list(t.shape), t.device.type] for name, t in tensors.items()}
-        return [self._broadcast(rank, names, tensors) for rank, names in enumerate(self.exchange(own))]
+        described = _as_tensor(json.dumps(own).encode())
+        described = torch.nn.functional.pad(described, (0, -len(described) % 8), value=ord(" "))
+        length = torch.tensor([len(described)]).view(torch.uint8)
+        answers = self._every(torch.cat([length, described, _joined(tensors, _order(own, "cpu"))]))
+        found = []
+        for rank, answer in enumerate(answers):
+            end = 8 + int(answer[:8].view(torch.int64))
+            names = json.loads(_as_bytes(answer[8:end]))
+            if rank != self.rank:
+                self.gathered += len(answer) - end
+            devices = sorted({place for _, _, place in names.values()} - {"cpu"})
+            parts = {"cpu": answer[end:]}
+            parts |= {device: self._broadcast(rank, names, tensors, device) for device in devices}
+            found.append({name: part for device in parts for name, part in _parted(parts[device], names, device)})
+        return found
 
-    def _broadcast(self, rank: int, names: Mapping[str, list[Any]], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Send `tensors` from process `rank` to all, or receive what `names` describes: ``[type, shape, device]``.
-
-        There is one message per device, with the widest types first, so that every tensor is aligned for its type.
-        """
-        order = sorted(names, key=lambda name: (-getattr(torch, names[name][0]).itemsize, name))
-        result: dict[str, Tensor] = {}
-        for device in sorted({place for _, _, place in names.values()}):
-            here = [name for name in order if names[name][2] == device]
-            sizes = [getattr(torch, names[n][0]).itemsize * torch.Size(names[n][1]).numel() for n in here]
-            if rank == self.rank:
-                message = torch.cat([tensors[name].contiguous().reshape(-1).view(torch.uint8) for name in here])
-            else:
-                message = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
-                self.gathered += len(message)
-            if len(message) > 0:
-                with _communication():
-                    torch.distributed.broadcast(message, src=rank)
-            for name, part in zip(here, message.split(sizes), strict=True):
-                dtype, shape, _ = names[name]
-                result[name] = part.view(getattr(torch, dtype)).view(shape)
-        return result
+    def _broadcast(
+        self, rank: int, names: Mapping[str, list[Any]], tensors: Mapping[str, Tensor], device: str
+    ) -> Tensor:
+        """Send those `tensors` of process `rank` that are on `device`, or receive what `names` says of them."""
+        here = _order(names, device)
+        if rank == self.rank:
+            message = _joined(tensors, here)
+        else:
+            message = torch.empty(sum(_sizes(names, here)), dtype=torch.uint8, device=device)
+            self.gathered += len(message)
+        if len(message) > 0:
+            with _communication():
+                torch.distributed.broadcast(message, src=rank)
+            self.meetings += 1
+        return message
 
     def send(self, content: bytes) -> None:
         """Send bytes from rank 0 to all other processes."""
@@ -170,6 +193,34 @@ def _as_tensor(content: bytes) -> Tensor:
 
 def _as_bytes(content: Tensor) -> bytes:
     return content.numpy().tobytes()
+
+
+def _order(names: Mapping[str, list[Any]], device: str) -> list[str]:
+    """The names of what is on a device, widest types first, so that every tensor of a message is aligned for its type.
+
+    Args:
+        names: ``[type, shape, device]`` by name.
+        device: ``cpu`` or ``cuda``.
+    """
+    here = [name for name, (_, _, place) in names.items() if place == device]
+    return sorted(here, key=lambda name: (-getattr(torch, names[name][0]).itemsize, name))
+
+
+def _sizes(names: Mapping[str, list[Any]], here: list[str]) -> list[int]:
+    return [getattr(torch, names[name][0]).itemsize * torch.Size(names[name][1]).numel() for name in here]
+
+
+def _joined(tensors: Mapping[str, Tensor], here: list[str]) -> Tensor:
+    """The bytes of some tensors, one after another."""
+    parts = [tensors[name].contiguous().reshape(-1).view(torch.uint8) for name in here]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.uint8)
+
+
+def _parted(message: Tensor, names: Mapping[str, list[Any]], device: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in a message of `_joined`, by name."""
+    here = _order(names, device)
+    for name, part in zip(here, message.split(_sizes(names, here)), strict=True):
+        yield name, part.view(getattr(torch, names[name][0])).view(names[name][1])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

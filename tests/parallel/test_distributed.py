@@ -193,7 +193,8 @@ def test_work_is_shared(results):
     two, one = results["aggregator=fedavg"]
     assert (one["added_up"], one["gathered"]) == (0, 0)
     parameters, rounds = two["parameters"], 3
-    assert two["added_up"] == rounds * 8 * (3 * parameters + 2 + 2)  # two weighted sums, the spread; its two numbers
+    # Two weighted sums and the spread; their weights and its two numbers; whether a client has diverged.
+    assert two["added_up"] == rounds * 8 * (3 * parameters + 2 + 2 + 1)
     rows = results["aggregator=median"][0]
     assert rows["added_up"] == 0
     # The half that the other process trained, with three numbers of a report each; then memories with client numbers.
