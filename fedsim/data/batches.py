@@ -39,6 +39,11 @@ class Batch:
         c, b = self.lengths.shape
         return self.lengths.new_full((c,), b) if self.real is None else self.real.sum(1)
 
+    def of(self, clients: slice) -> Batch:
+        """The minibatches of some of the clients."""
+        real = None if self.real is None else self.real[clients]
+        return Batch(self.inputs[clients], self.lengths[clients], self.targets[clients], real, self.padded)
+
 
 def gather(samples: Samples, index: Tensor, real: Tensor | None) -> Batch:
     """Gather a batch per client, cut to its longest sequence.

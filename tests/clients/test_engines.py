@@ -370,7 +370,7 @@ def test_small_operations_take_one_thread_and_kernels_all(tiny, monkeypatch):
     seen = []
 
     def spy(*arguments):
-        seen.append((torch.get_num_threads(), numba_kernels._most_threads()))
+        seen.append((torch.get_num_threads(), numba_kernels.most_threads()))
         raise RuntimeError("seen")
 
     monkeypatch.setattr(trainers.stacked, "loss_and_gradient", spy)
@@ -385,3 +385,47 @@ def test_small_operations_take_one_thread_and_kernels_all(tiny, monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert seen == [(1, 3), (3, 3)]
+
+
+PIECES = [
+    (Task.CLASSIFICATION, ("model=lstm", "model.num_layers=2", "model.dropout=0.3")),
+    (Task.SEQUENCE_LABELLING, ()),
+    (Task.REGRESSION, ("aggregator=fedsam",)),
+]
+
+
+@pytest.mark.parametrize(("task", "overrides"), PIECES)
+def test_a_stack_in_pieces_trains_as_a_whole(tiny, monkeypatch, task, overrides):
+    """Whichever clients share a piece, and however many are still active; the default of pieces cuts nothing so small."""
+    sim = prepare(replace(tiny(*overrides, task=task), engine=StackedEngine(kernels="numba")))
+    state, clients = initial_state(sim), torch.tensor([3, 0, 4, 1])
+    whole, report = sim.trainer.train(state.row, clients, 1, state.store)
+    assert sim.trainer._pieces(4, 4) == [slice(0, 4)]
+    monkeypatch.setattr(trainers, "_LEFT_IN_CACHE", 10_000)
+    assert len(sim.trainer._pieces(400, 4)) > 20
+    calls = []
+    monkeypatch.setattr(trainers.StackedTrainer, "_pieces", lambda self, active, batch: cut(active, calls))
+    pieces, same = sim.trainer.train(state.row, clients, 1, state.store)
+    assert max(calls) == 4
+    torch.testing.assert_close(pieces, whole, rtol=1e-11, atol=1e-14)
+    torch.testing.assert_close(same.train_loss, report.train_loss, rtol=1e-12, atol=0)
+
+
+def cut(active, calls):
+    calls.append(active)
+    return [slice(0, 1), slice(1, active)] if active > 1 else [slice(0, 1)]
+
+
+def test_pieces_have_a_client_for_every_thread(tiny, monkeypatch):
+    """What a client leaves is 1 layer x 5 units x (3 gates + 2) x 6 steps x 4 samples = 600 numbers."""
+    sim = prepare(replace(tiny(), engine=StackedEngine(kernels="numba")))
+    monkeypatch.setattr(trainers, "_LEFT_IN_CACHE", 3_000)
+    for threads, width in ((1, 5), (4, 8), (7, 7)):
+        numba_kernels.set_threads(threads)
+        pieces = sim.trainer._pieces(20, 4)
+        numba_kernels.set_threads(0)
+        assert [piece.stop - piece.start for piece in pieces] == [
+            min(width, 20 - first) for first in range(0, 20, width)
+        ]
+    monkeypatch.setattr(trainers, "_LEFT_IN_CACHE", 2_000)  # three clients' worth: too few to be worth a piece
+    assert sim.trainer._pieces(20, 4) == [slice(0, 20)]

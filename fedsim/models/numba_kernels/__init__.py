@@ -66,7 +66,8 @@ def set_threads(n: int) -> None:
     _threads = n
 
 
-def _most_threads() -> int:
+def most_threads() -> int:
+    """How many threads a call may take."""
     return _threads or torch.get_num_threads()
 
 
@@ -284,7 +285,7 @@ def forward(
     Returns:
         states ``[C, T + 1, b, H]`` (``states[:, 0]`` is zero, ``states[:, 1:]`` the outputs) and what `backward` needs.
     """
-    plan = _plan_forward(cell, tuple(x.shape), weights.w_hh.shape[2], x.dtype, _most_threads(), keep)
+    plan = _plan_forward(cell, tuple(x.shape), weights.w_hh.shape[2], x.dtype, most_threads(), keep)
     call, c, steps, b = _Call(plan, x, weights), plan.c, plan.steps, plan.b
     states = x.new_empty((c, steps + 1, b, plan.hidden))
     saved = x.new_empty((c * b * steps if keep else 0, plan.saved_ld))
@@ -318,7 +319,7 @@ def backward(
         need_x: whether the gradient of `x` is wanted.
         into: where to write the gradients of the weights, instead of new tensors; every client's part contiguous.
     """
-    plan = _plan_backward(cell, tuple(x.shape), weights.w_hh.shape[2], x.dtype, _most_threads())
+    plan = _plan_backward(cell, tuple(x.shape), weights.w_hh.shape[2], x.dtype, most_threads())
     call, c, steps, b, hidden = _Call(plan, x, weights), plan.c, plan.steps, plan.b, plan.hidden
     t = call.values
     t[table.STATES], t[table.SAVED] = states.data_ptr(), saved[0].data_ptr()
