@@ -396,7 +396,7 @@ PIECES = [
 
 @pytest.mark.parametrize(("task", "overrides"), PIECES)
 def test_a_stack_in_pieces_trains_as_a_whole(tiny, monkeypatch, task, overrides):
-    """Whichever clients share a piece, and however many are still active; the default of pieces cuts nothing so small."""
+    """Whichever clients share a piece, and however many are still active; nothing so small is cut by default."""
     sim = prepare(replace(tiny(*overrides, task=task), engine=StackedEngine(kernels="numba")))
     state, clients = initial_state(sim), torch.tensor([3, 0, 4, 1])
     whole, report = sim.trainer.train(state.row, clients, 1, state.store)
