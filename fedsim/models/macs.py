@@ -1,9 +1,9 @@
 """Multiply-accumulates of the recurrent models: what one forward pass over a sequence costs.
 
-Counted are the products of matrices, as is usual. A recurrent layer of H units with G gates (1 for an RNN, 3 for a GRU,
-4 for an LSTM) on inputs of width D multiplies ``[G H, D]`` with the input and ``[G H, H]`` with the state, which makes
-``G H (D + H)`` per time step, whichever way the reset gate of a GRU acts. D is the width of the embedding or the number
-of features in the first layer, and H in those above it. Looking up an embedding multiplies nothing. The head is
+Counted are the products of matrices, as is usual. A recurrent layer of H units with G gates (1 for an RNN, 3 for a GRU
+or CIFG, 4 for an LSTM) on inputs of width D multiplies ``[G H, D]`` with the input and ``[G H, H]`` with the state,
+which makes ``G H (D + H)`` per time step, whichever way the reset gate of a GRU acts. D is the width of the embedding or
+the number of features in the first layer, and H in those above it. Looking up an embedding multiplies nothing. The head is
 ``[O, H]`` for O outputs. Biases, gates and nonlinearities, some ``10 H`` operations per layer and step, are left out.
 """
 

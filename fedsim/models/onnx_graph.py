@@ -22,7 +22,10 @@ OPSET = 17
 IR_VERSION = 8
 OUTPUT = "outputs"
 
-_OPERATORS = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU", "gru_reset_before": "GRU"}
+_OPERATORS = {
+    **{"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "cifg": "LSTM"},
+    **{"gru": "GRU", "gru_reset_before": "GRU"},
+}
 # Which of our blocks of H rows goes where in ONNX: i f g o becomes i o f c, and r z n becomes z r h.
 _ORDER = {"RNN": (0,), "LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 
@@ -114,6 +117,8 @@ def _layer(
             # Ours is h' = (1 - z) h + z n, ONNX's is h' = (1 - z) n + z h: its z is 1 - z, and 1 - sigmoid(a) is
             # sigmoid(-a).
             blocks[1] = -blocks[1]
+        if cell == "cifg":  # ours are f g o, and for the same reason the input gate 1 - f is that of negated weights
+            blocks.insert(0, -blocks[0])
         return np.concatenate([blocks[place] for place in _ORDER[operator]])
 
     arrays = {"W": arranged("weight_ih")[None], "R": arranged("weight_hh")[None]}

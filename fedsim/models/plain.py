@@ -1,6 +1,7 @@
 """The model as a user would write it: one embedding, one `torch.nn` recurrent module, one linear head.
 
-Its ``state_dict`` has exactly the names of `fedsim.models.parameters.ParameterLayout`.
+Its ``state_dict`` has exactly the names of `fedsim.models.parameters.ParameterLayout`; `plain_parameters` gives the
+values that make it a given model.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 class PlainModel(nn.Module):
     """Embedding where the inputs are tokens, ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` of all layers, and ``nn.Linear``.
 
+    A CIFG is an ``nn.LSTM`` here.
+
     Raises:
         UserError: for ``gru_reset_before``, for which PyTorch has no module.
     """
@@ -39,7 +42,7 @@ class PlainModel(nn.Module):
                 width, arch.hidden_size, m.num_layers, nonlinearity=m.cell[4:], bias=m.bias, batch_first=True
             )
         else:
-            kind = nn.LSTM if m.cell == "lstm" else nn.GRU
+            kind = nn.LSTM if m.cell in ("lstm", "cifg") else nn.GRU
             self.recurrent = kind(width, arch.hidden_size, m.num_layers, bias=m.bias, batch_first=True)
         self.head = nn.Linear(arch.hidden_size, arch.num_outputs, bias=m.bias)
 
@@ -56,3 +59,17 @@ class PlainModel(nn.Module):
             x = x[torch.arange(len(x)), lengths - 1]
         outputs: Tensor = self.head(x)
         return outputs
+
+
+def plain_parameters(arch: Architecture, row: Tensor) -> dict[str, Tensor]:
+    """The ``state_dict`` with which a `PlainModel` is the model of a row ``[P]``.
+
+    The gates f, g, o of a CIFG become the i, f, g, o of an LSTM: as ``1 - sigmoid(a) = sigmoid(-a)``, its input gate
+    has the weights and biases of the forget gate with the other sign.
+    """
+    parameters = {}
+    for name, view in arch.layout.views(row).items():
+        if arch.model.cell == "cifg" and name.startswith("recurrent."):
+            view = torch.cat([-view[: arch.hidden_size], view])
+        parameters[name] = view.contiguous()
+    return parameters

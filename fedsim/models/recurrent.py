@@ -60,7 +60,7 @@ class RecurrentModel:
     initialisation: str = "torch"
 
     gates: ClassVar[int]
-    """Blocks of H rows in the weight matrices: 1 (RNN), 3 (GRU) or 4 (LSTM)."""
+    """Blocks of H rows in the weight matrices: 1 (RNN), 3 (GRU, CIFG) or 4 (LSTM)."""
     forget: ClassVar[int | None] = None
     """The place of the forget gate among them."""
 
@@ -75,7 +75,7 @@ class RecurrentModel:
 
     @property
     def cell(self) -> str:
-        """The kind of cell, one of ``rnn_tanh, rnn_relu, lstm, gru, gru_reset_before``."""
+        """The kind of cell, one of ``rnn_tanh, rnn_relu, lstm, cifg, gru, gru_reset_before``."""
         raise NotImplementedError
 
 
@@ -103,6 +103,20 @@ class LSTM(RecurrentModel):
     gates: ClassVar[int] = 4
     forget: ClassVar[int | None] = 1
     cell: ClassVar[str] = "lstm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CIFG(RecurrentModel):
+    """Long short-term memory whose input gate is what the forget gate leaves over, gates in the order f, g, o.
+
+    With f and o the sigmoid and g the tanh of ``W x + b + U h + c``, ``c' = f * c + (1 - f) * g`` and
+    ``h' = o * tanh(c')``: the coupled input and forget gate of Greff 2017, section III, without peepholes, as in the
+    keyboards of Hard 2018. It has three quarters of the weights of an LSTM.
+    """
+
+    gates: ClassVar[int] = 3
+    forget: ClassVar[int | None] = 0
+    cell: ClassVar[str] = "cifg"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,15 +44,44 @@ class ResetBeforeLayer(nn.Module):
         return torch.stack(outputs, 1), h
 
 
+class CoupledLayer(nn.Module):
+    """One layer of `fedsim.models.recurrent.CIFG` in plain torch; gates f, g, o, parameters named as in `torch.nn.LSTM`."""
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool) -> None:
+        super().__init__()
+        self.weight_ih_l0 = nn.Parameter(torch.empty(3 * hidden_size, input_size))
+        self.weight_hh_l0 = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
+        self.bias_ih_l0 = nn.Parameter(torch.empty(3 * hidden_size)) if bias else None
+        self.bias_hh_l0 = nn.Parameter(torch.empty(3 * hidden_size)) if bias else None
+
+    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """One time step: the next h and c, given the gates' inputs ``W x + b`` ``[b, 3 H]``."""
+        f, g, o = (x + nn.functional.linear(h, self.weight_hh_l0, self.bias_hh_l0)).chunk(3, dim=1)
+        f = torch.sigmoid(f)
+        c = f * c + (1 - f) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``[b, T, D]`` to the states ``[b, T, H]`` and the last of them."""
+        h = x.new_zeros(x.shape[0], self.weight_hh_l0.shape[1])
+        c = torch.zeros_like(h)
+        outputs = []
+        for step in nn.functional.linear(x, self.weight_ih_l0, self.bias_ih_l0).unbind(1):
+            h, c = self.step(step, h, c)
+            outputs.append(h)
+        return torch.stack(outputs, 1), h
+
+
 def _one_layer(arch: Architecture, layer: int) -> nn.Module:
     m = arch.model
     width = arch.hidden_size if layer else (arch.embedding_size or arch.input_size)
-    if m.cell == "gru_reset_before":
-        return ResetBeforeLayer(width, arch.hidden_size, m.bias)
+    if m.cell in ("cifg", "gru_reset_before"):
+        kind = CoupledLayer if m.cell == "cifg" else ResetBeforeLayer
+        return kind(width, arch.hidden_size, m.bias)
     if m.cell in ("rnn_tanh", "rnn_relu"):
         return nn.RNN(width, arch.hidden_size, nonlinearity=m.cell[4:], bias=m.bias, batch_first=True)
-    kind = nn.LSTM if m.cell == "lstm" else nn.GRU
-    return kind(width, arch.hidden_size, bias=m.bias, batch_first=True)
+    module = nn.LSTM if m.cell == "lstm" else nn.GRU
+    return module(width, arch.hidden_size, bias=m.bias, batch_first=True)
 
 
 class ReferenceModel(nn.Module):

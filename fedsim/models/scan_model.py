@@ -30,7 +30,7 @@ class ScanModel(ReferenceModel):
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__(arch)
-        self.cell, self.states = arch.model.cell, 2 if arch.model.cell == "lstm" else 1
+        self.cell, self.states = arch.model.cell, 2 if arch.model.cell in ("lstm", "cifg") else 1
 
     def forward(self, inputs: Tensor, lengths: Tensor, dropout: DropoutMask | None = None) -> Tensor:
         """Return outputs ``[b, K]`` or ``[b, T, K]`` of `inputs` ``[b, T, D]`` or ``[b, T]``; there is no dropout."""
@@ -64,6 +64,9 @@ def _step(cell: str, layer: Any, state: Carry, x: Tensor) -> Carry:
         i, f, g, o = (x + linear(h, weight, bias)).chunk(4, dim=1)
         c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
+    if cell == "cifg":
+        h, c = layer.step(x, *state)
+        return h, c
     x_r, x_z, x_n = x.chunk(3, dim=1)
     if cell == "gru":
         h_r, h_z, h_n = linear(h, weight, bias).chunk(3, dim=1)

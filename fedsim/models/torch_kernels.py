@@ -53,7 +53,7 @@ def forward(cell: str, x: Tensor, weights: Weights, lengths: Tensor | None = Non
     """Run one layer over all steps.
 
     Args:
-        cell: ``rnn_tanh, rnn_relu, lstm, gru`` or ``gru_reset_before``.
+        cell: ``rnn_tanh, rnn_relu, lstm, cifg, gru`` or ``gru_reset_before``.
         x: ``[C, T, b, D]``.
         weights: the layer's parameters.
         lengths: ``[C, b]`` int64 valid steps, 0 for a sample that does not count. Kernels may skip the steps beyond;
@@ -78,15 +78,20 @@ def forward(cell: str, x: Tensor, weights: Weights, lengths: Tensor | None = Non
             states[:, t + 1] = h
         return states, []
 
-    if cell == "lstm":
+    if cell in ("lstm", "cifg"):
         cells = x.new_zeros(c, t_max + 1, b, hidden)
         state = cells[:, 0].contiguous()
         gates = torch.empty_like(gx)
         for t in range(t_max):
             a = gx[:, t] + _affine(h, u, bias)
-            i, f, g, o = a.chunk(4, dim=2)
-            i.sigmoid_(), f.sigmoid_(), g.tanh_(), o.sigmoid_()
-            state = f * state + i * g
+            if cell == "lstm":
+                i, f, g, o = a.chunk(4, dim=2)
+                i.sigmoid_(), f.sigmoid_(), g.tanh_(), o.sigmoid_()
+                state = f * state + i * g
+            else:
+                f, g, o = a.chunk(3, dim=2)
+                f.sigmoid_(), g.tanh_(), o.sigmoid_()
+                state = torch.lerp(g, state, f)
             h = o * state.tanh()
             gates[:, t], cells[:, t + 1], states[:, t + 1] = a, state, h
         return states, [gates, cells]
@@ -148,20 +153,17 @@ def backward(
             d_gx[:, t] = dh * (1 - states[:, t + 1] ** 2)
         elif cell == "rnn_relu":
             d_gx[:, t] = dh * (states[:, t + 1] > 0)
-        elif cell == "lstm":
+        elif cell in ("lstm", "cifg"):
             gates, cells = saved
-            i, f, g, o = gates[:, t].chunk(4, dim=2)
+            *i, f, g, o = gates[:, t].chunk(4 if cell == "lstm" else 3, dim=2)
             squashed = cells[:, t + 1].tanh()
             d_cell = d_cell + dh * o * (1 - squashed**2)
-            d_gx[:, t] = torch.cat(
-                [
-                    d_cell * g * i * (1 - i),
-                    d_cell * cells[:, t] * f * (1 - f),
-                    d_cell * i * (1 - g**2),
-                    dh * squashed * o * (1 - o),
-                ],
-                dim=2,
-            )
+            if cell == "lstm":
+                d_inner = [d_cell * g * i[0] * (1 - i[0]), d_cell * cells[:, t] * f * (1 - f), d_cell * i[0]]
+            else:
+                d_inner = [d_cell * (cells[:, t] - g) * f * (1 - f), d_cell * (1 - f)]
+            d_inner[-1] = d_inner[-1] * (1 - g**2)
+            d_gx[:, t] = torch.cat([*d_inner, dh * squashed * o * (1 - o)], dim=2)
             d_cell = d_cell * f
         else:
             gates, extra = saved

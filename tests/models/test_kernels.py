@@ -8,11 +8,11 @@ from torch import Tensor
 
 from fedsim.data.dataset import Task
 from fedsim.models import numba_kernels, torch_kernels
-from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
+from fedsim.models.recurrent import CIFG, GRU, LSTM, RNN, Architecture, GRUResetBefore
 from fedsim.models.reference import ReferenceModel
 from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
 
-GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_reset_before": 3}
+GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "cifg": 3, "gru": 3, "gru_reset_before": 3}
 DTYPES = [torch.float32, torch.float64]
 # C, b, T, D, H: ordinary, odd everything, ones, H over two vectors and a bit, more rows than one block of steps
 SHAPES = [(3, 8, 6, 4, 16), (2, 7, 5, 3, 7), (1, 1, 1, 1, 1), (2, 13, 4, 33, 50), (1, 40, 9, 2, 19)]
@@ -104,6 +104,7 @@ def test_lengths_skip_padded_steps(cell, dtype):
         RNN(hidden_size=9),
         RNN(hidden_size=9, nonlinearity="relu"),
         LSTM(hidden_size=9),
+        CIFG(hidden_size=9),
         GRU(hidden_size=9, bias=False),
         GRU(hidden_size=9),
         GRUResetBefore(hidden_size=9),

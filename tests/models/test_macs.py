@@ -4,10 +4,10 @@ import pytest
 
 from fedsim.data.dataset import Task
 from fedsim.models.macs import forward_macs, macs_per_sequence, macs_per_step
-from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
+from fedsim.models.recurrent import CIFG, GRU, LSTM, RNN, Architecture, GRUResetBefore
 
 
-@pytest.mark.parametrize(("kind", "gates"), [(RNN, 1), (GRU, 3), (GRUResetBefore, 3), (LSTM, 4)])
+@pytest.mark.parametrize(("kind", "gates"), [(RNN, 1), (GRU, 3), (GRUResetBefore, 3), (CIFG, 3), (LSTM, 4)])
 def test_a_layer_on_features_and_a_head_at_the_end(kind, gates):
     """H = 5 on D = 3: G matrices [5, 3] and as many [5, 5] at every step; the head [4, 5] once."""
     arch = Architecture(kind(hidden_size=5), 3, None, 4, Task.CLASSIFICATION)
@@ -25,7 +25,7 @@ def test_two_layers_on_tokens_and_a_head_at_every_step():
     assert forward_macs(arch, 3) == 3 * macs_per_step(arch)
 
 
-@pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
+@pytest.mark.parametrize("kind", [RNN, GRU, CIFG, LSTM])
 def test_they_are_as_many_as_weights(kind):
     """Every weight of a product is used once per step (or sequence)."""
     arch = Architecture(kind(hidden_size=5, num_layers=3, bias=False), 3, None, 2, Task.REGRESSION)

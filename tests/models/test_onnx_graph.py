@@ -6,14 +6,14 @@ import torch
 
 from fedsim.data.dataset import Task
 from fedsim.models.onnx_graph import build_graph
-from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
+from fedsim.models.recurrent import CIFG, GRU, LSTM, RNN, Architecture, GRUResetBefore
 from fedsim.models.reference import ReferenceModel, load_row
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 MODELS = (RNN(hidden_size=5), RNN(hidden_size=5, nonlinearity="relu"), LSTM(hidden_size=5), GRU(hidden_size=5))
-MODELS += (GRUResetBefore(hidden_size=5),)
+MODELS += (GRUResetBefore(hidden_size=5), CIFG(hidden_size=5))
 DEEP = [type(model)(hidden_size=4, num_layers=3, bias=False) for model in MODELS]
 BATCH, TIME = 6, 9
 

@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from fedsim.clients.engine import load_kernels
 from fedsim.data.batches import Batch
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.population import Population, Samples
 from fedsim.errors import FieldError, UserError
 from fedsim.models import stacked, torch_kernels
-from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore, architecture, initial_row
+from fedsim.models.recurrent import CIFG, GRU, LSTM, RNN, Architecture, GRUResetBefore, architecture, initial_row
 from fedsim.models.reference import ReferenceModel, load_row, read_row
 
-MODELS = [RNN, LSTM, GRU, GRUResetBefore]
+MODELS = [RNN, LSTM, CIFG, GRU, GRUResetBefore]
 PLAIN = {RNN: nn.RNN, LSTM: nn.LSTM, GRU: nn.GRU}
 LENGTHS = torch.tensor([5, 1, 3, 4])
 
@@ -128,6 +129,43 @@ def test_the_gru_of_cho_by_hand():
     assert ours.item() == pytest.approx(2 * h + 0.25, rel=1e-14)
 
 
+def test_coupled_gates_by_hand():
+    """One step of two units, all weights 0.5, the forget gate's bias 1, and no other; x of four ones, c = h = 0.1.
+
+    Every gate gets ``4 * 0.5 * 1 + 2 * 0.5 * 0.1 = 2.1``, the forget gate 3.1: ``f = 1 / (1 + exp(-3.1)) = 0.956893``,
+    ``g = tanh(2.1) = 0.970452`` and ``o = 1 / (1 + exp(-2.1)) = 0.890903``, so that
+    ``c = 0.956893 * 0.1 + 0.043107 * 0.970452 = 0.137523`` and ``h = 0.890903 * tanh(0.137523) = 0.121753``.
+    """
+    layer = ReferenceModel(Architecture(CIFG(hidden_size=2), 4, None, 1, Task.REGRESSION)).double().layers[0]
+    for parameter in layer.parameters():
+        nn.init.constant_(parameter, 0.5 if parameter.dim() == 2 else 0.0)
+    nn.init.constant_(layer.bias_ih_l0[:2], 1.0)
+    start = torch.full((1, 2), 0.1, dtype=torch.float64)
+    gates = nn.functional.linear(torch.ones(1, 4, dtype=torch.float64), layer.weight_ih_l0, layer.bias_ih_l0)
+    h, c = layer.step(gates, start, start)
+    assert c.flatten().tolist() == pytest.approx([0.137523] * 2, abs=5e-7)
+    assert h.flatten().tolist() == pytest.approx([0.121753] * 2, abs=5e-7)
+
+
+@pytest.mark.parametrize("cell", ["torch", "numba"])
+def test_coupled_gates_from_an_empty_state(cell):
+    """Two steps of one unit in plain arithmetic, from c = h = 0, with gates in the order f, g, o."""
+    w, u, b, c_bias = (0.5, -0.4, 0.9), (0.3, 0.8, -0.7), (0.1, 0.2, -0.3), (0.05, -0.1, 0.4)
+    row = torch.tensor([*w, *u, *b, *c_bias, 2.0, 0.25], dtype=torch.float64)
+    h = c = 0.0
+    for x in (0.7, -1.2):
+        f, g, o = (w[k] * x + b[k] + u[k] * h + c_bias[k] for k in range(3))
+        f, g, o = 1 / (1 + math.exp(-f)), math.tanh(g), 1 / (1 + math.exp(-o))
+        c = f * c + (1 - f) * g
+        h = o * math.tanh(c)
+    arch = Architecture(CIFG(hidden_size=1), 1, None, 1, Task.REGRESSION)
+    batch = Batch(
+        torch.tensor([[[[0.7], [-1.2]]]], dtype=torch.float64), torch.tensor([[2]]), torch.zeros(1, 1, 1), None
+    )
+    ours, _ = stacked._forward(arch, arch.layout.views(row[None]), batch, load_kernels(cell), None)
+    assert ours.item() == pytest.approx(2 * h + 0.25, rel=1e-14)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_rows_pass_through_the_reference_module(kind):
     arch = arch_of(kind(hidden_size=3, num_layers=2), tokens=True)
@@ -137,7 +175,7 @@ def test_rows_pass_through_the_reference_module(kind):
     assert torch.equal(read_row(module), row)
 
 
-@pytest.mark.parametrize(("kind", "gates"), [(RNN, 1), (LSTM, 4), (GRU, 3), (GRUResetBefore, 3)])
+@pytest.mark.parametrize(("kind", "gates"), [(RNN, 1), (LSTM, 4), (GRU, 3), (CIFG, 3), (GRUResetBefore, 3)])
 def test_number_of_parameters(kind, gates):
     """Two layers of H = 5 on D = 3 and 4 outputs: gates * H * (D + H + 2) + gates * H * (2 H + 2) + 4 * (H + 1)."""
     assert arch_of(kind(hidden_size=5, num_layers=2)).layout.num_parameters == gates * 5 * (10 + 12) + 24
@@ -155,6 +193,7 @@ def of(parameters, kind, tokens=False, **changes):
         (RNN, lambda h: h**2 + 9 * h + 4, 27),  # 976 is nearer to 1000 than the 1040 of 28
         (GRU, lambda h: 3 * h**2 + 19 * h + 4, 15),  # 964; 16 have 1076
         (GRUResetBefore, lambda h: 3 * h**2 + 19 * h + 4, 15),
+        (CIFG, lambda h: 3 * h**2 + 19 * h + 4, 15),
         (LSTM, lambda h: 4 * h**2 + 24 * h + 4, 13),  # 992; 12 have 868
     ],
 )
@@ -260,7 +299,7 @@ def test_values_out_of_range_are_refused(values):
 # ---------------------------------------------------------------------------------------------------------------------
 # initial values
 
-KINDS = [RNN, LSTM, GRU, GRUResetBefore]
+KINDS = [RNN, LSTM, CIFG, GRU, GRUResetBefore]
 
 
 def views_of(model, seed=0, tokens=True):
@@ -282,8 +321,9 @@ def test_keras_begins_with_orthonormal_columns_and_glorot_kernels(kind):
         assert weights.std() == pytest.approx(limit / 3**0.5, rel=0.05)  # of a uniform distribution
         for side, bias in (("ih", 1.0), ("hh", 0.0)):
             expected = np.zeros(rows)
-            if kind is LSTM:
-                expected[40:80] = bias  # gates i, f, g, o
+            if kind.forget is not None:
+                assert kind.forget == {LSTM: "ifgo", CIFG: "fgo"}[kind].index("f")
+                expected[kind.forget * 40 :][:40] = bias
             assert found[f"recurrent.bias_{side}_l{layer}"].tolist() == expected.tolist()
     assert np.abs(found["embedding.weight"]).max() <= 0.05
     assert np.abs(found["head.weight"]).max() <= (6 / 44) ** 0.5
@@ -314,9 +354,10 @@ def test_orthogonal_matrices_gate_by_gate_and_the_rest_as_torch(kind):
     for name, values in found.items():
         if name == "recurrent.weight_hh_l0":
             continue
-        if kind is LSTM and "recurrent.bias" in name:
-            assert values[9:18].tolist() == [1.0 if "ih" in name else 0.0] * 9
-            values, plain[name] = np.delete(values, range(9, 18)), np.delete(plain[name], range(9, 18))
+        if kind in (LSTM, CIFG) and "recurrent.bias" in name:
+            gate = range(9, 18) if kind is LSTM else range(9)  # i, f, g, o and f, g, o
+            assert values[gate].tolist() == [1.0 if "ih" in name else 0.0] * 9
+            values, plain[name] = np.delete(values, gate), np.delete(plain[name], gate)
         assert np.array_equal(values, plain[name]), name
 
 

@@ -13,7 +13,7 @@ from fedsim.clients.engine import load_kernels
 from fedsim.data.batches import Batch
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.models import stacked, torch_kernels
-from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
+from fedsim.models.recurrent import CIFG, GRU, LSTM, RNN, Architecture, GRUResetBefore
 from fedsim.models.reference import ReferenceModel, load_row
 
 _NUMBA = Path(fedsim.__file__).parent / "models" / "numba_kernels" / "__init__.py"
@@ -28,6 +28,7 @@ CELLS = {
     "rnn_tanh": (RNN, {}),
     "rnn_relu": (RNN, {"nonlinearity": "relu"}),
     "lstm": (LSTM, {}),
+    "cifg": (CIFG, {}),
     "gru": (GRU, {}),
     "gru_reset_before": (GRUResetBefore, {}),
 }

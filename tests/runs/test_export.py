@@ -11,8 +11,8 @@ from torch.nn.utils import prune
 from fedsim.config import compose as config
 from fedsim.data.dataset import Task
 from fedsim.errors import UserError
-from fedsim.models.plain import PlainModel
-from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
+from fedsim.models.plain import PlainModel, plain_parameters
+from fedsim.models.recurrent import CIFG, GRU, LSTM, RNN, Architecture, GRUResetBefore
 from fedsim.models.reference import ReferenceModel, load_row
 from fedsim.models.scan_model import exported_program
 from fedsim.partition.natural import Natural
@@ -25,6 +25,7 @@ ARCHITECTURES = (
     NUMBERS,
     Architecture(GRU(hidden_size=4, embedding_size=3), 0, 6, 6, Task.SEQUENCE_LABELLING),
     Architecture(RNN(hidden_size=4, nonlinearity="relu", bias=False), 2, None, 1, Task.REGRESSION),
+    Architecture(CIFG(hidden_size=4, num_layers=2), 0, 6, 6, Task.SEQUENCE_LABELLING),
 )
 
 
@@ -64,7 +65,7 @@ def matrices(row):
 def test_the_plain_module_has_the_names_and_the_outputs_of_the_model(arch):
     row = draw(arch)
     plain, reference = PlainModel(arch), ReferenceModel(arch)
-    plain.load_state_dict(arch.layout.views(row))
+    plain.load_state_dict(plain_parameters(arch, row))
     load_row(reference, arch, row)
     rng = torch.Generator().manual_seed(0)
     inputs = torch.randint(0, 6, (3, 5), generator=rng)
