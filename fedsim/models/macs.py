@@ -2,9 +2,11 @@
 
 Counted are the products of matrices, as is usual. A recurrent layer of H units with G gates (1 for an RNN, 3 for a GRU
 or CIFG, 4 for an LSTM) on inputs of width D multiplies ``[G H, D]`` with the input and ``[G H, H]`` with the state,
-which makes ``G H (D + H)`` per time step, whichever way the reset gate of a GRU acts. D is the width of the embedding or
-the number of features in the first layer, and H in those above it. Looking up an embedding multiplies nothing. The head is
-``[O, H]`` for O outputs. Biases, gates and nonlinearities, some ``10 H`` operations per layer and step, are left out.
+which makes ``G H (D + H)`` per time step, whichever way the reset gate of a GRU acts. D is the width of the embedding
+or the number of features in the first layer, and H in those above it. Looking up an embedding multiplies nothing. The
+head is ``[O, F]`` for O outputs, where F is H or the width of ``model.head_projection``, whose dense layer is
+``[F, H]``; whether its weights are those of the embedding makes no difference. Biases, gates and nonlinearities, some
+``10 H`` operations per layer and step, are left out.
 """
 
 from __future__ import annotations
@@ -32,4 +34,5 @@ def forward_macs(arch: Architecture, steps: int) -> int:
 
 
 def _head(arch: Architecture) -> int:
-    return arch.hidden_size * arch.num_outputs
+    dense = arch.hidden_size * arch.head_size if arch.model.head_projection is not None else 0
+    return dense + arch.head_size * arch.num_outputs

@@ -78,11 +78,19 @@ def build_graph(arch: Architecture, parameters: Mapping[str, Array]) -> Any:
         x = add("Squeeze", [states[-1], axis], [f"{states[-1]}.squeezed"])
     if every_step:
         x = add("Transpose", [x], ["batch_first"], perm=[1, 0, 2])
-    constants["head.weight"] = np.ascontiguousarray(parameters["head.weight"].T)
-    product = add("MatMul", [x, "head.weight"], ["product" if arch.model.bias else OUTPUT])
-    if arch.model.bias:
-        constants["head.bias"] = parameters["head.bias"]
-        add("Add", [product, "head.bias"], [OUTPUT])
+
+    def dense(x: str, block: str, weight: Array, result: str) -> str:
+        constants[f"{block}.weight"] = np.ascontiguousarray(weight.T)
+        x = add("MatMul", [x, f"{block}.weight"], [f"{block}.product" if arch.model.bias else result])
+        if arch.model.bias:
+            constants[f"{block}.bias"] = parameters[f"{block}.bias"]
+            x = add("Add", [x, f"{block}.bias"], [result])
+        return x
+
+    if arch.model.head_projection is not None:
+        x = dense(x, "projection", parameters["projection.weight"], "projected")
+        x = add("Tanh", [x], ["squashed"]) if arch.model.head_activation == "tanh" else x
+    dense(x, "head", parameters[arch.head_weight], OUTPUT)
 
     tokens = arch.vocabulary_size is not None
     inputs = [
@@ -123,7 +131,9 @@ def _layer(
 
     arrays = {"W": arranged("weight_ih")[None], "R": arranged("weight_hh")[None]}
     if arch.model.bias:
-        arrays["B"] = np.concatenate([arranged("bias_ih"), arranged("bias_hh")])[None]
+        first = arranged("bias_ih")
+        second = arranged("bias_hh") if arch.model.gate_biases == 2 else np.zeros_like(first)
+        arrays["B"] = np.concatenate([first, second])[None]
     attributes: dict[str, Any] = {}
     if operator == "GRU":
         attributes["linear_before_reset"] = int(cell == "gru")

@@ -1,7 +1,7 @@
 """The model as a user would write it: one embedding, one `torch.nn` recurrent module, one linear head.
 
-Its ``state_dict`` has exactly the names of `fedsim.models.parameters.ParameterLayout`; `plain_parameters` gives the
-values that make it a given model.
+Its ``state_dict`` has the names of `fedsim.models.parameters.ParameterLayout`; `plain_parameters` gives the values that
+make it a given model.
 """
 
 from __future__ import annotations
@@ -44,7 +44,12 @@ class PlainModel(nn.Module):
         else:
             kind = nn.LSTM if m.cell in ("lstm", "cifg") else nn.GRU
             self.recurrent = kind(width, arch.hidden_size, m.num_layers, bias=m.bias, batch_first=True)
-        self.head = nn.Linear(arch.hidden_size, arch.num_outputs, bias=m.bias)
+        self.projection, self.activation = None, m.head_activation
+        if m.head_projection is not None:
+            self.projection = nn.Linear(arch.hidden_size, m.head_projection, bias=m.bias)
+        self.head = nn.Linear(arch.head_size, arch.num_outputs, bias=m.bias)
+        if self.embedding is not None and m.tied_embeddings:
+            self.head.weight = self.embedding.weight
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """Return outputs ``[b, K]``, or ``[b, T, K]`` for a target at every step.
@@ -57,6 +62,9 @@ class PlainModel(nn.Module):
         x, _ = self.recurrent(x)
         if self.task is not Task.SEQUENCE_LABELLING:
             x = x[torch.arange(len(x)), lengths - 1]
+        if self.projection is not None:
+            x = self.projection(x)
+            x = torch.tanh(x) if self.activation == "tanh" else x
         outputs: Tensor = self.head(x)
         return outputs
 
@@ -65,11 +73,14 @@ def plain_parameters(arch: Architecture, row: Tensor) -> dict[str, Tensor]:
     """The ``state_dict`` with which a `PlainModel` is the model of a row ``[P]``.
 
     The gates f, g, o of a CIFG become the i, f, g, o of an LSTM: as ``1 - sigmoid(a) = sigmoid(-a)``, its input gate
-    has the weights and biases of the forget gate with the other sign.
+    has the weights and biases of the forget gate with the other sign. With ``model.gate_biases=1`` the second biases of
+    ``torch.nn`` are zeros. With ``model.tied_embeddings`` there is no ``head.weight``: it is that of the embedding.
     """
     parameters = {}
     for name, view in arch.layout.views(row).items():
         if arch.model.cell == "cifg" and name.startswith("recurrent."):
             view = torch.cat([-view[: arch.hidden_size], view])
         parameters[name] = view.contiguous()
+        if "bias_ih" in name and arch.model.gate_biases == 1:
+            parameters[name.replace("bias_ih", "bias_hh")] = torch.zeros_like(parameters[name])
     return parameters

@@ -33,6 +33,8 @@ DropoutMask: TypeAlias = "Callable[[int, int, int], Tensor]"
 DEFAULT_EMBEDDING_SIZE = 8
 """Embedding width where the inputs are tokens and none is given, as in McMahan 2017 and Reddi 2021 (Shakespeare)."""
 
+ACTIVATIONS = ("none", "tanh")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecurrentModel:
@@ -44,11 +46,19 @@ class RecurrentModel:
             Exclusive with `hidden_size`; see `Architecture.hidden_size`.
         num_layers: recurrent layers on top of each other.
         dropout: probability of zeroing an output between two layers while training, as in ``torch.nn.GRU(dropout=)``.
-        bias: whether the recurrent layers and the head have biases.
+        bias: whether the recurrent layers, `head_projection` and the head have biases.
+        gate_biases: biases of each gate: 2, one beside each product, as ``torch.nn`` has them, or 1, as Keras has. Only
+            their sum counts, except in the GRU's candidate: two add parameters and no freedom, and a step of SGD moves
+            the sum of two twice as far.
         embedding_size: width of the token embedding; None means 8 where the inputs are tokens, and must stay None
             where they are numbers.
         initialisation: how the untrained model is drawn: as ``torch.nn`` does, as ``keras`` does, ``keras_he``
             with larger input weights, or with ``orthogonal`` recurrent matrices (see `fedsim.models.initial.draw`).
+        head_projection: width of a dense layer between the recurrent layers and the head, which makes the head of a
+            large vocabulary small; None means none.
+        head_activation: what that layer applies to its outputs: ``none`` or ``tanh``.
+        tied_embeddings: the head's weights are the embedding's, with a bias of their own (Press and Wolf 2017; Inan et
+            al. 2017). Inputs and targets must be of one vocabulary, and what the head gets as wide as the embedding.
     """
 
     hidden_size: int | None = 64
@@ -56,8 +66,12 @@ class RecurrentModel:
     num_layers: int = 1
     dropout: float = 0.0
     bias: bool = True
+    gate_biases: int = 2
     embedding_size: int | None = None
     initialisation: str = "torch"
+    head_projection: int | None = None
+    head_activation: str = "none"
+    tied_embeddings: bool = False
 
     gates: ClassVar[int]
     """Blocks of H rows in the weight matrices: 1 (RNN), 3 (GRU, CIFG) or 4 (LSTM)."""
@@ -65,11 +79,17 @@ class RecurrentModel:
     """The place of the forget gate among them."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "hidden_size", "parameters", "num_layers", "embedding_size")
+        check_at_least(self, 1, "hidden_size", "parameters", "num_layers", "embedding_size", "head_projection")
         check_exactly_one(self, "hidden_size", "parameters")
         check_between(self, 1, 1000, "num_layers")  # as every layer is an entry of the layout
         check_between(self, 0, 1, "dropout", open_high=True)
+        check_between(self, 1, 2, "gate_biases")
+        if self.gate_biases == 1 and not self.bias:
+            raise FieldError("gate_biases", self.gate_biases, "has an effect only with bias=true")
         check_one_of(self, "initialisation", initial.STYLES)
+        check_one_of(self, "head_activation", ACTIVATIONS)
+        if self.head_activation != "none" and self.head_projection is None:
+            raise FieldError("head_activation", self.head_activation, "has an effect only with head_projection")
         if self.dropout > 0 and self.num_layers == 1:
             raise FieldError("dropout", self.dropout, "acts between layers and needs num_layers of 2 or more")
 
@@ -179,6 +199,16 @@ class Architecture:
             return 0
         return self.model.embedding_size or DEFAULT_EMBEDDING_SIZE
 
+    @property
+    def head_size(self) -> int:
+        """F, how many numbers the head gets: those of a state, or of ``model.head_projection``."""
+        return self.model.head_projection or self.hidden_size
+
+    @property
+    def head_weight(self) -> str:
+        """The name of the head's weights ``[K, F]``: they may be those of the embedding."""
+        return "embedding.weight" if self.model.tied_embeddings else "head.weight"
+
     @cached_property
     def hidden_size(self) -> int:
         """H, units of every recurrent layer: as configured, or the size that comes nearest to ``model.parameters``.
@@ -204,7 +234,10 @@ class Architecture:
 
     @cached_property
     def layout(self) -> ParameterLayout:
-        """Names and shapes, those of ``torch.nn.Embedding``, ``torch.nn.GRU`` (LSTM, RNN) and ``torch.nn.Linear``."""
+        """Names and shapes, those of ``torch.nn.Embedding``, ``torch.nn.GRU`` (LSTM, RNN) and ``torch.nn.Linear``.
+
+        Where the embedding is the head, its weights are there once.
+        """
         return ParameterLayout.of(self._shapes(self.hidden_size))
 
     def _count(self, hidden: int) -> int:
@@ -219,12 +252,14 @@ class Architecture:
             width = hidden if layer else (self.embedding_size or self.input_size)
             parameters.append((f"recurrent.weight_ih_l{layer}", (m.gates * hidden, width)))
             parameters.append((f"recurrent.weight_hh_l{layer}", (m.gates * hidden, hidden)))
+            for side in ("ih", "hh")[: m.gate_biases if m.bias else 0]:
+                parameters.append((f"recurrent.bias_{side}_l{layer}", (m.gates * hidden,)))
+        dense = [] if m.head_projection is None else [("projection", m.head_projection, hidden)]
+        for block, out, inputs in [*dense, ("head", self.num_outputs, m.head_projection or hidden)]:
+            if block != "head" or not m.tied_embeddings:
+                parameters.append((f"{block}.weight", (out, inputs)))
             if m.bias:
-                parameters.append((f"recurrent.bias_ih_l{layer}", (m.gates * hidden,)))
-                parameters.append((f"recurrent.bias_hh_l{layer}", (m.gates * hidden,)))
-        parameters.append(("head.weight", (self.num_outputs, hidden)))
-        if m.bias:
-            parameters.append(("head.bias", (self.num_outputs,)))
+                parameters.append((f"{block}.bias", (out,)))
         return parameters
 
 
@@ -232,8 +267,9 @@ def architecture(model: RecurrentModel, population: Population) -> Architecture:
     """Fit a configured model to the data of a population.
 
     Raises:
-        UserError: if ``model.embedding_size`` is set and the inputs are not tokens, if ``model.parameters`` are too
-            few for one unit, or if the model is larger than any machine's memory.
+        UserError: if ``model.embedding_size`` is set and the inputs are not tokens, if the embedding cannot be the head
+            as ``model.tied_embeddings`` asks, if ``model.parameters`` are too few for one unit, or if the model is
+            larger than any machine's memory.
     """
     if model.embedding_size is not None and population.vocabulary_size is None:
         raise UserError(
@@ -249,12 +285,31 @@ def architecture(model: RecurrentModel, population: Population) -> Architecture:
         population.forecast.quantiles if population.forecast is not None else (),
     )
     _ = arch.hidden_size  # raises here, before anything is built from it
+    if model.tied_embeddings:
+        _check_tied(arch)
     if (count := arch.layout.num_parameters) > _MOST_PARAMETERS:
         sized = "hidden_size" if model.parameters is None else "parameters"
         raise UserError(
             f"model.{sized}={getattr(model, sized)}: makes a model of {count:,} parameters, more than any machine holds"
         )
     return arch
+
+
+def _check_tied(arch: Architecture) -> None:
+    """Raise `UserError` unless an embedding can be the head."""
+    start = "model.tied_embeddings=true:"
+    if arch.vocabulary_size is None:
+        raise UserError(f"{start} the inputs are numbers, not tokens, so there is no embedding; set it to false")
+    if arch.vocabulary_size != arch.num_outputs:
+        raise UserError(
+            f"{start} there are {arch.vocabulary_size:,} tokens and {arch.num_outputs:,} outputs, which are therefore "
+            "not scores of the tokens; set it to false"
+        )
+    if arch.embedding_size != arch.head_size:
+        raise UserError(
+            f"{start} the embedding has {arch.embedding_size} numbers per token and the head gets {arch.head_size}; "
+            f"set model.embedding_size={arch.head_size} or model.head_projection={arch.embedding_size}"
+        )
 
 
 _MOST_PARAMETERS = 2**50
@@ -270,6 +325,7 @@ def initial_row(arch: Architecture, seed: int, dtype: torch.dtype) -> Tensor:
     row = torch.empty(arch.layout.num_parameters, dtype=dtype)
     for name, view in arch.layout.views(row).items():
         rng = seeding.generator(seed, f"initial {name}")
-        draws = initial.draw(model.initialisation, name, tuple(view.shape), hidden, model.forget, rng)
+        width = {"projection": hidden, "head": arch.head_size}.get(name.split(".")[0], hidden)
+        draws = initial.draw(model.initialisation, name, tuple(view.shape), width, model.forget, rng)
         view.copy_(torch.from_numpy(np.asarray(draws)))
     return row

@@ -45,7 +45,7 @@ class ResetBeforeLayer(nn.Module):
 
 
 class CoupledLayer(nn.Module):
-    """One layer of `fedsim.models.recurrent.CIFG` in plain torch; gates f, g, o, parameters named as in `torch.nn.LSTM`."""
+    """One layer of `fedsim.models.recurrent.CIFG` in plain torch; gates f, g, o, names as in `torch.nn.LSTM`."""
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool) -> None:
         super().__init__()
@@ -84,8 +84,25 @@ def _one_layer(arch: Architecture, layer: int) -> nn.Module:
     return module(width, arch.hidden_size, bias=m.bias, batch_first=True)
 
 
+def dense_layers(arch: Architecture) -> tuple[nn.Sequential, nn.Linear]:
+    """What follows the recurrent layers: the dense layer with its activation, empty if there is none, and the head."""
+    dense = nn.Sequential()
+    if arch.model.head_projection is not None:
+        dense.append(nn.Linear(arch.hidden_size, arch.model.head_projection, bias=arch.model.bias))
+        if arch.model.head_activation == "tanh":
+            dense.append(nn.Tanh())
+    return dense, nn.Linear(arch.head_size, arch.num_outputs, bias=arch.model.bias)
+
+
+def one_bias(module: nn.Module) -> None:
+    """Set the second bias of every gate of a recurrent module to zero, for good."""
+    for name, parameter in module.named_parameters():
+        if name.startswith("bias_hh"):
+            nn.init.zeros_(parameter.requires_grad_(False))
+
+
 class ReferenceModel(nn.Module):
-    """Embedding, one-layer recurrent modules with explicit dropout masks between them, and a linear head.
+    """Embedding, one-layer recurrent modules with explicit dropout masks between them, dense layers at the end.
 
     ``nn.GRU(dropout=)`` draws from the global random generator; masks made outside keep the draws keyed.
     """
@@ -97,14 +114,20 @@ class ReferenceModel(nn.Module):
             nn.Embedding(arch.vocabulary_size, arch.embedding_size) if arch.vocabulary_size is not None else None
         )
         self.layers = nn.ModuleList(_one_layer(arch, layer) for layer in range(arch.model.num_layers))
-        self.head = nn.Linear(arch.hidden_size, arch.num_outputs, bias=arch.model.bias)
+        if arch.model.gate_biases == 1:
+            for layer in self.layers:
+                one_bias(layer)
+        self.dense, self.head = dense_layers(arch)
+        if arch.model.tied_embeddings:
+            assert self.embedding is not None
+            self.head.weight = self.embedding.weight
         self.to_layout = {name: self._module_name(name) for name in arch.layout.names}
 
     @staticmethod
     def _module_name(name: str) -> str:
-        """``recurrent.weight_ih_l1`` is ``layers.1.weight_ih_l0`` here; other names are the same."""
+        """``recurrent.weight_ih_l1`` is ``layers.1.weight_ih_l0`` here, ``projection.bias`` ``dense.0.bias``."""
         if not name.startswith("recurrent."):
-            return name
+            return name.replace("projection.", "dense.0.")
         kind, layer = name.removeprefix("recurrent.").rsplit("_l", 1)
         return f"layers.{layer}.{kind}_l0"
 
@@ -128,7 +151,7 @@ class ReferenceModel(nn.Module):
                 x = x * dropout(number, x.shape[1], x.shape[0])[0].transpose(0, 1)
         if self.task is not Task.SEQUENCE_LABELLING:
             x = x[torch.arange(len(x), device=x.device), lengths - 1]
-        outputs: Tensor = self.head(x)
+        outputs: Tensor = self.head(self.dense(x))
         return outputs
 
 

@@ -50,7 +50,7 @@ class ScanModel(ReferenceModel):
             x = outputs.transpose(0, 1)
         if self.task is not Task.SEQUENCE_LABELLING:
             x = x[torch.arange(x.shape[0], device=x.device), lengths - 1]
-        result: Tensor = self.head(x)
+        result: Tensor = self.head(self.dense(x))
         return result
 
 

@@ -15,6 +15,8 @@ import torch
 
 from fedsim.data.batches import Batch
 from fedsim.data.dataset import IGNORE, Task
+from fedsim.models import head
+from fedsim.models.head import HeadTape
 from fedsim.models.recurrent import Architecture, DropoutMask
 from fedsim.models.scores import Sums, pinball
 from fedsim.models.torch_kernels import StateGradient, Weights
@@ -24,30 +26,21 @@ if TYPE_CHECKING:
 
 
 class _Tape(NamedTuple):
-    """Inputs, states, saved values and dropout mask of each layer, and the head's input, for the backward pass."""
+    """Inputs, states, saved values and dropout mask of each layer, and what the head kept, for the backward pass."""
 
     inputs: list[Tensor]
     states: list[Tensor]
     saved: list[list[Tensor]]
     masks: list[Tensor]
-    features: Tensor
+    head: HeadTape
 
 
 def _layer_weights(views: dict[str, Tensor], layer: int) -> Weights:
-    return Weights(
-        views[f"recurrent.weight_ih_l{layer}"],
-        views[f"recurrent.weight_hh_l{layer}"],
-        views.get(f"recurrent.bias_ih_l{layer}"),
-        views.get(f"recurrent.bias_hh_l{layer}"),
-    )
-
-
-def _last(states: Tensor, batch: Batch) -> Tensor:
-    """The state after each sample's last valid step, ``[C, b, H]`` out of ``[C, T + 1, b, H]``."""
-    if not batch.padded:
-        return states[:, -1]
-    index = batch.lengths[:, None, :, None].expand(-1, 1, -1, states.shape[3])
-    return states.gather(1, index)[:, 0]
+    """A layer's weights, or where their gradients go. Kernels have two biases per gate: with one, the other is zero."""
+    one, other = (views.get(f"recurrent.bias_{side}_l{layer}") for side in ("ih", "hh"))
+    if one is not None and other is None:
+        other = torch.zeros_like(one)
+    return Weights(views[f"recurrent.weight_ih_l{layer}"], views[f"recurrent.weight_hh_l{layer}"], one, other)
 
 
 def _forward(
@@ -72,14 +65,8 @@ def _forward(
         if dropout is not None and layer + 1 < arch.model.num_layers:
             masks.append(dropout(layer, x.shape[1], x.shape[2]))
             x = x * masks[-1]
-    if arch.task is Task.SEQUENCE_LABELLING:
-        features = x.reshape(x.shape[0], -1, x.shape[3])  # [C, T * b, H]
-    else:
-        features = _last(states[-1], batch)  # [C, b, H]
-    outputs = torch.bmm(features, views["head.weight"].transpose(1, 2))
-    if arch.model.bias:
-        outputs += views["head.bias"][:, None]
-    return outputs, _Tape(inputs, states, saved, masks, features)
+    outputs, kept = head.forward(arch, views, states[-1], batch)
+    return outputs, _Tape(inputs, states, saved, masks, kept)
 
 
 def loss_and_gradient(
@@ -106,16 +93,7 @@ def loss_and_gradient(
     outputs, tape = _forward(arch, views, batch, kernels, dropout)
     loss, d_outputs = _loss(arch, outputs, batch)
 
-    grads["head.weight"].copy_(torch.bmm(d_outputs.transpose(1, 2), tape.features))
-    if arch.model.bias:
-        torch.sum(d_outputs, dim=1, out=grads["head.bias"])
-    d_features = torch.bmm(d_outputs, views["head.weight"])
-
-    c, t_max, b = tape.inputs[0].shape[:3]
-    if arch.task is Task.SEQUENCE_LABELLING:
-        incoming = StateGradient(d_features.view(c, t_max, b, -1), None, batch.lengths)
-    else:
-        incoming = StateGradient(None, d_features, batch.lengths)
+    incoming, tied = head.backward(arch, views, tape.head, d_outputs, batch, grads)
     tokens = arch.vocabulary_size is not None
     for layer in range(arch.model.num_layers - 1, -1, -1):
         result = kernels.backward(
@@ -134,9 +112,11 @@ def loss_and_gradient(
     if tokens:
         assert arch.vocabulary_size is not None
         flat = _flat_tokens(batch, arch.vocabulary_size)
-        table = torch.zeros(c * arch.vocabulary_size, arch.embedding_size, dtype=result.x.dtype, device=result.x.device)
+        # Rows of the clients' embeddings under one another, to which the head may have added already.
+        size = len(batch.inputs) * arch.vocabulary_size, arch.embedding_size
+        table = result.x.new_zeros(size) if tied is None else tied.view(size)
         table.index_add_(0, flat, result.x.reshape(len(flat), -1))
-        grads["embedding.weight"].copy_(table.view(c, arch.vocabulary_size, -1))
+        grads["embedding.weight"].copy_(table.view(-1, arch.vocabulary_size, arch.embedding_size))
     return loss
 
 

@@ -213,7 +213,7 @@ def _write_torch(path: Path, arch: Architecture, row: Tensor, simulation: Simula
     if arch.model.cell == "gru_reset_before":
         return _reference(arch, arch.layout.flatten(loaded))
     module = PlainModel(arch).to(row.dtype).train(False)
-    module.load_state_dict(loaded)
+    module.load_state_dict(loaded | ({"head.weight": loaded[arch.head_weight]} if arch.model.tied_embeddings else {}))
     return module
 
 

@@ -25,6 +25,14 @@ def test_two_layers_on_tokens_and_a_head_at_every_step():
     assert forward_macs(arch, 3) == 3 * macs_per_step(arch)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_dense_layer_before_the_head(tied):
+    """The dense layer is [6, 4] and the head [10, 6], at every step, whosever weights these are."""
+    model = GRU(hidden_size=4, embedding_size=6, head_projection=6, tied_embeddings=tied)
+    arch = Architecture(model, 0, 10, 10, Task.SEQUENCE_LABELLING)
+    assert macs_per_step(arch) == 3 * (4 * 6 + 4 * 4) + 6 * 4 + 10 * 6
+
+
 @pytest.mark.parametrize("kind", [RNN, GRU, CIFG, LSTM])
 def test_they_are_as_many_as_weights(kind):
     """Every weight of a product is used once per step (or sequence)."""

@@ -15,6 +15,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 MODELS = (RNN(hidden_size=5), RNN(hidden_size=5, nonlinearity="relu"), LSTM(hidden_size=5), GRU(hidden_size=5))
 MODELS += (GRUResetBefore(hidden_size=5), CIFG(hidden_size=5))
 DEEP = [type(model)(hidden_size=4, num_layers=3, bias=False) for model in MODELS]
+HEADS = [GRU(hidden_size=5, head_projection=6, gate_biases=1), RNN(hidden_size=5, head_projection=6, bias=False)]
+HEADS += [LSTM(hidden_size=5, head_projection=8, head_activation="tanh", gate_biases=1)]
 BATCH, TIME = 6, 9
 
 
@@ -25,9 +27,22 @@ def _small(one_thread):
 
 @pytest.mark.parametrize("task", list(Task))
 @pytest.mark.parametrize("tokens", [None, 7], ids=["numbers", "tokens"])
-@pytest.mark.parametrize("model", [*MODELS, *DEEP], ids=lambda model: f"{model.cell}-{model.num_layers}")
+@pytest.mark.parametrize(
+    "model", [*MODELS, *DEEP, *HEADS], ids=lambda model: f"{model.cell}-{model.num_layers}-{model.head_projection}"
+)
 def test_it_computes_what_the_model_does(model, tokens, task):
-    arch = Architecture(model, 0 if tokens else 3, tokens, 4, task)
+    compare(Architecture(model, 0 if tokens else 3, tokens, 4, task))
+
+
+@pytest.mark.parametrize("projection", [None, 8])
+def test_tied_embeddings(projection):
+    model = GRU(hidden_size=8, num_layers=2, tied_embeddings=True, head_projection=projection)
+    compare(Architecture(model, 0, 7, 7, Task.SEQUENCE_LABELLING))
+
+
+def compare(arch):
+    """The outputs of the graph and of the module, with the same parameters on the same random inputs."""
+    tokens = arch.vocabulary_size
     rng = torch.Generator().manual_seed(1)
     # Large enough that every gate is far from its middle: a gate in another's place changes the outputs.
     row = 1.5 * torch.randn(arch.layout.num_parameters, generator=rng)
@@ -43,7 +58,7 @@ def test_it_computes_what_the_model_does(model, tokens, task):
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     (outputs,) = session.run(None, {"inputs": inputs.numpy(), "lengths": lengths.numpy()})
     assert outputs.shape == expected.shape
-    if task is Task.SEQUENCE_LABELLING:
+    if arch.task is Task.SEQUENCE_LABELLING:
         real = np.arange(TIME) < lengths.numpy()[:, None]
         outputs, expected = outputs[real], expected[real]
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)

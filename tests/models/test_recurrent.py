@@ -182,6 +182,67 @@ def test_number_of_parameters(kind, gates):
     assert arch_of(kind(hidden_size=5, num_layers=2, bias=False)).layout.num_parameters == gates * 5 * (8 + 10) + 20
 
 
+def test_known_numbers_of_parameters():
+    """Of the next-word models of the field, with one bias per gate, as Keras has them.
+
+    An LSTM of 670 on embeddings of 96, a dense layer of 96, and 10,004 words: 10,004 * 96 + 4 * 670 * (96 + 670 + 1) +
+    96 * (670 + 1) + 10,004 * (96 + 1) = 4,050,748 (Reddi 2021, Stack Overflow).
+    """
+    sizes = {"hidden_size": 670, "embedding_size": 96, "gate_biases": 1}
+    words = 10_004
+    arch = Architecture(LSTM(head_projection=96, **sizes), 0, words, words, Task.SEQUENCE_LABELLING)
+    assert arch.layout.num_parameters == 4_050_748
+    layers = nn.Embedding(words, 96), nn.LSTM(96, 670), nn.Linear(670, 96), nn.Linear(96, words)
+    assert sum(p.numel() for layer in layers for p in layer.parameters()) - 4 * 670 == 4_050_748
+
+
+def test_tied_embeddings_are_there_once():
+    """7 tokens of width 5: the head has no weights of its own, only 7 biases."""
+    untied, tied = (
+        Architecture(GRU(hidden_size=5, embedding_size=5, tied_embeddings=both), 0, 7, 7, Task.SEQUENCE_LABELLING)
+        for both in (False, True)
+    )
+    assert untied.layout.num_parameters - tied.layout.num_parameters == 7 * 5
+    assert [*tied.layout.names][-1] == "head.bias"
+    assert "head.weight" not in tied.layout.names
+    module = ReferenceModel(tied)
+    assert module.head.weight is module.embedding.weight
+
+
+@pytest.mark.parametrize(
+    ("values", "data", "message"),
+    [
+        ({"embedding_size": 6}, (None, 4), r"the inputs are numbers, not tokens"),
+        ({"embedding_size": 6}, (7, 4), r"there are 7 tokens and 4 outputs"),
+        (
+            {},
+            (7, 7),
+            r"the embedding has 8 numbers per token and the head gets 6; set model\.embedding_size=6 or model\.he",
+        ),
+        ({"embedding_size": 6, "head_projection": 5}, (7, 7), r"6 numbers per token and the head gets 5"),
+    ],
+)
+def test_an_embedding_that_cannot_be_the_head(values, data, message):
+    vocabulary, outputs = data
+    if vocabulary is None:
+        values = {}
+    empty = Samples(torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(1))
+    population = Population(Task.CLASSIFICATION, empty, empty, None, outputs, 3, vocabulary, ("a",))
+    with pytest.raises(UserError, match=rf"^model\.tied_embeddings=true: .*{message}"):
+        architecture(GRU(hidden_size=6, tied_embeddings=True, **values), population)
+
+
+def test_dense_layers_begin_by_the_width_of_what_they_get():
+    """As ``torch.nn.Linear``: uniform in +-1/sqrt(in), 64 for the dense layer and 9 for the head, biases too."""
+    for name, width in (("projection", 64), ("head", 9)):
+        found = views_of(GRU(head_projection=9, embedding_size=9), tokens=True)
+        for kind in ("weight", "bias"):
+            assert 0.4 * width**-0.5 < np.abs(found[f"{name}.{kind}"]).max() <= width**-0.5
+    keras = views_of(GRU(head_projection=9, initialisation="keras"), tokens=True)
+    assert 0.9 * (6 / 73) ** 0.5 < np.abs(keras["projection.weight"]).max() <= (6 / 73) ** 0.5
+    assert not keras["projection.bias"].any()
+
+
 def of(parameters, kind, tokens=False, **changes):
     return arch_of(kind(hidden_size=None, parameters=parameters, **changes), tokens)
 
@@ -289,6 +350,11 @@ def test_embedding_size():
         {"num_layers": 0},
         {"dropout": 1.0, "num_layers": 2},
         {"dropout": 0.1},
+        {"gate_biases": 3},
+        {"gate_biases": 1, "bias": False},
+        {"head_projection": 0},
+        {"head_activation": "tanh"},
+        {"head_activation": "relu", "head_projection": 3},
     ],
 )
 def test_values_out_of_range_are_refused(values):

@@ -110,6 +110,35 @@ def test_gradient(cell, task, tokens, bias, layers):
     check(arch, *case(arch))
 
 
+HEADS = {
+    "dense layer": {"head_projection": 5},
+    "dense layer with tanh": {"head_projection": 9, "head_activation": "tanh"},
+    "dense layer without bias": {"head_projection": 5, "head_activation": "tanh", "bias": False},
+    "one bias per gate": {"gate_biases": 1, "num_layers": 2},
+}
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("cell", ["cifg", "gru"])
+def test_gradient_of_what_is_around_the_layers(cell, name, task, kernels):
+    arch = arch_of(cell, task, tokens=task is Task.SEQUENCE_LABELLING, **HEADS[name])
+    check(arch, *case(arch), load_kernels(kernels))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("projection", [None, 5])
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.SEQUENCE_LABELLING])
+def test_gradient_of_an_embedding_that_is_the_head(task, projection, bias):
+    """Tokens of the batch get gradients from both sides, all others of the vocabulary from the head alone."""
+    size = projection or H
+    model = LSTM(hidden_size=H, embedding_size=size, tied_embeddings=True, head_projection=projection, bias=bias)
+    arch = Architecture(model, 0, K, K, task)  # labels are tokens
+    rows, batch = case(arch)
+    check(arch, rows, Batch(batch.inputs % K, batch.lengths, batch.targets, batch.real))
+
+
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradient_with_dropout(cell, kernels):
