@@ -13,7 +13,7 @@ from fedsim.clients.scores import EVALUATION_BATCH
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
 from fedsim.errors import FieldError, check_one_of
-from fedsim.models.recurrent import Architecture
+from fedsim.models.recurrent import Architecture, RecurrentModel
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ class Engine(Protocol):
         """How many clients are trained at a time, before their deltas go to the combine rule."""
         ...
 
-    def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
+    def describe(self, device: torch.device, dtype: torch.dtype, model: RecurrentModel) -> str:
         """Return a phrase about the engine for the start of a run."""
         ...
 
@@ -45,7 +45,9 @@ class StackedEngine:
 
     Attributes:
         kernels: ``torch`` (batched operations, any device), ``numba`` (fused, CPU), or ``auto``: numba on a CPU, else
-            torch. The choice depends on the device alone, because the bytes of a result depend on it.
+            torch. The choice depends on the device and the model alone, because the bytes of a result depend on it: a
+            model with a recurrent projection, which the numba kernels do not have, always takes torch's, and the start
+            of the run says so.
         memory_budget: memory that a chunk of clients may take, such as ``2GiB``. A fixed value, never derived from the
             machine's free memory, because the chunk size decides how sums are rounded.
     """
@@ -66,9 +68,11 @@ class StackedEngine:
             raise FieldError("memory_budget", self.memory_budget, "must be a size such as 512MiB or 2GiB")
         return int(min(float(match[1]) * _UNITS[match[2]], float(2**62)))
 
-    def _kernels(self, device: torch.device) -> str:
+    def _kernels(self, device: torch.device, model: RecurrentModel) -> str:
         if self.kernels == "numba" and device.type != "cpu":
             raise FieldError("kernels", self.kernels, f"runs on a CPU only (device={device.type}); use torch or auto")
+        if model.projection is not None:
+            return "torch"
         return ("numba" if device.type == "cpu" else "torch") if self.kernels == "auto" else self.kernels
 
     def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
@@ -77,7 +81,7 @@ class StackedEngine:
 
         if device.type == "cpu":
             keep_freed_memory()
-        module = load_kernels(self._kernels(device))
+        module = load_kernels(self._kernels(device, task.arch.model))
         samples = EVALUATION_BATCH * sample_bytes(task.arch, task.population.train.steps, dtype)
         blocks = max(1, min(16, self.budget_bytes // samples))
         return StackedTrainer(task, module, blocks)
@@ -86,11 +90,13 @@ class StackedEngine:
         """As many clients as fit the budget, each with rows, gradients, optimizer state and one batch's activations."""
         return max(1, self.budget_bytes // client_bytes(task, dtype))
 
-    def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
+    def describe(self, device: torch.device, dtype: torch.dtype, model: RecurrentModel) -> str:
         """For instance ``stacked (numba kernels)``, with a warning if this machine has yet to compile the kernels."""
-        kernels = self._kernels(device)
-        if kernels == "numba" and not load_kernels("numba").compiled(cell, dtype):
+        kernels = self._kernels(device, model)
+        if kernels == "numba" and not load_kernels("numba").compiled(model.cell, dtype):
             return "stacked (numba kernels; compiling them first, once on this machine, takes some seconds)"
+        if model.projection is not None and device.type == "cpu" and self.kernels != "torch":
+            return "stacked (torch kernels, because the numba kernels have no recurrent projection)"
         return f"stacked ({kernels} kernels)"
 
 
@@ -108,7 +114,7 @@ class SequentialEngine:
         """64: one client is trained at a time, but the deltas of a chunk are held together."""
         return 64
 
-    def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
+    def describe(self, device: torch.device, dtype: torch.dtype, model: RecurrentModel) -> str:
         """Return the engine's name and what it uses."""
         return "sequential (torch.nn, one client at a time)"
 

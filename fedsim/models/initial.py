@@ -35,8 +35,11 @@ def draw(
     - ``keras_he``: as ``keras``, but the input weights of recurrent layers are normal with variance ``2 / in``, cut off
       at two standard deviations before scaling (He et al. 2015), as in the Shakespeare model of TensorFlow Federated.
       With a narrow embedding they are much larger: Glorot's rule counts all gates as outputs.
-    - ``orthogonal``: as ``torch``, but the recurrent matrix of each gate is orthogonal, and the bias of a forget gate
-      is 1 (Le et al. 2015 discuss why).
+    - ``orthogonal``: as ``torch``, but the recurrent matrix of each gate is orthogonal (has orthonormal columns, where
+      the state is projected), and the bias of a forget gate is 1 (Le et al. 2015 discuss why).
+
+    The weights of a recurrent projection are drawn as ``torch`` draws all others of the layer, and by Glorot's rule in
+    the ways of Keras, which has no such layer.
 
     Args:
         style: one of `STYLES`.
@@ -48,14 +51,14 @@ def draw(
     """
     keras = style.startswith("keras")
     if name.startswith("recurrent.weight_hh") and style != "torch":
-        blocks = [shape] if keras else [(hidden, hidden)] * (shape[0] // hidden)
+        blocks = [shape] if keras else [(hidden, shape[1])] * (shape[0] // hidden)
         return np.concatenate([_orthonormal(block, rng) for block in blocks])
     if keras:
         if name == "embedding.weight":
             return rng.uniform(-_KERAS_EMBEDDING, _KERAS_EMBEDDING, shape)
         if "bias" in name:
             return _forgetting(np.zeros(shape), name, hidden, forget)
-        if style == "keras_he" and name.startswith("recurrent."):
+        if style == "keras_he" and name.startswith("recurrent.weight_ih"):
             return _truncated_normal(shape, rng) * float(np.sqrt(2 / shape[1]))
         limit = float(np.sqrt(6 / sum(shape)))
         return rng.uniform(-limit, limit, shape)

@@ -3,10 +3,11 @@
 Counted are the products of matrices, as is usual. A recurrent layer of H units with G gates (1 for an RNN, 3 for a GRU
 or CIFG, 4 for an LSTM) on inputs of width D multiplies ``[G H, D]`` with the input and ``[G H, H]`` with the state,
 which makes ``G H (D + H)`` per time step, whichever way the reset gate of a GRU acts. D is the width of the embedding
-or the number of features in the first layer, and H in those above it. Looking up an embedding multiplies nothing. The
-head is ``[O, F]`` for O outputs, where F is H or the width of ``model.head_projection``, whose dense layer is
-``[F, H]``; whether its weights are those of the embedding makes no difference. Biases, gates and nonlinearities, some
-``10 H`` operations per layer and step, are left out.
+or the number of features in the first layer, and H in those above it. With ``model.recurrent_projection`` the state has
+P numbers instead of H, and ``[P, H]`` makes it. Looking up an embedding multiplies nothing. The head is ``[O, F]`` for
+O outputs, where F is the width of the state, or that of ``model.head_projection``, whose dense layer is ``[F, H]``;
+whether its weights are those of the embedding makes no difference. Biases, gates and nonlinearities, some ``10 H``
+operations per layer and step, are left out.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from fedsim.models.recurrent import Architecture
 
 def macs_per_step(arch: Architecture) -> int:
     """Multiply-accumulates of every time step: all layers, and the head where there is an output at every step."""
-    m, hidden = arch.model, arch.hidden_size
-    widths = [arch.embedding_size or arch.input_size] + [hidden] * (m.num_layers - 1)
-    recurrent = sum(m.gates * hidden * (width + hidden) for width in widths)
+    m, hidden, state = arch.model, arch.hidden_size, arch.state_size
+    widths = [arch.embedding_size or arch.input_size] + [state] * (m.num_layers - 1)
+    recurrent = sum(m.gates * hidden * (width + state) for width in widths)
+    if m.projection is not None:
+        recurrent += m.num_layers * state * hidden
     return recurrent + (_head(arch) if arch.task is Task.SEQUENCE_LABELLING else 0)
 
 
@@ -34,5 +37,5 @@ def forward_macs(arch: Architecture, steps: int) -> int:
 
 
 def _head(arch: Architecture) -> int:
-    dense = arch.hidden_size * arch.head_size if arch.model.head_projection is not None else 0
+    dense = arch.state_size * arch.head_size if arch.model.head_projection is not None else 0
     return dense + arch.head_size * arch.num_outputs

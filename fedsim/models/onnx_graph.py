@@ -76,6 +76,10 @@ def build_graph(arch: Architecture, parameters: Mapping[str, Array]) -> Any:
         axis = "directions" if not last else "first"
         constants["first"] = np.array([0], dtype=np.int64)
         x = add("Squeeze", [states[-1], axis], [f"{states[-1]}.squeezed"])
+        if arch.model.projection is not None:
+            name = f"recurrent.weight_hr_l{layer}"
+            constants[name] = np.ascontiguousarray(parameters[name].T)
+            x = add("MatMul", [x, name], [f"{states[-1]}.projected"])
     if every_step:
         x = add("Transpose", [x], ["batch_first"], perm=[1, 0, 2])
 
@@ -130,6 +134,9 @@ def _layer(
         return np.concatenate([blocks[place] for place in _ORDER[operator]])
 
     arrays = {"W": arranged("weight_ih")[None], "R": arranged("weight_hh")[None]}
+    if arch.model.projection is not None:
+        # ONNX has no projection within a layer, but U (W m) is (U W) m: its states are m, and W follows the layer.
+        arrays["R"] = arrays["R"] @ parameters[f"recurrent.weight_hr_l{layer}"]
     if arch.model.bias:
         first = arranged("bias_ih")
         second = arranged("bias_hh") if arch.model.gate_biases == 2 else np.zeros_like(first)

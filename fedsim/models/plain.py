@@ -14,6 +14,7 @@ from torch import nn
 from fedsim.data.dataset import Task
 from fedsim.errors import UserError
 from fedsim.models.recurrent import Architecture
+from fedsim.models.reference import lstm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,12 +42,12 @@ class PlainModel(nn.Module):
             self.recurrent = nn.RNN(
                 width, arch.hidden_size, m.num_layers, nonlinearity=m.cell[4:], bias=m.bias, batch_first=True
             )
+        elif m.cell in ("lstm", "cifg"):
+            self.recurrent = lstm(width, arch.hidden_size, m.num_layers, m.bias, m.projection)
         else:
-            kind = nn.LSTM if m.cell in ("lstm", "cifg") else nn.GRU
-            self.recurrent = kind(width, arch.hidden_size, m.num_layers, bias=m.bias, batch_first=True)
-        self.projection, self.activation = None, m.head_activation
-        if m.head_projection is not None:
-            self.projection = nn.Linear(arch.hidden_size, m.head_projection, bias=m.bias)
+            self.recurrent = nn.GRU(width, arch.hidden_size, m.num_layers, bias=m.bias, batch_first=True)
+        dense, self.activation = m.head_projection, m.head_activation
+        self.projection = None if dense is None else nn.Linear(arch.state_size, dense, bias=m.bias)
         self.head = nn.Linear(arch.head_size, arch.num_outputs, bias=m.bias)
         if self.embedding is not None and m.tied_embeddings:
             self.head.weight = self.embedding.weight
@@ -78,7 +79,7 @@ def plain_parameters(arch: Architecture, row: Tensor) -> dict[str, Tensor]:
     """
     parameters = {}
     for name, view in arch.layout.views(row).items():
-        if arch.model.cell == "cifg" and name.startswith("recurrent."):
+        if arch.model.cell == "cifg" and name.startswith("recurrent.") and "weight_hr" not in name:
             view = torch.cat([-view[: arch.hidden_size], view])
         parameters[name] = view.contiguous()
         if "bias_ih" in name and arch.model.gate_biases == 1:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DropoutMask: TypeAlias = "Callable[[int, int, int], Tensor]"
-"""``mask(layer, T, b) -> [C, T, b, H]``, what to multiply that layer's outputs with."""
+"""``mask(layer, T, b) -> [C, T, b, S]``, what to multiply that layer's outputs with."""
 
 DEFAULT_EMBEDDING_SIZE = 8
 """Embedding width where the inputs are tokens and none is given, as in McMahan 2017 and Reddi 2021 (Shakespeare)."""
@@ -94,6 +94,11 @@ class RecurrentModel:
             raise FieldError("dropout", self.dropout, "acts between layers and needs num_layers of 2 or more")
 
     @property
+    def projection(self) -> int | None:
+        """P, the width of the states of all layers, or None if it is H."""
+        return None
+
+    @property
     def cell(self) -> str:
         """The kind of cell, one of ``rnn_tanh, rnn_relu, lstm, cifg, gru, gru_reset_before``."""
         raise NotImplementedError
@@ -117,7 +122,32 @@ class RNN(RecurrentModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LSTM(RecurrentModel):
+class _WithCellState(RecurrentModel):
+    """What has a cell state of H units, of which a smaller state can be made.
+
+    Attributes:
+        recurrent_projection: P, width of the state ``h = W (o * tanh(c))`` that a layer passes on to its next step and
+            upwards, below `hidden_size` (Sak 2014, LSTMP, as ``torch.nn.LSTM(proj_size=)``); None means none: the state
+            is ``o * tanh(c)``.
+    """
+
+    recurrent_projection: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "recurrent_projection")
+        width, hidden = self.recurrent_projection, self.hidden_size
+        if width is not None and hidden is not None and width >= hidden:
+            raise FieldError("recurrent_projection", width, f"must be below hidden_size={hidden}")
+
+    @property
+    def projection(self) -> int | None:
+        """P, or None if the state is not projected."""
+        return self.recurrent_projection
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTM(_WithCellState):
     """Long short-term memory with a forget gate (Gers 2000), gates in the order i, f, g, o, as `torch.nn.LSTM`."""
 
     gates: ClassVar[int] = 4
@@ -126,7 +156,7 @@ class LSTM(RecurrentModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CIFG(RecurrentModel):
+class CIFG(_WithCellState):
     """Long short-term memory whose input gate is what the forget gate leaves over, gates in the order f, g, o.
 
     With f and o the sigmoid and g the tanh of ``W x + b + U h + c``, ``c' = f * c + (1 - f) * g`` and
@@ -200,9 +230,14 @@ class Architecture:
         return self.model.embedding_size or DEFAULT_EMBEDDING_SIZE
 
     @property
+    def state_size(self) -> int:
+        """S, how many numbers a recurrent layer passes on: H, or ``model.recurrent_projection``."""
+        return self.model.projection or self.hidden_size
+
+    @property
     def head_size(self) -> int:
         """F, how many numbers the head gets: those of a state, or of ``model.head_projection``."""
-        return self.model.head_projection or self.hidden_size
+        return self.model.head_projection or self.state_size
 
     @property
     def head_weight(self) -> str:
@@ -222,14 +257,16 @@ class Architecture:
         if (wanted := self.model.parameters) is None:
             assert self.model.hidden_size is not None  # exactly one of them is set
             return self.model.hidden_size
-        if (least := self._count(1)) > wanted:
+        fewest = 1 if self.model.projection is None else self.model.projection + 1
+        if (least := self._count(fewest)) > wanted:
+            units = "one unit" if fewest == 1 else f"{fewest} units"
             raise UserError(
                 f"model.parameters={wanted}: {type(self.model).__name__} has at least {least:,} parameters on these "
-                "data (with one unit per layer); set at least that many"
+                f"data (with {units} per layer); set at least that many"
             )
-        sizes = range(1, wanted + 1)  # at least one parameter per unit
+        sizes = range(fewest, wanted + 1)  # at least one parameter per unit
         above = sizes[bisect_left(sizes, wanted, key=self._count)]  # the first that does not fall short
-        below = max(1, above - 1)
+        below = max(fewest, above - 1)
         return below if wanted - self._count(below) <= self._count(above) - wanted else above
 
     @cached_property
@@ -248,14 +285,17 @@ class Architecture:
         parameters: list[tuple[str, tuple[int, ...]]] = []
         if self.vocabulary_size is not None:
             parameters.append(("embedding.weight", (self.vocabulary_size, self.embedding_size)))
+        state = m.projection or hidden
         for layer in range(m.num_layers):
-            width = hidden if layer else (self.embedding_size or self.input_size)
+            width = state if layer else (self.embedding_size or self.input_size)
             parameters.append((f"recurrent.weight_ih_l{layer}", (m.gates * hidden, width)))
-            parameters.append((f"recurrent.weight_hh_l{layer}", (m.gates * hidden, hidden)))
+            parameters.append((f"recurrent.weight_hh_l{layer}", (m.gates * hidden, state)))
             for side in ("ih", "hh")[: m.gate_biases if m.bias else 0]:
                 parameters.append((f"recurrent.bias_{side}_l{layer}", (m.gates * hidden,)))
-        dense = [] if m.head_projection is None else [("projection", m.head_projection, hidden)]
-        for block, out, inputs in [*dense, ("head", self.num_outputs, m.head_projection or hidden)]:
+            if m.projection is not None:
+                parameters.append((f"recurrent.weight_hr_l{layer}", (state, hidden)))
+        dense = [] if m.head_projection is None else [("projection", m.head_projection, state)]
+        for block, out, inputs in [*dense, ("head", self.num_outputs, m.head_projection or state)]:
             if block != "head" or not m.tied_embeddings:
                 parameters.append((f"{block}.weight", (out, inputs)))
             if m.bias:
@@ -325,7 +365,7 @@ def initial_row(arch: Architecture, seed: int, dtype: torch.dtype) -> Tensor:
     row = torch.empty(arch.layout.num_parameters, dtype=dtype)
     for name, view in arch.layout.views(row).items():
         rng = seeding.generator(seed, f"initial {name}")
-        width = {"projection": hidden, "head": arch.head_size}.get(name.split(".")[0], hidden)
+        width = {"projection": arch.state_size, "head": arch.head_size}.get(name.split(".")[0], hidden)
         draws = initial.draw(model.initialisation, name, tuple(view.shape), width, model.forget, rng)
         view.copy_(torch.from_numpy(np.asarray(draws)))
     return row

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,24 +48,28 @@ class ResetBeforeLayer(nn.Module):
 class CoupledLayer(nn.Module):
     """One layer of `fedsim.models.recurrent.CIFG` in plain torch; gates f, g, o, names as in `torch.nn.LSTM`."""
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool) -> None:
+    def __init__(self, input_size: int, hidden_size: int, bias: bool, projection: int | None = None) -> None:
         super().__init__()
+        self.hidden_size = hidden_size
         self.weight_ih_l0 = nn.Parameter(torch.empty(3 * hidden_size, input_size))
-        self.weight_hh_l0 = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
+        self.weight_hh_l0 = nn.Parameter(torch.empty(3 * hidden_size, projection or hidden_size))
         self.bias_ih_l0 = nn.Parameter(torch.empty(3 * hidden_size)) if bias else None
         self.bias_hh_l0 = nn.Parameter(torch.empty(3 * hidden_size)) if bias else None
+
+        self.weight_hr_l0 = None if projection is None else nn.Parameter(torch.empty(projection, hidden_size))
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """One time step: the next h and c, given the gates' inputs ``W x + b`` ``[b, 3 H]``."""
         f, g, o = (x + nn.functional.linear(h, self.weight_hh_l0, self.bias_hh_l0)).chunk(3, dim=1)
         f = torch.sigmoid(f)
         c = f * c + (1 - f) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h if self.weight_hr_l0 is None else nn.functional.linear(h, self.weight_hr_l0), c
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``[b, T, D]`` to the states ``[b, T, H]`` and the last of them."""
+        """Map ``[b, T, D]`` to the states ``[b, T, S]`` and the last of them."""
         h = x.new_zeros(x.shape[0], self.weight_hh_l0.shape[1])
-        c = torch.zeros_like(h)
+        c = x.new_zeros(x.shape[0], self.hidden_size)
         outputs = []
         for step in nn.functional.linear(x, self.weight_ih_l0, self.bias_ih_l0).unbind(1):
             h, c = self.step(step, h, c)
@@ -72,23 +77,32 @@ class CoupledLayer(nn.Module):
         return torch.stack(outputs, 1), h
 
 
+def lstm(inputs: int, hidden: int, layers: int, bias: bool, projection: int | None) -> nn.LSTM:
+    """An ``nn.LSTM`` for batches that come first; with a projection it says nothing of the library that has none."""
+    if projection is not None:
+        warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
+    return nn.LSTM(inputs, hidden, layers, bias=bias, batch_first=True, proj_size=projection or 0)
+
+
 def _one_layer(arch: Architecture, layer: int) -> nn.Module:
     m = arch.model
-    width = arch.hidden_size if layer else (arch.embedding_size or arch.input_size)
-    if m.cell in ("cifg", "gru_reset_before"):
-        kind = CoupledLayer if m.cell == "cifg" else ResetBeforeLayer
-        return kind(width, arch.hidden_size, m.bias)
+    width = arch.state_size if layer else (arch.embedding_size or arch.input_size)
+    if m.cell == "cifg":
+        return CoupledLayer(width, arch.hidden_size, m.bias, m.projection)
+    if m.cell == "gru_reset_before":
+        return ResetBeforeLayer(width, arch.hidden_size, m.bias)
     if m.cell in ("rnn_tanh", "rnn_relu"):
         return nn.RNN(width, arch.hidden_size, nonlinearity=m.cell[4:], bias=m.bias, batch_first=True)
-    module = nn.LSTM if m.cell == "lstm" else nn.GRU
-    return module(width, arch.hidden_size, bias=m.bias, batch_first=True)
+    if m.cell == "lstm":
+        return lstm(width, arch.hidden_size, 1, m.bias, m.projection)
+    return nn.GRU(width, arch.hidden_size, bias=m.bias, batch_first=True)
 
 
 def dense_layers(arch: Architecture) -> tuple[nn.Sequential, nn.Linear]:
     """What follows the recurrent layers: the dense layer with its activation, empty if there is none, and the head."""
     dense = nn.Sequential()
     if arch.model.head_projection is not None:
-        dense.append(nn.Linear(arch.hidden_size, arch.model.head_projection, bias=arch.model.bias))
+        dense.append(nn.Linear(arch.state_size, arch.model.head_projection, bias=arch.model.bias))
         if arch.model.head_activation == "tanh":
             dense.append(nn.Tanh())
     return dense, nn.Linear(arch.head_size, arch.num_outputs, bias=arch.model.bias)

@@ -30,7 +30,7 @@ class ScanModel(ReferenceModel):
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__(arch)
-        self.cell, self.states = arch.model.cell, 2 if arch.model.cell in ("lstm", "cifg") else 1
+        self.cell = arch.model.cell
 
     def forward(self, inputs: Tensor, lengths: Tensor, dropout: DropoutMask | None = None) -> Tensor:
         """Return outputs ``[b, K]`` or ``[b, T, K]`` of `inputs` ``[b, T, D]`` or ``[b, T]``; there is no dropout."""
@@ -40,13 +40,15 @@ class ScanModel(ReferenceModel):
         layer: Any  # to mypy, whatever a module holds is a tensor or a module
         for layer in self.layers:
             gates = linear(x, layer.weight_ih_l0, getattr(layer, "bias_ih_l0", None)).transpose(0, 1)
-            zeros = x.new_zeros(x.shape[0], layer.weight_hh_l0.shape[1])
+            states: Carry = (x.new_zeros(x.shape[0], layer.weight_hh_l0.shape[1]),)
+            if self.cell in ("lstm", "cifg"):
+                states += (x.new_zeros(x.shape[0], layer.hidden_size),)
 
             def step(state: Carry, arriving: Tensor, layer: nn.Module = layer) -> tuple[Carry, Tensor]:
                 state = _step(self.cell, layer, state, arriving)
                 return state, state[0].clone()  # the carried state and the output must not share memory
 
-            _, outputs = scan(step, (zeros,) * self.states if self.states == 1 else (zeros, zeros.clone()), gates)
+            _, outputs = scan(step, states, gates)
             x = outputs.transpose(0, 1)
         if self.task is not Task.SEQUENCE_LABELLING:
             x = x[torch.arange(x.shape[0], device=x.device), lengths - 1]
@@ -63,7 +65,8 @@ def _step(cell: str, layer: Any, state: Carry, x: Tensor) -> Carry:
     if cell == "lstm":
         i, f, g, o = (x + linear(h, weight, bias)).chunk(4, dim=1)
         c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h if (down := getattr(layer, "weight_hr_l0", None)) is None else linear(h, down), c
     if cell == "cifg":
         h, c = layer.step(x, *state)
         return h, c

@@ -40,7 +40,9 @@ def _layer_weights(views: dict[str, Tensor], layer: int) -> Weights:
     one, other = (views.get(f"recurrent.bias_{side}_l{layer}") for side in ("ih", "hh"))
     if one is not None and other is None:
         other = torch.zeros_like(one)
-    return Weights(views[f"recurrent.weight_ih_l{layer}"], views[f"recurrent.weight_hh_l{layer}"], one, other)
+    w_ih, w_hh, w_hr = (views.get(f"recurrent.weight_{side}_l{layer}") for side in ("ih", "hh", "hr"))
+    assert w_ih is not None and w_hh is not None  # noqa: PT018  # for mypy: every layer has both
+    return Weights(w_ih, w_hh, one, other, w_hr)
 
 
 def _forward(

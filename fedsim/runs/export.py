@@ -339,6 +339,10 @@ def _note(name: str, arch: Architecture) -> str:
         return f"onnxruntime quantises no {kind}: its weights stay float32, only those of embedding and head are int8"
     if name == "torch" and arch.model.cell == "gru_reset_before":
         return "torch.nn has no gru_reset_before: loaded into nn.GRU, these weights give other outputs"
+    if name in ("onnx", "int8") and arch.model.projection is not None:
+        return (
+            "ONNX's LSTM has no projection: the file has it after each layer, and multiplied into the recurrent weights"
+        )
     if name == "torch" and arch.model.cell == "cifg":
         return "written for nn.LSTM, whose input gate has the forget gate's weights with the other sign"
     return ""

@@ -178,6 +178,11 @@ SETTINGS = {
         LABELLING,
         [*DENSE, "model.tied_embeddings=true", "model.embedding_size=4", "aggregator.blocks=[embedding,head]"],
     ),
+    "recurrent projection": (CLASSIFICATION, ["model=lstm", "model.recurrent_projection=3", ADAM, FAST]),
+    "recurrent projection, dropout": (
+        LABELLING,
+        ["model=cifg", "model.recurrent_projection=3", TWO_LAYERS, "model.dropout=0.4", MOMENTUM],
+    ),
     "one output": (REGRESSION, ["data.outputs=1"]),
     "local steps": (CLASSIFICATION, ["client.steps=7"]),
     "local steps, fewer than an epoch": (CLASSIFICATION, ["client.steps=1", "client.batch_size=3"]),

@@ -165,11 +165,11 @@ def test_reads_views_and_leaves_inputs_alone(cell):
     case = Case(cell, (2, 5, 6, 16, 16), torch.float32)
     expected = case.run(numba_kernels, case.gradient("every"))
     # As the trainer has them: weights are slices of wide rows, the input is a slice of the states below.
-    rows = torch.cat([torch.full((2, 3), torch.nan), *(w.flatten(1) for w in case.weights)], 1)
-    parts = rows[:, 3:].split([w[0].numel() for w in case.weights], 1)
+    rows = torch.cat([torch.full((2, 3), torch.nan), *(w.flatten(1) for w in case.weights[:4])], 1)
+    parts = rows[:, 3:].split([w[0].numel() for w in case.weights[:4]], 1)
     below = torch.cat([torch.full((2, 1, 5, 16), torch.nan), case.x], 1)
     case.x = below[:, 1:]
-    case.weights = Weights(*(part.view(w.shape) for part, w in zip(parts, case.weights, strict=True)))
+    case.weights = Weights(*(part.view(w.shape) for part, w in zip(parts, case.weights[:4], strict=True)))
     kept = rows.clone(), below.clone()
     result = case.run(numba_kernels, case.gradient("every"))
     assert all(torch.equal(a, b) for a, b in zip(flat(result).values(), flat(expected).values(), strict=True))
@@ -198,15 +198,15 @@ def test_results_outlive_the_next_call():
 def test_gradients_go_where_they_are_wanted(clients):
     numba_kernels.set_threads(2)
     case = Case("gru", (clients, 16, 6, 16, 16), torch.float32)
-    row = torch.full((clients, 3 + sum(w[0].numel() for w in case.weights)), torch.nan)
-    parts = row[:, 3:].split([w[0].numel() for w in case.weights], 1)
-    into = Weights(*(part.view(w.shape) for part, w in zip(parts, case.weights, strict=True)))
+    row = torch.full((clients, 3 + sum(w[0].numel() for w in case.weights[:4])), torch.nan)
+    parts = row[:, 3:].split([w[0].numel() for w in case.weights[:4]], 1)
+    into = Weights(*(part.view(w.shape) for part, w in zip(parts, case.weights[:4], strict=True)))
     states, saved = numba_kernels.forward("gru", case.x, case.weights)
     arguments = "gru", case.x, case.weights, states, saved, case.gradient("last")
     expected = numba_kernels.backward(*arguments, need_x=True)
     result = numba_kernels.backward(*arguments, need_x=True, into=into)
     assert result.weights is into
-    assert all(torch.equal(a, b) for a, b in zip(into, expected.weights, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(into[:4], expected.weights[:4], strict=True))
     assert row[:, :3].isnan().all()
 
 

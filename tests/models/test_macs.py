@@ -25,6 +25,13 @@ def test_two_layers_on_tokens_and_a_head_at_every_step():
     assert forward_macs(arch, 3) == 3 * macs_per_step(arch)
 
 
+def test_a_recurrent_projection():
+    """Two layers of 5 units on D = 3, whose states are projected to 2 by [2, 5]; the head [4, 2] at the end."""
+    arch = Architecture(CIFG(hidden_size=5, num_layers=2, recurrent_projection=2), 3, None, 4, Task.CLASSIFICATION)
+    assert macs_per_step(arch) == 3 * (5 * 3 + 5 * 2) + 2 * 5 + 3 * (5 * 2 + 5 * 2) + 2 * 5
+    assert macs_per_sequence(arch) == 4 * 2
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_dense_layer_before_the_head(tied):
     """The dense layer is [6, 4] and the head [10, 6], at every step, whosever weights these are."""

@@ -17,6 +17,7 @@ MODELS += (GRUResetBefore(hidden_size=5), CIFG(hidden_size=5))
 DEEP = [type(model)(hidden_size=4, num_layers=3, bias=False) for model in MODELS]
 HEADS = [GRU(hidden_size=5, head_projection=6, gate_biases=1), RNN(hidden_size=5, head_projection=6, bias=False)]
 HEADS += [LSTM(hidden_size=5, head_projection=8, head_activation="tanh", gate_biases=1)]
+HEADS += [kind(hidden_size=5, num_layers=2, recurrent_projection=3, bias=kind is CIFG) for kind in (LSTM, CIFG)]
 BATCH, TIME = 6, 9
 
 

@@ -34,8 +34,9 @@ class Plain(nn.Module):
             self.embedding = nn.Embedding(arch.vocabulary_size, arch.embedding_size)
         extra = {"nonlinearity": m.nonlinearity} if isinstance(m, RNN) else {}
         width = arch.embedding_size or arch.input_size
+        extra |= {"proj_size": m.projection} if m.projection else {}
         self.recurrent = PLAIN[type(m)](width, m.hidden_size, m.num_layers, bias=m.bias, batch_first=True, **extra)
-        self.head = nn.Linear(m.hidden_size, arch.num_outputs, bias=m.bias)
+        self.head = nn.Linear(m.projection or m.hidden_size, arch.num_outputs, bias=m.bias)
         self.double()
 
     def forward(self, x, lengths):
@@ -68,6 +69,7 @@ CASES = [
     for bias in (True, False)
     for tokens in (True, False)
 ] + [(RNN(hidden_size=6, nonlinearity="relu"), False)]
+CASES += [(LSTM(hidden_size=6, num_layers=n, recurrent_projection=4, bias=n > 1), n > 1) for n in (1, 2)]
 
 
 def name_of(value):
@@ -187,8 +189,14 @@ def test_known_numbers_of_parameters():
 
     An LSTM of 670 on embeddings of 96, a dense layer of 96, and 10,004 words: 10,004 * 96 + 4 * 670 * (96 + 670 + 1) +
     96 * (670 + 1) + 10,004 * (96 + 1) = 4,050,748 (Reddi 2021, Stack Overflow).
+
+    A CIFG of 670 projected to 96, whose head is the embedding of 10,000 words: 10,000 * 96 + 3 * 670 * (96 + 96 + 1) +
+    670 * 96 = 1,412,250 (Hard 2018). That head has no bias; ours has one, which is taken off here.
     """
     sizes = {"hidden_size": 670, "embedding_size": 96, "gate_biases": 1}
+    coupled = CIFG(recurrent_projection=96, tied_embeddings=True, **sizes)
+    arch = Architecture(coupled, 0, 10_000, 10_000, Task.SEQUENCE_LABELLING)
+    assert arch.layout.num_parameters - 10_000 == 1_412_250
     words = 10_004
     arch = Architecture(LSTM(head_projection=96, **sizes), 0, words, words, Task.SEQUENCE_LABELLING)
     assert arch.layout.num_parameters == 4_050_748
@@ -298,6 +306,30 @@ def test_too_few_parameters_for_one_unit():
     assert of(26, GRU).hidden_size == 1
     with pytest.raises(UserError, match=r"^model\.parameters=25: GRU has at least 26 parameters on these data"):
         _ = of(25, GRU).hidden_size
+
+
+def test_a_projection_needs_more_units_than_it_leaves():
+    """5 units are the fewest with a projection to 4: 4 * 5 * (3 + 4 + 2) + 4 * 5 + 4 * 5 = 220."""
+    assert of(220, LSTM, recurrent_projection=4).hidden_size == 5
+    with pytest.raises(UserError, match=r"LSTM has at least 220 parameters on these data \(with 5 units per layer\)"):
+        _ = of(219, LSTM, recurrent_projection=4).hidden_size
+    with pytest.raises(FieldError, match=r"^recurrent_projection=6: must be below hidden_size=6"):
+        LSTM(hidden_size=6, recurrent_projection=6)
+    with pytest.raises(FieldError, match=r"^recurrent_projection=0: must be at least 1"):
+        CIFG(recurrent_projection=0)
+
+
+@pytest.mark.parametrize("style", ["torch", "keras", "keras_he", "orthogonal"])
+def test_a_projected_layer_begins_as_others_do(style):
+    """Columns of the recurrent matrix, ``[3 H, P]`` or per gate ``[H, P]``, are orthonormal where they are to be."""
+    found = views_of(CIFG(hidden_size=20, recurrent_projection=6, initialisation=style))
+    whole, down = found["recurrent.weight_hh_l0"], found["recurrent.weight_hr_l0"]
+    assert down.shape == (6, 20)
+    limit = 20**-0.5 if style in ("torch", "orthogonal") else (6 / 26) ** 0.5
+    assert 0.9 * limit < np.abs(down).max() <= limit
+    blocks = {"torch": [], "orthogonal": np.split(whole, 3)}.get(style, [whole])
+    for block in blocks:
+        np.testing.assert_allclose(block.T @ block, np.eye(6), atol=1e-12)
 
 
 @pytest.mark.parametrize("values", [{"hidden_size": None}, {"hidden_size": 3, "parameters": 100}])

@@ -110,6 +110,29 @@ def test_gradient(cell, task, tokens, bias, layers):
     check(arch, *case(arch))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("cell", ["lstm", "cifg"])
+def test_gradient_with_a_recurrent_projection(cell, task, layers, bias):
+    arch = arch_of(cell, task, False, num_layers=layers, bias=bias, recurrent_projection=4)
+    check(arch, *case(arch))
+
+
+def test_gradient_with_everything_that_projects():
+    """Dropout acts on the states of width 3, which are the head's features through a dense layer of width 5."""
+    model = CIFG(
+        **{"hidden_size": H, "num_layers": 3, "dropout": 0.5, "gate_biases": 1, "recurrent_projection": 3},
+        **{"head_projection": 5, "embedding_size": 5, "tied_embeddings": True, "head_activation": "tanh"},
+    )
+    arch = Architecture(model, 0, K, K, Task.SEQUENCE_LABELLING)
+    rows, batch = case(arch)
+    rng = torch.Generator().manual_seed(3)
+    masks = 2.0 * (torch.rand(2, C, T, B, 3, generator=rng, dtype=torch.float64) < 0.5)
+    batch = Batch(batch.inputs % K, batch.lengths, batch.targets, batch.real)
+    check(arch, rows, batch, dropout=lambda layer, t_max, b: masks[layer])
+
+
 HEADS = {
     "dense layer": {"head_projection": 5},
     "dense layer with tanh": {"head_projection": 9, "head_activation": "tanh"},

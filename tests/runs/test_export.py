@@ -30,6 +30,8 @@ ARCHITECTURES = (
         LSTM(hidden_size=4, embedding_size=5, tied_embeddings=True, head_projection=5, head_activation="tanh"),
         *(0, 6, 6, Task.SEQUENCE_LABELLING),
     ),
+    Architecture(LSTM(hidden_size=4, num_layers=2, recurrent_projection=3), 3, None, 2, Task.CLASSIFICATION),
+    Architecture(CIFG(hidden_size=4, num_layers=2, recurrent_projection=3), 3, None, 2, Task.CLASSIFICATION),
     Architecture(GRU(hidden_size=4, gate_biases=1, head_projection=3), 3, None, 2, Task.REGRESSION),
 )
 

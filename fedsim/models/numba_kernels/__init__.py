@@ -259,7 +259,7 @@ class _Call:
             x = self.keep(x.contiguous())
         t[table.X], t[table.X_STRIDE] = x.data_ptr(), x.stride(0)
         places = (table.W_IH, table.W_HH, table.B_IH, table.B_HH)
-        for place, value, shape in zip(places, weights, plan.weight_shapes, strict=True):
+        for place, value, shape in zip(places, weights[:4], plan.weight_shapes, strict=True):
             if value is not None:
                 self.check(value, shape)
                 if not value[0].is_contiguous():
@@ -372,7 +372,7 @@ def backward(
         t[table.LAST] = call.address(gradient.last, c, b, hidden)
         t[table.LAST_LENGTHS] = call.address(gradient.lengths, c, b, dtype=torch.int64)
     d_weights = into if into is not None and plan.shares == 1 else _per_item(weights, c * plan.shares)
-    for place, value in zip((table.D_W_IH, table.D_W_HH, table.D_B_IH, table.D_B_HH), d_weights, strict=True):
+    for place, value in zip((table.D_W_IH, table.D_W_HH, table.D_B_IH, table.D_B_HH), d_weights[:4], strict=True):
         if value is not None:
             t[place], t[place + 1] = value.data_ptr(), value.stride(0)
     d_x = None
