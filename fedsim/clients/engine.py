@@ -128,6 +128,8 @@ def sample_bytes(arch: Architecture, steps: int, dtype: torch.dtype) -> int:
     """Activations that training one sample holds: inputs, gates, states and their gradients, and the outputs."""
     m = arch.model
     per_step = m.num_layers * arch.hidden_size * (3 * m.gates + 5) + (arch.embedding_size or arch.input_size)
+    if m.pooling != "last":
+        per_step += 3 * arch.state_size
     dense = 3 * m.head_projection if m.head_projection is not None else 0
     outputs = (3 * arch.num_outputs + dense) * (steps if arch.task == "sequence_labelling" else 1)
     return (steps * per_step + outputs) * dtype.itemsize

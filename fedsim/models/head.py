@@ -1,7 +1,7 @@
 """From the states of the last recurrent layer to the outputs, and the gradient back, for many clients at once.
 
-In their order: the state after the last step (or all of them), the dense layer of ``model.head_projection``, and the
-head, whose weights are those of the embedding with ``model.tied_embeddings``.
+In their order: each state, or one for a sequence by ``model.pooling``; the dense layer of ``model.head_projection``;
+and the head, whose weights are those of the embedding with ``model.tied_embeddings``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 
 from fedsim.data.batches import Batch
 from fedsim.data.dataset import Task
+from fedsim.models import pooling
 from fedsim.models.recurrent import Architecture
 from fedsim.models.torch_kernels import StateGradient
 
@@ -23,12 +24,16 @@ class HeadTape(NamedTuple):
     """What the backward pass needs: R predictions of a client, from S numbers, and F after the dense layer.
 
     Attributes:
-        states: ``[C, R, S]``, what comes out of the recurrent layers.
+        pooled: ``[C, R, S]``, what comes out of the recurrent layers.
         features: ``[C, R, F]``, what the head's weights are multiplied with.
+        states: ``[C, T, b, S]`` of which `pooled` was made, or None if it is some of them.
+        shares: ``[C, T, b]``, those of the steps in it, or None.
     """
 
-    states: Tensor
+    pooled: Tensor
     features: Tensor
+    states: Tensor | None
+    shares: Tensor | None
 
 
 def forward(arch: Architecture, views: dict[str, Tensor], states: Tensor, batch: Batch) -> tuple[Tensor, HeadTape]:
@@ -40,17 +45,21 @@ def forward(arch: Architecture, views: dict[str, Tensor], states: Tensor, batch:
         states: ``[C, T + 1, b, S]`` of the last recurrent layer, the initial one included.
         batch: the samples.
     """
+    every = shares = None
     if arch.task is Task.SEQUENCE_LABELLING:
         pooled = states[:, 1:].reshape(states.shape[0], -1, states.shape[3])  # [C, T * b, S]
-    else:
+    elif arch.model.pooling == "last":
         pooled = _last(states, batch)  # [C, b, S]
+    else:
+        every = states[:, 1:]
+        pooled, shares = pooling.forward(arch.model.pooling, every, batch.lengths, views.get("pooling.weight"))
     features = pooled
     if arch.model.head_projection is not None:
         features = _dense(pooled, views["projection.weight"], views.get("projection.bias"))
         if arch.model.head_activation == "tanh":
             features.tanh_()
     outputs = _dense(features, views[arch.head_weight], views.get("head.bias"))
-    return outputs, HeadTape(pooled, features)
+    return outputs, HeadTape(pooled, features, every, shares)
 
 
 def backward(
@@ -84,7 +93,7 @@ def backward(
     if arch.model.head_projection is not None:
         if arch.model.head_activation == "tanh":
             d_states.mul_(1 - tape.features.square())
-        grads["projection.weight"].copy_(torch.bmm(d_states.transpose(1, 2), tape.states))
+        grads["projection.weight"].copy_(torch.bmm(d_states.transpose(1, 2), tape.pooled))
         if arch.model.bias:
             torch.sum(d_states, dim=1, out=grads["projection.bias"])
         d_states = torch.bmm(d_states, views["projection.weight"])
@@ -92,6 +101,12 @@ def backward(
     if arch.task is Task.SEQUENCE_LABELLING:
         c, b = batch.lengths.shape
         return StateGradient(d_states.view(c, -1, b, d_states.shape[2]), None, batch.lengths), tied
+    if tape.states is not None:
+        query = views.get("pooling.weight")
+        every, d_query = pooling.backward(tape.states, batch.lengths, query, tape.pooled, tape.shares, d_states)
+        if d_query is not None:
+            grads["pooling.weight"].copy_(d_query)
+        return StateGradient(every, None, batch.lengths), tied
     return StateGradient(None, d_states, batch.lengths), tied
 
 

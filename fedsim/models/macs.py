@@ -6,7 +6,8 @@ which makes ``G H (D + H)`` per time step, whichever way the reset gate of a GRU
 or the number of features in the first layer, and H in those above it. With ``model.recurrent_projection`` the state has
 P numbers instead of H, and ``[P, H]`` makes it. Looking up an embedding multiplies nothing. The head is ``[O, F]`` for
 O outputs, where F is the width of the state, or that of ``model.head_projection``, whose dense layer is ``[F, H]``;
-whether its weights are those of the embedding makes no difference. Biases, gates and nonlinearities, some ``10 H``
+whether its weights are those of the embedding makes no difference. Attention is ``2 H`` per step: a score, and the
+weighted sum. Biases, gates and nonlinearities, some ``10 H``
 operations per layer and step, are left out.
 """
 
@@ -17,12 +18,14 @@ from fedsim.models.recurrent import Architecture
 
 
 def macs_per_step(arch: Architecture) -> int:
-    """Multiply-accumulates of every time step: all layers, and the head where there is an output at every step."""
+    """Multiply-accumulates of every time step: layers, attention, and the head if there is an output at every step."""
     m, hidden, state = arch.model, arch.hidden_size, arch.state_size
     widths = [arch.embedding_size or arch.input_size] + [state] * (m.num_layers - 1)
     recurrent = sum(m.gates * hidden * (width + state) for width in widths)
     if m.projection is not None:
         recurrent += m.num_layers * state * hidden
+    if m.pooling == "attention":
+        recurrent += 2 * state
     return recurrent + (_head(arch) if arch.task is Task.SEQUENCE_LABELLING else 0)
 
 

@@ -6,7 +6,7 @@ Source of the operators' equations and gate orders: the ONNX operator reference,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -68,7 +68,7 @@ def build_graph(arch: Architecture, parameters: Mapping[str, Array]) -> Any:
         operator, arrays, attributes = _layer(arch, parameters, layer)
         names = {key: f"{operator.lower()}{layer}.{key}" for key in ("W", "R", "B")}
         constants |= {names[key]: array for key, array in arrays.items()}
-        last = layer + 1 == arch.model.num_layers and not every_step
+        last = layer + 1 == arch.model.num_layers and not every_step and arch.model.pooling == "last"
         states = ["", f"last{layer}"] if last else [f"states{layer}"]
         bias = names["B"] if "B" in arrays else ""
         add(operator, [x, names["W"], names["R"], bias, steps], states, hidden_size=arch.hidden_size, **attributes)
@@ -80,6 +80,8 @@ def build_graph(arch: Architecture, parameters: Mapping[str, Array]) -> Any:
             name = f"recurrent.weight_hr_l{layer}"
             constants[name] = np.ascontiguousarray(parameters[name].T)
             x = add("MatMul", [x, name], [f"{states[-1]}.projected"])
+    if arch.model.pooling != "last":
+        x = _pool(arch.model.pooling, x, parameters, constants, add)
     if every_step:
         x = add("Transpose", [x], ["batch_first"], perm=[1, 0, 2])
 
@@ -114,6 +116,35 @@ def build_graph(arch: Architecture, parameters: Mapping[str, Array]) -> Any:
     model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="fedsim")
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _pool(
+    pooling: str, x: str, parameters: Mapping[str, Array], constants: dict[str, NDArray[Any]], add: Callable[..., str]
+) -> str:
+    """Pool states ``[time, batch, S]`` over the valid steps; nodes go through `add`, numbers into `constants`."""
+    constants |= {
+        "zero": np.array(0, dtype=np.int64),
+        "one": np.array(1, dtype=np.int64),
+        "time": np.array([0], dtype=np.int64),
+        "units": np.array([2], dtype=np.int64),
+        "nothing": np.array(0 if pooling == "mean" else -np.inf, dtype=np.float32),
+    }
+    steps = add("Gather", [add("Shape", [x], ["shape"]), "zero"], ["number"])
+    places = add("Range", ["zero", steps, "one"], ["range"])
+    valid = add("Less", [add("Unsqueeze", [places, "directions"], ["column"]), "lengths"], ["inside"])
+    valid = add("Unsqueeze", [valid, "units"], ["valid"])  # [time, batch, 1]
+    if pooling == "attention":
+        constants["pooling.weight"] = np.ascontiguousarray(parameters["pooling.weight"].T)
+        scores = add("MatMul", [x, "pooling.weight"], ["scores"])
+        scores = add("Where", [valid, scores, "nothing"], ["scores.valid"])
+        weighted = add("Mul", [add("Softmax", [scores], ["shares"], axis=0), x], ["weighted"])
+        return add("ReduceSum", [weighted, "time"], ["pooled"], keepdims=0)
+    x = add("Where", [valid, x, "nothing"], ["states.valid"])
+    if pooling == "max":
+        return add("ReduceMax", [x], ["pooled"], axes=[0], keepdims=0)
+    total = add("ReduceSum", [x, "time"], ["total"], keepdims=0)
+    counts = add("Unsqueeze", [add("CastLike", ["lengths", total], ["counts"]), "directions"], ["counts.column"])
+    return add("Div", [total, counts], ["pooled"])
 
 
 def _layer(

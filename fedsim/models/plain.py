@@ -14,7 +14,7 @@ from torch import nn
 from fedsim.data.dataset import Task
 from fedsim.errors import UserError
 from fedsim.models.recurrent import Architecture
-from fedsim.models.reference import lstm
+from fedsim.models.reference import lstm, pooled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,8 @@ class PlainModel(nn.Module):
             self.recurrent = lstm(width, arch.hidden_size, m.num_layers, m.bias, m.projection)
         else:
             self.recurrent = nn.GRU(width, arch.hidden_size, m.num_layers, bias=m.bias, batch_first=True)
+        self.how = m.pooling
+        self.pooling = nn.Linear(arch.state_size, 1, bias=False) if m.pooling == "attention" else None
         dense, self.activation = m.head_projection, m.head_activation
         self.projection = None if dense is None else nn.Linear(arch.state_size, dense, bias=m.bias)
         self.head = nn.Linear(arch.head_size, arch.num_outputs, bias=m.bias)
@@ -62,7 +64,7 @@ class PlainModel(nn.Module):
         x = inputs if self.embedding is None else self.embedding(inputs)
         x, _ = self.recurrent(x)
         if self.task is not Task.SEQUENCE_LABELLING:
-            x = x[torch.arange(len(x)), lengths - 1]
+            x = pooled(self.how, x, lengths, self.pooling)
         if self.projection is not None:
             x = self.projection(x)
             x = torch.tanh(x) if self.activation == "tanh" else x

@@ -34,6 +34,7 @@ DEFAULT_EMBEDDING_SIZE = 8
 """Embedding width where the inputs are tokens and none is given, as in McMahan 2017 and Reddi 2021 (Shakespeare)."""
 
 ACTIVATIONS = ("none", "tanh")
+POOLINGS = ("last", "mean", "max", "attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,9 @@ class RecurrentModel:
             where they are numbers.
         initialisation: how the untrained model is drawn: as ``torch.nn`` does, as ``keras`` does, ``keras_he``
             with larger input weights, or with ``orthogonal`` recurrent matrices (see `fedsim.models.initial.draw`).
+        pooling: what a prediction for a whole sequence is made of: the ``last`` valid state, the ``mean`` or ``max`` of
+            each of its numbers over the valid steps, or their mean weighted by ``attention``: the softmax over the
+            steps of ``w h``, w being learnt (Raffel and Ellis 2015, with a score that is linear).
         head_projection: width of a dense layer between the recurrent layers and the head, which makes the head of a
             large vocabulary small; None means none.
         head_activation: what that layer applies to its outputs: ``none`` or ``tanh``.
@@ -69,6 +73,7 @@ class RecurrentModel:
     gate_biases: int = 2
     embedding_size: int | None = None
     initialisation: str = "torch"
+    pooling: str = "last"
     head_projection: int | None = None
     head_activation: str = "none"
     tied_embeddings: bool = False
@@ -87,6 +92,7 @@ class RecurrentModel:
         if self.gate_biases == 1 and not self.bias:
             raise FieldError("gate_biases", self.gate_biases, "has an effect only with bias=true")
         check_one_of(self, "initialisation", initial.STYLES)
+        check_one_of(self, "pooling", POOLINGS)
         check_one_of(self, "head_activation", ACTIVATIONS)
         if self.head_activation != "none" and self.head_projection is None:
             raise FieldError("head_activation", self.head_activation, "has an effect only with head_projection")
@@ -294,6 +300,8 @@ class Architecture:
                 parameters.append((f"recurrent.bias_{side}_l{layer}", (m.gates * hidden,)))
             if m.projection is not None:
                 parameters.append((f"recurrent.weight_hr_l{layer}", (state, hidden)))
+        if m.pooling == "attention":
+            parameters.append(("pooling.weight", (1, state)))
         dense = [] if m.head_projection is None else [("projection", m.head_projection, state)]
         for block, out, inputs in [*dense, ("head", self.num_outputs, m.head_projection or state)]:
             if block != "head" or not m.tied_embeddings:
@@ -307,14 +315,19 @@ def architecture(model: RecurrentModel, population: Population) -> Architecture:
     """Fit a configured model to the data of a population.
 
     Raises:
-        UserError: if ``model.embedding_size`` is set and the inputs are not tokens, if the embedding cannot be the head
-            as ``model.tied_embeddings`` asks, if ``model.parameters`` are too few for one unit, or if the model is
-            larger than any machine's memory.
+        UserError: if ``model.embedding_size`` is set and the inputs are not tokens, if ``model.pooling`` is set and
+            there is a target at every step, if the embedding cannot be the head as ``model.tied_embeddings`` asks, if
+            ``model.parameters`` are too few for one unit, or if the model is larger than any machine's memory.
     """
     if model.embedding_size is not None and population.vocabulary_size is None:
         raise UserError(
             f"model.embedding_size={model.embedding_size}: has no effect, because the inputs are numbers, not tokens; "
             "leave it null"
+        )
+    if model.pooling != "last" and population.task is Task.SEQUENCE_LABELLING:
+        raise UserError(
+            f"model.pooling={model.pooling}: has no effect, because these data have a target at every step; leave it "
+            "at last"
         )
     arch = Architecture(
         model,
@@ -365,7 +378,8 @@ def initial_row(arch: Architecture, seed: int, dtype: torch.dtype) -> Tensor:
     row = torch.empty(arch.layout.num_parameters, dtype=dtype)
     for name, view in arch.layout.views(row).items():
         rng = seeding.generator(seed, f"initial {name}")
-        width = {"projection": arch.state_size, "head": arch.head_size}.get(name.split(".")[0], hidden)
+        wide = {"pooling": arch.state_size, "projection": arch.state_size, "head": arch.head_size}
+        width = wide.get(name.split(".")[0], hidden)
         draws = initial.draw(model.initialisation, name, tuple(view.shape), width, model.forget, rng)
         view.copy_(torch.from_numpy(np.asarray(draws)))
     return row

@@ -98,6 +98,26 @@ def _one_layer(arch: Architecture, layer: int) -> nn.Module:
     return nn.GRU(width, arch.hidden_size, bias=m.bias, batch_first=True)
 
 
+def pooled(pooling: str, x: Tensor, lengths: Tensor, query: nn.Module | None) -> Tensor:
+    """One vector ``[b, S]`` of the states ``[b, T, S]`` of each sequence, as ``model.pooling`` says.
+
+    Args:
+        pooling: ``last``, ``mean``, ``max`` or ``attention``.
+        x: the states.
+        lengths: ``[b]`` valid steps.
+        query: maps states to scores ``[b, T, 1]``, only for attention.
+    """
+    if pooling == "last":
+        return x[torch.arange(x.shape[0], device=x.device), lengths - 1]
+    valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
+    if pooling == "mean":
+        return x.masked_fill(~valid, 0).sum(1) / lengths[:, None]
+    if pooling == "max":
+        return x.masked_fill(~valid, -torch.inf).amax(1)
+    assert query is not None
+    return (query(x).masked_fill(~valid, -torch.inf).softmax(1) * x).sum(1)
+
+
 def dense_layers(arch: Architecture) -> tuple[nn.Sequential, nn.Linear]:
     """What follows the recurrent layers: the dense layer with its activation, empty if there is none, and the head."""
     dense = nn.Sequential()
@@ -131,6 +151,8 @@ class ReferenceModel(nn.Module):
         if arch.model.gate_biases == 1:
             for layer in self.layers:
                 one_bias(layer)
+        self.pooling = arch.model.pooling
+        self.query = nn.Linear(arch.state_size, 1, bias=False) if self.pooling == "attention" else None
         self.dense, self.head = dense_layers(arch)
         if arch.model.tied_embeddings:
             assert self.embedding is not None
@@ -139,9 +161,9 @@ class ReferenceModel(nn.Module):
 
     @staticmethod
     def _module_name(name: str) -> str:
-        """``recurrent.weight_ih_l1`` is ``layers.1.weight_ih_l0`` here, ``projection.bias`` ``dense.0.bias``."""
+        """``recurrent.weight_ih_l1`` is ``layers.1.weight_ih_l0`` here, ``projection.bias`` is ``dense.0.bias``."""
         if not name.startswith("recurrent."):
-            return name.replace("projection.", "dense.0.")
+            return name.replace("projection.", "dense.0.").replace("pooling.", "query.")
         kind, layer = name.removeprefix("recurrent.").rsplit("_l", 1)
         return f"layers.{layer}.{kind}_l0"
 
@@ -164,7 +186,7 @@ class ReferenceModel(nn.Module):
             if dropout is not None and number + 1 < len(self.layers):
                 x = x * dropout(number, x.shape[1], x.shape[0])[0].transpose(0, 1)
         if self.task is not Task.SEQUENCE_LABELLING:
-            x = x[torch.arange(len(x), device=x.device), lengths - 1]
+            x = pooled(self.pooling, x, lengths, self.query)
         outputs: Tensor = self.head(self.dense(x))
         return outputs
 

@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 from fedsim.data.dataset import Task
 from fedsim.errors import UserError
 from fedsim.models.recurrent import Architecture, DropoutMask
-from fedsim.models.reference import ReferenceModel, load_row
+from fedsim.models.reference import ReferenceModel, load_row, pooled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +51,7 @@ class ScanModel(ReferenceModel):
             _, outputs = scan(step, states, gates)
             x = outputs.transpose(0, 1)
         if self.task is not Task.SEQUENCE_LABELLING:
-            x = x[torch.arange(x.shape[0], device=x.device), lengths - 1]
+            x = pooled(self.pooling, x, lengths, self.query)
         result: Tensor = self.head(self.dense(x))
         return result
 

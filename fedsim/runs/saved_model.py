@@ -77,8 +77,12 @@ def model_facts(simulation: Simulation) -> dict[str, Any]:
 
 def _kind(arch: Architecture) -> str:
     """The cell, and what else decides a model's outputs and does not show in the shapes of its parameters."""
-    activation = arch.model.head_activation
-    return arch.model.cell + ("" if activation == "none" else f" with {activation} before the head")
+    model, more = arch.model, []
+    if model.pooling != "last":
+        more.append(f"{model.pooling} of its states")
+    if model.head_activation != "none":
+        more.append(f"{model.head_activation} before the head")
+    return model.cell + (f" with {' and '.join(more)}" if more else "")
 
 
 def first_difference(facts: Mapping[str, Any], arch: Architecture) -> str | None:

@@ -193,6 +193,9 @@ def test_a_model_that_does_not_fit_is_refused(run_directory, refused, tiny, else
     assert "cell is gru, the one it is wanted for gru_reset_before" in refused(
         *new, "model=gru_reset_before", "init_from=run"
     )
+    assert "cell is gru, the one it is wanted for gru with mean of its states" in refused(
+        *new, "model.pooling=mean", "init_from=run"
+    )
     assert "the saved model has no recurrent.weight_ih_l1" in refused(
         *new, "model.num_layers=2", "init_from=run"
     ).replace("head.weight", "")

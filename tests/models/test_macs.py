@@ -32,6 +32,15 @@ def test_a_recurrent_projection():
     assert macs_per_sequence(arch) == 4 * 2
 
 
+def test_attention():
+    """A score of 5 products at every step, and as many to weigh the states."""
+    plain, pooled = (
+        Architecture(GRU(hidden_size=5, pooling=pooling), 3, None, 4, Task.CLASSIFICATION)
+        for pooling in ("last", "attention")
+    )
+    assert macs_per_step(pooled) == macs_per_step(plain) + 5 + 5
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_dense_layer_before_the_head(tied):
     """The dense layer is [6, 4] and the head [10, 6], at every step, whosever weights these are."""

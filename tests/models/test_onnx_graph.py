@@ -35,6 +35,13 @@ def test_it_computes_what_the_model_does(model, tokens, task):
     compare(Architecture(model, 0 if tokens else 3, tokens, 4, task))
 
 
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.REGRESSION])
+@pytest.mark.parametrize("pooling", ["mean", "max", "attention"])
+def test_pooling(pooling, task):
+    compare(Architecture(LSTM(hidden_size=5, num_layers=2, pooling=pooling), 3, None, 4, task))
+    compare(Architecture(CIFG(hidden_size=5, recurrent_projection=3, pooling=pooling), 0, 7, 4, task))
+
+
 @pytest.mark.parametrize("projection", [None, 8])
 def test_tied_embeddings(projection):
     model = GRU(hidden_size=8, num_layers=2, tied_embeddings=True, head_projection=projection)

@@ -240,6 +240,23 @@ def test_an_embedding_that_cannot_be_the_head(values, data, message):
         architecture(GRU(hidden_size=6, tied_embeddings=True, **values), population)
 
 
+def test_pooling_needs_one_target_per_sequence():
+    empty = Samples(torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(1))
+    population = Population(Task.SEQUENCE_LABELLING, empty, empty, None, 4, 3, None, ("a",))
+    with pytest.raises(UserError, match=r"^model\.pooling=mean: has no effect, because these data have a target at ev"):
+        architecture(GRU(pooling="mean"), population)
+
+
+def test_attention_is_a_vector_of_the_width_of_the_states():
+    arch = arch_of(LSTM(hidden_size=9, recurrent_projection=4, pooling="attention"))
+    plain = arch_of(LSTM(hidden_size=9, recurrent_projection=4))
+    assert arch.layout.num_parameters - plain.layout.num_parameters == 4
+    assert "pooling" in arch.layout.blocks
+    found = views_of(LSTM(hidden_size=9, recurrent_projection=4, pooling="attention"))["pooling.weight"]
+    assert found.shape == (1, 4)
+    assert np.abs(found).max() <= 0.5
+
+
 def test_dense_layers_begin_by_the_width_of_what_they_get():
     """As ``torch.nn.Linear``: uniform in +-1/sqrt(in), 64 for the dense layer and 9 for the head, biases too."""
     for name, width in (("projection", 64), ("head", 9)):
@@ -385,6 +402,7 @@ def test_embedding_size():
         {"gate_biases": 3},
         {"gate_biases": 1, "bias": False},
         {"head_projection": 0},
+        {"pooling": "sum"},
         {"head_activation": "tanh"},
         {"head_activation": "relu", "head_projection": 3},
     ],

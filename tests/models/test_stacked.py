@@ -137,6 +137,9 @@ HEADS = {
     "dense layer": {"head_projection": 5},
     "dense layer with tanh": {"head_projection": 9, "head_activation": "tanh"},
     "dense layer without bias": {"head_projection": 5, "head_activation": "tanh", "bias": False},
+    "mean": {"pooling": "mean"},
+    "max": {"pooling": "max", "head_projection": 5},
+    "attention": {"pooling": "attention", "num_layers": 2},
     "one bias per gate": {"gate_biases": 1, "num_layers": 2},
 }
 
@@ -146,8 +149,45 @@ HEADS = {
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("cell", ["cifg", "gru"])
 def test_gradient_of_what_is_around_the_layers(cell, name, task, kernels):
+    if task is Task.SEQUENCE_LABELLING and "pooling" in HEADS[name]:
+        pytest.skip("there is a prediction at every step")
     arch = arch_of(cell, task, tokens=task is Task.SEQUENCE_LABELLING, **HEADS[name])
     check(arch, *case(arch), load_kernels(kernels))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("pooling", ["mean", "max", "attention"])
+def test_pooling_by_hand(pooling, kernels):
+    """Of the states of the reference's layer, sample by sample, without the steps beyond a sequence's end."""
+    arch = arch_of("gru", Task.REGRESSION, False, pooling=pooling)
+    rows, batch = case(arch)
+    views = arch.layout.views(rows)
+    outputs, _ = stacked._forward(arch, views, batch, load_kernels(kernels), None)
+    for client, sample in itertools.product(range(C), range(B)):
+        if not batch.real[client, sample]:
+            continue
+        module = ReferenceModel(arch).double()
+        load_row(module, arch, rows[client])
+        length = int(batch.lengths[client, sample])
+        states = module.layers[0](batch.inputs[client, sample, :length])[0].detach().numpy()
+        if pooling == "mean":
+            expected = states.mean(0)
+        elif pooling == "max":
+            expected = states.max(0)
+        else:
+            scores = np.exp(states @ views["pooling.weight"][client, 0].numpy())
+            expected = scores @ states / scores.sum()
+        head = views["head.weight"][client].numpy(), views["head.bias"][client].numpy()
+        np.testing.assert_allclose(outputs[client, sample].numpy(), head[0] @ expected + head[1], rtol=1e-12)
+
+
+def test_steps_that_share_a_maximum_share_its_gradient():
+    """A ReLU network that is shut: every state is 0, the largest of all; the head's bias alone moves."""
+    arch = arch_of("rnn_relu", Task.CLASSIFICATION, False, pooling="max")
+    rows, batch = case(arch)
+    for view in arch.layout.views(rows)["recurrent.bias_ih_l0"]:
+        view.fill_(-100.0)
+    check(arch, rows, batch)
 
 
 @pytest.mark.parametrize("bias", [True, False])

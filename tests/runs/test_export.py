@@ -32,6 +32,10 @@ ARCHITECTURES = (
     ),
     Architecture(LSTM(hidden_size=4, num_layers=2, recurrent_projection=3), 3, None, 2, Task.CLASSIFICATION),
     Architecture(CIFG(hidden_size=4, num_layers=2, recurrent_projection=3), 3, None, 2, Task.CLASSIFICATION),
+    *(
+        Architecture(LSTM(hidden_size=4, pooling=pooling), 3, None, 2, Task.CLASSIFICATION)
+        for pooling in ("mean", "max", "attention")
+    ),
     Architecture(GRU(hidden_size=4, gate_biases=1, head_projection=3), 3, None, 2, Task.REGRESSION),
 )
 
