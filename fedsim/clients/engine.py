@@ -127,7 +127,10 @@ def load_kernels(name: str) -> ModuleType:
 def sample_bytes(arch: Architecture, steps: int, dtype: torch.dtype) -> int:
     """Activations that training one sample holds: inputs, gates, states and their gradients, and the outputs."""
     m = arch.model
-    per_step = m.num_layers * arch.hidden_size * (3 * m.gates + 5) + (arch.embedding_size or arch.input_size)
+    units = len(arch.directions) * arch.hidden_size
+    per_step = m.num_layers * units * (3 * m.gates + 5) + (arch.embedding_size or arch.input_size)
+    if m.bidirectional:
+        per_step += 3 * m.num_layers * arch.state_size  # both states beside each other, and what was read backwards
     if m.pooling != "last":
         per_step += 3 * arch.state_size
     dense = 3 * m.head_projection if m.head_projection is not None else 0

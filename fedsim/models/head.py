@@ -36,22 +36,27 @@ class HeadTape(NamedTuple):
     shares: Tensor | None
 
 
-def forward(arch: Architecture, views: dict[str, Tensor], states: Tensor, batch: Batch) -> tuple[Tensor, HeadTape]:
+def forward(
+    arch: Architecture, views: dict[str, Tensor], x: Tensor, states: list[Tensor], batch: Batch
+) -> tuple[Tensor, HeadTape]:
     """Return the outputs ``[C, R, K]`` and the tape; R is b, or T * b (step-major) for a target at every step.
 
     Args:
         arch: the model.
         views: its parameters by name, ``[C, ...]``.
-        states: ``[C, T + 1, b, S]`` of the last recurrent layer, the initial one included.
+        x: ``[C, T, b, S]``, what comes out of the last recurrent layer.
+        states: its states, the initial one included: ``[C, T + 1, b, S]``, or half as wide, one of either direction, in
+            the order in which it reads.
         batch: the samples.
     """
     every = shares = None
     if arch.task is Task.SEQUENCE_LABELLING:
-        pooled = states[:, 1:].reshape(states.shape[0], -1, states.shape[3])  # [C, T * b, S]
+        pooled = x.reshape(x.shape[0], -1, x.shape[3])  # [C, T * b, S]
     elif arch.model.pooling == "last":
-        pooled = _last(states, batch)  # [C, b, S]
+        ends = [_last(each, batch) for each in states]
+        pooled = ends[0] if len(ends) == 1 else torch.cat(ends, dim=2)  # [C, b, S]
     else:
-        every = states[:, 1:]
+        every = x
         pooled, shares = pooling.forward(arch.model.pooling, every, batch.lengths, views.get("pooling.weight"))
     features = pooled
     if arch.model.head_projection is not None:

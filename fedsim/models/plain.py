@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from fedsim.data.dataset import Task
 from fedsim.errors import UserError
@@ -35,17 +36,19 @@ class PlainModel(nn.Module):
         if m.cell == "gru_reset_before":
             raise UserError("model=gru_reset_before: torch.nn has no such module")
         width = arch.embedding_size or arch.input_size
-        self.task = arch.task
+        self.task, self.both = arch.task, m.bidirectional
         self.embedding = None if tokens is None else nn.Embedding(tokens, arch.embedding_size)
         self.recurrent: nn.Module
         if m.cell in ("rnn_tanh", "rnn_relu"):
             self.recurrent = nn.RNN(
-                width, arch.hidden_size, m.num_layers, nonlinearity=m.cell[4:], bias=m.bias, batch_first=True
+                *(width, arch.hidden_size, m.num_layers, m.cell[4:], m.bias), batch_first=True, bidirectional=self.both
             )
         elif m.cell in ("lstm", "cifg"):
-            self.recurrent = lstm(width, arch.hidden_size, m.num_layers, m.bias, m.projection)
+            self.recurrent = lstm(width, arch.hidden_size, m.num_layers, m.bias, m.projection, self.both)
         else:
-            self.recurrent = nn.GRU(width, arch.hidden_size, m.num_layers, bias=m.bias, batch_first=True)
+            self.recurrent = nn.GRU(
+                *(width, arch.hidden_size, m.num_layers, m.bias), batch_first=True, bidirectional=self.both
+            )
         self.how = m.pooling
         self.pooling = nn.Linear(arch.state_size, 1, bias=False) if m.pooling == "attention" else None
         dense, self.activation = m.head_projection, m.head_activation
@@ -62,9 +65,13 @@ class PlainModel(nn.Module):
             lengths: ``[b]`` valid steps.
         """
         x = inputs if self.embedding is None else self.embedding(inputs)
-        x, _ = self.recurrent(x)
+        if self.both:  # what reads backwards must begin at each sequence's own end
+            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            x, _ = pad_packed_sequence(self.recurrent(packed)[0], batch_first=True, total_length=x.shape[1])
+        else:
+            x, _ = self.recurrent(x)
         if self.task is not Task.SEQUENCE_LABELLING:
-            x = pooled(self.how, x, lengths, self.pooling)
+            x = pooled(self.how, x, lengths, self.pooling, self.both)
         if self.projection is not None:
             x = self.projection(x)
             x = torch.tanh(x) if self.activation == "tanh" else x

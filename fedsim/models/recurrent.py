@@ -55,6 +55,9 @@ class RecurrentModel:
             where they are numbers.
         initialisation: how the untrained model is drawn: as ``torch.nn`` does, as ``keras`` does, ``keras_he``
             with larger input weights, or with ``orthogonal`` recurrent matrices (see `fedsim.models.initial.draw`).
+        bidirectional: whether every layer reads a sequence backwards too, with weights of its own, and passes on both
+            states, one after the other; only where a sequence has one target. The last state of the second is that
+            after the first step.
         pooling: what a prediction for a whole sequence is made of: the ``last`` valid state, the ``mean`` or ``max`` of
             each of its numbers over the valid steps, or their mean weighted by ``attention``: the softmax over the
             steps of ``w h``, w being learnt (Raffel and Ellis 2015, with a score that is linear).
@@ -73,6 +76,7 @@ class RecurrentModel:
     gate_biases: int = 2
     embedding_size: int | None = None
     initialisation: str = "torch"
+    bidirectional: bool = False
     pooling: str = "last"
     head_projection: int | None = None
     head_activation: str = "none"
@@ -237,8 +241,13 @@ class Architecture:
 
     @property
     def state_size(self) -> int:
-        """S, how many numbers a recurrent layer passes on: H, or ``model.recurrent_projection``."""
-        return self.model.projection or self.hidden_size
+        """S, how many numbers a layer passes on: H, or ``model.recurrent_projection``, from every direction."""
+        return len(self.directions) * (self.model.projection or self.hidden_size)
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """What ends the names of a layer's parameters, for each direction in which it reads."""
+        return ("", "_reverse") if self.model.bidirectional else ("",)
 
     @property
     def head_size(self) -> int:
@@ -291,15 +300,16 @@ class Architecture:
         parameters: list[tuple[str, tuple[int, ...]]] = []
         if self.vocabulary_size is not None:
             parameters.append(("embedding.weight", (self.vocabulary_size, self.embedding_size)))
-        state = m.projection or hidden
-        for layer in range(m.num_layers):
-            width = state if layer else (self.embedding_size or self.input_size)
-            parameters.append((f"recurrent.weight_ih_l{layer}", (m.gates * hidden, width)))
-            parameters.append((f"recurrent.weight_hh_l{layer}", (m.gates * hidden, state)))
+        own = m.projection or hidden
+        state = len(self.directions) * own
+        for name in (f"l{layer}{direction}" for layer in range(m.num_layers) for direction in self.directions):
+            width = (self.embedding_size or self.input_size) if name.startswith("l0") else state
+            parameters.append((f"recurrent.weight_ih_{name}", (m.gates * hidden, width)))
+            parameters.append((f"recurrent.weight_hh_{name}", (m.gates * hidden, own)))
             for side in ("ih", "hh")[: m.gate_biases if m.bias else 0]:
-                parameters.append((f"recurrent.bias_{side}_l{layer}", (m.gates * hidden,)))
+                parameters.append((f"recurrent.bias_{side}_{name}", (m.gates * hidden,)))
             if m.projection is not None:
-                parameters.append((f"recurrent.weight_hr_l{layer}", (state, hidden)))
+                parameters.append((f"recurrent.weight_hr_{name}", (own, hidden)))
         if m.pooling == "attention":
             parameters.append(("pooling.weight", (1, state)))
         dense = [] if m.head_projection is None else [("projection", m.head_projection, state)]
@@ -315,20 +325,22 @@ def architecture(model: RecurrentModel, population: Population) -> Architecture:
     """Fit a configured model to the data of a population.
 
     Raises:
-        UserError: if ``model.embedding_size`` is set and the inputs are not tokens, if ``model.pooling`` is set and
-            there is a target at every step, if the embedding cannot be the head as ``model.tied_embeddings`` asks, if
-            ``model.parameters`` are too few for one unit, or if the model is larger than any machine's memory.
+        UserError: if ``model.embedding_size`` is set and the inputs are not tokens, if ``model.pooling`` or
+            ``model.bidirectional`` is set and there is a target at every step, if the embedding cannot be the head as
+            ``model.tied_embeddings`` asks, if ``model.parameters`` are too few for one unit, or if the model is larger
+            than any machine's memory.
     """
     if model.embedding_size is not None and population.vocabulary_size is None:
         raise UserError(
             f"model.embedding_size={model.embedding_size}: has no effect, because the inputs are numbers, not tokens; "
             "leave it null"
         )
-    if model.pooling != "last" and population.task is Task.SEQUENCE_LABELLING:
-        raise UserError(
-            f"model.pooling={model.pooling}: has no effect, because these data have a target at every step; leave it "
-            "at last"
-        )
+    if population.task is Task.SEQUENCE_LABELLING:
+        every = "these data have a target at every step"
+        if model.pooling != "last":
+            raise UserError(f"model.pooling={model.pooling}: has no effect, because {every}; leave it at last")
+        if model.bidirectional:
+            raise UserError(f"model.bidirectional=true: would read the targets, because {every}; set it to false")
     arch = Architecture(
         model,
         population.input_size,

@@ -77,11 +77,14 @@ class CoupledLayer(nn.Module):
         return torch.stack(outputs, 1), h
 
 
-def lstm(inputs: int, hidden: int, layers: int, bias: bool, projection: int | None) -> nn.LSTM:
+def lstm(
+    inputs: int, hidden: int, layers: int, bias: bool, projection: int | None, bidirectional: bool = False
+) -> nn.LSTM:
     """An ``nn.LSTM`` for batches that come first; with a projection it says nothing of the library that has none."""
     if projection is not None:
         warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
-    return nn.LSTM(inputs, hidden, layers, bias=bias, batch_first=True, proj_size=projection or 0)
+    sizes = (inputs, hidden, layers, bias)
+    return nn.LSTM(*sizes, batch_first=True, bidirectional=bidirectional, proj_size=projection or 0)
 
 
 def _one_layer(arch: Architecture, layer: int) -> nn.Module:
@@ -98,7 +101,26 @@ def _one_layer(arch: Architecture, layer: int) -> nn.Module:
     return nn.GRU(width, arch.hidden_size, bias=m.bias, batch_first=True)
 
 
-def pooled(pooling: str, x: Tensor, lengths: Tensor, query: nn.Module | None) -> Tensor:
+class BothDirections(nn.Module):
+    """A layer that reads forwards and one that reads backwards; its states are theirs, one after the other."""
+
+    def __init__(self, ahead: nn.Module, back: nn.Module) -> None:
+        super().__init__()
+        self.ahead, self.back = ahead, back
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, None]:
+        """Map ``[b, T, D]`` to ``[b, T, S]``."""
+        return torch.cat([self.ahead(x)[0], backwards(self.back(backwards(x, lengths))[0], lengths)], 2), None
+
+
+def backwards(x: Tensor, lengths: Tensor) -> Tensor:
+    """The valid steps of each sequence of ``[b, T, D]`` in reverse, and those beyond as they are."""
+    step = torch.arange(x.shape[1], device=x.device)
+    place = torch.where(step < lengths[:, None], lengths[:, None] - 1 - step, step)
+    return x.gather(1, place[..., None].expand(-1, -1, x.shape[2]))
+
+
+def pooled(pooling: str, x: Tensor, lengths: Tensor, query: nn.Module | None, both: bool) -> Tensor:
     """One vector ``[b, S]`` of the states ``[b, T, S]`` of each sequence, as ``model.pooling`` says.
 
     Args:
@@ -106,16 +128,20 @@ def pooled(pooling: str, x: Tensor, lengths: Tensor, query: nn.Module | None) ->
         x: the states.
         lengths: ``[b]`` valid steps.
         query: maps states to scores ``[b, T, 1]``, only for attention.
+        both: whether the second half of each state is that of a layer that reads backwards and ends at the first step.
     """
     if pooling == "last":
-        return x[torch.arange(x.shape[0], device=x.device), lengths - 1]
+        last = x[torch.arange(x.shape[0], device=x.device), lengths - 1]
+        half = x.shape[2] // 2
+        return torch.cat([last[:, :half], x[:, 0, half:]], 1) if both else last
     valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
     if pooling == "mean":
         return x.masked_fill(~valid, 0).sum(1) / lengths[:, None]
     if pooling == "max":
         return x.masked_fill(~valid, -torch.inf).amax(1)
     assert query is not None
-    return (query(x).masked_fill(~valid, -torch.inf).softmax(1) * x).sum(1)
+    result: Tensor = (query(x).masked_fill(~valid, -torch.inf).softmax(1) * x).sum(1)
+    return result
 
 
 def dense_layers(arch: Architecture) -> tuple[nn.Sequential, nn.Linear]:
@@ -131,7 +157,7 @@ def dense_layers(arch: Architecture) -> tuple[nn.Sequential, nn.Linear]:
 def one_bias(module: nn.Module) -> None:
     """Set the second bias of every gate of a recurrent module to zero, for good."""
     for name, parameter in module.named_parameters():
-        if name.startswith("bias_hh"):
+        if "bias_hh" in name:
             nn.init.zeros_(parameter.requires_grad_(False))
 
 
@@ -147,7 +173,13 @@ class ReferenceModel(nn.Module):
         self.embedding = (
             nn.Embedding(arch.vocabulary_size, arch.embedding_size) if arch.vocabulary_size is not None else None
         )
-        self.layers = nn.ModuleList(_one_layer(arch, layer) for layer in range(arch.model.num_layers))
+        numbers = range(arch.model.num_layers)
+        self.bidirectional = arch.model.bidirectional
+        if self.bidirectional:
+            pairs = (BothDirections(_one_layer(arch, layer), _one_layer(arch, layer)) for layer in numbers)
+            self.layers = nn.ModuleList(pairs)
+        else:
+            self.layers = nn.ModuleList(_one_layer(arch, layer) for layer in numbers)
         if arch.model.gate_biases == 1:
             for layer in self.layers:
                 one_bias(layer)
@@ -159,12 +191,13 @@ class ReferenceModel(nn.Module):
             self.head.weight = self.embedding.weight
         self.to_layout = {name: self._module_name(name) for name in arch.layout.names}
 
-    @staticmethod
-    def _module_name(name: str) -> str:
+    def _module_name(self, name: str) -> str:
         """``recurrent.weight_ih_l1`` is ``layers.1.weight_ih_l0`` here, ``projection.bias`` is ``dense.0.bias``."""
         if not name.startswith("recurrent."):
             return name.replace("projection.", "dense.0.").replace("pooling.", "query.")
-        kind, layer = name.removeprefix("recurrent.").rsplit("_l", 1)
+        kind, layer = name.removeprefix("recurrent.").removesuffix("_reverse").rsplit("_l", 1)
+        if self.bidirectional:
+            layer += ".back" if name.endswith("_reverse") else ".ahead"
         return f"layers.{layer}.{kind}_l0"
 
     def parameters_in_order(self) -> list[nn.Parameter]:
@@ -182,11 +215,11 @@ class ReferenceModel(nn.Module):
         """
         x = inputs if self.embedding is None else self.embedding(inputs)
         for number, layer in enumerate(self.layers):
-            x, _ = layer(x)
+            x, _ = layer(x, lengths) if self.bidirectional else layer(x)
             if dropout is not None and number + 1 < len(self.layers):
                 x = x * dropout(number, x.shape[1], x.shape[0])[0].transpose(0, 1)
         if self.task is not Task.SEQUENCE_LABELLING:
-            x = pooled(self.pooling, x, lengths, self.query)
+            x = pooled(self.pooling, x, lengths, self.query, self.bidirectional)
         outputs: Tensor = self.head(self.dense(x))
         return outputs
 

@@ -25,22 +25,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class _Tape(NamedTuple):
-    """Inputs, states, saved values and dropout mask of each layer, and what the head kept, for the backward pass."""
+class _Pass(NamedTuple):
+    """A layer in one direction: its name in the layout, its input, its states, and what the kernels saved."""
 
-    inputs: list[Tensor]
-    states: list[Tensor]
-    saved: list[list[Tensor]]
+    layer: str
+    inputs: Tensor
+    states: Tensor
+    saved: list[Tensor]
+
+
+class _Tape(NamedTuple):
+    """The passes and the dropout mask of each layer, and what the head kept, for the backward pass."""
+
+    layers: list[list[_Pass]]
     masks: list[Tensor]
     head: HeadTape
 
 
-def _layer_weights(views: dict[str, Tensor], layer: int) -> Weights:
+def _layer_weights(views: dict[str, Tensor], layer: str) -> Weights:
     """A layer's weights, or where their gradients go. Kernels have two biases per gate: with one, the other is zero."""
-    one, other = (views.get(f"recurrent.bias_{side}_l{layer}") for side in ("ih", "hh"))
+    one, other = (views.get(f"recurrent.bias_{side}_{layer}") for side in ("ih", "hh"))
     if one is not None and other is None:
         other = torch.zeros_like(one)
-    w_ih, w_hh, w_hr = (views.get(f"recurrent.weight_{side}_l{layer}") for side in ("ih", "hh", "hr"))
+    w_ih, w_hh, w_hr = (views.get(f"recurrent.weight_{side}_{layer}") for side in ("ih", "hh", "hr"))
     assert w_ih is not None and w_hh is not None  # noqa: PT018  # for mypy: every layer has both
     return Weights(w_ih, w_hh, one, other, w_hr)
 
@@ -56,19 +63,32 @@ def _forward(
         flat = _flat_tokens(batch, arch.vocabulary_size)
         c, b, t_max = batch.inputs.shape
         x = table.index_select(0, flat).view(c, t_max, b, -1)
-    inputs, states, saved, masks = [], [], [], []
+    layers: list[list[_Pass]] = []
+    masks: list[Tensor] = []
     lengths = batch.lengths if batch.padded else None
     for layer in range(arch.model.num_layers):
-        inputs.append(x)
-        layer_states, layer_saved = kernels.forward(arch.model.cell, x, _layer_weights(views, layer), lengths)
-        states.append(layer_states)
-        saved.append(layer_saved)
-        x = layer_states[:, 1:]
+        passes = []
+        for direction in arch.directions:
+            name, read = f"l{layer}{direction}", reverse(x, batch.lengths) if direction else x
+            passes.append(
+                _Pass(name, read, *kernels.forward(arch.model.cell, read, _layer_weights(views, name), lengths))
+            )
+        layers.append(passes)
+        x = passes[0].states[:, 1:]
+        if len(passes) > 1:
+            x = torch.cat([x, reverse(passes[1].states[:, 1:], batch.lengths)], dim=3)
         if dropout is not None and layer + 1 < arch.model.num_layers:
             masks.append(dropout(layer, x.shape[1], x.shape[2]))
             x = x * masks[-1]
-    outputs, kept = head.forward(arch, views, states[-1], batch)
-    return outputs, _Tape(inputs, states, saved, masks, kept)
+    outputs, kept = head.forward(arch, views, x, [one.states for one in layers[-1]], batch)
+    return outputs, _Tape(layers, masks, kept)
+
+
+def reverse(x: Tensor, lengths: Tensor) -> Tensor:
+    """Read the valid steps of ``[C, T, b, D]`` backwards, those beyond ``lengths`` ``[C, b]`` as they are."""
+    step = torch.arange(x.shape[1], device=x.device)[:, None]
+    place = torch.where(step < lengths[:, None], lengths[:, None] - 1 - step, step)
+    return x.gather(1, place[..., None].expand_as(x))
 
 
 def loss_and_gradient(
@@ -98,28 +118,40 @@ def loss_and_gradient(
     incoming, tied = head.backward(arch, views, tape.head, d_outputs, batch, grads)
     tokens = arch.vocabulary_size is not None
     for layer in range(arch.model.num_layers - 1, -1, -1):
-        result = kernels.backward(
-            arch.model.cell,
-            tape.inputs[layer],
-            _layer_weights(views, layer),
-            tape.states[layer],
-            tape.saved[layer],
-            incoming,
-            need_x=layer > 0 or tokens,
-            into=_layer_weights(grads, layer),
-        )
-        if layer > 0:
-            dx = result.x * tape.masks[layer - 1] if tape.masks else result.x
-            incoming = StateGradient(dx, None, batch.lengths)
+        passes = tape.layers[layer]
+        d_x: Tensor | None = None
+        for number, one in enumerate(passes):
+            result = kernels.backward(
+                arch.model.cell,
+                one.inputs,
+                _layer_weights(views, one.layer),
+                one.states,
+                one.saved,
+                incoming if len(passes) == 1 else _half(incoming, number),
+                need_x=layer > 0 or tokens,
+                into=_layer_weights(grads, one.layer),
+            )
+            d_x = result.x if number == 0 or d_x is None else d_x + reverse(result.x, batch.lengths)
+        if layer > 0 and d_x is not None:
+            incoming = StateGradient(d_x * tape.masks[layer - 1] if tape.masks else d_x, None, batch.lengths)
     if tokens:
         assert arch.vocabulary_size is not None
+        assert d_x is not None
         flat = _flat_tokens(batch, arch.vocabulary_size)
         # Rows of the clients' embeddings under one another, to which the head may have added already.
         size = len(batch.inputs) * arch.vocabulary_size, arch.embedding_size
-        table = result.x.new_zeros(size) if tied is None else tied.view(size)
-        table.index_add_(0, flat, result.x.reshape(len(flat), -1))
+        table = d_x.new_zeros(size) if tied is None else tied.view(size)
+        table.index_add_(0, flat, d_x.reshape(len(flat), -1))
         grads["embedding.weight"].copy_(table.view(-1, arch.vocabulary_size, arch.embedding_size))
     return loss
+
+
+def _half(gradient: StateGradient, number: int) -> StateGradient:
+    """The part of the gradient of a layer's states that concerns its pass forwards (0) or backwards (1)."""
+    every, last = (None if g is None else g.chunk(2, dim=-1)[number] for g in (gradient.every, gradient.last))
+    if every is not None and number == 1:
+        every = reverse(every, gradient.lengths)
+    return StateGradient(every, last, gradient.lengths)
 
 
 def _flat_tokens(batch: Batch, vocabulary_size: int) -> Tensor:

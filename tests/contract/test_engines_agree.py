@@ -160,6 +160,7 @@ ADAM, ADAMW, TWO_LAYERS = "client/optimizer=adam", "client/optimizer=adamw", "mo
 FAST = "client.optimizer.lr=0.02"
 SOME = ("sampler.cohort_size=3", "rounds=4", "client.keep_optimizer_state=true")
 MOMENTUM = "client.optimizer.momentum=0.9"
+BOTH = ("model.bidirectional=true",)
 DENSE = ("model.head_projection=4", "model.head_activation=tanh")
 HEADS = ("aggregator.blocks=[recurrent]",)
 SETTINGS = {
@@ -186,6 +187,9 @@ SETTINGS = {
     "mean": (CLASSIFICATION, ["model.pooling=mean", "model=rnn", TWO_LAYERS]),
     "max": (REGRESSION, ["model.pooling=max", "model=cifg"]),
     "attention": (CLASSIFICATION, ["model.pooling=attention", "model=lstm", ADAM, FAST]),
+    "both directions": (CLASSIFICATION, [*BOTH, TWO_LAYERS, "model.dropout=0.3", MOMENTUM]),
+    "both directions, projection": (REGRESSION, [*BOTH, "model=lstm", "model.recurrent_projection=3"]),
+    "both directions, mean": (REGRESSION, [*BOTH, "model=gru_reset_before", "model.pooling=mean", TWO_LAYERS]),
     "one output": (REGRESSION, ["data.outputs=1"]),
     "local steps": (CLASSIFICATION, ["client.steps=7"]),
     "local steps, fewer than an epoch": (CLASSIFICATION, ["client.steps=1", "client.batch_size=3"]),

@@ -32,6 +32,13 @@ def test_a_recurrent_projection():
     assert macs_per_sequence(arch) == 4 * 2
 
 
+def test_both_directions():
+    """Two layers of 5 units either way: on D = 3, then on the 10 states below; the head [4, 10]."""
+    arch = Architecture(GRU(hidden_size=5, num_layers=2, bidirectional=True), 3, None, 4, Task.CLASSIFICATION)
+    assert macs_per_step(arch) == 2 * 3 * (5 * 3 + 5 * 5) + 2 * 3 * (5 * 10 + 5 * 5)
+    assert macs_per_sequence(arch) == 4 * 10
+
+
 def test_attention():
     """A score of 5 products at every step, and as many to weigh the states."""
     plain, pooled = (

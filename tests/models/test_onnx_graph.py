@@ -1,5 +1,7 @@
 """onnxruntime computes from the graph what the reference model computes, for every cell, task and shape of model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,14 @@ def test_it_computes_what_the_model_does(model, tokens, task):
 def test_pooling(pooling, task):
     compare(Architecture(LSTM(hidden_size=5, num_layers=2, pooling=pooling), 3, None, 4, task))
     compare(Architecture(CIFG(hidden_size=5, recurrent_projection=3, pooling=pooling), 0, 7, 4, task))
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("model", [*MODELS, LSTM(hidden_size=5, recurrent_projection=3, gate_biases=1)])
+def test_both_directions(model, pooling):
+    for layers in (1, 2):
+        both = replace(model, num_layers=layers, bidirectional=True, pooling=pooling)
+        compare(Architecture(both, 3, None, 4, Task.CLASSIFICATION))
 
 
 @pytest.mark.parametrize("projection", [None, 8])

@@ -35,8 +35,9 @@ class Plain(nn.Module):
         extra = {"nonlinearity": m.nonlinearity} if isinstance(m, RNN) else {}
         width = arch.embedding_size or arch.input_size
         extra |= {"proj_size": m.projection} if m.projection else {}
+        extra |= {"bidirectional": m.bidirectional}
         self.recurrent = PLAIN[type(m)](width, m.hidden_size, m.num_layers, bias=m.bias, batch_first=True, **extra)
-        self.head = nn.Linear(m.projection or m.hidden_size, arch.num_outputs, bias=m.bias)
+        self.head = nn.Linear((m.projection or m.hidden_size) * (1 + m.bidirectional), arch.num_outputs, bias=m.bias)
         self.double()
 
     def forward(self, x, lengths):
@@ -44,7 +45,8 @@ class Plain(nn.Module):
         x = self.embedding(x) if hasattr(self, "embedding") else x
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         _, last = self.recurrent(packed)
-        return self.head((last[0] if isinstance(last, tuple) else last)[-1])
+        states = last[0] if isinstance(last, tuple) else last  # forwards and backwards in turn, layer by layer
+        return self.head(torch.cat([*states[-2:]], 1) if self.recurrent.bidirectional else states[-1])
 
     def every_step(self, x):
         x = self.embedding(x) if hasattr(self, "embedding") else x
@@ -69,6 +71,8 @@ CASES = [
     for bias in (True, False)
     for tokens in (True, False)
 ] + [(RNN(hidden_size=6, nonlinearity="relu"), False)]
+CASES += [(kind(hidden_size=6, num_layers=2, bidirectional=True), kind is GRU) for kind in PLAIN]
+CASES += [(LSTM(hidden_size=6, recurrent_projection=2, bidirectional=True), False)]
 CASES += [(LSTM(hidden_size=6, num_layers=n, recurrent_projection=4, bias=n > 1), n > 1) for n in (1, 2)]
 
 
@@ -238,6 +242,13 @@ def test_an_embedding_that_cannot_be_the_head(values, data, message):
     population = Population(Task.CLASSIFICATION, empty, empty, None, outputs, 3, vocabulary, ("a",))
     with pytest.raises(UserError, match=rf"^model\.tied_embeddings=true: .*{message}"):
         architecture(GRU(hidden_size=6, tied_embeddings=True, **values), population)
+
+
+def test_reading_backwards_needs_one_target_per_sequence():
+    empty = Samples(torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(1))
+    population = Population(Task.SEQUENCE_LABELLING, empty, empty, None, 4, 3, None, ("a",))
+    with pytest.raises(UserError, match=r"^model\.bidirectional=true: would read the targets, because these data have"):
+        architecture(GRU(bidirectional=True), population)
 
 
 def test_pooling_needs_one_target_per_sequence():

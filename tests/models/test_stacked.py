@@ -133,6 +133,32 @@ def test_gradient_with_everything_that_projects():
     check(arch, rows, batch, dropout=lambda layer, t_max, b: masks[layer])
 
 
+BOTH_WAYS = {
+    "last": {},
+    "two layers, no bias": {"num_layers": 2, "bias": False},
+    "attention": {"num_layers": 2, "pooling": "attention", "gate_biases": 1},
+    "max": {"pooling": "max", "head_projection": 5},
+}
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("tokens", [True, False])
+@pytest.mark.parametrize("name", BOTH_WAYS)
+@pytest.mark.parametrize("cell", ["rnn_tanh", "cifg", "gru"])
+def test_gradient_of_layers_that_read_both_ways(cell, name, tokens, kernels):
+    arch = arch_of(cell, Task.CLASSIFICATION, tokens, bidirectional=True, **BOTH_WAYS[name])
+    check(arch, *case(arch), load_kernels(kernels))
+
+
+def test_gradient_both_ways_with_projection_and_dropout():
+    arch = arch_of(
+        "lstm", Task.REGRESSION, False, num_layers=3, dropout=0.5, recurrent_projection=2, bidirectional=True
+    )
+    rng = torch.Generator().manual_seed(3)
+    masks = 2.0 * (torch.rand(2, C, T, B, 4, generator=rng, dtype=torch.float64) < 0.5)
+    check(arch, *case(arch), dropout=lambda layer, t_max, b: masks[layer])
+
+
 HEADS = {
     "dense layer": {"head_projection": 5},
     "dense layer with tanh": {"head_projection": 9, "head_activation": "tanh"},

@@ -36,6 +36,13 @@ ARCHITECTURES = (
         Architecture(LSTM(hidden_size=4, pooling=pooling), 3, None, 2, Task.CLASSIFICATION)
         for pooling in ("mean", "max", "attention")
     ),
+    *(
+        Architecture(
+            kind(hidden_size=4, num_layers=2, bidirectional=True, pooling=pooling), 3, None, 2, Task.REGRESSION
+        )
+        for kind, pooling in ((GRU, "last"), (CIFG, "max"), (RNN, "attention"))
+    ),
+    Architecture(LSTM(hidden_size=4, recurrent_projection=3, bidirectional=True), 3, None, 2, Task.REGRESSION),
     Architecture(GRU(hidden_size=4, gate_biases=1, head_projection=3), 3, None, 2, Task.REGRESSION),
 )
 
