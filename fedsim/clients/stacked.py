@@ -176,7 +176,14 @@ class StackedTrainer:
         if threads is None:
             return [slice(clients)]
         arch, samples = self.task.arch, self.task.population.train
-        left = arch.model.num_layers * arch.hidden_size * (arch.model.gates + 2) * samples.steps * batch
+        left = (
+            arch.model.num_layers
+            * len(arch.directions)
+            * arch.hidden_size
+            * (arch.model.gates + 2)
+            * samples.steps
+            * batch
+        )
         count = max(1, clients * left // _LEFT_IN_CACHE) if 4 * left <= _LEFT_IN_CACHE else 1
         width = -(-clients // count)
         width = -(-width // threads()) * threads()  # no thread without a client

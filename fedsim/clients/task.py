@@ -83,7 +83,7 @@ class LocalTask:
             return None
         stream = "dropout" if self.stream == "batches" else f"{self.stream}.dropout"
         key = seeding.stream_key(self.seed, stream, round_number, step)
-        hidden = self.arch.hidden_size
+        width = self.arch.state_size
         client = clients.to(like.device)[:, None, None, None]
 
         def mask(layer: int, t_max: int, b: int) -> Tensor:
@@ -91,7 +91,7 @@ class LocalTask:
                 return torch.arange(size, device=like.device)
 
             counters = client * self.arch.model.num_layers + layer
-            keep = seeding.keep_mask(key, rate, counters, axis(t_max)[:, None, None], axis(b)[:, None], axis(hidden))
+            keep = seeding.keep_mask(key, rate, counters, axis(t_max)[:, None, None], axis(b)[:, None], axis(width))
             return keep.to(like.dtype) / (1 - rate)
 
         return mask

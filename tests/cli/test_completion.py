@@ -16,7 +16,7 @@ from fedsim.cli.completion import candidates
 from fedsim.config import compose as config
 from fedsim.config import option_files
 
-MODELS = ["gru", "gru_reset_before", "lstm", "rnn"]
+MODELS = ["cifg", "gru", "gru_reset_before", "lstm", "rnn"]
 
 
 # Candidates
@@ -34,7 +34,11 @@ def test_options_of_a_group():
 
 def test_lists_of_options():
     assert candidates("model=gru,l") == ["model=gru,lstm"]
-    assert candidates("model=gru,lstm,") == ["model=gru,lstm,gru_reset_before", "model=gru,lstm,rnn"]
+    assert candidates("model=gru,lstm,") == [
+        "model=gru,lstm,cifg",
+        "model=gru,lstm,gru_reset_before",
+        "model=gru,lstm,rnn",
+    ]
 
 
 @pytest.mark.parametrize("group", config.list_options())

@@ -160,6 +160,8 @@ ADAM, ADAMW, TWO_LAYERS = "client/optimizer=adam", "client/optimizer=adamw", "mo
 FAST = "client.optimizer.lr=0.02"
 SOME = ("sampler.cohort_size=3", "rounds=4", "client.keep_optimizer_state=true")
 MOMENTUM = "client.optimizer.momentum=0.9"
+BOTH = ("model.bidirectional=true",)
+DENSE = ("model.head_projection=4", "model.head_activation=tanh")
 HEADS = ("aggregator.blocks=[recurrent]",)
 SETTINGS = {
     "dropout": (CLASSIFICATION, [TWO_LAYERS, "model.dropout=0.4"]),
@@ -169,6 +171,25 @@ SETTINGS = {
     "no bias, tokens": (LABELLING, ["model.bias=false", "model=rnn"]),
     "relu": (CLASSIFICATION, ["model=rnn", "model.nonlinearity=relu", TWO_LAYERS]),
     "embedding": (LABELLING, ["model.embedding_size=3", TWO_LAYERS]),
+    "dense layer": (CLASSIFICATION, ["model.head_projection=3", ADAM, FAST]),
+    "dense layer, tanh, one bias": (REGRESSION, [*DENSE, "model.gate_biases=1", "model=cifg", MOMENTUM]),
+    "embedding that is the head": (LABELLING, ["model.tied_embeddings=true", "model.embedding_size=5", ADAM, FAST]),
+    "tied, dense layer": (LABELLING, [*DENSE, "model.tied_embeddings=true", "model.embedding_size=4", TWO_LAYERS]),
+    "tied, private recurrent layers": (
+        LABELLING,
+        [*DENSE, "model.tied_embeddings=true", "model.embedding_size=4", "aggregator.blocks=[embedding,head]"],
+    ),
+    "recurrent projection": (CLASSIFICATION, ["model=lstm", "model.recurrent_projection=3", ADAM, FAST]),
+    "recurrent projection, dropout": (
+        LABELLING,
+        ["model=cifg", "model.recurrent_projection=3", TWO_LAYERS, "model.dropout=0.4", MOMENTUM],
+    ),
+    "mean": (CLASSIFICATION, ["model.pooling=mean", "model=rnn", TWO_LAYERS]),
+    "max": (REGRESSION, ["model.pooling=max", "model=cifg"]),
+    "attention": (CLASSIFICATION, ["model.pooling=attention", "model=lstm", ADAM, FAST]),
+    "both directions": (CLASSIFICATION, [*BOTH, TWO_LAYERS, "model.dropout=0.3", MOMENTUM]),
+    "both directions, projection": (REGRESSION, [*BOTH, "model=lstm", "model.recurrent_projection=3"]),
+    "both directions, mean": (REGRESSION, [*BOTH, "model=gru_reset_before", "model.pooling=mean", TWO_LAYERS]),
     "one output": (REGRESSION, ["data.outputs=1"]),
     "local steps": (CLASSIFICATION, ["client.steps=7"]),
     "local steps, fewer than an epoch": (CLASSIFICATION, ["client.steps=1", "client.batch_size=3"]),
