@@ -22,7 +22,7 @@ from fedsim.data.dataset import Task
 from fedsim.data.population import Samples
 from fedsim.models import stacked
 from fedsim.models.recurrent import DropoutMask
-from fedsim.models.scores import Sums, concatenate
+from fedsim.models.scores import Sums, concatenate, kept_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +124,7 @@ class StackedTrainer:
                 total = all_steps[order[:active]]
             batch = gather(task.population.train, index, real)
             dropout = task.dropout(round_number, ranked[:active], step, rows)
-            loss = stacked.loss_and_gradient(task.arch, views, batch, self.kernels, dropout, slopes)
+            loss = self._loss(views, batch, dropout, slope, slopes)
             count = batch.num_samples
             loss_sum[:active] += loss * count
             seen[:active] += count
@@ -147,8 +147,25 @@ class StackedTrainer:
         rows = rows.expand(len(batch.lengths), -1).contiguous()
         arch, gradient = self.task.arch, torch.empty_like(rows)
         views, slopes = arch.layout.views(rows), arch.layout.views(gradient)
-        stacked.loss_and_gradient(arch, views, batch, self.kernels, dropout, slopes)
+        self._loss(views, batch, dropout, gradient, slopes)
         return gradient
+
+    def _loss(
+        self,
+        views: dict[str, Tensor],
+        batch: Batch,
+        dropout: DropoutMask | None,
+        gradient: Tensor,
+        slopes: dict[str, Tensor],
+    ) -> Tensor:
+        """Return the losses ``[A]`` of a batch; `gradient` ``[A, P]``, of which `slopes` are views, is overwritten."""
+        arch = self.task.arch
+        loss = stacked.loss_and_gradient(arch, views, batch, self.kernels, dropout, slopes)
+        if (positions := self.task.positions(batch.num_samples)) is None:
+            return loss
+        share = stacked.count_targets(arch.task, batch).to(loss.dtype) / positions  # int64 by int64 would be float32
+        gradient.mul_(share[:, None])
+        return loss * share
 
     def given(self, round_number: int) -> StackedTrainer:
         """Return the engine bound to the task of that round."""
@@ -160,7 +177,9 @@ class StackedTrainer:
         total, counts = torch.zeros_like(rows), rows.new_zeros((len(clients), 1))
         for which, index, real in _own_blocks(self.task.population.train, clients):
             batch = gather(self.task.population.train, index, real)
-            count = stacked.count_targets(self.task.arch.task, batch).to(rows.dtype)[:, None]
+            positions = self.task.positions(batch.num_samples)
+            count = stacked.count_targets(self.task.arch.task, batch) if positions is None else positions
+            count = count.to(rows.dtype)[:, None]
             total[which] += count * self._gradient(rows[which], batch, None)
             counts[which] += count
         return total / counts.clamp(min=1)
@@ -217,7 +236,7 @@ fraction of a millisecond."""
 
 def _width(task: LocalTask) -> int:
     """How many outputs of a sample are kept."""
-    return task.arch.num_outputs if task.arch.task is Task.REGRESSION else 0
+    return kept_outputs(task.arch.task, task.arch.num_outputs, task.arch.words)
 
 
 def _own_blocks(samples: Samples, clients: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -41,7 +41,7 @@ class Words:
     Tokens are numbered as TensorFlow Federated numbers StackOverflow's: 0 is padding, then come the words of the
     vocabulary, the most frequent first, `oov_buckets` numbers that all other words share, the beginning and the end of
     a sentence. Unknown words and the end are predicted and counted like any other; ``test_accuracy_no_oov`` and
-    ``test_accuracy_no_oov_no_end`` leave them out. Padding counts nowhere.
+    ``test_accuracy_no_oov_no_eos`` leave them out. Padding counts nowhere.
 
     ``Dataset.notes`` says what was left out or cut off, and which share of the words is not in the vocabulary.
 
