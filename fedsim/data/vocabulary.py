@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -107,11 +107,14 @@ class Vocabulary:
         return cls(tokens[1 : max(1, len(tokens) - buckets - 2)], buckets)
 
 
-def most_frequent(sentences: Iterable[Sentence], size: int) -> tuple[str, ...]:
-    """Return the most frequent words, the first of them first; of equally frequent ones, in alphabetical order."""
-    counts: Counter[str] = Counter()
+def count_words(sentences: Iterable[Sentence], counts: Counter[str]) -> None:
+    """Add the words of sentences to the counts."""
     for sentence in sentences:
         counts.update(sentence)
+
+
+def most_frequent(counts: Mapping[str, int], size: int) -> tuple[str, ...]:
+    """Return the words with the highest counts, the highest first; equal ones in alphabetical order."""
     return tuple(sorted(counts, key=lambda word: (-counts[word], word))[:size])
 
 
@@ -175,9 +178,9 @@ def join_rows(rows: Sequence[Rows], length: int, dtype: type[np.signedinteger[An
     return Split(inputs, lengths, targets, owners, compact=True)
 
 
-def share_unknown(targets: NDArray[Any], special: WordTokens) -> float:
-    """The share of unknown words among all words that are to be predicted."""
+def count_unknown(targets: NDArray[Any], special: WordTokens) -> tuple[int, int]:
+    """How many of the words that are to be predicted are unknown, and how many words these are."""
     first, last = special.unknown
     unknown = int(((targets >= first) & (targets < last)).sum())
     words = int(((targets > PADDING) & (targets != special.end)).sum())
-    return unknown / max(words, 1)
+    return unknown, words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 
@@ -15,11 +16,12 @@ from fedsim.data.vocabulary import (
     Rows,
     Sentence,
     Vocabulary,
+    count_unknown,
+    count_words,
     cut_sentences,
     join_rows,
     most_frequent,
     sentence_rows,
-    share_unknown,
     window_rows,
 )
 from fedsim.data.vocabulary_files import read_vocabulary
@@ -178,7 +180,8 @@ class Words:
                 f"data.test_fraction={show(self.test_fraction)}: no client has a test sample: each has a single one; "
                 "cut the texts into more, by data.sample or data.clients_by"
             )
-        unknown = [share_unknown(split.targets, vocabulary.special) for split in splits]
+        pairs = [count_unknown(split.targets, vocabulary.special) for split in splits]
+        unknown = [found / max(words, 1) for found, words in pairs]
         if any(unknown):
             notes.append(
                 f"{unknown[0]:.1%} of the training and {unknown[1]:.1%} of the test words are not among the "
@@ -255,7 +258,9 @@ class Words:
             return Vocabulary.of_tokens(tokens, self.oov_buckets)
         if self.vocabulary_file is None:
             size = self.vocabulary_size or VOCABULARY_SIZE
-            return Vocabulary(most_frequent(chain.from_iterable(train.values()), size), self.oov_buckets)
+            counts: Counter[str] = Counter()
+            count_words(chain.from_iterable(train.values()), counts)
+            return Vocabulary(most_frequent(counts, size), self.oov_buckets)
         words = read_vocabulary(self.vocabulary_file, self.vocabulary_size)
         if self.lowercase and (capitals := [word for word in words if word != word.lower()]):
             notes.append(

@@ -30,6 +30,7 @@ NEEDS = {
     "data/cmapss.yaml": ("data.path=turbofan",),
     "system/profiles.yaml": ("system.path=devices.csv",),
     "data/leaf.yaml": ("data.path=leaf",),
+    "data/stackoverflow.yaml": ("data.path=stackoverflow",),
     "audit/inversion.yaml": ("client.epochs=null", "client.steps=1", "client.batch_size=1"),
     "privacy/central_dp.yaml": ("aggregator=mean",),
     "privacy/central_dp_adaptive.yaml": ("aggregator=mean",),
