@@ -38,6 +38,7 @@ NEEDS = {
     "schedule/fedasync.yaml": ("system=devices",),
     "schedule/fedbuff.yaml": ("system=devices",),
     "experiment/keyboard_shakespeare.yaml": ("data.path=play.txt",),
+    "experiment/keyboard_words.yaml": ("data.path=play.txt",),
     "experiment/patient_ecg.yaml": ("data.path=ecg", "num_clients=4"),
     "experiment/turbofan_cmapss.yaml": ("data.path=turbofan",),
 }
