@@ -67,6 +67,10 @@ class LocalTask:
         batch = sizes if self.config.batch_size is None else sizes.clamp(max=self.config.batch_size)
         return sizes, batch, -(-sizes // batch)
 
+    def positions(self, samples: Tensor) -> Tensor | None:
+        """``[C]`` int64, what the losses of so many samples ``[C]`` are divided by; None: the targets that count."""
+        return samples * self.population.train.steps if self.config.loss_over == "positions" else None
+
     def lr(self, round_number: int) -> float:
         """The local learning rate of a round (1, 2, ...)."""
         number = round_number if self.given is None else self.given

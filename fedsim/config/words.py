@@ -149,6 +149,8 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         ),
         **dict.fromkeys(("table", "tabular", "pandas", "parquet", "excel"), "data=csv data.path=FILE"),
         **dict.fromkeys(("txt", "chars", "play", "corpus"), "data=text data.path=FILE"),
+        **dict.fromkeys(("next_word", "nwp", "word", "lm", "language_model"), "data=words data.path=FILE"),
+        **dict.fromkeys(("stack_overflow", "so", "so_nwp"), "data=stackoverflow data.path=FILE_OR_FOLDER"),
         **dict.fromkeys(("ecg", "ecg5000", "uea"), "data=ucr data.name=ECG5000"),
         **dict.fromkeys(("turbofan", "nasa", "fd001"), "data=cmapss data.path=FOLDER"),
         **dict.fromkeys(("random", "toy", "dummy", "fake"), "data=synthetic"),

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from fedsim import seeding
-from fedsim.data.dataset import Task
+from fedsim.data.dataset import Task, WordTokens
 from fedsim.data.population import Population
 from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_exactly_one, check_one_of
 from fedsim.models import initial
@@ -215,6 +215,7 @@ class Architecture:
         task: what is predicted.
         quantiles: of a regression, the quantiles that each target's outputs predict, one after another; empty where
             an output predicts the mean.
+        words: which outputs stand for no word, where the next word is predicted; metrics alone depend on it.
     """
 
     model: RecurrentModel
@@ -223,6 +224,7 @@ class Architecture:
     num_outputs: int
     task: Task
     quantiles: tuple[float, ...] = ()
+    words: WordTokens | None = None
 
     def levels(self, like: Tensor) -> Tensor | None:
         """The quantile ``[K]`` that each output predicts, as `like` is; None where outputs predict the mean."""
@@ -348,6 +350,7 @@ def architecture(model: RecurrentModel, population: Population) -> Architecture:
         population.num_outputs,
         population.task,
         population.forecast.quantiles if population.forecast is not None else (),
+        population.words,
     )
     _ = arch.hidden_size  # raises here, before anything is built from it
     if model.tied_embeddings:

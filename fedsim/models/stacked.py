@@ -18,7 +18,7 @@ from fedsim.data.dataset import IGNORE, Task
 from fedsim.models import head
 from fedsim.models.head import HeadTape
 from fedsim.models.recurrent import Architecture, DropoutMask
-from fedsim.models.scores import Sums, pinball
+from fedsim.models.scores import Sums, pinball, word_counts
 from fedsim.models.torch_kernels import StateGradient, Weights
 
 if TYPE_CHECKING:
@@ -234,5 +234,13 @@ def score_outputs(arch: Architecture, outputs: Tensor, batch: Batch) -> Sums:
         -(picked * valid).view(shape).sum(1),
         correct.view(shape).sum(1).double(),
         valid.view(shape).sum(1).double(),
-        outputs.new_empty((c, b, 0)),
+        _kept(arch, outputs, targets, valid, shape),
     )
+
+
+def _kept(arch: Architecture, outputs: Tensor, targets: Tensor, valid: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """`word_counts` of each sample, ``[C, b, 5]``, where next words are predicted, else ``[C, b, 0]``."""
+    if arch.words is None:
+        return outputs.new_empty((shape[0], shape[2], 0))
+    counts = word_counts(outputs, targets, valid, arch.words)
+    return counts.view(*shape, counts.shape[-1]).sum(1).to(outputs.dtype)

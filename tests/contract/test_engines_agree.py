@@ -16,6 +16,7 @@ import torch
 import fedsim
 from fedsim.clients.engine import SequentialEngine, StackedEngine
 from fedsim.data.dataset import Task
+from fedsim.data.words import Words
 from fedsim.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -125,6 +126,20 @@ def test_every_correction(tiny, option, agree, model, correction, optimizer):
             replace(base, client=client, aggregator=aggregator)
         return
     agree(replace(base, model=model, client=client, aggregator=aggregator))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("over", ["targets", "positions"])
+def test_next_words(tiny, agree, kernels, over, dtype):
+    """With metrics of words, weights by tokens, losses over padding too, and two buckets of unknown words."""
+    settings = ("model=lstm", "aggregator.combine.by=tokens", f"client.loss_over={over}", "aggregator/correction=prox")
+    base = tiny(*settings, task=LABELLING)
+    data = Words(path=base.data.path, length=5, sample="window", vocabulary_size=6, oov_buckets=2, test_fraction=0.3)
+    run = agree(replace(base, data=data, engine=StackedEngine(kernels=kernels), dtype=dtype))
+    assert {"test_perplexity", "test_accuracy_no_oov", "test_accuracy_no_oov_no_eos", "test_recall_at_3"} <= {
+        *run.metrics[0]
+    }
 
 
 @pytest.fixture(scope="module")
