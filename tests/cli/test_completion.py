@@ -61,7 +61,7 @@ def test_names_step_by_step():
 def test_a_single_key_comes_with_and_without_its_default():
     assert candidates("client.epo") == ["client.epochs=", "client.epochs=2"]
     assert candidates("eval.ev") == ["eval.every=", "eval.every=1"]
-    assert candidates("model.bi") == ["model.bias=true", "model.bias=false"]
+    assert candidates("model.bia") == ["model.bias=true", "model.bias=false"]
     assert candidates("model.bias=f") == ["model.bias=false"]
     assert candidates("stop.pat") == ["stop.patience=", "stop.patience=null"]
 
