@@ -151,7 +151,7 @@ class StackedTrainer:
         keep_state(task, state, ranked, store)
         train_loss = loss_sum / seen
         if not torch.equal(ranked, clients):
-            back = torch.argsort(order)
+            back = torch.argsort(order).to(rows.device, non_blocking=True)
             rows, train_loss = rows[back], train_loss[back]
         report = self._report(rows, clients, all_steps, train_loss)
         return rows.sub_(anchor if start is None else start), report
