@@ -1,9 +1,9 @@
 """Noise that is correlated over rounds (DP-FTRL): much of what one round adds is taken back by later ones.
 
-The server publishes ``C X + Z`` or a function of it, where the rows of X are the rounds' sums of clipped deltas and Z is
-Gaussian, in the form ``X + C^-1 Z``: one round after another, since C is lower triangular. That is one Gaussian mechanism,
-also if later deltas depend on earlier models (Denisov 2022, Theorem 2.1), and whatever the server does with these sums,
-momentum for instance, costs nothing more.
+The rows of X are the rounds' sums of clipped deltas, and Z is Gaussian. What the server publishes is a function of
+``C X + Z``, namely ``X + C^-1 Z``, one round after another, since C is lower triangular. This is one Gaussian
+mechanism, also if later deltas depend on earlier models (Denisov 2022, Theorem 2.1), and whatever the server does with
+these sums, momentum for instance, costs nothing more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedsim.core.part import Bound, Round
 from fedsim.core.results import Metrics
 from fedsim.core.state import Drawer, State
 from fedsim.errors import UserError
-from fedsim.privacy.budget import LEAST_NOISE, Budget, _dp_accounting
+from fedsim.privacy.budget import LEAST_NOISE, Budget, _dp_accounting  # with its message if there is none
 from fedsim.privacy.central import NoisyMean
 from fedsim.privacy.privacy import Accounted, Clipped
 from fedsim.privacy.streams import Draw, Replay
@@ -149,7 +149,8 @@ class Mechanism:
 
     def zcdp(self, rounds: int) -> float:
         """Return the rho of zero-concentrated privacy that so many rounds have spent (Bun and Steinke 2016)."""
-        return self.encoder.sensitivity(rounds) ** 2 / (2 * self.multiplier**2)
+        ratio = self.encoder.sensitivity(rounds) / self.multiplier
+        return ratio * ratio / 2
 
     def kept(self) -> Drawer:
         """Return the numbers to keep with the run, so that an optimizer of another version changes nothing."""
@@ -171,7 +172,8 @@ class Source:
 
     def of(self, drawer: Drawer) -> Mechanism:
         """Return the mechanism that a run keeps in its drawer."""
-        if self._drawer.keys() != drawer.keys() or any(not torch.equal(drawer[key], self._drawer[key]) for key in drawer):
+        held = self._drawer
+        if held.keys() != drawer.keys() or any(not torch.equal(drawer[name], held[name]) for name in held):
             self._drawer = dict(drawer)
             self._mechanism, self._replay = self._fresh.restored(drawer), Replay(self._begin)
         return self._mechanism
@@ -271,9 +273,9 @@ class CorrelatedInRun(Accounted):
         """Return the lines about the guarantee, and one about what it takes for granted."""
         guarantee, *rest = super().introduce()
         promise = (
-            f"every client takes part at least {self.where.separation} rounds apart and at most {self.where.most} times, "
-            f"so that it moves what is published by {self.fresh.encoder.sensitivity(self.rounds):.4g} clip_norm: "
-            f"zCDP rho {self.fresh.zcdp(self.rounds):.4g} in {self.rounds} rounds"
+            f"every client's rounds are at least {self.where.separation} apart and at most {self.where.most}, so that "
+            f"it moves what is published by {self.fresh.encoder.sensitivity(self.rounds):.4g} clip_norm: zCDP rho "
+            f"{self.fresh.zcdp(self.rounds):.4g} in {self.rounds} rounds"
         )
         return [guarantee, promise, *rest]
 

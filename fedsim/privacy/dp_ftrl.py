@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class DPFTRL(Correlated):
     """Tree aggregation: the sum of the first t rounds has the noise of log2 t nodes at most (Kairouz 2021).
 
-    A node is a sum over ``2^h`` rounds, with noise of standard deviation ``noise_multiplier * clip_norm``; estimates use
-    all noisy nodes below (Honaker 2015). Nothing is optimised, and nothing depends on the number of rounds, unless
-    `target_epsilon` is set.
+    A node is a sum over ``2^h`` rounds, with noise of standard deviation ``noise_multiplier * clip_norm``; estimates of
+    it use all noisy nodes below (Honaker 2015). Nothing is optimised, and nothing depends on the number of rounds,
+    unless `target_epsilon` is set.
 
     Attributes:
         restart_every: rounds after which a new tree begins; None is never. Fewer of a client's rounds then meet in a

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from fedsim.core.part import Bound
 from fedsim.core.state import Drawer
 from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_one_of
+from fedsim.machine import refuse_larger
 from fedsim.privacy import streams, toeplitz
-from fedsim.privacy.correlated import Correlated
+from fedsim.privacy.correlated import Correlated, CorrelatedInRun
 from fedsim.privacy.streams import Draw
 from fedsim.samplers.participation import Participation
 
@@ -27,12 +29,12 @@ BUFFERS = 4
 class MatrixFactorisation(Correlated):
     """The running sums A X are published as ``A C^-1 (C X + Z)``, with the best C of a form (DP-MF).
 
-    What a round gets is ``X + C^-1 Z``: fresh noise Z of standard deviation ``noise_multiplier * clip_norm``, minus part
-    of the noise of earlier rounds. C is found for `rounds` before the run begins, and kept with the run.
+    A round's sum gets ``C^-1 Z``: fresh noise of standard deviation ``noise_multiplier * clip_norm``, minus part of the
+    noise of earlier rounds. C is found for `rounds` before the run begins, and kept with the run.
 
     Attributes:
-        matrix: ``banded`` (Choquette-Choo 2023), which holds one row of noise per band, or ``blt`` (McMahan 2024), which
-            holds one per buffer and is nearly as good.
+        matrix: ``banded`` (Choquette-Choo 2023), which holds one row of noise per band, or ``blt`` (McMahan 2024),
+            which holds one per buffer and is nearly as good.
         bands: number of bands, with ``banded``; None is the clients' separation, which is also the most.
         buffers: largest number of buffers, with ``blt``; None is 4.
     """
@@ -41,7 +43,7 @@ class MatrixFactorisation(Correlated):
     bands: int | None = None
     buffers: int | None = None
 
-    depends_on_rounds: ClassVar[bool] = True  # type: ignore[assignment]  # a property there, and here always so
+    depends_on_rounds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +53,17 @@ class MatrixFactorisation(Correlated):
         for name, matrix in (("bands", "banded"), ("buffers", "blt")):
             if getattr(self, name) is not None and self.matrix != matrix:
                 raise FieldError(name, getattr(self, name), f"has an effect only with privacy.matrix={matrix}")
+
+    def bind(self, bound: Bound) -> CorrelatedInRun:
+        """Find C and the noise; refuse more bands than there is memory for their rows."""
+        mechanism = super().bind(bound)
+        if isinstance(kept := mechanism.fresh.encoder, Banded):
+            bands = len(kept.column)
+            rows = f"{bands} rows of noise of {bound.blocks.size:,} numbers"
+            refuse_larger(
+                8 * bands * bound.blocks.size, "privacy.bands", bands, rows, "take fewer, or privacy.matrix=blt"
+            )
+        return mechanism
 
     def encoder(self, rounds: int, where: Participation) -> Banded | Buffered:
         """Find the best C.

@@ -1,8 +1,8 @@
 """Noise that is correlated over rounds, one round after another, from draws that a key can give again at any time.
 
-A stream yields the noise of round 1, 2, ... as rows ``[n]`` float64. What it holds between rounds is never saved: whoever
-needs round t first, such as a resumed run, has the rounds before it drawn again, with the same operations in the same
-order and hence the same bits.
+A stream yields the noise of round 1, 2, ... as rows ``[n]`` float64. What it holds between rounds is never saved: for
+whoever needs round t first, such as a resumed run, the rounds before it are drawn again, with the same operations in
+the same order and hence the same bits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Row: TypeAlias = NDArray[np.float64]
 
 Draw: TypeAlias = "Callable[..., Row]"
-"""``draw(*numbers)`` returns standard normal numbers ``[n]``, a new row that may be changed, the same for the same key."""
+"""``draw(*key)`` returns standard normal numbers ``[n]``, always the same for a key, in a row that may be changed."""
 
 
 def banded(column: Sequence[float], draw: Draw) -> Iterator[Row]:
@@ -54,16 +54,17 @@ def buffered(decays: Sequence[float], scales: Sequence[float], draw: Draw) -> It
         row = draw(number)
         for scale, buffer in zip(scales, buffers, strict=False):
             row -= scale * buffer
-        buffers = [decay * buffer + row for decay, buffer in zip(decays, buffers or [0 * row] * len(decays), strict=True)]
+        kept = buffers or [np.zeros_like(row)] * len(decays)
+        buffers = [decay * buffer + row for decay, buffer in zip(decays, kept, strict=True)]
         yield row
 
 
 def tree(restart_every: int | None, draw: Draw) -> Iterator[Row]:
     """Yield what each round adds to the noise of the running sum, by binary trees (Kairouz 2021, Algorithm 1).
 
-    The running sum of a tree is that of the largest complete nodes that it divides into. The sum of a node is estimated
-    from all noisy nodes below it as well ("from below", Honaker 2015): from the node itself, whose noise has variance 1,
-    and from the estimates of its two halves, of variance v each, with weights in inverse proportion to 1 and 2v. Once a
+    The running sum of a tree is that of the largest complete nodes into which it divides. A node is estimated from all
+    noisy nodes below it as well ("from below", Honaker 2015): from itself, with noise of variance 1, and from the
+    estimates of its two halves, with noise of variance v each, with weights in inverse proportion to 1 and 2v. Once a
     tree is over, its noise stays as it is in the running sum, and the next tree begins.
 
     Args:

@@ -1,8 +1,9 @@
 """Lower-triangular Toeplitz matrices C for noise ``C^-1 Z``: what they cost in privacy, and which ones are good.
 
-C is given by its first column ``c_0 = 1, c_1, c_2, ...``. The mean squared error of the sums of rounds 1..t, over t, is
-``sum_j (1 - j / R) b_j^2``, where b is the first column of ``A C^-1`` and A sums up; noise for a given epsilon grows with
-the sensitivity of C. So what a good C makes small is the product of the error and the squared sensitivity.
+C is given by its first column ``c_0 = 1, c_1, c_2, ...``. Let A be the matrix that sums up the rounds so far, and b the
+first column of ``A C^-1``. The squared error of these sums is ``sum_j (1 - j / R) b_j^2`` in the mean over rounds, and
+the noise that an epsilon takes grows with the sensitivity of C. So a good C makes the product of the error and the
+squared sensitivity small.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def best_banded(rounds: int, bands: int) -> Column:
 
     The norm stands for the sensitivity: with at most b bands the latter is ``sqrt(k)`` times it (McKenna 2024).
     """
-    from scipy.optimize import minimize
-    from scipy.signal import correlate, lfilter
+    from scipy.optimize import minimize  # type: ignore[import-untyped]  # slow to import
+    from scipy.signal import correlate, lfilter  # type: ignore[import-untyped]  # slow to import
 
     weights, ones = 1 - np.arange(rounds) / rounds, np.ones(rounds)
 
@@ -96,10 +97,12 @@ def buffered(decays: Column, scales: Column, rounds: int) -> Column:
 def best_buffered(rounds: int, where: Participation, buffers: int) -> tuple[Column, Column]:
     """Return decays and scales ``[d]`` of the BLT whose error times squared sensitivity is least (McMahan 2024).
 
-    There are at most `buffers` of them, and fewer where another one is not worth it. Decays are between 0 and 1, and scales are positive with a sum below 1, so that the c_j fall from 1 to 0.
+    There are at most `buffers` of them, and fewer where another one is not worth it. Decays are between 0 and 1, and
+    scales are positive with a sum below 1, so that the c_j fall from 1 to 0.
     """
-    from scipy.optimize import minimize
+    from scipy.optimize import minimize  # slow to import
     from scipy.signal import lfilter
+    from scipy.special import expit  # type: ignore[import-untyped]  # slow to import
 
     ones = np.ones(rounds)
 
@@ -107,14 +110,14 @@ def best_buffered(rounds: int, where: Participation, buffers: int) -> tuple[Colu
         decays, shares = numbers.reshape(2, -1)
         top = max(0.0, shares.max())
         shares = np.exp(shares - top)
-        return (1 - SLOWEST / rounds) / (1 + np.exp(-decays)), shares / (shares.sum() + np.exp(-top))
+        return (1 - SLOWEST / rounds) * expit(decays), shares / (shares.sum() + np.exp(-top))
 
     def loss(numbers: Column) -> float:
         decays, scales = unpacked(numbers)
         # C as a ratio of polynomials in the delay: 1 + sum_i scales_i z / (1 - decays_i z).
         below = np.poly(decays)
-        others = [scale * np.atleast_1d(np.poly(np.delete(decays, i))) for i, scale in enumerate(scales)]
-        above = below + np.concatenate([[0.0], np.sum(others, axis=0)])
+        others = [np.atleast_1d(np.poly(np.delete(decays, i))) for i in range(len(decays))]
+        above = below + np.concatenate([[0.0], scales @ np.array(others)])
         error = mean_error(lfilter(below, above, ones))
         return float(np.log(error) + 2 * np.log(sensitivity(buffered(decays, scales, rounds), rounds, where)))
 

@@ -1,9 +1,9 @@
 """How much one client can change all nodes of the binary trees of DP-FTRL (Kairouz 2021, Appendix D).
 
 A tree has rounds as leaves, and a node is the sum of the rounds below it; only nodes whose rounds are all over exist.
-A client that takes part in the rounds c changes the node z by ``|c in z|`` at most, hence all nodes together by the root
-of ``sum_z |c in z|^2``. The largest such sum over all c that keep the rounds b apart is found without going through
-them all:
+A client that takes part in the rounds c changes the node z by ``|c in z|`` at most, hence all nodes together by the
+root of ``sum_z |c in z|^2``. The largest such sum over all c that keep the rounds b apart is found without going
+through them all:
 
 Within a complete node, a *plan* is a choice of rounds, up to shifts that change no sum. What matters of it outside is
 its number of rounds m, its sum, and with which others it fits together: it can begin s rounds after the node's first
@@ -88,9 +88,7 @@ class Forest:
             self._nodes[size] = plans
         return self._nodes[size]
 
-    def _joined(
-        self, left: NDArray[np.int64], right: NDArray[np.int64], before: int, after: int
-    ) -> NDArray[np.int64]:
+    def _joined(self, left: NDArray[np.int64], right: NDArray[np.int64], before: int, after: int) -> NDArray[np.int64]:
         """The best ways to go on from one of the plans `left` for `before` rounds with one of `right` for `after`.
 
         Plans are rows ``[p, 5]`` of m, sum, alpha, beta and gamma; the first row is the empty plan.
@@ -113,7 +111,9 @@ class Forest:
 
 def _capped(plans: NDArray[np.int64], guard: int) -> NDArray[np.int64]:
     """The plans with bounds no higher than any neighbour asks for, who never has to keep away further than `guard`."""
-    return np.minimum(plans, np.array([np.iinfo(np.int64).max] * 2 + [guard, guard, 2 * guard]))
+    highest = np.array([np.iinfo(np.int64).max] * 2 + [guard, guard, 2 * guard])
+    capped: NDArray[np.int64] = np.minimum(plans, highest)
+    return capped
 
 
 def _best(plans: NDArray[np.int64], scarce: bool) -> NDArray[np.int64]:

@@ -47,7 +47,7 @@ class MinSeparation(Sized):
         largest = num_clients // self.size(num_clients)
         if self.separation is not None and self.separation > largest:
             raise UserError(
-                f"sampler.separation={self.separation}: with {self.size(num_clients)} of {num_clients} clients in every "
+                f"sampler.separation={self.separation}: with {self.size(num_clients)} of {num_clients} clients in each "
                 f"round, they can be at most {largest} rounds apart; take smaller cohorts or a smaller separation"
             )
 

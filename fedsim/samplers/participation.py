@@ -1,4 +1,4 @@
-"""How often a client takes part and how many rounds lie between: what noise that is correlated over rounds builds on."""
+"""How often a client takes part, and how many rounds apart: what noise that is correlated over rounds relies on."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ class Participation:
 @runtime_checkable
 class Separated(Protocol):
     """A sampler that promises how far apart the rounds of each client are."""
+
+    def limits(self, num_clients: int) -> tuple[int, int]:
+        """Return the sizes of the smallest and the largest cohort."""
+        ...
 
     def participation(self, num_clients: int, rounds: int) -> Participation:
         """Return the promise for a run of so many rounds, the largest separation that always holds."""
