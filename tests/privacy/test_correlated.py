@@ -271,7 +271,7 @@ def test_a_promise_holds_over_an_interruption(tiny, run):
     """The rounds before it are in the state."""
     experiment = tiny("privacy=dp_ftrl", *APART)
     state = run(replace(experiment, rounds=3)).state
-    with pytest.raises(UserError, match="round 6: .* has taken part in round 3, less than 5"):
+    with pytest.raises(UserError, match=r"round 6: .* has taken part in round 3, less than 5"):
         run(replace(experiment, sampler=Broken(fraction=None, cohort_size=1, separation=3)), state)
 
 
