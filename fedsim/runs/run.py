@@ -18,7 +18,7 @@ import torch
 from fedsim.core.results import Evaluation, Metrics, RoundResult
 from fedsim.core.state import State
 from fedsim.core.stopping import Progress
-from fedsim.errors import Diverged, ProcessLost, RecordingFailed, printable
+from fedsim.errors import Diverged, ProcessLost, RecordingFailed, UserError, printable
 from fedsim.evaluation.evaluate import count_items, evaluated_samples
 from fedsim.evaluation.to_beat import describe_scores, error_unit, rival
 from fedsim.federation.experiment import Experiment
@@ -263,6 +263,9 @@ def record_run(simulation: Simulation, directory: Path, start: Start) -> str:
             status = "interrupted"
             reason = error.reason if isinstance(error, Interrupted) else "stopped by the user"
             error.add_note(f"to go on: fedsim resume {shlex.quote(str(directory))}")
+            raise
+        except UserError as error:  # which a part may find out in the middle of a run only
+            reason = str(error)
             raise
         except (OSError, RecordingFailed) as error:
             reason = in_words(error, directory)

@@ -39,7 +39,10 @@ def found(group):
     return names
 
 
-NEEDS = {("privacy", name): ("aggregator=mean",) for name in ("central_dp", "central_dp_adaptive", "local_dp")}
+SEPARATED = ("dp_ftrl", "matrix_factorisation")
+NEEDS = {
+    ("privacy", name): ("aggregator=mean",) for name in ("central_dp", "central_dp_adaptive", "local_dp", *SEPARATED)
+}
 """Overrides without which an option is refused."""
 
 MODELS, CORRECTIONS = found("model"), found("aggregator/correction")
@@ -275,7 +278,8 @@ def test_every_privacy(ten, option, agree, privacy):
     aggregator = replace(ten.aggregator, combine=option("aggregator/combine", "mean"))
     chosen = option("privacy", privacy)
     chosen = replace(chosen, count_noise=5.0) if privacy == "central_dp_adaptive" else chosen
-    agree(replace(ten, aggregator=aggregator, privacy=chosen, sampler=option("sampler", "poisson"), rounds=3))
+    sampler = option("sampler", "min_separation" if privacy in SEPARATED else "poisson")
+    agree(replace(ten, aggregator=aggregator, privacy=chosen, sampler=sampler, rounds=3))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

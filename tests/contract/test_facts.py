@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import importlib.resources
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -203,7 +204,9 @@ def test_samplers(name):
     assert fixed == (not {Fact.NO_COHORT_SIZE, Fact.GOES_BY_ROUNDS} & set(own))
     seeds = [sampler.cohort(sizes, number, 1, losses) for number in rounds]
     drawn = any(not torch.equal(a, b) for a, b in zip(cohorts, seeds, strict=True))
-    assert drawn == (Fact.TAKES_TURNS not in own)
+    turns = not any(set(a.tolist()) & set(b.tolist()) for a, b in pairwise(cohorts))  # never the same twice in a row
+    assert turns == (Fact.TAKES_TURNS in own)
+    assert drawn or turns
     known = sampler.accounting(40) is not None
     assert not known or not {Fact.ASKS_LOSSES, Fact.ASKS_SIZES, Fact.TAKES_TURNS, Fact.GOES_BY_ROUNDS} & set(own)
 
@@ -353,7 +356,8 @@ def test_systems_that_count_the_time(played):
 def test_privacy(played, name):
     """Who says that clients add noise changes their rows; who has a mean of its own has it in the place of any rule."""
     pytest.importorskip("dp_accounting")
-    more = ("privacy.count_noise=9",) if name == "central_dp_adaptive" else ()
+    separated = dict.fromkeys(("dp_ftrl", "matrix_factorisation"), ("sampler=min_separation",))
+    more = {"central_dp_adaptive": ("privacy.count_noise=9",), **separated}.get(name, ())
     simulation, state = played(f"privacy={name}", "aggregator=mean", *more)
     own = facts("privacy", name)
     round = simulation.begin(state, 4, simulation.schedule.next_cohort(simulation, state, 4))

@@ -49,6 +49,7 @@ NEEDS = {
     "sampler=power_of_choice": ("sampler.fraction=0.25",),
     "attack=alie": ("attack.z=1",),
     "privacy=central_dp_adaptive": ("privacy.count_noise=5",),
+    **dict.fromkeys(("privacy=dp_ftrl", "privacy=matrix_factorisation"), ("sampler=min_separation",)),
     "privacy=none": ("sampler=uniform",),
     "audit=inversion": ("client.epochs=null", "client.steps=1", "client.batch_size=1", "audit.round=3"),
     "system=devices": ("system.over_selection=1.5", "system.dropout=0.2", "system.availability=0.8"),

@@ -16,6 +16,8 @@ from fedsim.errors import FieldError, UserError
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.samplers.availability import Availability
 from fedsim.samplers.choose import choose_cohort
+from fedsim.samplers.min_separation import MinSeparation
+from fedsim.samplers.participation import Separated
 from fedsim.samplers.poisson import Poisson
 from fedsim.samplers.power_of_choice import PowerOfChoice
 from fedsim.samplers.round_robin import RoundRobin
@@ -23,7 +25,10 @@ from fedsim.samplers.sampler import Sampler
 from fedsim.samplers.uniform import Uniform
 from fedsim.samplers.weighted import WeightedBySize
 
-ALL = [Uniform(fraction=0.3), WeightedBySize(), RoundRobin(), PowerOfChoice(fraction=0.2), Poisson(), Availability()]
+ALL = [
+    *(Uniform(fraction=0.3), WeightedBySize(), RoundRobin(), PowerOfChoice(fraction=0.2), Poisson(), Availability()),
+    MinSeparation(fraction=0.2),
+]
 named = {"ids": lambda sampler: type(sampler).__name__}
 
 
@@ -107,6 +112,59 @@ def test_clients_with_more_samples_are_more_likely():
 def test_round_robin_goes_round():
     sampler = RoundRobin(fraction=None, cohort_size=3)
     assert [draw(sampler, 5, number).tolist() for number in range(1, 5)] == [[0, 1, 2], [0, 3, 4], [1, 2, 3], [0, 1, 4]]
+
+
+@given(
+    num_clients=st.integers(2, 60),
+    size=st.integers(1, 30),
+    separation=st.integers(1, 60),
+    rounds=st.integers(1, 80),
+    seed=st.integers(0, 9),
+)
+def test_a_promise_about_participation_is_kept(num_clients, size, separation, rounds, seed):
+    """By every sampler that makes one, as counted; in the turns of all clients it is what somebody does."""
+    size = min(size, num_clients - 1)
+    separated = MinSeparation(fraction=None, cohort_size=size, separation=min(separation, num_clients // size))
+    for sampler in (separated, replace(separated, separation=None), RoundRobin(fraction=None, cohort_size=size)):
+        assert isinstance(sampler, Separated)
+        sampler.check(num_clients)
+        promised = sampler.participation(num_clients, rounds)
+        when = {client: [] for client in range(num_clients)}
+        for number in range(1, rounds + 1):
+            cohort = draw(sampler, num_clients, number, seed).tolist()
+            assert len(cohort) == size
+            for client in cohort:
+                when[client].append(number)
+        apart = [b - a for numbers in when.values() for a, b in itertools.pairwise(numbers)]
+        assert min(apart, default=promised.separation) >= promised.separation
+        assert max(len(numbers) for numbers in when.values()) <= promised.most
+        if isinstance(sampler, RoundRobin):
+            assert max(len(numbers) for numbers in when.values()) == promised.most
+            assert rounds <= 2 * num_clients or min(apart) == promised.separation
+
+
+def test_separated_clients_are_drawn_from_their_group():
+    """12 clients, 2 a round, 3 rounds apart: groups of 4, each the whole of what its rounds draw from."""
+    sampler = MinSeparation(fraction=None, cohort_size=2, separation=3)
+    cohorts = [set(draw(sampler, 12, number, 5).tolist()) for number in range(1, 91)]
+    groups = [set.union(*cohorts[first::3]) for first in range(3)]
+    assert [len(group) for group in groups] == [4, 4, 4]
+    assert set.union(*groups) == set(range(12))
+    counts = [sum(client in cohort for cohort in cohorts) for client in range(12)]
+    assert max(abs(count - 15) for count in counts) < 5 * (30 * 0.25) ** 0.5  # binomial, 30 rounds of p = 1/2
+    other = set.union(*(set(draw(sampler, 12, number, 6).tolist()) for number in range(1, 91, 3)))
+    assert other not in groups
+
+
+def test_a_separation_needs_enough_clients():
+    sampler = MinSeparation(fraction=None, cohort_size=3, separation=4)
+    sampler.check(12)
+    with pytest.raises(
+        UserError, match=r"sampler.separation=4: with 3 of 11 clients in each round, .* at most 3 rounds"
+    ):
+        sampler.check(11)
+    with pytest.raises(FieldError, match="separation"):
+        MinSeparation(separation=0)
 
 
 def test_power_of_choice_takes_the_highest_losses_of_its_candidates():
@@ -194,7 +252,7 @@ def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(UserError, match=r"cohort_size=6: there are only 5"):
         Uniform(fraction=None, cohort_size=6).check(5)
     Uniform(fraction=None, cohort_size=5).check(5)
-    for kind in (Uniform, WeightedBySize, RoundRobin, PowerOfChoice, Availability):
+    for kind in (Uniform, WeightedBySize, RoundRobin, PowerOfChoice, Availability, MinSeparation):
         for values in ({"fraction": 0}, {"fraction": 1.1}, {"fraction": 0.5, "cohort_size": 3}, {"fraction": None}):
             with pytest.raises(FieldError, match="fraction"):
                 kind(**values)
@@ -217,7 +275,10 @@ def test_what_cannot_be_drawn_is_refused():
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(WeightedBySize, "weighted"), (RoundRobin, "round_robin"), (PowerOfChoice, "power_of_choice")],
+    [
+        *((WeightedBySize, "weighted"), (RoundRobin, "round_robin"), (PowerOfChoice, "power_of_choice")),
+        (MinSeparation, "min_separation"),
+    ],
 )
 def test_a_choice_among_all_is_refused(kind, name):
     with pytest.raises(UserError, match=f"sampler={name}: chooses nothing where all 4 client"):
