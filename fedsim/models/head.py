@@ -36,10 +36,8 @@ class HeadTape(NamedTuple):
     shares: Tensor | None
 
 
-def forward(
-    arch: Architecture, views: dict[str, Tensor], x: Tensor, states: list[Tensor], batch: Batch
-) -> tuple[Tensor, HeadTape]:
-    """Return the outputs ``[C, R, K]`` and the tape; R is b, or T * b (step-major) for a target at every step.
+def features(arch: Architecture, views: dict[str, Tensor], x: Tensor, states: list[Tensor], batch: Batch) -> HeadTape:
+    """Return what the head's weights are multiplied with; R is b, or T * b (step-major) for a target at every step.
 
     Args:
         arch: the model.
@@ -58,13 +56,17 @@ def forward(
     else:
         every = x
         pooled, shares = pooling.forward(arch.model.pooling, every, batch.lengths, views.get("pooling.weight"))
-    features = pooled
+    result = pooled
     if arch.model.head_projection is not None:
-        features = _dense(pooled, views["projection.weight"], views.get("projection.bias"))
+        result = _dense(pooled, views["projection.weight"], views.get("projection.bias"))
         if arch.model.head_activation == "tanh":
-            features.tanh_()
-    outputs = _dense(features, views[arch.head_weight], views.get("head.bias"))
-    return outputs, HeadTape(pooled, features, every, shares)
+            result.tanh_()
+    return HeadTape(pooled, result, every, shares)
+
+
+def outputs(arch: Architecture, views: dict[str, Tensor], tape: HeadTape) -> Tensor:
+    """The outputs ``[C, R, K]``."""
+    return _dense(tape.features, views[arch.head_weight], views.get("head.bias"))
 
 
 def backward(
@@ -72,29 +74,47 @@ def backward(
     views: dict[str, Tensor],
     tape: HeadTape,
     d_outputs: Tensor,
-    batch: Batch,
     grads: dict[str, Tensor],
-) -> tuple[StateGradient, Tensor | None]:
-    """Write the gradients of projection and head, and return that of the states.
+) -> tuple[Tensor, Tensor | None]:
+    """Write the gradient of the head, and return that of what it was multiplied with.
 
     Args:
         arch: the model.
         views: its parameters by name.
-        tape: from `forward`.
+        tape: from `features`.
         d_outputs: ``[C, R, K]``, gradient of the outputs.
-        batch: the samples.
         grads: where the gradients go, by name.
 
     Returns:
-        the gradient with respect to the states, and, where the head's weights are the embedding, their part of its
-        gradient ``[C, V, E]``, which is in no place of `grads` yet.
+        the gradient ``[C, R, F]``, and, where the head's weights are the embedding, their part of its gradient
+        ``[C, V, E]``, which is in no place of `grads` yet.
     """
     d_weight = torch.bmm(d_outputs.transpose(1, 2), tape.features)
     if not arch.model.tied_embeddings:
         grads["head.weight"].copy_(d_weight)
     if arch.model.bias:
         torch.sum(d_outputs, dim=1, out=grads["head.bias"])
-    d_states = torch.bmm(d_outputs, views[arch.head_weight])
+    return torch.bmm(d_outputs, views[arch.head_weight]), d_weight if arch.model.tied_embeddings else None
+
+
+def to_states(
+    arch: Architecture,
+    views: dict[str, Tensor],
+    tape: HeadTape,
+    d_states: Tensor,
+    batch: Batch,
+    grads: dict[str, Tensor],
+) -> StateGradient:
+    """Write the gradients of projection and pooling, and return that of the states.
+
+    Args:
+        arch: the model.
+        views: its parameters by name.
+        tape: from `features`.
+        d_states: ``[C, R, F]``, gradient of what the head's weights are multiplied with.
+        batch: the samples.
+        grads: where the gradients go, by name.
+    """
     if arch.model.head_projection is not None:
         if arch.model.head_activation == "tanh":
             d_states.mul_(1 - tape.features.square())
@@ -102,17 +122,16 @@ def backward(
         if arch.model.bias:
             torch.sum(d_states, dim=1, out=grads["projection.bias"])
         d_states = torch.bmm(d_states, views["projection.weight"])
-    tied = d_weight if arch.model.tied_embeddings else None
     if arch.task is Task.SEQUENCE_LABELLING:
         c, b = batch.lengths.shape
-        return StateGradient(d_states.view(c, -1, b, d_states.shape[2]), None, batch.lengths), tied
+        return StateGradient(d_states.view(c, -1, b, d_states.shape[2]), None, batch.lengths)
     if tape.states is not None:
         query = views.get("pooling.weight")
         every, d_query = pooling.backward(tape.states, batch.lengths, query, tape.pooled, tape.shares, d_states)
         if d_query is not None:
             grads["pooling.weight"].copy_(d_query)
-        return StateGradient(every, None, batch.lengths), tied
-    return StateGradient(None, d_states, batch.lengths), tied
+        return StateGradient(every, None, batch.lengths)
+    return StateGradient(None, d_states, batch.lengths)
 
 
 def _dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

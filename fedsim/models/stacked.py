@@ -59,15 +59,12 @@ def _forward(
     kernels: ModuleType,
     dropout: DropoutMask | None,
     keep: bool = True,
-) -> tuple[Tensor, _Tape]:
-    """Return the outputs ``[C, R, K]`` and the tape; R is b, or T * b (step-major) for a target at every step."""
+) -> _Tape:
+    """Run the model up to its head."""
     if arch.vocabulary_size is None:
         x = batch.inputs.transpose(1, 2).contiguous()  # [C, T, b, D]
     else:
-        table = views["embedding.weight"].flatten(0, 1)  # [C * V, E], a copy of the rows' embeddings
-        flat = _flat_tokens(batch, arch.vocabulary_size)
-        c, b, t_max = batch.inputs.shape
-        x = table.index_select(0, flat).view(c, t_max, b, -1)
+        x = _embedded(views["embedding.weight"], batch)
     layers: list[list[_Pass]] = []
     masks: list[Tensor] = []
     lengths = batch.lengths if batch.padded else None
@@ -84,8 +81,39 @@ def _forward(
         if dropout is not None and layer + 1 < arch.model.num_layers:
             masks.append(dropout(layer, x.shape[1], x.shape[2]))
             x = x * masks[-1]
-    outputs, kept = head.forward(arch, views, x, [one.states for one in layers[-1]], batch)
-    return outputs, _Tape(layers, masks, kept)
+    return _Tape(layers, masks, head.features(arch, views, x, [one.states for one in layers[-1]], batch))
+
+
+def _embedded(weight: Tensor, batch: Batch) -> Tensor:
+    """The embeddings ``[C, T, b, E]`` of a batch's tokens, from weights ``[C, V, E]``."""
+    c, b, t_max = batch.inputs.shape
+    tokens = batch.inputs.transpose(1, 2)
+    if weight.shape[1] > t_max * b:  # a copy of all embeddings, one under another, would cost more than it saves
+        return weight[torch.arange(c, device=weight.device)[:, None, None], tokens]
+    return weight.flatten(0, 1).index_select(0, _flat_tokens(batch, weight.shape[1])).view(c, t_max, b, -1)
+
+
+def _embedding_gradient(d_x: Tensor, tied: Tensor | None, batch: Batch, into: Tensor) -> None:
+    """Write the gradient of the embedding.
+
+    Args:
+        d_x: ``[C, T, b, E]``, gradient of the embeddings of a batch's tokens.
+        tied: ``[C, V, E]``, what comes from the head, if that has the same weights; or None.
+        batch: the batch.
+        into: ``[C, V, E]``.
+    """
+    c, size, width = into.shape
+    flat, rows = _flat_tokens(batch, size), d_x.reshape(-1, width)
+    if d_x.device.type != "cuda" and tied is None and size > len(rows) // c:
+        clients = torch.arange(c)[:, None, None].expand(d_x.shape[:3])
+        into.zero_().index_put_((clients, batch.inputs.transpose(1, 2)), d_x, accumulate=True)
+        return
+    table = d_x.new_zeros(c * size, width) if tied is None else tied.view(c * size, width)
+    if table.device.type == "cuda":  # where index_add_ adds in the order in which its threads happen to come
+        table.index_put_((flat,), rows, accumulate=True)
+    else:
+        table.index_add_(0, flat, rows)
+    into.copy_(table.view(c, size, width))
 
 
 def reverse(x: Tensor, lengths: Tensor) -> Tensor:
@@ -116,10 +144,14 @@ def loss_and_gradient(
     Returns:
         ``[C]`` loss, the mean over the real samples of a client's batch (over its valid steps for sequence labelling).
     """
-    outputs, tape = _forward(arch, views, batch, kernels, dropout)
-    loss, d_outputs = _loss(arch, outputs, batch)
-
-    incoming, tied = head.backward(arch, views, tape.head, d_outputs, batch, grads)
+    tape = _forward(arch, views, batch, kernels, dropout)
+    fits = getattr(kernels, "head_fits", lambda *shape: False)
+    if arch.task is not Task.REGRESSION and fits(arch.head_size, arch.num_outputs, tape.head.features.dtype):
+        loss, d_features, tied = _head_loss(arch, views, tape.head, batch, kernels, grads)
+    else:
+        loss, d_outputs = _loss(arch, head.outputs(arch, views, tape.head), batch)
+        d_features, tied = head.backward(arch, views, tape.head, d_outputs, grads)
+    incoming = head.to_states(arch, views, tape.head, d_features, batch, grads)
     tokens = arch.vocabulary_size is not None
     for layer in range(arch.model.num_layers - 1, -1, -1):
         passes = tape.layers[layer]
@@ -139,18 +171,26 @@ def loss_and_gradient(
         if layer > 0 and d_x is not None:
             incoming = StateGradient(d_x * tape.masks[layer - 1] if tape.masks else d_x, None, batch.lengths)
     if tokens:
-        assert arch.vocabulary_size is not None
         assert d_x is not None
-        flat = _flat_tokens(batch, arch.vocabulary_size)
-        # Rows of the clients' embeddings under one another, to which the head may have added already.
-        size = len(batch.inputs) * arch.vocabulary_size, arch.embedding_size
-        table = d_x.new_zeros(size) if tied is None else tied.view(size)
-        if table.device.type == "cuda":  # where index_add_ adds in the order in which its threads happen to come
-            table.index_put_((flat,), d_x.reshape(len(flat), -1), accumulate=True)
-        else:
-            table.index_add_(0, flat, d_x.reshape(len(flat), -1))
-        grads["embedding.weight"].copy_(table.view(-1, arch.vocabulary_size, arch.embedding_size))
+        _embedding_gradient(d_x, tied, batch, grads["embedding.weight"])
     return loss
+
+
+def _head_loss(
+    arch: Architecture,
+    views: dict[str, Tensor],
+    tape: HeadTape,
+    batch: Batch,
+    kernels: ModuleType,
+    grads: dict[str, Tensor],
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As `_loss` and `head.backward`, by the kernels: the loss, the gradient of the features, the embedding's part."""
+    targets, shares = _shares_of_targets(arch.task, batch, tape.features.dtype)
+    weight = views[arch.head_weight]
+    d_weight = torch.empty_like(weight) if arch.model.tied_embeddings else grads["head.weight"]
+    into = d_weight, grads.get("head.bias")
+    loss, d_features = kernels.head_loss(tape.features, weight, views.get("head.bias"), targets, shares, into)
+    return loss, d_features, d_weight if arch.model.tied_embeddings else None
 
 
 def _half(gradient: StateGradient, number: int) -> StateGradient:
@@ -180,15 +220,19 @@ def _loss(arch: Architecture, outputs: Tensor, batch: Batch) -> tuple[Tensor, Te
         if batch.real is not None:
             error = error * batch.real[..., None]
         return error.square().sum((1, 2)) / count, error * (2 / count)[:, None, None]
-    targets, valid = _valid_targets(arch.task, batch)
-    count = valid.sum(1).clamp(min=1).to(outputs.dtype)
+    targets, weight = _shares_of_targets(arch.task, batch, outputs.dtype)
     log_probabilities = outputs.log_softmax(2)
     picked = log_probabilities.gather(2, targets[..., None])[..., 0]
-    weight = valid / count[:, None]
     loss = -(picked * weight).sum(1)
     d_outputs = log_probabilities.exp_()
     d_outputs.scatter_add_(2, targets[..., None], torch.full_like(picked, -1.0)[..., None])
     return loss, d_outputs.mul_(weight[..., None])
+
+
+def _shares_of_targets(task: Task, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The targets ``[C, R]``, and the weight of each in the mean loss of its client."""
+    targets, valid = _valid_targets(task, batch)
+    return targets, valid / valid.sum(1).clamp(min=1).to(dtype)[:, None]
 
 
 def _valid_targets(task: Task, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -212,8 +256,9 @@ def count_targets(task: Task, batch: Batch) -> Tensor:
 
 def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType) -> Sums:
     """Evaluate a batch per client without dropout; `rows` is ``[C, P]``, sums are ``[C, b]``."""
-    outputs, _ = _forward(arch, arch.layout.views(rows), batch, kernels, None, keep=False)
-    return score_outputs(arch, outputs, batch)
+    views = arch.layout.views(rows)
+    tape = _forward(arch, views, batch, kernels, None, keep=False)
+    return score_outputs(arch, head.outputs(arch, views, tape.head), batch)
 
 
 def score_outputs(arch: Architecture, outputs: Tensor, batch: Batch) -> Sums:

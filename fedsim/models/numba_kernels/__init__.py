@@ -22,7 +22,19 @@ import torch
 from numba import types
 from numba.core.registry import cpu_target
 
-from fedsim.models.numba_kernels import cifg, gru, lstm, product, rnn, table, threads, walk_backward, walk_forward
+from fedsim.models.numba_kernels import (
+    cifg,
+    gru,
+    lstm,
+    product,
+    rnn,
+    scratch,
+    softmax,
+    table,
+    threads,
+    walk_backward,
+    walk_forward,
+)
 from fedsim.models.numba_kernels.compiling import compiled_function, disk_cache
 from fedsim.models.numba_kernels.pointers import VECTOR_BYTES, c_type
 from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
@@ -243,19 +255,8 @@ class _Call:
 
     def run(self) -> None:
         """Give every worker its scratch memory and start the walk."""
-        self.values[table.SCRATCH] = _scratch(self.plan.scratch_bytes)
+        self.values[table.SCRATCH] = scratch.memory(self.plan.scratch_bytes)
         threads.run(self.plan.kernel, self.values.ctypes.data, self.plan.workers)
-
-
-_memory = np.zeros(0, np.uint8)
-
-
-def _scratch(size: int) -> int:
-    """The address of memory that is kept from call to call; it is grown when needed."""
-    global _memory
-    if len(_memory) < size + 64:
-        _memory = np.zeros(size + 64, np.uint8)
-    return -(-_memory.ctypes.data // 64) * 64
 
 
 def _shares(c: int, b: int, count: int) -> int:
@@ -357,3 +358,20 @@ def _sum_shares(d_weights: Weights, c: int, into: Weights | None) -> Weights:
         if target is not None and value is not None:
             target.copy_(value)
     return into or Weights(*sums)  # type: ignore[arg-type]  # the first two are never None
+
+
+def head_fits(width: int, tokens: int, dtype: torch.dtype) -> bool:
+    """Whether `head_loss` takes a head of `tokens` outputs from `width` numbers."""
+    return softmax.fits(width, tokens, dtype)
+
+
+def head_loss(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    shares: Tensor,
+    into: tuple[Tensor, Tensor | None],
+) -> tuple[Tensor, Tensor]:
+    """See `softmax.loss_and_gradient`."""
+    return softmax.loss_and_gradient(features, weight, bias, targets, shares, most_threads(), into)

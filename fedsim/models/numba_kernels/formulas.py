@@ -64,6 +64,11 @@ class Vector:
         test = self.builder.fcmp_ordered(">", self.value, self._lift(bound))
         return Vector(self.builder, self.builder.select(test, self._lift(then), self.value))
 
+    def or_larger(self, other: Vector) -> Vector:
+        """``other if other > self else self``; NaN is not larger than anything."""
+        test = self.builder.fcmp_ordered(">", other.value, self.value)
+        return Vector(self.builder, self.builder.select(test, other.value, self.value))
+
     def zero(self) -> Vector:
         """Zeros, whatever `self` holds."""
         return Vector(self.builder, self._lift(0.0))
@@ -129,6 +134,13 @@ def sigmoid(x: Vector) -> Vector:
     x = 0.0 - x
     _, e = _exp_minus_1(x.where_less(-87.0, -87.0).where_greater(87.0, 87.0))
     return 1.0 / (1.0 + e)
+
+
+def exp(x: Vector) -> Vector:
+    """The exponential of numbers up to 87; below -87 it stays at ``exp(-87)``, which is 1.6e-38."""
+    if isinstance(x.value.type.element, ir.DoubleType):
+        return x._library("exp")
+    return _exp_minus_1(x.where_less(-87.0, -87.0))[1]
 
 
 def load(builder: ir.IRBuilder, pointer: ir.Value, vector: ir.Type) -> ir.Value:
