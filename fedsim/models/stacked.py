@@ -256,9 +256,13 @@ def count_targets(task: Task, batch: Batch) -> Tensor:
 
 def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType) -> Sums:
     """Evaluate a batch per client without dropout; `rows` is ``[C, P]``, sums are ``[C, b]``."""
-    views = arch.layout.views(rows)
+    return score_outputs(arch, outputs_of(arch, arch.layout.views(rows), batch, kernels), batch)
+
+
+def outputs_of(arch: Architecture, views: dict[str, Tensor], batch: Batch, kernels: ModuleType) -> Tensor:
+    """The outputs ``[C, R, K]`` without dropout; R is b, or T * b (step-major) for a target at every step."""
     tape = _forward(arch, views, batch, kernels, None, keep=False)
-    return score_outputs(arch, head.outputs(arch, views, tape.head), batch)
+    return head.outputs(arch, views, tape.head)
 
 
 def score_outputs(arch: Architecture, outputs: Tensor, batch: Batch) -> Sums:

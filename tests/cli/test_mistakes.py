@@ -5,9 +5,9 @@ import torch
 
 MISSPELT = {
     "modle=gru": "modle=gru: no such key (did you mean 'model'?)",
-    "model=gruu": "model=gruu: no such option (did you mean 'gru'?); available: gru, ",
-    "model=null": "model=null: no such option; available: gru, ",
-    "model=": "model=: no such option; available: gru, ",
+    "model=gruu": "model=gruu: no such option (did you mean 'gru'?); available: cifg, gru, ",
+    "model=null": "model=null: no such option; available: cifg, gru, ",
+    "model=": "model=: no such option; available: cifg, gru, ",
     "model=[gru,lstm]": "model=[gru,lstm]: choose one option; -m model=A,B runs each of several",
     "model={hidden_sice:5}": "model={hidden_sice:5}",
     "+model=lstm": "+model=lstm: model already has an option; to choose another, write model=lstm",
@@ -233,7 +233,7 @@ def test_interpolations_that_cannot_be_resolved(refused, override):
         ("runn", "runn"),
         ("--nonsense", "--nonsense"),
         ("list modle", "modle: found in no group, option, key or explanation (did you mean 'model'?); fedsim list "),
-        ("list model=gur", "model=gur: no such option (did you mean 'gru'?); available: gru, "),
+        ("list model=gur", "model=gur: no such option (did you mean 'gru'?); available: cifg, gru, "),
         ("list model xyzzy", "xyzzy: found in no group, option, key or explanation; fedsim list shows the groups"),
         ("list --config-dir nowhere", "--config-dir nowhere: no such folder"),
         ("compare", "runs"),

@@ -91,7 +91,7 @@ def test_a_row_loads_into_a_plain_module(model, tokens):
     assert list(plain.state_dict()) == list(arch.layout.names)
     x = inputs_of(arch)
     batch = Batch(x[None], LENGTHS[None], torch.zeros(1, 4, dtype=torch.int64), None)
-    ours, _ = stacked._forward(arch, arch.layout.views(row[None]), batch, torch_kernels, None)
+    ours = stacked.outputs_of(arch, arch.layout.views(row[None]), batch, torch_kernels)
     torch.testing.assert_close(ours[0], plain(x, LENGTHS).detach(), rtol=1e-12, atol=1e-14)
     module = ReferenceModel(arch).double()
     load_row(module, arch, row)
@@ -106,7 +106,7 @@ def test_outputs_at_every_step(model):
     plain.load_state_dict(arch.layout.views(row))
     x = inputs_of(arch)
     batch = Batch(x[None], LENGTHS[None], torch.full((1, 4, 5), IGNORE), None)
-    ours, _ = stacked._forward(arch, arch.layout.views(row[None]), batch, torch_kernels, None)
+    ours = stacked.outputs_of(arch, arch.layout.views(row[None]), batch, torch_kernels)
     expected = plain.every_step(x).detach().transpose(0, 1)  # step-major
     torch.testing.assert_close(ours.view(5, 4, 4), expected, rtol=1e-12, atol=1e-14)
 
@@ -131,7 +131,7 @@ def test_the_gru_of_cho_by_hand():
     load_row(module, arch, row)
     assert module(x, torch.tensor([2])).item() == pytest.approx(2 * h + 0.25, rel=1e-14)
     batch = Batch(x[None], torch.tensor([[2]]), torch.zeros(1, 1, 1), None)
-    ours, _ = stacked._forward(arch, arch.layout.views(row[None]), batch, torch_kernels, None)
+    ours = stacked.outputs_of(arch, arch.layout.views(row[None]), batch, torch_kernels)
     assert ours.item() == pytest.approx(2 * h + 0.25, rel=1e-14)
 
 
@@ -168,7 +168,7 @@ def test_coupled_gates_from_an_empty_state(cell):
     batch = Batch(
         torch.tensor([[[[0.7], [-1.2]]]], dtype=torch.float64), torch.tensor([[2]]), torch.zeros(1, 1, 1), None
     )
-    ours, _ = stacked._forward(arch, arch.layout.views(row[None]), batch, load_kernels(cell), None)
+    ours = stacked.outputs_of(arch, arch.layout.views(row[None]), batch, load_kernels(cell))
     assert ours.item() == pytest.approx(2 * h + 0.25, rel=1e-14)
 
 

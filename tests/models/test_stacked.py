@@ -188,7 +188,7 @@ def test_pooling_by_hand(pooling, kernels):
     arch = arch_of("gru", Task.REGRESSION, False, pooling=pooling)
     rows, batch = case(arch)
     views = arch.layout.views(rows)
-    outputs, _ = stacked._forward(arch, views, batch, load_kernels(kernels), None)
+    outputs = stacked.outputs_of(arch, views, batch, load_kernels(kernels))
     for client, sample in itertools.product(range(C), range(B)):
         if not batch.real[client, sample]:
             continue
