@@ -165,14 +165,20 @@ def combine(rule: Combine | None, like: Tensor, updates: Iterable[Update], divis
 
 
 def mean_losses(reports: list[Report], division: Division) -> Metrics:
-    """Sample-weighted means of the clients' losses over the whole cohort, in float64; empty for an empty cohort."""
+    """Sample-weighted means of the clients' losses over the whole cohort, in float64; empty for an empty cohort.
+
+    Losses that are not finite, which only go on where such rows count as zero, are left out; None if all are.
+    """
     reports = whole_reports(division, reports)
     if not reports:
         return {}
     samples = torch.cat([report.num_samples for report in reports]).double()
 
-    def mean(values: list[Tensor]) -> float:
-        return float((torch.cat(values) * samples).sum() / samples.sum())
+    def mean(values: list[Tensor]) -> float | None:
+        losses = torch.cat(values)
+        finite = torch.isfinite(losses)
+        weights = samples[finite]
+        return float((losses[finite] * weights).sum() / weights.sum()) if len(weights) else None
 
     losses: Metrics = {"train_loss": mean([report.train_loss for report in reports])}
     validation = [report.validation_loss for report in reports if report.validation_loss is not None]

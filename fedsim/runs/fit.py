@@ -22,7 +22,7 @@ from fedsim.links.link import ERROR, SEEN
 from fedsim.models.blocks import PRIVATE
 from fedsim.parallel.processes import world
 from fedsim.personalization.ditto import KEPT
-from fedsim.privacy.local import PARTICIPATIONS
+from fedsim.privacy.participations import PARTICIPATIONS
 from fedsim.recording.moved import moved
 from fedsim.runs.digests import data_hash
 from fedsim.runs.facts import versions

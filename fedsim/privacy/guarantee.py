@@ -1,0 +1,130 @@
+"""What an epsilon is about: whose data, which neighbours, which sampling, and what it leaves out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedsim.core.bound import Bound
+from fedsim.core.origin import Origin, Spending
+from fedsim.data.population import Population
+from fedsim.errors import UserError
+from fedsim.samplers.sampler import Sampling
+
+NOT_COVERED = (
+    "metrics.csv and clients.csv, which tell losses and scores on clients' samples without noise",
+    "what is chosen by them: the best round, early stopping, settings",
+    "forks and other runs on the same clients: each has an epsilon of its own, and those with the same seed and "
+    "privacy.noise_stream even have the same noise, which their difference is without",
+    "floating-point arithmetic: the noise takes the values that floats can have, by which an attacker may tell sums "
+    "apart (Mironov 2012)",
+)
+"""What every run gives away besides the models whose release epsilon is about."""
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What a stated epsilon is about.
+
+    Attributes:
+        sampling: who takes part in a round, in words.
+        public: what is taken to be known to everybody.
+        not_covered: what the run gives away besides the models.
+        warnings: what makes the epsilon worth less than it seems.
+        origin: the model that the run starts from; None for an untrained one.
+        before: what was spent on the same clients before round 1.
+    """
+
+    sampling: str
+    public: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = NOT_COVERED
+    warnings: tuple[str, ...] = ()
+    origin: Origin | None = None
+    before: tuple[Spending, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for ``summary.json`` and the checkpoints."""
+        return {
+            "sampling": self.sampling,
+            "public": [*self.public],
+            "not_covered": [*self.not_covered],
+            "warnings": [*self.warnings],
+            "origin": None if self.origin is None else self.origin.record(),
+        }
+
+
+def refuse_pooled(population: Population, mechanism: str) -> None:
+    """Raise `UserError` if something was learnt from all clients' samples that a setting would do without.
+
+    Args:
+        population: the clients.
+        mechanism: the setting that asks for privacy, as the user would type it.
+    """
+    for pooled in population.pooled:
+        if pooled.way_out:
+            raise UserError(
+                f"{mechanism}: {pooled.what} would be taken from all clients' samples without noise, so that one client "
+                f"changes what all others send and no epsilon holds; {pooled.way_out}"
+            )
+
+
+def guarantee(bound: Bound, where: Sampling | None, relation: str, delta: float, fixed: bool) -> Guarantee:
+    """Return what the epsilon of a run is about.
+
+    Args:
+        bound: the run.
+        where: how clients are sampled; None if that is not counted.
+        relation: which populations are neighbours.
+        delta: the delta of (epsilon, delta).
+        fixed: whether the denominator of the mean is given, or there is none.
+    """
+    clients = bound.population.num_clients
+    pooled = tuple(f"{one.what}, taken from all clients' samples" for one in bound.population.pooled)
+    public = ["which samples are whose", "the settings"]
+    if where is not None and where.probability is not None and not fixed:
+        public.append(f"that there are {clients} clients, by which the mean is divided (or give privacy.denominator)")
+    before, warnings = _before(bound.origin, relation, bound.population.client_names)
+    if delta >= 1 / clients:
+        warnings = (
+            f"privacy.delta={delta:g} is not below one over the number of clients, {clients}: a mechanism that publishes "
+            "all samples of one client, chosen by chance, would meet it; take much less",
+            *warnings,
+        )
+    return Guarantee(_words(where), tuple(public), (*NOT_COVERED, *pooled), warnings, bound.origin, before)
+
+
+def _words(where: Sampling | None) -> str:
+    if where is None:
+        return "not counted: a round in which a client takes part counts in full"
+    if where.probability is not None:
+        return f"each client on its own, with probability {where.probability:g}"
+    return f"{where.expected:g} of {where.num_clients} clients, drawn without replacement"
+
+
+def _before(
+    origin: Origin | None, relation: str, names: tuple[str, ...]
+) -> tuple[tuple[Spending, ...], tuple[str, ...]]:
+    """What was spent on these clients before round 1, and what must be said of the model that the run starts from."""
+    if origin is None:
+        return (), ()
+    what = f"init_from={origin.path}"
+    if origin.private is None:
+        return (), (f"{what}: says nothing of what training that model has spent, which epsilon leaves out",)
+    if not origin.private:
+        return (), (
+            f"{what}: that model was trained without differential privacy; epsilon leaves out what it says of the "
+            "clients that it was trained on",
+        )
+    if not origin.has_clients(names):
+        return (), (
+            f"{what}: that model's clients are taken to be others; if they are not, what it spent on them comes on top "
+            "of epsilon",
+            *origin.warnings,
+        )
+    if any(one.relation != relation for one in origin.spent):
+        return (), (
+            f"{what}: that model was trained on the same clients under another relation of neighbours, so that what it "
+            "spent cannot be added; it comes on top of epsilon",
+            *origin.warnings,
+        )
+    return origin.spent, origin.warnings
