@@ -93,7 +93,7 @@ def read_spending(found: Any, where: str) -> Spending:
         and _is_count(rounds)
         and (probability is None or (_is_number(probability) and 0 < probability <= 1))
         and (cohort is None) == (clients is None)
-        and (cohort is None or (_is_count(cohort) and _is_count(clients) and 0 < cohort <= clients))
+        and (cohort is None or (_is_count(cohort) and _is_count(clients) and 0 < cohort <= (clients or 0)))
     )
     if not right:
         raise UserError(f"{where}: its record of the privacy that was spent cannot be read ({dict(found)})")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from fedsim.data.dataset import IGNORE, Dataset, Split, Task
+from fedsim.data.dataset import IGNORE, Dataset, Pooled, Split, Task
 from fedsim.data.fitted import Fitted
 from fedsim.data.play_heads import LAYOUTS
 from fedsim.data.plays import NoRoles, Play, called, count_characters, describe, read_play
@@ -145,6 +145,7 @@ class Text:
             ordered=True,
             fitted=Fitted(vocabulary=(*_NO_CHARACTERS, *map(chr, vocabulary.tolist()))),
             notes=tuple(notes),
+            pooled=() if fitted is not None and fitted.vocabulary else (Pooled("the vocabulary"),),
         )
 
     def _windows(self, parts: list[Ids]) -> Split:

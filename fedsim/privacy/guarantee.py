@@ -14,10 +14,9 @@ from fedsim.samplers.sampler import Sampling
 NOT_COVERED = (
     "metrics.csv and clients.csv, which tell losses and scores on clients' samples without noise",
     "what is chosen by them: the best round, early stopping, settings",
-    "forks and other runs on the same clients: each has an epsilon of its own, and those with the same seed and "
-    "privacy.noise_stream even have the same noise, which their difference is without",
-    "floating-point arithmetic: the noise takes the values that floats can have, by which an attacker may tell sums "
-    "apart (Mironov 2012)",
+    "forks and other runs on the same clients, whose difference is without noise if they share seed and "
+    "privacy.noise_stream",
+    "floating-point attacks, which read the last bits of the noise (Mironov 2012)",
 )
 """What every run gives away besides the models whose release epsilon is about."""
 
@@ -28,7 +27,7 @@ class Guarantee:
 
     Attributes:
         sampling: who takes part in a round, in words.
-        public: what is taken to be known to everybody.
+        public: what is taken to be known to everybody, if anything is.
         not_covered: what the run gives away besides the models.
         warnings: what makes the epsilon worth less than it seems.
         origin: the model that the run starts from; None for an untrained one.
@@ -36,7 +35,7 @@ class Guarantee:
     """
 
     sampling: str
-    public: tuple[str, ...] = ()
+    public: str = ""
     not_covered: tuple[str, ...] = NOT_COVERED
     warnings: tuple[str, ...] = ()
     origin: Origin | None = None
@@ -46,7 +45,7 @@ class Guarantee:
         """Return it for ``summary.json`` and the checkpoints."""
         return {
             "sampling": self.sampling,
-            "public": [*self.public],
+            "public": self.public,
             "not_covered": [*self.not_covered],
             "warnings": [*self.warnings],
             "origin": None if self.origin is None else self.origin.record(),
@@ -60,11 +59,17 @@ def refuse_pooled(population: Population, mechanism: str) -> None:
         population: the clients.
         mechanism: the setting that asks for privacy, as the user would type it.
     """
+    own = {name for name, _ in population.fitted.clients}
+    if own and not own.issuperset(population.client_names):
+        raise UserError(
+            f"{mechanism}: the data are scaled by the training samples of each of their own clients, whose samples the "
+            "partition divides among others; take partition=natural, or another data.scale"
+        )
     for pooled in population.pooled:
         if pooled.way_out:
             raise UserError(
-                f"{mechanism}: {pooled.what} would be taken from all clients' samples without noise, so that one client "
-                f"changes what all others send and no epsilon holds; {pooled.way_out}"
+                f"{mechanism}: {pooled.what} would be taken from all clients' samples without noise, so that one "
+                f"client changes what all others send, and no epsilon holds; {pooled.way_out}"
             )
 
 
@@ -80,17 +85,17 @@ def guarantee(bound: Bound, where: Sampling | None, relation: str, delta: float,
     """
     clients = bound.population.num_clients
     pooled = tuple(f"{one.what}, taken from all clients' samples" for one in bound.population.pooled)
-    public = ["which samples are whose", "the settings"]
+    public = ""
     if where is not None and where.probability is not None and not fixed:
-        public.append(f"that there are {clients} clients, by which the mean is divided (or give privacy.denominator)")
+        public = f"the number of clients, {clients}, by which the mean is divided (unless privacy.denominator is given)"
     before, warnings = _before(bound.origin, relation, bound.population.client_names)
     if delta >= 1 / clients:
         warnings = (
-            f"privacy.delta={delta:g} is not below one over the number of clients, {clients}: a mechanism that publishes "
-            "all samples of one client, chosen by chance, would meet it; take much less",
+            f"privacy.delta={delta:g} is not below one over the number of clients, {clients}: publishing all samples of "
+            "one of them, chosen by chance, would meet it; take much less",
             *warnings,
         )
-    return Guarantee(_words(where), tuple(public), (*NOT_COVERED, *pooled), warnings, bound.origin, before)
+    return Guarantee(_words(where), public, (*NOT_COVERED, *pooled), warnings, bound.origin, before)
 
 
 def _words(where: Sampling | None) -> str:

@@ -22,6 +22,7 @@ from fedsim.samplers.sampler import REPLACE
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 @dataclass(frozen=True, kw_only=True)
 class LocalDP(Clipped):
     """The Gaussian mechanism on each client: ``delta * min(1, S / |delta|) + N(0, (z S)^2)``.
@@ -37,9 +38,7 @@ class LocalDP(Clipped):
     def bind(self, bound: Bound) -> LocalDPInRun:
         """Work out the noise, without credit for the sampling of clients."""
         about = guarantee(bound, None, REPLACE, self.delta, fixed=True)
-        budget = make_budget(
-            self.noise_multiplier, self.target_epsilon, self.delta, bound.rounds, None, about.before
-        )
+        budget = make_budget(self.noise_multiplier, self.target_epsilon, self.delta, bound.rounds, None, about.before)
         return LocalDPInRun(budget, about, bound.seed, self)
 
     def privatise(self, deltas: Tensor, clients: Tensor, key: int, budget: Budget) -> Tensor:

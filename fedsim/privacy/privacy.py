@@ -116,25 +116,28 @@ class Accounted(Privacy):
 
     def introduce(self) -> list[str]:
         """Return lines about the guarantee, what it leaves out, and what makes it worth less than it seems."""
-        lines = [
-            f"{self.budget.describe()}; sampling: {self.guarantee.sampling}",
-            f"epsilon takes for public: {'; '.join(self.guarantee.public)}",
-            f"epsilon does not cover {'; '.join(self.guarantee.not_covered)}",
-        ]
+        left_out = f"epsilon does not cover {'; '.join(self.guarantee.not_covered)}"
+        return [*self._stated(), left_out, *(f"warning: {line}" for line in self.guarantee.warnings)]
+
+    def _stated(self) -> list[str]:
+        lines = [f"{self.budget.describe()}; sampling: {self.guarantee.sampling}"]
+        if self.guarantee.public:
+            lines.append(f"epsilon takes for public: {self.guarantee.public}")
         if (before := self.budget.epsilon(0)) and self.guarantee.origin is not None:
             path = self.guarantee.origin.path
             lines.append(f"epsilon begins at {before:.4g}, spent on the same clients by the model of init_from={path}")
-        return lines + [f"warning: {line}" for line in self.guarantee.warnings]
+        return lines
 
     def plan(self, federation: Federation, state: State, cohort: Cohort) -> dict[str, str]:
         """Return the same for ``--dry-run``, with what all rounds together will spend at most."""
-        first, public, left_out, *more = self.introduce()
-        spent = self.budget.epsilon(federation.bound.rounds)
-        lines = {
-            "privacy": "\n".join([first, f"epsilon {spent:.4g} after {federation.bound.rounds} rounds", *more]),
-            "epsilon public": public.partition(": ")[2].replace("; ", "\n"),
+        rounds, warnings = federation.bound.rounds, self.guarantee.warnings
+        return {
+            "privacy": "\n".join(
+                [*self._stated(), f"epsilon at most {self.budget.epsilon(rounds):.4g} in {rounds} rounds"]
+            ),
+            "epsilon leaves out": "\n".join(self.guarantee.not_covered),
+            **({"privacy warnings": "\n".join(warnings)} if warnings else {}),
         }
-        return lines | {"epsilon leaves out": "\n".join(self.guarantee.not_covered)}
 
     def summary(self, state: State) -> dict[str, Any]:
         """Return the guarantee in numbers and words."""

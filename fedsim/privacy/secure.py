@@ -199,8 +199,8 @@ class SecureAggregation(Privacy):
         holders = largest if self.neighbours is None else self.neighbours + 1
         if self.threshold * holders < 1:
             raise UserError(
-                f"privacy.threshold={self.threshold:g}: each secret has {holders} shares, and a single one of them would "
-                f"open it; take at least {math.ceil(1e3 / holders) / 1e3:g}"
+                f"privacy.threshold={self.threshold:g}: each secret has {holders} shares, and a single one of them "
+                f"would open it; take at least {math.ceil(1e3 / holders) / 1e3:g}"
             )
         heaviest, ratio = None, 1.0
         if (weigh := weights_of(combine)) is not None:

@@ -167,6 +167,7 @@ def _check_privacy(recorded: Experiment, wanted: Experiment) -> None:
     if not any(e.privacy.facts for e in (recorded, wanted)):
         return
     changed = [key for key in changes(recorded, wanted) if key.split(".")[0] in ("privacy", "sampler")]
+    changed = [key for key in changed if key != "privacy.noise_stream"]  # other noise hides as much
     if changed:
         raise UserError(
             f"{', '.join(changed)}: epsilon is that of all rounds under one setting of privacy and of who takes part, "

@@ -63,7 +63,7 @@ class Screening(Part):
 
 
 def count_as_zero(rows: Tensor, round: Round) -> tuple[Tensor, Tensor]:
-    """Return rows ``[c, n]``, zero instead of those that are not finite, and which were, ``[c]`` bool; count the others."""
+    """Return rows ``[c, n]``, zero where a row was not finite, and which were, ``[c]`` bool; count the others."""
     finite = finite_rows(rows)
     if not bool(finite.all()):
         rows = rows.masked_fill(~finite.to(rows.device)[:, None], 0.0)
