@@ -89,7 +89,7 @@ def read_spending(found: Any, where: str) -> Spending:
     right = (
         isinstance(relation, str)
         and _is_number(noise)
-        and noise > 0
+        and (noise or 0) > 0
         and _is_count(rounds)
         and (probability is None or (_is_number(probability) and 0 < probability <= 1))
         and (cohort is None) == (clients is None)

@@ -91,8 +91,8 @@ def guarantee(bound: Bound, where: Sampling | None, relation: str, delta: float,
     before, warnings = _before(bound.origin, relation, bound.population.client_names)
     if delta >= 1 / clients:
         warnings = (
-            f"privacy.delta={delta:g} is not below one over the number of clients, {clients}: publishing all samples of "
-            "one of them, chosen by chance, would meet it; take much less",
+            f"privacy.delta={delta:g} is not below one over the number of clients, {clients}: publishing all samples "
+            "of one of them, chosen by chance, would meet it; take much less",
             *warnings,
         )
     return Guarantee(_words(where), public, (*NOT_COVERED, *pooled), warnings, bound.origin, before)
