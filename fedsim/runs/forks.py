@@ -52,9 +52,10 @@ def with_own_noise(experiment: Experiment, changed: Mapping[str, Any], after_rou
         after_round: where the fork begins.
     """
     key, privacy = "privacy.noise_stream", experiment.privacy
-    if not isinstance(privacy, Clipped) or key in changed or all(map(in_place, changed)):
+    matter = {name: values for name, values in changed.items() if not in_place(name)}
+    if not isinstance(privacy, Clipped) or key in changed or not matter:
         return experiment
-    purpose = f"fork {json.dumps(changed, default=str, sort_keys=True)}"
+    purpose = f"fork {json.dumps(matter, default=str, sort_keys=True)}"
     stream = seeding.stream_key(privacy.noise_stream, purpose, after_round) % (1 << 31)
     return replace(experiment, privacy=replace(privacy, noise_stream=stream or 1))
 

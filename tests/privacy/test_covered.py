@@ -57,7 +57,14 @@ def of_table(compose, table):
     def of_table(*overrides, file="whole.csv", private=CENTRAL):
         who = () if file == "alone.csv" else ("data.client_column=who", "partition=natural")
         data = ("data=csv", f"data.path={table / file}", "data.target_column=y", "data.feature_columns=[x]", *who)
-        small = ("data.window=1", "data.test_fraction=0.3", "model.hidden_size=2", "device=cpu", "engine.kernels=torch", "rounds=1")
+        small = (
+            "data.window=1",
+            "data.test_fraction=0.3",
+            "model.hidden_size=2",
+            "device=cpu",
+            "engine.kernels=torch",
+            "rounds=1",
+        )
         return compose(*data, *small, *private, *overrides)
 
     return of_table
@@ -72,8 +79,8 @@ GIVEN = ("data.scale=given", "data.scales={x: [5, 2], y: [5, 2]}")
         (
             (),
             "whole.csv",
-            r"privacy=central_dp: the scale of the columns \(data.scale=global\) would be taken from all clients' samples "
-            r"without noise, so that one client changes what all others send, and no epsilon holds; take "
+            r"privacy=central_dp: the scale of the columns \(data.scale=global\) would be taken from all clients' "
+            r"samples without noise, so that one client changes what all others send, and no epsilon holds; take "
             r"data.scale=client, data.scale=none, or data.scale=given with data.scales$",
         ),
         (
@@ -213,8 +220,8 @@ def test_the_denominator_is_public_or_given(tiny):
     usual, given = (prepare(tiny(*CENTRAL, *POISSON, *more)) for more in ((), ("privacy.denominator=1",)))
     (line,) = [line for line in introduction(usual) if "public" in line]
     assert line == (
-        "epsilon takes for public: the number of clients, 5, by which the mean is divided (unless privacy.denominator is "
-        "given)"
+        "epsilon takes for public: the number of clients, 5, by which the mean is divided (unless privacy.denominator "
+        "is given)"
     )
     assert not any("public" in line for line in introduction(given))
     one, other = (played(simulation)[0].row for simulation in (usual, given))
@@ -231,13 +238,13 @@ def test_cohorts_of_one_size_have_the_same_denominator_for_all_neighbours(tiny):
     assert not any("public" in line for line in introduction(prepare(tiny(*CENTRAL))))
 
 
-@pytest.mark.parametrize(
-    ("delta", "warned"), [("0.2", True), ("0.5", True), ("0.19", False), ("1e-5", False)]
-)
+@pytest.mark.parametrize(("delta", "warned"), [("0.2", True), ("0.5", True), ("0.19", False), ("1e-5", False)])
 def test_a_delta_that_protects_nobody_is_warned_of(tiny, delta, warned):
     simulation = prepare(tiny(*LOCAL, f"privacy.delta={delta}"))
     lines = [line for line in introduction(simulation) if line.startswith("warning: ")]
-    text = f"privacy.delta={float(delta):g} is not below one over the number of clients, 5: publishing all samples of one "
+    text = (
+        f"privacy.delta={float(delta):g} is not below one over the number of clients, 5: publishing all samples of one "
+    )
     assert [line.startswith(f"warning: {text}") for line in lines] == [True] * warned
     recorded = simulation.privacy.summary(initial_state(simulation))["privacy"]["warnings"]
     assert [f"warning: {line}" for line in recorded] == lines
@@ -319,7 +326,7 @@ NAMES = digest_of_names([f"client_{k}" for k in range(5)])
         (Origin("old", private=False), "init_from=old: that model was trained without differential privacy; epsilon"),
         (
             Origin("old", private=True, spent=SPENT, clients=digest_of_names(["client_0"])),
-            "init_from=old: that model's clients are taken to be others; if they are not, what it spent on them comes on",
+            "init_from=old: that model's clients are taken to be others; if they are not, what it spent on them",
         ),
         (
             Origin("old", alike=True, private=True, spent=(Spending(ADD_OR_REMOVE, 2.0, 7, probability=0.5),)),
@@ -347,7 +354,9 @@ def test_what_the_same_clients_have_spent_is_added(tiny, run, same):
     assert budget.epsilon(0) == pytest.approx(epsilon_of([Spending(REPLACE, 2 / math.sqrt(7), 1)], 1e-5))
     assert budget.epsilon(2) == pytest.approx(epsilon_of([Spending(REPLACE, (7 / 4 + 2) ** -0.5, 1)], 1e-5), rel=1e-6)
     lines = introduction(simulation)
-    assert f"epsilon begins at {budget.epsilon(0):.4g}, spent on the same clients by the model of init_from=old" in lines
+    assert (
+        f"epsilon begins at {budget.epsilon(0):.4g}, spent on the same clients by the model of init_from=old" in lines
+    )
     assert lines[-1] == "warning: init_from=older: of unknown origin"
     state, rows = played(simulation, 2)
     assert rows[-1]["epsilon"] == budget.epsilon(2)
@@ -393,7 +402,8 @@ def test_a_strangers_record_is_checked(wrong):
 
 
 @pytest.mark.parametrize(
-    "change", [{"path": 1}, {"alike": 1}, {"private": "yes"}, {"warnings": [1]}, {"warnings": "no"}, {"spent": 0}, {"x": 1}]
+    "change",
+    [{"path": 1}, {"alike": 1}, {"private": "yes"}, {"warnings": [1]}, {"warnings": "no"}, {"spent": 0}, {"x": 1}],
 )
 def test_a_strangers_origin_is_checked(change):
     with pytest.raises(UserError, match=r"^here: its record of the model that the run started from cannot be read$"):

@@ -170,7 +170,8 @@ def test_rows_that_fall_apart_are_not_unmasked():
 
 
 @pytest.mark.parametrize(
-    ("threshold", "holders", "needed"), [(0.5, 7, 4), (0.5, 2, 2), (0.1, 5, 2), (0.1, 10, 2), (0.1, 20, 3), (0.99, 1, 2)]
+    ("threshold", "holders", "needed"),
+    [(0.5, 7, 4), (0.5, 2, 2), (0.1, 5, 2), (0.1, 10, 2), (0.1, 20, 3), (0.99, 1, 2)],
 )
 def test_shares(threshold, holders, needed):
     assert shares_needed(threshold, holders) == needed

@@ -282,7 +282,8 @@ def test_devices_that_drop_out_in_mid_round(tiny, run):
         (("privacy.neighbours=4",), "privacy.neighbours=4: in cohorts of 5 each client shares masks with all others"),
         (
             ("privacy.threshold=0.19",),
-            "privacy.threshold=0.19: each secret has 5 shares, and a single one of them would open it; take at least 0.2$",
+            "privacy.threshold=0.19: each secret has 5 shares, and a single one of them would open it; take at least "
+            "0.2$",
         ),
         (
             ("privacy.neighbours=2", "privacy.threshold=0.3"),
