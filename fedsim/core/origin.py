@@ -25,6 +25,8 @@ class Spending:
         probability: with which each client independently takes part in a round; None if it is not so.
         cohort: how many clients are drawn without replacement in each round; None if it is not so.
         num_clients: of how many.
+        seed: of the run, by which noise and cohorts were drawn; None if that is not known.
+        noise_stream: number of the noise among all that the seed gives.
     """
 
     relation: str
@@ -33,6 +35,13 @@ class Spending:
     probability: float | None = None
     cohort: int | None = None
     num_clients: int | None = None
+    seed: int | None = None
+    noise_stream: int | None = None
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether a round has some of the clients only."""
+        return (self.probability or 1.0) < 1 or self.cohort != self.num_clients
 
     def record(self) -> dict[str, Any]:
         """Return plain data for `read_spending`, without what is None."""
@@ -88,6 +97,7 @@ def read_spending(found: Any, where: str) -> Spending:
     probability, cohort, clients = (found.get(name) for name in ("probability", "cohort", "num_clients"))
     right = (
         isinstance(relation, str)
+        and all(found.get(name) is None or _is_key(found[name]) for name in ("seed", "noise_stream"))
         and _is_number(noise)
         and (noise or 0) > 0
         and _is_count(rounds)
@@ -132,6 +142,10 @@ def read_origin(found: Any, where: str) -> Origin | None:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_key(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _is_count(value: Any) -> bool:

@@ -164,13 +164,9 @@ def _one_round(where: Sampling | None) -> Spending:
     return Spending(where.relation, 0.0, 1, cohort=round(where.expected), num_clients=where.num_clients)
 
 
-def _is_sampled(one: Spending) -> bool:
-    return (one.probability or 1.0) < 1 or one.cohort != one.num_clients
-
-
 def _ways(spent: Sequence[Spending]) -> tuple[bool, ...]:
     """Whether the sampling is counted, in each way of computing a bound that there is."""
-    return (True, False) if any(map(_is_sampled, spent)) else (False,)
+    return (True, False) if any(one.is_sampled for one in spent) else (False,)
 
 
 def _event(one: Spending, sampled: bool) -> Any:
@@ -178,9 +174,9 @@ def _event(one: Spending, sampled: bool) -> Any:
     dp = _dp_accounting()
     gaussian = dp.GaussianDpEvent(one.noise_multiplier / 2 if one.relation == REPLACE else one.noise_multiplier)
     event = gaussian
-    if sampled and _is_sampled(one) and one.probability is not None:
+    if sampled and one.is_sampled and one.probability is not None:
         event = dp.PoissonSampledDpEvent(one.probability, gaussian)
-    elif sampled and _is_sampled(one):
+    elif sampled and one.is_sampled:
         event = dp.SampledWithoutReplacementDpEvent(one.num_clients, one.cohort, gaussian)
     return dp.SelfComposedDpEvent(event, one.rounds)
 

@@ -124,7 +124,9 @@ class CentralDP(Clipped):
             UserError: if the accountant does not cover the sampler, or no noise meets the target.
         """
         where = sampling(bound.sampler, bound.population.num_clients)
-        about = guarantee(bound, where, where.relation, self.delta, fixed=self.denominator is not None)
+        about = guarantee(
+            bound, where, where.relation, self.delta, self.noise_stream, fixed=self.denominator is not None
+        )
         return CentralDPInRun(self.budget(bound, where, about.before), about, bound.seed, self)
 
     def first_bound(self) -> Drawer:

@@ -73,7 +73,9 @@ def refuse_pooled(population: Population, mechanism: str) -> None:
             )
 
 
-def guarantee(bound: Bound, where: Sampling | None, relation: str, delta: float, fixed: bool) -> Guarantee:
+def guarantee(
+    bound: Bound, where: Sampling | None, relation: str, delta: float, noise_stream: int, fixed: bool
+) -> Guarantee:
     """Return what the epsilon of a run is about.
 
     Args:
@@ -81,7 +83,11 @@ def guarantee(bound: Bound, where: Sampling | None, relation: str, delta: float,
         where: how clients are sampled; None if that is not counted.
         relation: which populations are neighbours.
         delta: the delta of (epsilon, delta).
+        noise_stream: number of the noise among all that the seed gives.
         fixed: whether the denominator of the mean is given, or there is none.
+
+    Raises:
+        UserError: if the model that the run starts from was trained with the same noise.
     """
     clients = bound.population.num_clients
     pooled = tuple(f"{one.what}, taken from all clients' samples" for one in bound.population.pooled)
@@ -89,6 +95,8 @@ def guarantee(bound: Bound, where: Sampling | None, relation: str, delta: float,
     if where is not None and where.probability is not None and not fixed:
         public = f"the number of clients, {clients}, by which the mean is divided (unless privacy.denominator is given)"
     before, warnings = _before(bound.origin, relation, bound.population.client_names)
+    sampled = where is not None and where.expected < where.num_clients
+    _refuse_the_same_draws(before, bound.seed, noise_stream, sampled)
     if delta >= 1 / clients:
         warnings = (
             f"privacy.delta={delta:g} is not below one over the number of clients, {clients}: publishing all samples "
@@ -96,6 +104,25 @@ def guarantee(bound: Bound, where: Sampling | None, relation: str, delta: float,
             *warnings,
         )
     return Guarantee(_words(where), public, (*NOT_COVERED, *pooled), warnings, bound.origin, before)
+
+
+def _refuse_the_same_draws(before: tuple[Spending, ...], seed: int, noise_stream: int, sampled: bool) -> None:
+    """Raise `UserError` if a run would draw noise or cohorts anew that were drawn for the same clients before."""
+    for one in before:
+        if one.seed != seed:
+            continue
+        if one.noise_stream == noise_stream:
+            raise UserError(
+                f"privacy.noise_stream={noise_stream}: with seed={seed} that is the noise with which the model was "
+                "trained on the same clients, so that the difference of the two would be without noise; "
+                "take another seed"
+                + ("" if sampled or one.is_sampled else " or another privacy.noise_stream")
+            )
+        if sampled or one.is_sampled:
+            raise UserError(
+                f"seed={seed}: draws the cohorts with which the model was trained on the same clients, and the "
+                "accountant composes rounds that are drawn independently; take another seed"
+            )
 
 
 def _words(where: Sampling | None) -> str:

@@ -37,7 +37,7 @@ class LocalDP(Clipped):
 
     def bind(self, bound: Bound) -> LocalDPInRun:
         """Work out the noise, without credit for the sampling of clients."""
-        about = guarantee(bound, None, REPLACE, self.delta, fixed=True)
+        about = guarantee(bound, None, REPLACE, self.delta, self.noise_stream, fixed=True)
         budget = make_budget(self.noise_multiplier, self.target_epsilon, self.delta, bound.rounds, None, about.before)
         return LocalDPInRun(budget, about, bound.seed, self)
 

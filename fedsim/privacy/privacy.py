@@ -90,11 +90,13 @@ class Accounted(Privacy):
         budget: the run's privacy budget.
         guarantee: what its epsilon is about.
         seed: the run's seed.
+        settings: those of the mechanism.
     """
 
     budget: Budget
     guarantee: Guarantee
     seed: int
+    settings: Clipped
 
     def spent(self, state: State) -> int:
         """Return the number of rounds to account for: those in which the most exposed client has spent privacy."""
@@ -142,12 +144,14 @@ class Accounted(Privacy):
     def summary(self, state: State) -> dict[str, Any]:
         """Return the guarantee in numbers and words."""
         rounds = self.spent(state)
+        drawn = {"seed": self.seed, "noise_stream": self.settings.noise_stream}
+        spent = [(drawn if one.seed is None else {}) | one.record() for one in self.budget.spent(rounds)]
         found = {
             **self.budget.facts(),
             **self.guarantee.facts(),
             "epsilon": self.budget.epsilon(rounds),
             "epsilon_before": self.budget.epsilon(0),
-            "spent": [one.record() for one in self.budget.spent(rounds)],
+            "spent": spent,
             "participations_max": int(participations(state).max()),
         }
         return {"privacy": found}

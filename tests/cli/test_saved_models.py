@@ -221,16 +221,19 @@ def privacy_of(directory):
     return json.loads((directory / "summary.json").read_text())["privacy"]
 
 
-def test_what_was_spent_on_the_same_clients_is_carried_on(fedsim, run_directory):
+def test_what_was_spent_on_the_same_clients_is_carried_on(fedsim, run_directory, tiny):
     """Two rounds, and two more of the same mechanism from their model, have spent what four rounds have."""
     pytest.importorskip("dp_accounting")
     first, whole = run_directory(*PRIVATE), run_directory(*PRIVATE, "rounds=4", name="whole")
-    second = run_directory(*PRIVATE, "init_from=run", name="second")
+    second = run_directory(*PRIVATE, "init_from=run", "privacy.noise_stream=1", name="second")
     assert rows(second)[0]["epsilon"] == rows(first)[-1]["epsilon"]
     assert float(rows(second)[-1]["epsilon"]) == pytest.approx(float(rows(whole)[-1]["epsilon"]), rel=1e-9)
     assert privacy_of(second)["epsilon_before"] == privacy_of(first)["epsilon"] > 0
     assert privacy_of(second)["warnings"] == []
-    third = run_directory(*PRIVATE, "init_from=second", "client.batch_size=1", "rounds=1", name="third")
+    for stream in (0, 1):
+        again = fedsim("run", *tiny, *PRIVATE, "init_from=second", f"privacy.noise_stream={stream}")
+        assert again.err.startswith(f"error: init_from=second: privacy.noise_stream={stream}: with seed=0 that is the")
+    third = run_directory(*PRIVATE, "init_from=second", "privacy.noise_stream=2", "rounds=1", name="third")
     assert len(privacy_of(third)["spent"]) == 3
     for name in ("run", "second"):
         Path(name).rename(f"{name} is gone")
@@ -246,7 +249,7 @@ def test_a_model_without_privacy_is_warned_of(fedsim, run_directory):
     second = run_directory(*PRIVATE, "init_from=run", name="second")
     (warning,) = privacy_of(second)["warnings"]
     assert warning.startswith("init_from=run: that model was trained without differential privacy; epsilon leaves out")
-    third = run_directory(*PRIVATE, "init_from=second", name="third")
+    third = run_directory(*PRIVATE, "init_from=second", "privacy.noise_stream=1", name="third")
     assert privacy_of(third)["warnings"] == [warning]  # what its training has left out, it still leaves out
     assert privacy_of(third)["epsilon_before"] == privacy_of(second)["epsilon"]
 

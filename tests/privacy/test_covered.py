@@ -361,9 +361,42 @@ def test_what_the_same_clients_have_spent_is_added(tiny, run, same):
     state, rows = played(simulation, 2)
     assert rows[-1]["epsilon"] == budget.epsilon(2)
     summary = simulation.privacy.summary(state)["privacy"]
-    assert [read_spending(one, "here") for one in summary["spent"]] == list(budget.spent(2))
+    drawn = replace(budget.spent(2)[1], seed=0, noise_stream=0)
+    assert [read_spending(one, "here") for one in summary["spent"]] == [
+        replace(SPENT[0], seed=0, noise_stream=0),
+        drawn,
+    ]
     assert budget.spent(2)[:1] == SPENT
     assert summary["epsilon_before"] == budget.epsilon(0)
+
+
+@pytest.mark.parametrize(
+    ("before", "overrides", "text"),
+    [
+        (
+            {"seed": 0, "noise_stream": 0},
+            (),
+            "privacy.noise_stream=0: with seed=0 that is the noise with which the model was trained on the same "
+            r"clients, so that .*; take another seed or another privacy.noise_stream$",
+        ),
+        ({"seed": 0, "noise_stream": 0}, ("sampler.fraction=0.6",), r"that is the noise .*; take another seed$"),
+        (
+            {"seed": 0, "noise_stream": 1},
+            ("sampler.fraction=0.6",),
+            "seed=0: draws the cohorts with which the model was trained on the same clients, and the accountant "
+            "composes rounds that are drawn independently; take another seed$",
+        ),
+        ({"seed": 0, "noise_stream": 1, "cohort": 3}, (), "seed=0: draws the cohorts"),
+    ],
+)
+def test_noise_and_cohorts_are_not_drawn_twice(tiny, before, overrides, text):
+    origin = Origin("old", alike=True, private=True, spent=(replace(SPENT[0], **before),))
+    with pytest.raises(UserError, match=text):
+        prepare(tiny(*CENTRAL, *overrides), origin=origin)
+    prepare(tiny(*CENTRAL, *overrides, "seed=1"), origin=origin)
+    prepare(tiny(*CENTRAL, *overrides), origin=replace(origin, alike=False))  # of other clients
+    if not (overrides or "cohort" in before):
+        prepare(tiny(*CENTRAL, "privacy.noise_stream=1"), origin=origin)
 
 
 def test_a_target_is_for_all_together(tiny):
@@ -391,6 +424,7 @@ GOOD = Spending(REPLACE, 1.0, 3, cohort=2, num_clients=5).record()
         {**GOOD, "probability": 2},
         {name: value for name, value in GOOD.items() if name != "cohort"},
         {**GOOD, "relation": 3},
+        *({**GOOD, name: value} for name in ("seed", "noise_stream") for value in (-1, 2**63, "0", 1.0)),
     ],
 )
 def test_a_strangers_record_is_checked(wrong):
