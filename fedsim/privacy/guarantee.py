@@ -115,8 +115,7 @@ def _refuse_the_same_draws(before: tuple[Spending, ...], seed: int, noise_stream
             raise UserError(
                 f"privacy.noise_stream={noise_stream}: with seed={seed} that is the noise with which the model was "
                 "trained on the same clients, so that the difference of the two would be without noise; "
-                "take another seed"
-                + ("" if sampled or one.is_sampled else " or another privacy.noise_stream")
+                "take another seed" + ("" if sampled or one.is_sampled else " or another privacy.noise_stream")
             )
         if sampled or one.is_sampled:
             raise UserError(
