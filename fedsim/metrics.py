@@ -44,6 +44,7 @@ _ALL = (
     *_columns("", "round clients malicious rejected clip_norm"),
     *_columns("min", "train_loss local_validation_loss delta_norm client_drift"),
     *_columns("min", "bytes_down bytes_up epsilon virtual_seconds", cumulative=True),
+    *_columns("", "participations_max", cumulative=True),
     *_columns("min", "delta clipped_values aborted dropped staleness staleness_max"),
     *_columns("min", "inversion_correlation tokens_auc"),
     *_columns("max", "inversion_error"),

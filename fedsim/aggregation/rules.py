@@ -173,11 +173,16 @@ def combine(rule: Combine | None, like: Tensor, updates: Iterable[Update], divis
 
 
 def mean_losses(report: Report) -> Metrics:
-    """Sample-weighted means of the clients' losses over the whole cohort, in float64."""
+    """Sample-weighted means of the clients' losses over the whole cohort, in float64.
+
+    Losses that are not finite, which only go on where such rows count as zero, are left out; None if all are.
+    """
     samples = report.num_samples.double()
 
-    def mean(values: Tensor) -> float:
-        return float((values * samples).sum() / samples.sum())
+    def mean(losses: Tensor) -> float | None:
+        finite = torch.isfinite(losses)
+        weights = samples[finite]
+        return float((losses[finite] * weights).sum() / weights.sum()) if len(weights) else None
 
     losses: Metrics = {"train_loss": mean(report.train_loss)}
     return losses | ({} if report.validation_loss is None else {"local_validation_loss": mean(report.validation_loss)})

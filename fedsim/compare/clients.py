@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILE = "clients.csv"
-ABOUT_THE_CLIENT = ("client", "name", "seen", "train_samples", "test_samples", "test_items")
+ABOUT_THE_CLIENT = ("client", "name", "seen", "train_samples", "test_samples", "test_items", "participations")
 """Columns that are no scores."""
 _LARGEST = 64 * 2**20  # bytes: a million clients
 

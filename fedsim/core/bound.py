@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
 from fedsim.core.facts import Fact
+from fedsim.core.origin import Origin
 from fedsim.data.population import Population
 from fedsim.models.blocks import Blocks
 
@@ -33,6 +34,7 @@ class Bound:
         gradients: how many gradients a client computes per sample and pass, over all parts.
         dtype: floating-point type of rows.
         facts: the facts of all parts, each with the setting that causes it.
+        origin: what is known of the model that the run starts from; None for an untrained one.
     """
 
     seed: int
@@ -47,6 +49,7 @@ class Bound:
     gradients: int
     dtype: torch.dtype
     facts: Mapping[Fact, str]
+    origin: Origin | None = None
 
     @property
     def itemsize(self) -> int:

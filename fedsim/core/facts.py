@@ -48,6 +48,7 @@ class Fact(Enum):
     EXCHANGES = auto()  # acts on what clients and server send each other
     NOISE_ON_CLIENTS = auto()  # nothing leaves a client without noise
     PRIVATE_MEAN = auto()  # the server replaces the combine rule by a mean with noise
+    ACCOUNTED = auto()  # states an epsilon, to which every step of a round must keep
     HIDES_ROWS = auto()  # the server sees only the sum of the rows
     LOSSY_UP = auto()  # deltas are changed on the way to the server
     LOSSY_DOWN = auto()  # all clients hold one copy of the model, which lags behind

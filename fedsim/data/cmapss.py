@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fedsim.data.cache import Arrays, cached_arrays
-from fedsim.data.dataset import Dataset, Score, Split, Task
+from fedsim.data.dataset import Dataset, Pooled, Score, Split, Task
 from fedsim.data.fitted import Fitted, Scaling, arrays, columns
 from fedsim.data.user_files import content_identity, existing
 from fedsim.errors import FieldError, UserError, check_at_least, check_one_of
@@ -165,7 +165,15 @@ class Cmapss:
                 )
             ),
             score=Score("nasa_score", nasa_score),
+            pooled=self._pooled(fitted),
         )
+
+    def _pooled(self, fitted: Fitted | None) -> tuple[Pooled, ...]:
+        if fitted is not None:
+            return (Pooled("the scale of the sensors (that of the saved model)"),)
+        more = [] if self.rul_cap else [Pooled("the longest life, which is the unit of the target")]
+        more += [Pooled("which sensors vary")] if self.sensors == "varying" else []
+        return (Pooled("the scale of the sensors"), *more)
 
     def _scaling(self, rows: Floats) -> tuple[Floats, Floats]:
         """What to subtract from each column ``[F]`` and what to divide it by; a constant column becomes zero."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedsim.data.contents import RATIO
 from fedsim.data.csv_fields import as_tuple, cells_of, check_fields
-from fedsim.data.dataset import Dataset
+from fedsim.data.dataset import Dataset, Pooled
 from fedsim.data.fitted import Fitted
 from fedsim.data.sequences import Sequences
 from fedsim.data.table_columns import Layout
@@ -16,6 +16,7 @@ from fedsim.data.table_rows import own_columns
 from fedsim.data.table_shapes import series_name
 from fedsim.data.table_text import TextFormat
 from fedsim.data.tables import read_table
+from fedsim.data.window_scales import GivenScales
 from fedsim.data.windows import Windows
 
 
@@ -97,7 +98,8 @@ class Csv:
             then the pinball loss.
         stride: rows from the start of one window to the next.
         test_fraction: share of each client's rows to test on, above 0 and below 1.
-        scale: ``global``, ``client`` or ``none``.
+        scale: ``global``, ``client``, ``given`` or ``none``.
+        scales: of every column that is read, what to subtract and what to divide by then, only for ``scale=given``.
         missing: ``error``, ``drop``, ``ffill`` or ``mask``.
         na_values: cells of numeric columns that mean a missing value, such as -200, besides the usual ones.
         fill_limit: rows in a row that ``ffill`` fills at most; None means one less than a window (at least 1), so that
@@ -140,6 +142,7 @@ class Csv:
     stride: int = 1
     test_fraction: float = 0.2
     scale: str = "global"
+    scales: dict[str, Any] | None = None
     missing: str = "error"
     na_values: list[str] | None = None
     fill_limit: int | None = None
@@ -208,7 +211,11 @@ class Csv:
         if shown:
             note = f"the features include what is to be predicted (data.feature_columns): {shorten(shown)}"
             table = replace(table, notes=(*table.notes, note))
-        return self._sequences().dataset(table, fitted) if layout.sequences else self._windows().dataset(table, fitted)
+        dataset = (self._sequences() if layout.sequences else self._windows()).dataset(table, fitted)
+        if layout.categories and fitted is None:
+            words = Pooled("the words of data.categories, each of which is a feature")
+            dataset = replace(dataset, pooled=(*dataset.from_all_clients, words))
+        return dataset
 
     def _layout(self) -> Layout:
         assert self.path is not None
@@ -255,6 +262,10 @@ class Csv:
             return 0
         return max(self.window - 1, 1) if self.fill_limit is None else self.fill_limit
 
+    @property
+    def _scales(self) -> GivenScales:
+        return tuple((name, float(shift), float(scale)) for name, (shift, scale) in (self.scales or {}).items())
+
     def _windows(self) -> Windows:
         return Windows(
             path=self.path,
@@ -265,6 +276,7 @@ class Csv:
             stride=self.stride,
             test_fraction=self.test_fraction,
             scale=self.scale,
+            scales=self._scales,
             short=self.short,
             season=self.season or 1,
             metrics=tuple(self.metrics or ()),
@@ -279,4 +291,5 @@ class Csv:
             window=self.window,
             test_fraction=self.test_fraction,
             scale=self.scale,
+            scales=self._scales,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ def check_fields(csv: Any) -> None:
     check_at_least(csv, 1, "window", "horizon", "season", "stride")
     check_above(csv, 0, "test_fraction")
     check_between(csv, 0, 1, "test_fraction", open_high=True)
-    check_one_of(csv, "scale", ("global", "client", "none"))
+    _check_scale(csv)
     check_one_of(csv, "missing", ("error", "drop", "ffill", "mask"))
     check_one_of(csv, "short", ("error", "drop"))
     if csv.time_format is not None and csv.time_column is None:
@@ -89,6 +90,21 @@ def _check_columns(csv: Any) -> None:
             value = getattr(csv, name)
             which = "is the" if isinstance(value, str) else f"holds {min(both)!r}, as has the"
             raise FieldError(name, value, f"{which} {other}{why}")
+
+
+def _check_scale(csv: Any) -> None:
+    check_one_of(csv, "scale", ("global", "client", "given", "none"))
+    if csv.scale != "given":
+        if csv.scales is not None:
+            raise FieldError("scales", csv.scales, "has an effect only with scale=given")
+        return
+    allowed = "must be the columns with two numbers each, shift and scale, such as {temperature: [20, 5]}"
+    if not csv.scales:
+        raise FieldError("scales", csv.scales, f"scale=given needs them: {allowed}")
+    for pair in csv.scales.values():
+        numbers = isinstance(pair, list) and len(pair) == 2 and all(type(x) in (int, float) for x in pair)
+        if not numbers or not all(map(math.isfinite, pair)) or pair[1] <= 0:
+            raise FieldError("scales", csv.scales, f"{allowed}, finite, the scale above 0")
 
 
 def _check_forecast(csv: Any) -> None:

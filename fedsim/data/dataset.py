@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -114,6 +114,21 @@ class Forecast:
     naive_errors: NDArray[np.float64] | None = None
 
 
+class Pooled(NamedTuple):
+    """Something that was learnt from the samples of all clients together, before any training.
+
+    No noise covers it: with differential privacy it lies outside epsilon.
+
+    Attributes:
+        what: such as ``the scale of the columns``.
+        way_out: the setting that does without it, such as ``take data.scale=client``; empty if there is none, or if it
+            would leave a model with little to learn from.
+    """
+
+    what: str
+    way_out: str = ""
+
+
 @dataclass(frozen=True)
 class WordTokens:
     """Which tokens are no words, where the next word is predicted; they are counted apart in the metrics.
@@ -153,6 +168,7 @@ class Dataset:
             how much time is left is what the model predicts.
         notes: what was done to the data, or looks wrong in them: one line each, naming the key that changes it.
         facts: what the data are, such as rows and times of a table: labels with texts, for `fedsim.data.describe`.
+        pooled: what was learnt from the samples of all clients together; None is all that `fitted` holds.
     """
 
     name: str
@@ -173,6 +189,20 @@ class Dataset:
     held_anywhere: bool = False
     notes: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    pooled: tuple[Pooled, ...] | None = None
+
+    @property
+    def from_all_clients(self) -> tuple[Pooled, ...]:
+        """What was learnt from the samples of all clients together."""
+        if self.pooled is not None:
+            return self.pooled
+        scaling = () if self.fitted.clients else (*self.fitted.scaling.features, *self.fitted.scaling.targets)
+        found = {
+            "the scale of features and targets": any((c.shift, c.scale) != (0, 1) for c in scaling),
+            "the vocabulary": self.fitted.vocabulary,
+            "the list of classes": self.fitted.labels,
+        }
+        return tuple(Pooled(what) for what, there in found.items() if there)
 
     @property
     def has_order(self) -> bool:

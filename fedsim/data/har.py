@@ -17,7 +17,7 @@ from fedsim.data.contents import check_zip
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.download import fetch
 from fedsim.data.fitted import Column, Fitted, Scaling, columns
-from fedsim.data.scaling import standardised
+from fedsim.data.scaling import pooled_scale, standardised
 from fedsim.data.user_files import content_identity, existing
 from fedsim.errors import FieldError, UserError, check_above, check_between
 
@@ -118,6 +118,7 @@ class Har:
             stretches=np.cumsum(np.diff(train, prepend=train[0]) > 1),
             overlap=1,
             fitted=Fitted(Scaling(features), labels=ACTIVITIES),
+            pooled=pooled_scale(self.standardise, fitted, "take data.standardise=false"),
         )
 
     def _cut(self, labels: NDArray[np.int64], subjects: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:

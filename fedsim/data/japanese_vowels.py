@@ -11,7 +11,7 @@ import numpy as np
 
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.fitted import Column, Fitted, Scaling, columns
-from fedsim.data.scaling import standardised
+from fedsim.data.scaling import pooled_scale, standardised
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,6 +68,7 @@ class JapaneseVowels:
             num_outputs=_NUM_SPEAKERS,
             why_not_natural=_WHY_NOT_NATURAL,
             fitted=Fitted(Scaling(features), labels=tuple(f"speaker_{k}" for k in range(1, _NUM_SPEAKERS + 1))),
+            pooled=pooled_scale(self.standardise, fitted),
         )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fedsim.data.cache import Arrays, cached_arrays
-from fedsim.data.dataset import Dataset, Split, Task
+from fedsim.data.dataset import Dataset, Pooled, Split, Task
 from fedsim.data.fitted import Fitted, Scaling, columns
 from fedsim.data.leaf_files import CLASSES, GAP, KINDS, TWEET, User, Users, cut, find_files, read_users
 from fedsim.data.shakespeare import LEAF_CHARACTERS, encode
@@ -159,6 +159,7 @@ class Leaf:
             stretches=splits[0].clients if self.kind == "shakespeare" else None,
             overlap=GAP + 1 if self.kind == "shakespeare" else 0,
             notes=tuple(about["notes"]),
+            pooled=(Pooled("the vocabulary"),) if self.kind == "sent140" and not vocabulary else (),
         )
 
     def _fitted(self, words: list[str], train: Split) -> Fitted:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fedsim import seeding
-from fedsim.data.dataset import Assignment, Dataset, Forecast, Score, Split, Task, WordTokens
+from fedsim.data.dataset import Assignment, Dataset, Forecast, Pooled, Score, Split, Task, WordTokens
 from fedsim.data.fitted import NOTHING, Fitted
 from fedsim.errors import UserError
 from fedsim.spreadsheets import is_formula
@@ -95,8 +95,8 @@ class Population:
     (``client.validation_fraction``); None if there are none. `unseen` are the clients that never train
     (``eval.unseen_clients``), and `sampled_from` is the number of clients of whom some are evaluated
     (``eval.clients``), or None. `fitted`, `forecast`, `score`, `words` and `facts` are those of the
-    `Dataset`, and `notes` those of the partition, too; `source_names` are its own clients, to which `Samples.sources`
-    point.
+    `Dataset`, `pooled` its `Dataset.from_all_clients`, and `notes` those of the partition, too; `source_names` are its
+    own clients, to which `Samples.sources` point.
     """
 
     task: Task
@@ -114,6 +114,7 @@ class Population:
     words: WordTokens | None = None
     notes: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    pooled: tuple[Pooled, ...] = ()
     local_validation: Samples | None = None
     unseen: Population | None = None
     sampled_from: int | None = None
@@ -223,6 +224,7 @@ def _population(dataset: Dataset, assignment: Assignment, dtype: torch.dtype) ->
         words=dataset.words,
         notes=(*dataset.notes, *assignment.notes, *_formulas(assignment.client_names)),
         facts=dataset.facts,
+        pooled=dataset.from_all_clients,
         sampled_from=assignment.sampled_from,
     )
 

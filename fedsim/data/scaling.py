@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsim.data.dataset import Split
+from fedsim.data.dataset import Pooled, Split
 from fedsim.data.fitted import Column, Fitted, arrays, columns
 
 if TYPE_CHECKING:
@@ -53,6 +53,21 @@ def standardised(
         return replace(split, inputs=inputs.astype(np.float32))
 
     return apply(train), apply(test), scaled
+
+
+def pooled_scale(standardise: bool, fitted: Fitted | None, way_out: str = "") -> tuple[Pooled, ...]:
+    """Return what `standardised` takes from all clients' samples.
+
+    Args:
+        standardise: whether it is called at all.
+        fitted: the scaling that it gets; None if it fits one.
+        way_out: the setting that does without it.
+    """
+    if not standardise:
+        return ()
+    if fitted is not None:
+        return (Pooled("the scale of the features (that of the saved model)"),)
+    return (Pooled("the scale of the features", way_out),)
 
 
 def _valid(split: Split) -> NDArray[np.bool_]:

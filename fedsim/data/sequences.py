@@ -14,7 +14,7 @@ from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.fitted import Fitted
 from fedsim.data.table_frame import shorten
 from fedsim.data.tables import Table
-from fedsim.data.window_scales import record, scaled
+from fedsim.data.window_scales import GivenScales, pooled, record, scaled
 from fedsim.data.windows import number_labels
 from fedsim.errors import UserError
 
@@ -35,6 +35,7 @@ class Sequences:
     window: int
     test_fraction: float
     scale: str
+    scales: GivenScales = ()
 
     def dataset(self, table: Table, fitted: Fitted | None = None) -> Dataset:
         """Make a training or a test sample of each sequence.
@@ -70,7 +71,7 @@ class Sequences:
         of = np.repeat(np.arange(len(lengths)), lengths)
         step = np.arange(len(of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         rows = table.values[(ends - lengths)[of] + step]
-        values, scales = scaled(rows, owner[of], ~testing[of], table, names, self.scale, fitted, notes)
+        values, scales = scaled(rows, owner[of], ~testing[of], table, names, self.scale, self.scales, fitted, notes)
         last = np.cumsum(lengths) - 1  # each sequence's last row among those taken
         inputs = np.zeros((len(lengths), int(lengths.max()), table.num_features), np.float32)
         inputs[of, step] = values[:, : table.num_features]
@@ -100,6 +101,7 @@ class Sequences:
             why_not_natural="nothing says whose sequences are whose: set data.client_column",
             notes=tuple(notes),
             facts=table.facts,
+            pooled=pooled(table, scales, self.scale, fitted is not None, labels),
         )
 
     def _testing(self, table: Table, owner: Ints, ends: Ints, names: list[str], notes: list[str]) -> Flags:

@@ -199,6 +199,7 @@ class Shakespeare:
             overlap=-(-(self.sequence_length + 1) // (self.stride or 1)) - 1 if last else 0,
             fitted=fitted,
             notes=tuple(notes),
+            pooled=(),  # the characters are those of the papers
         )
 
     def _file(self) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from fedsim.data.dataset import IGNORE, Dataset, Split, Task
+from fedsim.data.dataset import IGNORE, Dataset, Pooled, Split, Task
 from fedsim.data.fitted import Fitted
 from fedsim.data.play_heads import LAYOUTS
 from fedsim.data.text_clients import read_clients
@@ -146,6 +146,7 @@ class Text:
             ordered=True,
             fitted=Fitted(vocabulary=(*_NO_CHARACTERS, *map(chr, vocabulary.tolist()))),
             notes=tuple(notes),
+            pooled=() if fitted is not None and fitted.vocabulary else (Pooled("the vocabulary"),),
         )
 
     def _windows(self, parts: list[Ids]) -> Split:

@@ -14,10 +14,10 @@ import numpy as np
 
 from fedsim.data.aeon_files import aeon_folders, import_aeon
 from fedsim.data.cache import Arrays, cache_directories, cached_arrays
-from fedsim.data.dataset import Dataset, Split, Task
+from fedsim.data.dataset import Dataset, Pooled, Split, Task
 from fedsim.data.download import fetch, fetch_json
 from fedsim.data.fitted import Column, Fitted, Scaling, columns
-from fedsim.data.scaling import standardised
+from fedsim.data.scaling import pooled_scale, standardised
 from fedsim.data.ucr_files import KINDS, SPLITS, Cases, Floats, find_files, read_cases
 from fedsim.data.user_files import content_identity
 from fedsim.errors import FieldError, UserError, check_one_of, did_you_mean
@@ -124,6 +124,10 @@ class Ucr:
             num_outputs=len(known),
             why_not_natural=f"the archive does not say who was measured in {self.name}",
             fitted=Fitted(Scaling(features), labels=known),
+            pooled=(
+                *pooled_scale(self.standardise, fitted, "take data.standardise=false"),
+                *([] if fitted else [Pooled("the list of classes")]),
+            ),
             notes=tuple(words["notes"]),
         )
 

@@ -1,4 +1,4 @@
-"""The scale of a table's columns: fitted to training rows, or taken from the data of a saved model."""
+"""The scale of a table's columns: fitted to training rows, given, or taken from the data of a saved model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fedsim.data.dataset import Pooled
 from fedsim.data.fitted import Column, Fitted, Scaling, arrays, columns
 from fedsim.data.table_frame import shorten
 from fedsim.data.table_mask import with_means
 from fedsim.data.tables import Table
-from fedsim.errors import UserError
+from fedsim.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,13 +20,19 @@ if TYPE_CHECKING:
 Floats: TypeAlias = "NDArray[np.float64]"
 Ints: TypeAlias = "NDArray[np.int64]"
 Flags: TypeAlias = "NDArray[np.bool_]"
+GivenScales: TypeAlias = tuple[tuple[str, float, float], ...]
+"""Columns with what is subtracted from each, and what it is then divided by."""
 
 
 class Scales(NamedTuple):
-    """Shift and scale of every column, ``[G, M]``: of all clients together (G = 1), or of each."""
+    """Shift and scale of every column, ``[G, M]``: of all clients together (G = 1), or of each.
+
+    `borrowed` says whether features without a value yet got a mean over several clients.
+    """
 
     shift: Floats
     scale: Floats
+    borrowed: bool = False
 
 
 def scaled(
@@ -35,13 +42,14 @@ def scaled(
     table: Table,
     clients: Sequence[str],
     how: str,
+    given: GivenScales,
     fitted: Fitted | None,
     notes: list[str],
 ) -> tuple[NDArray[np.float32], Scales]:
-    """Bring rows to the scale that the model sees: that of their training rows, or that of other data.
+    """Bring rows to the scale that the model sees: that of their training rows, one given, or that of other data.
 
-    A value that is still missing, because nothing was seen before it, becomes the mean. Columns of zeros and ones
-    (`Table.flags`) stay as they are.
+    A value that is still missing, because nothing was seen before it, becomes the mean, or the given shift. Columns of
+    zeros and ones (`Table.flags`) stay as they are.
 
     Args:
         values: ``[R, M]`` rows of the table's columns.
@@ -49,7 +57,8 @@ def scaled(
         training: ``[R]``, whether it trains.
         table: what the columns are.
         clients: the names of the clients.
-        how: ``global``, ``client`` or ``none``.
+        how: ``global``, ``client``, ``given`` or ``none``.
+        given: the columns with shift and scale, for ``given``.
         fitted: how other data were scaled, or None.
         notes: where a line is added for clients of which that knows nothing.
 
@@ -57,14 +66,17 @@ def scaled(
         ``[R, M]``, and shift and scale of each column.
 
     Raises:
-        UserError: if `fitted` knows nothing of a column, or a number does not fit 32 bits.
+        UserError: if `fitted` or `given` knows nothing of a column, or a number does not fit 32 bits.
     """
     groups = owner if how == "client" else np.zeros(len(owner), np.int8)
     holes = np.isnan(values) if table.flags or len(table.absent) else None
     filled = values if holes is None else with_means(values, training, groups)
-    scales = _fit(filled, groups, training, table, clients, how, fitted, notes)
-    if holes is not None and fitted is not None and how != "none":
+    scales = _fit(filled, groups, training, table, clients, how, given, fitted, notes)
+    if holes is not None and (how == "given" or (fitted is not None and how != "none")):
         filled = np.where(holes, scales.shift[groups], values)
+    elif holes is not None:
+        borrowed = _borrows(holes[:, : table.num_features], training, owner, groups, table.natural)
+        scales = scales._replace(borrowed=borrowed)
     with np.errstate(over="ignore"):  # looked for below
         if how != "none":
             at = groups if len(scales.shift) > 1 else np.zeros(1, np.int64)
@@ -86,6 +98,7 @@ def _fit(
     table: Table,
     clients: Sequence[str],
     how: str,
+    given: GivenScales,
     fitted: Fitted | None,
     notes: list[str],
 ) -> Scales:
@@ -93,6 +106,8 @@ def _fit(
     width = values.shape[1]
     if how == "none":
         return Scales(np.zeros((1, width)), np.ones((1, width)))
+    if how == "given":
+        return Scales(*_as_given(table, given))
     if fitted is not None and fitted.scaling.features and how == "global":
         shift, scale = arrays(_in_order(table, fitted.scaling))
         return Scales(shift[None], scale[None])
@@ -110,6 +125,58 @@ def _fit(
                 f"their own training rows (data.scale=client): {shorten(new)}"
             )
     return scales
+
+
+def _as_given(table: Table, given: GivenScales) -> tuple[Floats, Floats]:
+    """Shift and scale ``[1, M]`` of every column, as `given`; 0 and 1 for columns of zeros and ones."""
+    known = {name: (shift, scale) for name, shift, scale in given} | dict.fromkeys(table.flags, (0.0, 1.0))
+    if unknown := [name for name in known if name not in table.columns]:
+        raise UserError(
+            f"data.scales: the table has no column {unknown[0]!r} that is read"
+            f"{did_you_mean(unknown[0], table.columns)}; it has {shorten(table.columns)}"
+        )
+    if missing := [name for name in table.columns if name not in known]:
+        raise UserError(f"data.scales: says nothing of {shorten(missing)}; give each column its shift and its scale")
+    both = np.array([known[name] for name in table.columns], np.float64).reshape(-1, 2)
+    return both[None, :, 0], both[None, :, 1]
+
+
+def _borrows(holes: Flags, training: Flags, owner: Ints, groups: NDArray[np.integer], natural: bool) -> bool:
+    """Whether a mean over several clients may stand in a hole ``[R, F]``: see `with_means`."""
+    if not holes.any():
+        return False
+    if not natural or not np.array_equal(groups, owner):
+        return not natural or len(np.unique(owner)) > 1
+    seen = np.zeros((int(groups.max()) + 1, holes.shape[1]), np.int64)
+    np.add.at(seen, groups[training], ~holes[training])
+    return bool((holes & (seen == 0)[groups]).any())
+
+
+def pooled(table: Table, scales: Scales, how: str, saved: bool, labels: tuple[str, ...]) -> tuple[Pooled, ...]:
+    """Return what was learnt from the samples of all clients together.
+
+    Args:
+        table: what the columns are.
+        scales: of the columns.
+        how: ``global``, ``client``, ``given`` or ``none``.
+        saved: whether scale and labels are those of a saved model's data.
+        labels: of the classes, if labels are predicted.
+    """
+    found = []
+    alone = "data.scale=none, or data.scale=given with data.scales"
+    if how == "global" and saved:
+        found.append(Pooled("the scale of the columns (that of the saved model)"))
+    elif how == "global":
+        way_out = f"take data.scale=client, {alone}" if table.natural else f"take {alone}"
+        found.append(Pooled("the scale of the columns (data.scale=global)", way_out))
+    elif how == "client" and not table.natural:
+        found.append(Pooled("the scale of the columns (data.scale=client, of one series)", f"take {alone}"))
+    if scales.borrowed:
+        what = "the mean that stands for values before the first one that was seen (data.missing=mask)"
+        found.append(Pooled(what, "take data.scale=given with data.scales, whose shifts stand for them"))
+    if labels and not saved:
+        found.append(Pooled("the list of classes"))
+    return tuple(found)
 
 
 def record(

@@ -13,7 +13,7 @@ from fedsim.data.fitted import Fitted
 from fedsim.data.table_frame import shorten
 from fedsim.data.table_mask import target_known
 from fedsim.data.tables import Table
-from fedsim.data.window_scales import record, scaled
+from fedsim.data.window_scales import GivenScales, pooled, record, scaled
 from fedsim.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Windows:
     season: int = 1
     metrics: tuple[str, ...] = ()
     quantiles: tuple[float, ...] = ()
+    scales: GivenScales = ()
 
     @property
     def extent(self) -> int:
@@ -101,7 +102,9 @@ class Windows:
         ends = self._training_ends(table, train)
         owner = np.repeat(np.arange(clients), table.sizes)
         training = np.arange(len(table.values)) < ends[owner]
-        values, scales = scaled(table.values, owner, training, table, table.clients, self.scale, fitted, notes)
+        values, scales = scaled(
+            table.values, owner, training, table, table.clients, self.scale, self.scales, fitted, notes
+        )
         number = np.zeros(clients, np.int64)
         number[kept] = np.arange(len(kept))
         inputs = np.ascontiguousarray(values[:, : table.num_features])  # one array, which all windows share
@@ -123,6 +126,7 @@ class Windows:
             forecast=self._forecast(table, ends, test, kept) if self.ahead else None,
             notes=tuple(notes),
             facts=table.facts,
+            pooled=pooled(table, scales, self.scale, fitted is not None, labels),
         )
 
     def _pieces(self, table: Table, first: Ints, sizes: Ints) -> Pieces:

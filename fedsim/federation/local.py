@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedsim.aggregation.rules import concatenate_reports, part_of
-from fedsim.clients.measures import add_measures
+from fedsim.clients.measures import add_measures, refuse_diverged
 from fedsim.clients.report import Memory, Report
 from fedsim.core.cohort import Cohort
+from fedsim.core.facts import Fact
 from fedsim.core.part import Round
+from fedsim.server.screening import count_as_zero
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +30,21 @@ def train_chunk(part: Cohort, anchors: Tensor, memory: Memory | None, round: Rou
     back = torch.argsort(torch.cat([which for which, _ in groups]))
     report = concatenate_reports([report for _, report in found])
     return torch.cat([deltas for deltas, _ in found])[back], part_of(report, back)
+
+
+def finite_deltas(deltas: Tensor, report: Report, clients: Tensor, round: Round) -> Tensor:
+    """Return the deltas ``[c, P]``, all of which are finite.
+
+    Where an epsilon is stated, those of clients that diverged count as zero, for no client may decide whether the run
+    goes on: that would be an output without noise.
+
+    Raises:
+        Diverged: if a client's loss or delta is not finite and no epsilon is stated.
+    """
+    if Fact.ACCOUNTED in round.federation.bound.facts:
+        return count_as_zero(deltas, round)[0]
+    refuse_diverged(round.federation.population, deltas, report, clients, round.number)
+    return deltas
 
 
 def train_personal(part: Cohort, anchors: Tensor, round: Round) -> None:

@@ -14,6 +14,7 @@ from fedsim.client_store import ClientStore
 from fedsim.clients.task import LocalTask
 from fedsim.core import stopping
 from fedsim.core.facts import Fact
+from fedsim.core.origin import Origin
 from fedsim.core.part import Bound, Federation, Part
 from fedsim.core.state import State
 from fedsim.data.dataset import Assignment, Dataset
@@ -49,12 +50,13 @@ class Simulation(Federation):
     advice: tuple[str, ...] = ()
 
 
-def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
+def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin | None = None) -> Simulation:
     """Load the data, divide them among clients and bind all parts; nothing is trained.
 
     Args:
         experiment: the settings.
         fitted: how the data of a saved model were prepared, which is how these are to be; None fits them anew.
+        origin: what is known of the model that the run starts from; None for an untrained one.
 
     Raises:
         UserError: if data, partition and settings do not go together, or the data do not go with `fitted`.
@@ -98,6 +100,7 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
         gradients=sum(part.gradients for part in e.parts()),
         dtype=dtype,
         facts=facts,
+        origin=origin,
     )
     scores, books = GlobalScores(), Books()
     personal, link, correction, attack, privacy, system, schedule, audit = (part.bind(bound) for part in e.parts())
@@ -172,8 +175,9 @@ def _check_bound(simulation: Simulation) -> None:
 
 
 def _screening(facts: Collection[Fact]) -> tuple[Screening, ...]:
-    """The look at what arrives, where clients may send rows that are not finite and the server sees rows at all."""
-    return (Screening(),) if Fact.FORGES in facts and Fact.HIDES_ROWS not in facts else ()
+    """The look at what arrives, where rows may not be finite and the server sees rows at all."""
+    accounted = Fact.ACCOUNTED in facts
+    return (Screening(accounted),) if accounted or (Fact.FORGES in facts and Fact.HIDES_ROWS not in facts) else ()
 
 
 def _columns(e: Experiment, dataset: Dataset, facts: Collection[Fact], assignment: Assignment) -> tuple[Column, ...]:

@@ -18,14 +18,13 @@ from collections.abc import Iterator
 import torch
 
 from fedsim.aggregation.rules import columns_of, combine, mean_losses
-from fedsim.clients.measures import refuse_diverged
 from fedsim.clients.report import Report
 from fedsim.core.cohort import Cohort, Update
 from fedsim.core.part import Federation, Round
 from fedsim.core.results import Evaluation, Metrics, RoundResult, Stopwatch
 from fedsim.core.state import State
 from fedsim.errors import Diverged
-from fedsim.federation.local import train_chunk, train_personal
+from fedsim.federation.local import finite_deltas, train_chunk, train_personal
 
 
 def simulate(federation: Federation, state: State) -> Iterator[RoundResult]:
@@ -89,7 +88,7 @@ def train(federation: Federation, round: Round) -> Iterator[Update]:
         clients, anchors = part.clients, federation.schedule.anchors(part, round)
         memory = federation.correction.recall(clients, round)
         deltas, report = train_chunk(part, anchors, memory, round)
-        refuse_diverged(federation.population, deltas, report, clients, round.number)
+        deltas = finite_deltas(deltas, report, clients, round)
         rows = blocks.cut(deltas)
         federation.correction.keep(memory, rows, report, clients, round)
         blocks.keep(anchors, deltas, clients, round.store)

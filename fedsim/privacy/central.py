@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,13 +12,16 @@ from fedsim import seeding
 from fedsim.aggregation.rules import WeightedSum
 from fedsim.clients.report import Report
 from fedsim.core.facts import Fact, Facts
+from fedsim.core.origin import Spending
 from fedsim.core.part import Bound, Round
 from fedsim.core.results import Metrics
-from fedsim.core.state import Drawer
+from fedsim.core.state import Drawer, State
 from fedsim.errors import Diverged, UserError, check_above, check_between
 from fedsim.metrics import COLUMNS, Column
 from fedsim.privacy.budget import Budget, make_budget, sampling
+from fedsim.privacy.guarantee import guarantee
 from fedsim.privacy.privacy import Accounted, Clipped
+from fedsim.samplers.sampler import Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +42,7 @@ class NoisyMean:
         round_number: 1, 2, ...
         adaptive: the settings by which S adapts, or None if it is fixed.
         drawer: where the next S is stored.
+        stream: what the keys of the noise end with.
     """
 
     without_rows: ClassVar[bool] = True
@@ -51,6 +55,7 @@ class NoisyMean:
     round_number: int
     adaptive: AdaptiveCentralDP | None
     drawer: Drawer
+    stream: tuple[int, ...] = ()
 
     def start(self, like: Tensor) -> WeightedSum:
         """Return an empty sum, whose `weight` will be the clients within the bound minus half the clients."""
@@ -64,7 +69,9 @@ class NoisyMean:
 
     def finish(self, state: WeightedSum) -> Tensor:
         """Return the mean with noise added; if S adapts, store the next one."""
-        noise = seeding.generator(self.seed, "central noise", self.round_number).standard_normal(len(state.total))
+        noise = seeding.generator(self.seed, "central noise", self.round_number, *self.stream).standard_normal(
+            len(state.total)
+        )
         if self.adaptive is not None:
             bound = self.adaptive.next_norm(
                 self.clip_norm, state.weight, self.denominator, self.seed, self.round_number
@@ -77,26 +84,50 @@ class NoisyMean:
 class CentralDP(Clipped):
     """The sum of clipped deltas plus Gaussian noise, over a fixed denominator (McMahan 2018, Algorithm 1).
 
-    The denominator is the expected size of a cohort, so that a round without clients gives noise alone. With
+    The denominator is the expected size of a cohort, so that a round without clients gives noise alone. This is q N
+    with ``sampler=poisson``, where neighbouring populations differ in N: N is then taken to be public, unless the
+    denominator is given. With
     ``sampler=poisson`` neighbouring populations differ by one added or removed client, with ``sampler=uniform`` by one
     client replaced by another. Accounting uses Renyi differential privacy (Mironov 2019; Wang 2019). Weights must be
     uniform, and a delta may depend only on the model that its client got and on the client's data.
+
+    Attributes:
+        denominator: what the noisy sum is divided by in every round; None is the expected size of a cohort.
     """
 
-    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.PRIVATE_MEAN})
+    denominator: float | None = None
 
-    def budget(self, bound: Bound) -> Budget:
-        """Return the run's privacy budget, for the way in which the sampler draws clients.
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.PRIVATE_MEAN, Fact.ACCOUNTED})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above(self, 0, "denominator")
+
+    def budget(self, bound: Bound, where: Sampling, before: tuple[Spending, ...]) -> Budget:
+        """Return the run's privacy budget.
+
+        Args:
+            bound: the run.
+            where: how clients are sampled.
+            before: what was spent on the same clients before round 1.
+
+        Raises:
+            UserError: if no noise meets the target.
+        """
+        budget = make_budget(self.noise_multiplier, self.target_epsilon, self.delta, bound.rounds, where, before)
+        return budget if self.denominator is None else replace(budget, expected=self.denominator)
+
+    def bind(self, bound: Bound) -> CentralDPInRun:
+        """Work out the noise for the run's rounds and sampler.
 
         Raises:
             UserError: if the accountant does not cover the sampler, or no noise meets the target.
         """
         where = sampling(bound.sampler, bound.population.num_clients)
-        return make_budget(self.noise_multiplier, self.target_epsilon, self.delta, bound.rounds, where)
-
-    def bind(self, bound: Bound) -> CentralDPInRun:
-        """Work out the noise for the run's rounds and sampler."""
-        return CentralDPInRun(self.budget(bound), bound.seed, self)
+        about = guarantee(
+            bound, where, where.relation, self.delta, self.noise_stream, fixed=self.denominator is not None
+        )
+        return CentralDPInRun(self.budget(bound, where, about.before), about, bound.seed, self)
 
     def first_bound(self) -> Drawer:
         """Return an empty drawer, since S is fixed."""
@@ -105,7 +136,7 @@ class CentralDP(Clipped):
     def private_mean(self, drawer: Drawer, budget: Budget, seed: int, round_number: int) -> NoisyMean:
         """Return the private mean of a round; `drawer` holds what the mechanism keeps between rounds."""
         std = budget.noise_multiplier * self.clip_norm
-        return NoisyMean(self.clip_norm, std, budget.expected, seed, round_number, None, drawer)
+        return NoisyMean(self.clip_norm, std, budget.expected, seed, round_number, None, drawer, self.stream)
 
 
 @dataclass(frozen=True)
@@ -127,6 +158,10 @@ class CentralDPInRun(Accounted):
         metrics, drawer = super().measure(round), round.drawer(self)
         return metrics | ({BOUND: float(drawer[BOUND])} if round.number > 0 and BOUND in drawer else {})
 
+    def summary(self, state: State) -> dict[str, Any]:
+        """Return the guarantee, with the denominator of the mean."""
+        return {"privacy": {**super().summary(state)["privacy"], "denominator": self.budget.expected}}
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveCentralDP(CentralDP):
@@ -139,7 +174,7 @@ class AdaptiveCentralDP(CentralDP):
     Attributes:
         quantile: gamma, the share of deltas that should stay unclipped.
         clip_lr: eta_C, how fast the bound adapts: ``S <- S * exp(-eta_C * (share - gamma))``.
-        count_noise: sigma_b, standard deviation of the noise on the count; None is a 20th of the cohort, as in the
+        count_noise: sigma_b, standard deviation of the noise on the count; None is a 20th of the denominator, as in the
             paper.
     """
 
@@ -159,9 +194,9 @@ class AdaptiveCentralDP(CentralDP):
     def _count_noise(self, expected: float) -> float:
         return expected / 20 if self.count_noise is None else self.count_noise
 
-    def budget(self, bound: Bound) -> Budget:
+    def budget(self, bound: Bound, where: Sampling, before: tuple[Spending, ...]) -> Budget:
         """Return the budget of `CentralDP`; refuse a count noise so small that it would spend all of it."""
-        budget = super().budget(bound)
+        budget = super().budget(bound, where, before)
         noise = self._count_noise(budget.expected)
         if budget.noise_multiplier >= 2 * noise:
             raise UserError(
@@ -179,7 +214,7 @@ class AdaptiveCentralDP(CentralDP):
         bound = float(drawer[BOUND])
         z, count = budget.noise_multiplier, self._count_noise(budget.expected)
         std = bound / math.sqrt(z**-2 - (2 * count) ** -2)
-        return NoisyMean(bound, std, budget.expected, seed, round_number, self, drawer)
+        return NoisyMean(bound, std, budget.expected, seed, round_number, self, drawer, self.stream)
 
     def next_norm(self, bound: float, count: float, expected: float, seed: int, round_number: int) -> float:
         """Return the next bound, given `count`, the sum of ``1[norm <= bound] - 1/2`` over a round's clients.
@@ -188,7 +223,7 @@ class AdaptiveCentralDP(CentralDP):
             Diverged: if no float holds it.
         """
         noise = self._count_noise(expected) * float(
-            seeding.generator(seed, "count noise", round_number).standard_normal()
+            seeding.generator(seed, "count noise", round_number, *self.stream).standard_normal()
         )
         share = (count + noise) / expected + 0.5
         exponent = -self.clip_lr * (share - self.quantile)

@@ -20,12 +20,14 @@ import torch
 from fedsim import seeding
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.names import option_name
+from fedsim.core.origin import Spending
 from fedsim.core.part import Bound, Round
 from fedsim.core.results import Metrics
 from fedsim.core.state import Drawer, State
 from fedsim.errors import UserError
-from fedsim.privacy.budget import LEAST_NOISE, Budget, _dp_accounting  # with its message if there is none
+from fedsim.privacy.budget import LEAST_NOISE, Budget, _dp_accounting, epsilon_of  # with its message if there is none
 from fedsim.privacy.central import NoisyMean
+from fedsim.privacy.guarantee import guarantee
 from fedsim.privacy.privacy import Accounted, Clipped
 from fedsim.privacy.streams import Draw, Replay
 from fedsim.samplers.participation import ZERO_OUT, Participation, Separated
@@ -68,7 +70,7 @@ class Encoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CorrelatedMean(NoisyMean):
     """`NoisyMean` with noise that depends on that of earlier rounds.
 
@@ -93,7 +95,7 @@ class Correlated(Clipped, ABC):
     in one client whose deltas count as zero. The denominator is the size of a cohort, which is public.
     """
 
-    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.PRIVATE_MEAN})
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.PRIVATE_MEAN, Fact.ACCOUNTED})
 
     @abstractmethod
     def encoder(self, rounds: int, where: Participation) -> Encoder:
@@ -117,16 +119,21 @@ class Correlated(Clipped, ABC):
             )
         where = sampler.participation(num_clients, bound.rounds)
         encoder = self.encoder(bound.rounds, where)
+        about = guarantee(bound, None, ZERO_OUT, self.delta, self.noise_stream, fixed=True)
         multiplier = self.noise_multiplier
         if multiplier is None:
             assert self.target_epsilon is not None, "one of the two is set"
+            if about.before:
+                raise UserError(
+                    f"privacy.target_epsilon={self.target_epsilon}: the model of init_from has spent some of it on the "
+                    f"same clients, and privacy={option_name(self)} finds no noise for the rest; give noise_multiplier"
+                )
             multiplier = noise_for(self.target_epsilon, self.delta) * encoder.sensitivity(bound.rounds)
-        mechanism = Mechanism(encoder, multiplier, self.delta)
-        expected = float(sampler.limits(num_clients)[1])
-        budget = Budget(multiplier, self.delta, ZERO_OUT, expected, mechanism.epsilon)
+        mechanism = Mechanism(encoder, multiplier, self.delta, about.before)
+        budget = mechanism.budget(float(sampler.limits(num_clients)[1]))
         budget.epsilon(1)  # which needs the accountant, before anything is written
         names = bound.population.client_names
-        return CorrelatedInRun(budget, bound.seed, self, mechanism, where, bound.rounds, names)
+        return CorrelatedInRun(budget, about, bound.seed, self, mechanism, where, bound.rounds, names)
 
 
 @dataclass(frozen=True)
@@ -137,15 +144,27 @@ class Mechanism:
         encoder: C.
         multiplier: z, the standard deviation of a number of Z, in units of the clipping norm.
         delta: the delta of (epsilon, delta).
+        before: what was spent on the same clients before round 1.
     """
 
     encoder: Encoder
     multiplier: float
     delta: float
+    before: tuple[Spending, ...] = ()
+
+    def spent(self, rounds: int) -> tuple[Spending, ...]:
+        """Return what so many rounds are: C X is one Gaussian mechanism of noise multiplier z / sensitivity."""
+        if rounds == 0:
+            return self.before
+        return (*self.before, Spending(ZERO_OUT, self.multiplier / self.encoder.sensitivity(rounds), 1))
 
     def epsilon(self, rounds: int) -> float:
-        """Return what so many rounds have spent: C X is one Gaussian mechanism of noise multiplier z / sensitivity."""
-        return 0.0 if rounds == 0 else epsilon_of(self.multiplier / self.encoder.sensitivity(rounds), self.delta)
+        """Return what so many rounds have spent, with what was spent before."""
+        return _epsilon_of(self.spent(rounds), self.delta)
+
+    def budget(self, expected: float) -> Budget:
+        """Return the budget of a run whose cohorts have so many clients."""
+        return Budget(self.multiplier, self.delta, ZERO_OUT, expected, self.epsilon, self.spent)
 
     def zcdp(self, rounds: int) -> float:
         """Return the rho of zero-concentrated privacy that so many rounds have spent (Bun and Steinke 2016)."""
@@ -164,9 +183,9 @@ class Mechanism:
 class Source:
     """The mechanism that a run goes by, which is the one in its drawer, and the noise of that in this process."""
 
-    def __init__(self, fresh: Mechanism, seed: int) -> None:
-        """Take the mechanism that this process has found, and the run's seed."""
-        self._fresh, self._seed = fresh, seed
+    def __init__(self, fresh: Mechanism, seed: int, stream: tuple[int, ...]) -> None:
+        """Take the mechanism that this process has found, the run's seed, and what the keys of its noise end with."""
+        self._fresh, self._seed, self._stream = fresh, seed, stream
         self._drawer: Drawer = {}
         self._mechanism, self._replay = fresh, Replay(self._begin)
 
@@ -184,7 +203,8 @@ class Source:
 
     def _begin(self, size: int) -> Iterator[NDArray[np.float64]]:
         def draw(*numbers: int) -> NDArray[np.float64]:
-            return seeding.generator(self._seed, "correlated noise", *numbers).standard_normal(size)
+            key = (*numbers, *self._stream)
+            return seeding.generator(self._seed, "correlated noise", *key).standard_normal(size)
 
         return self._mechanism.encoder.noise(draw)
 
@@ -210,7 +230,7 @@ class CorrelatedInRun(Accounted):
     source: Source = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "source", Source(self.fresh, self.seed))
+        object.__setattr__(self, "source", Source(self.fresh, self.seed, self.settings.stream))
 
     def start(self, row: Tensor) -> Drawer:
         """Return the noise multiplier and the numbers that define C."""
@@ -267,7 +287,7 @@ class CorrelatedInRun(Accounted):
     def measure(self, round: Round) -> Metrics:
         """Return the privacy spent so far by the mechanism that the run goes by."""
         mechanism = self.source.of(round.drawer(self))
-        return super().measure(round) | {"epsilon": mechanism.epsilon(self.spent(round))}
+        return super().measure(round) | {"epsilon": mechanism.epsilon(self.spent(round.state))}
 
     def introduce(self) -> list[str]:
         """Return the lines about the guarantee, and one about what it takes for granted."""
@@ -289,19 +309,11 @@ class CorrelatedInRun(Accounted):
             "sensitivity": mechanism.encoder.sensitivity(state.round),
             "zcdp": mechanism.zcdp(state.round),
         }
-        summary = super().summary(state)
-        return {**summary, "privacy": {**summary["privacy"], "noise_multiplier": mechanism.multiplier, **more}}
+        goes_by = replace(self, budget=mechanism.budget(self.budget.expected))
+        return {"privacy": {**super(CorrelatedInRun, goes_by).summary(state)["privacy"], **more}}
 
 
-@cache
-def epsilon_of(multiplier: float, delta: float) -> float:
-    """Return the epsilon of one Gaussian mechanism, by Renyi privacy as for the other mechanisms.
-
-    Raises:
-        UserError: if dp-accounting is not installed.
-    """
-    dp = _dp_accounting()
-    return float(_accountant().compose(dp.GaussianDpEvent(multiplier)).get_epsilon(delta))
+_epsilon_of = cache(epsilon_of)
 
 
 def noise_for(epsilon: float, delta: float) -> float:

@@ -12,14 +12,15 @@ from fedsim import seeding
 from fedsim.core.cohort import BLOCK, Update
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.part import Bound, Round
+from fedsim.core.state import State
 from fedsim.privacy.budget import Budget, make_budget
+from fedsim.privacy.guarantee import guarantee
+from fedsim.privacy.participations import count, participations
 from fedsim.privacy.privacy import Accounted, Clipped
+from fedsim.samplers.sampler import REPLACE
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-PARTICIPATIONS = "privacy.rounds"
-"""The block of the client store that counts the rounds in which each client has sent something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +33,13 @@ class LocalDP(Clipped):
     a client, so rules, corrections and samplers that ask for more are refused.
     """
 
-    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.NOISE_ON_CLIENTS})
+    facts: ClassVar[Facts] = frozenset({Fact.EXCHANGES, Fact.NOISE_ON_CLIENTS, Fact.ACCOUNTED})
 
     def bind(self, bound: Bound) -> LocalDPInRun:
         """Work out the noise, without credit for the sampling of clients."""
-        budget = make_budget(self.noise_multiplier, self.target_epsilon, self.delta, bound.rounds, None)
-        return LocalDPInRun(budget, bound.seed, self)
+        about = guarantee(bound, None, REPLACE, self.delta, self.noise_stream, fixed=True)
+        budget = make_budget(self.noise_multiplier, self.target_epsilon, self.delta, bound.rounds, None, about.before)
+        return LocalDPInRun(budget, about, bound.seed, self)
 
     def privatise(self, deltas: Tensor, clients: Tensor, key: int, budget: Budget) -> Tensor:
         """Return the deltas ``[c, n]``, clipped and with noise keyed by round, client and parameter.
@@ -65,29 +67,18 @@ class LocalDPInRun(Accounted):
     settings: LocalDP
 
     def pass_on(self, updates: Iterator[Update], round: Round) -> Iterator[Update]:
-        """Privatise the clients' rows, and count the participation of each client."""
-        key = seeding.stream_key(self.seed, "local noise", round.number)
+        """Privatise the clients' rows."""
+        key = seeding.stream_key(self.seed, "local noise", round.number, *self.settings.stream)
         for update in updates:
             rows = self.settings.privatise(update.rows, update.clients, key, self.budget)
-            _count(round, update.clients)
             yield update._replace(rows=rows)
 
     def close(self, round: Round) -> None:
         """Also count the clients that were cut off: what they have sent spends privacy, whether it is used or not."""
+        super().close(round)
         if round.cohort.late is not None:
-            _count(round, round.cohort.late)
+            count(round.cohort.late, round.state)
 
-    def spent(self, round: Round) -> int:
+    def spent(self, state: State) -> int:
         """Return the largest number of participations of any client."""
-        clients = torch.arange(round.store.num_clients)
-        return int(round.store.read(PARTICIPATIONS, clients, _no_participations(round, clients)).max())
-
-
-def _no_participations(round: Round, clients: Tensor) -> Tensor:
-    return round.state.row.new_zeros((len(clients), 1), dtype=torch.float64)
-
-
-def _count(round: Round, clients: Tensor) -> None:
-    """Count one more participation of clients ``[c]``."""
-    before = round.store.read(PARTICIPATIONS, clients, _no_participations(round, clients))
-    round.store.write(PARTICIPATIONS, clients, before + 1)
+        return int(participations(state).max())

@@ -83,14 +83,28 @@ class Masking:
         return ((total - pairs + half) & self._mask) - half
 
     def recoverable(self, arrived: Tensor, threshold: float) -> bool:
-        """Whether the sum of the rows in `arrived` ``[A]`` bool can be unmasked, and is not a single client's row.
+        """Whether the sum of the rows in `arrived` ``[A]`` bool can be unmasked, and no sum of fewer rows with it.
 
-        A client's secrets are shared between itself and its partners; ``floor(threshold * shares) + 1`` of these shares
-        reconstruct one.
+        A client's secrets are shared between itself and its partners; `shares_needed` of these shares reconstruct one.
+        The masks of pairs tie the rows that arrived together. Where these fall apart into parts that share no pair, the
+        server, which learns all other masks, would have the sum of each part (Bell 2020, section 4).
         """
         shares = arrived[self.partners].sum(1) + arrived.long()
-        needed = math.floor(threshold * (self.partners.shape[1] + 1)) + 1
-        return int(arrived.sum()) > 1 and bool((shares >= needed).all())
+        needed = shares_needed(threshold, self.partners.shape[1] + 1)
+        enough = int(arrived.sum()) > 1 and bool((shares >= needed).all())
+        return enough and self._holds_together(arrived)
+
+    def _holds_together(self, arrived: Tensor) -> bool:
+        """Whether each client that arrived is reached from each other one by pairs of such clients."""
+        if self.partners.shape[1] >= len(self.asked) - 1:
+            return True  # everybody is everybody's partner
+        reached = torch.zeros_like(arrived)
+        new = arrived.nonzero()[:1, 0]
+        while len(new):
+            reached[new] = True
+            found = self.partners[new].flatten().unique()
+            new = found[arrived[found] & ~reached[found]]
+        return bool((reached == arrived).all())
 
     @property
     def _mask(self) -> int:
@@ -112,6 +126,15 @@ class Masking:
                 which = slice(some, some + step)
                 masks = seeding.random_bits(self.pair_key, low[which], high[which], place)
                 row[first : first + CELLS] += (masks * sign[which]).sum(0)  # int64 wraps modulo 2^64
+
+
+def shares_needed(threshold: float, holders: int) -> int:
+    """Return how many of a secret's shares reconstruct it: more than `threshold` of them, and two at the least.
+
+    The least is for cohorts smaller than the one for which the threshold was checked: what a single share opens is no
+    secret.
+    """
+    return max(2, math.floor(threshold * holders) + 1)
 
 
 def agree(asked: Tensor, neighbours: int | None, bits: int, seed: int, round_number: int) -> Masking:

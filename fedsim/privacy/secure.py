@@ -146,7 +146,8 @@ class SecureAggregation(Privacy):
     each client multiplies its row by its samples over those of the largest client, and sends this weight with its row,
     under the same mask. The mean of the rows is exact to half a step (weighted: to 1.5 steps over the mean of these
     weights). Missing rows do no harm as long as enough of the clients that hold shares of the missing clients' seeds
-    remain; otherwise the round is aborted: the column ``aborted`` is 1, and the model does not change.
+    remain, and with `neighbours` as long as pairs still tie all rows together; otherwise the round is aborted: the
+    column ``aborted`` is 1, and the model does not change.
 
     This hides rows from the server but gives no differential privacy: a sum can reveal much about one client, and the
     sum of two rows reveals each to the other client. The columns ``clipped_values`` (how many values were clipped),
@@ -157,7 +158,8 @@ class SecureAggregation(Privacy):
         clip: the largest magnitude of a value in a delta.
         neighbours: how many clients each one shares masks and seeds with, an even number (Bell 2020); None is the whole
             cohort.
-        threshold: a client's seeds can be reconstructed only if more than this share of their holders remains.
+        threshold: a client's seeds can be reconstructed only if more than this share of their holders remains; at
+            least one over the number of holders, so that no single one can do it.
     """
 
     bits: int = 32
@@ -185,7 +187,7 @@ class SecureAggregation(Privacy):
             largest: size of the largest cohort.
 
         Raises:
-            UserError: if cohorts have a single client, or `bits` is too small.
+            UserError: if cohorts have a single client, a single share opens a secret, or `bits` is too small.
         """
         if largest < 2:
             raise UserError("privacy=secure_aggregation: the sum of one client's rows is that row; take larger cohorts")
@@ -193,6 +195,12 @@ class SecureAggregation(Privacy):
             raise UserError(
                 f"privacy.neighbours={self.neighbours}: in cohorts of {largest} each client shares masks with all "
                 "others; take fewer, or privacy.neighbours=null"
+            )
+        holders = largest if self.neighbours is None else self.neighbours + 1
+        if self.threshold * holders < 1:
+            raise UserError(
+                f"privacy.threshold={self.threshold:g}: each secret has {holders} shares, and a single one of them "
+                f"would open it; take at least {math.ceil(1e3 / holders) / 1e3:g}"
             )
         heaviest, ratio = None, 1.0
         if (weigh := weights_of(combine)) is not None:

@@ -60,6 +60,8 @@ def _check_run(run: Any) -> None:
         "versions": (lambda found: _is_mapping(found) and all(map(_is_text, found.values())), "a mapping of texts"),
         "threads": (_is_count, "a whole number"),
         "processes": (_is_count, "a whole number"),
+        "clients": (_is_text, "a text"),
+        "privacy": (lambda found: found is None or _is_mapping(found), "a mapping or null"),
     }
     for name, (right, words) in wanted.items():
         if name in run:

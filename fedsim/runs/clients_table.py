@@ -38,10 +38,14 @@ def clients_table(population: Population, evaluation: Evaluation) -> tuple[tuple
     return header, rows()
 
 
+WHOLE = ("test_items", "participations")
+"""Columns of whole numbers."""
+
+
 def _cells(name: str, found: Mapping[str, NDArray[np.float64]], clients: int) -> list[float | int | None]:
     if name not in found:
         return [None] * clients
-    return [int(value) for value in found[name]] if name == "test_items" else found[name].tolist()
+    return [int(value) for value in found[name]] if name in WHOLE else found[name].tolist()
 
 
 BINS = 10

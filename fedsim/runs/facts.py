@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 import fedsim
+from fedsim.core.origin import digest_of_names
+from fedsim.core.state import State
 from fedsim.extras import version
 from fedsim.federation.prepare import Simulation
 from fedsim.parallel.processes import world
@@ -19,11 +21,12 @@ from fedsim.runs.record import plain_record
 from fedsim.runs.saved_model import model_facts
 
 
-def run_facts(simulation: Simulation, mark: dict[str, Any], digest: str | None = None) -> dict[str, Any]:
+def run_facts(simulation: Simulation, state: State, mark: dict[str, Any], digest: str | None = None) -> dict[str, Any]:
     """Return what a checkpoint says about its run: what a resumed run must find again, or is warned of.
 
     Args:
         simulation: the run.
+        state: the state in the checkpoint.
         mark: what `CsvWriter.mark` says of ``metrics.csv``.
         digest: of the data, from `fedsim.runs.digests.data_hash`, if it is known.
     """
@@ -34,6 +37,8 @@ def run_facts(simulation: Simulation, mark: dict[str, Any], digest: str | None =
         "devices": devices_hash(simulation),
         "model": model_facts(simulation),
         "prepared": simulation.population.fitted.record(),
+        "clients": digest_of_names(simulation.population.client_names),
+        "privacy": simulation.privacy.summary(state).get("privacy"),
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "processes": world().size,

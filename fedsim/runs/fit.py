@@ -22,7 +22,7 @@ from fedsim.links.link import ERROR, SEEN
 from fedsim.models.blocks import PRIVATE
 from fedsim.parallel.processes import world
 from fedsim.personalization.ditto import KEPT
-from fedsim.privacy.local import PARTICIPATIONS
+from fedsim.privacy.participations import PARTICIPATIONS
 from fedsim.recording.moved import moved
 from fedsim.runs.digests import data_hash
 from fedsim.runs.facts import versions
@@ -167,6 +167,7 @@ def _check_privacy(recorded: Experiment, wanted: Experiment) -> None:
     if not any(e.privacy.facts for e in (recorded, wanted)):
         return
     changed = [key for key in changes(recorded, wanted) if key.split(".")[0] in ("privacy", "sampler")]
+    changed = [key for key in changed if key != "privacy.noise_stream"]  # other noise hides as much
     if changed:
         raise UserError(
             f"{', '.join(changed)}: epsilon is that of all rounds under one setting of privacy and of who takes part, "

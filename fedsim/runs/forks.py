@@ -6,16 +6,20 @@ archive, or still be running, since the rows before a checkpoint and the checkpo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedsim import seeding
+from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation
+from fedsim.privacy.privacy import Clipped
 from fedsim.recording.run_directory import CsvWriter, refuse_used, write_atomically, write_json
-from fedsim.runs.checkpoints import save_checkpoint
+from fedsim.runs.checkpoints import checkpoint_rounds, save_checkpoint
 from fedsim.runs.facts import run_facts
-from fedsim.runs.record import HALF, half_of
+from fedsim.runs.record import HALF, half_of, in_place
 from fedsim.runs.run import Start
 
 KEPT = ("versions", "threads", "processes")
@@ -29,6 +33,31 @@ def free_directory(directory: Path) -> Path:
     while (target := base.with_name(f"{base.name}-fork-{number}")).exists() and half_of(target) is None:
         number += 1
     return target
+
+
+def last_round(directory: Path) -> int:
+    """Return the round of the last checkpoint of a run; 0 if it has none."""
+    return max(checkpoint_rounds(directory), default=0)
+
+
+def with_own_noise(experiment: Experiment, changed: Mapping[str, Any], after_round: int) -> Experiment:
+    """Return the settings of a fork, in which a private mechanism has noise of its own.
+
+    With the noise of the run that it was forked from, or of another fork, the difference of the two would be without
+    any. A fork in which nothing that matters changed goes on as the run does, and keeps its noise.
+
+    Args:
+        experiment: the settings that are wanted.
+        changed: the dotted keys in which they differ from those of the run.
+        after_round: where the fork begins.
+    """
+    key, privacy = "privacy.noise_stream", experiment.privacy
+    matter = {name: values for name, values in changed.items() if not in_place(name)}
+    if not isinstance(privacy, Clipped) or key in changed or not matter:
+        return experiment
+    purpose = f"fork {json.dumps(matter, default=str, sort_keys=True)}"
+    stream = seeding.stream_key(privacy.noise_stream, purpose, after_round) % (1 << 31)
+    return replace(experiment, privacy=replace(privacy, noise_stream=stream or 1))
 
 
 def refuse_target(target: Path) -> None:
@@ -80,7 +109,7 @@ def make_fork(
         with (source / "timing.csv").open("rb") as file:
             write_atomically(target / "timing.csv", file.read(start.timing_size))
     kept = {name: facts[name] for name in KEPT if name in facts}
-    save_checkpoint(target, start.state, run_facts(simulation, mark) | kept)
+    save_checkpoint(target, start.state, run_facts(simulation, start.state, mark) | kept)
     again = [] if start.again is None else [start.again]
     return replace(start, rows=[*start.rows, *again], again=None, size=mark["size"])
 

@@ -40,7 +40,7 @@ from fedsim.runs.dry_run import refuse_impossible
 from fedsim.runs.facts import versions
 from fedsim.runs.failures import guarded
 from fedsim.runs.fit import changes, check_facts, check_fit, check_record, check_rounds, warn
-from fedsim.runs.forks import finish_fork, free_directory, make_fork, refuse_target
+from fedsim.runs.forks import finish_fork, free_directory, last_round, make_fork, refuse_target, with_own_noise
 from fedsim.runs.history import marked_content, parse_rows, replay, timing_size
 from fedsim.runs.record import check_rows, in_place, is_finished, read_record, read_status, started_elsewhere
 from fedsim.runs.run import TIMING_COLUMNS, Start, record_run
@@ -161,12 +161,13 @@ def fork_run(
 
     def fork() -> str:
         recorded = read_experiment(directory, allow_modules)
-        changed = changes(recorded, experiment)
+        wanted = with_own_noise(experiment, changes(recorded, experiment), after_round or last_round(directory))
+        changed = changes(recorded, wanted)
         refuse_target(target)
-        experiment.tracker.check()
-        check_rounds(recorded, experiment)
-        with started_elsewhere(directory, experiment):
-            simulation = _prepared(directory, experiment)
+        wanted.tracker.check()
+        check_rounds(recorded, wanted)
+        with started_elsewhere(directory, wanted):
+            simulation = _prepared(directory, wanted)
         refuse_impossible(simulation)
         found = _find_start(directory, simulation, recorded, after_round)
         if found.start.state.round == 0:
@@ -176,18 +177,18 @@ def fork_run(
             refuse_target(target)  # again, as nobody else can write there now
             start = make_fork(directory, target, simulation, *found[:3])
             start.points.append(_point(start, changed) | {"fork_of": str(directory.resolve())})
-            _write_record(target, start, experiment)
+            _write_record(target, start, wanted)
             finish_fork(target)
-            _say(experiment, f"a fork of {directory} after round {start.state.round}{_list(changed)}")
-            return guarded(experiment, lambda: record_run(simulation, target, start))
+            _say(wanted, f"a fork of {directory} after round {start.state.round}{_list(changed)}")
+            return guarded(wanted, lambda: record_run(simulation, target, start))
 
     return guarded(experiment, fork)
 
 
 def _prepared(directory: Path, experiment: Experiment) -> Simulation:
     """Prepare the data as the run did: labels and scales are those of its record, whatever the files hold by now."""
-    fitted = recorded_preparation(directory)
-    return prepared(experiment) if fitted is None else prepare(experiment, fitted)
+    found = recorded_preparation(directory)
+    return prepared(experiment) if found is None else prepare(experiment, *found)
 
 
 def read_experiment(directory: Path, allow_modules: Sequence[str] = ()) -> Experiment:

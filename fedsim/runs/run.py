@@ -133,7 +133,7 @@ class Recorder:
         if every is not None and (self.simulation.is_over(state) or round_number % every == 0):
             self.save(state)
         elif every is not None and state.progress.best_round == round_number:
-            self._best = round_number, encode_state(state, self._facts())
+            self._best = round_number, encode_state(state, self._facts(state))
 
     def save(self, state: State) -> None:
         """Write a checkpoint of the state after the last row, unless it exists or checkpoints are switched off."""
@@ -144,7 +144,7 @@ class Recorder:
         self.save_best()
         self._metrics.sync()
         self._metrics.check()
-        save_checkpoint(self.directory, state, self._facts())
+        save_checkpoint(self.directory, state, self._facts(state))
         self._saved = state.round
         prune_checkpoints(self.directory, self.scores, state.progress.mode == "min")
 
@@ -158,8 +158,8 @@ class Recorder:
             write_checkpoint(self.directory, *self._best)
             self._best = None
 
-    def _facts(self) -> dict[str, Any]:
-        return run_facts(self.simulation, self._metrics.mark(), self.data_hash)
+    def _facts(self, state: State) -> dict[str, Any]:
+        return run_facts(self.simulation, state, self._metrics.mark(), self.data_hash)
 
     @cached_property
     def data_hash(self) -> str:

@@ -5,26 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fedsim.core.origin import Origin, read_origin, read_spending
 from fedsim.core.state import State
 from fedsim.data.fitted import Fitted, read_fitted
 from fedsim.errors import UserError, print_error
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, initial_state, prepare
 from fedsim.models.recurrent import Architecture
+from fedsim.recording.moved import moved
 from fedsim.recording.run_directory import refuse_links
 from fedsim.runs.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
 from fedsim.runs.history import marked_content, read_rows
+from fedsim.runs.record import plain_record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WHICH = ("last", "best")
+
+NOT_PRIVATE = ("NoPrivacy", "SecureAggregation")
+"""Classes of the group ``privacy`` that state no epsilon, as the records of all versions name them."""
 
 
 @dataclass(frozen=True)
@@ -181,21 +187,57 @@ def prepared(experiment: Experiment) -> Simulation:
     if init_from is None:
         return prepare(experiment)
     try:
-        fitted = read_model(Path(init_from)).fitted
-        simulation = prepare(experiment, fitted)
+        saved = read_model(Path(init_from))
+        simulation = prepare(experiment, saved.fitted, origin_of(saved, experiment))
     except UserError as error:
         raise UserError(f"init_from={init_from}: {error}") from None
     return simulation
 
 
-def recorded_preparation(directory: Path) -> Fitted | None:
-    """How the data of a run were prepared, by its newest readable checkpoint; None if none says so."""
+def recorded_preparation(directory: Path) -> tuple[Fitted, Origin | None] | None:
+    """How the data of a run were prepared, and the model that it began with; None if no checkpoint says so.
+
+    The newest readable checkpoint counts; what ``init_from`` names may be gone by now.
+    """
     for round_number in reversed(checkpoint_rounds(directory)):
         path = checkpoint_path(directory, round_number)
         with suppress(UserError):
-            if (fitted := read_fitted(read_run_facts(path).get("prepared"), str(path))) is not None:
-                return fitted
+            facts = read_run_facts(path)
+            if (fitted := read_fitted(facts.get("prepared"), str(path))) is not None:
+                return fitted, read_origin((facts.get("privacy") or {}).get("origin"), str(path))
     return None
+
+
+def origin_of(saved: SavedModel, experiment: Experiment) -> Origin:
+    """Return what a saved model says of its training, for the accountant of a run that starts from it.
+
+    Raises:
+        UserError: if its record cannot be read.
+    """
+    facts, where = saved.run_facts, str(saved.path)
+    record, now = moved(facts.get("record") or {}), plain_record(experiment)["data"]
+    data, chosen = (_mapping(record.get(group)) for group in ("data", "privacy"))
+    clients = facts.get("clients", "") if data.get("_target_") == now["_target_"] else ""
+    origin = Origin(str(experiment.init_from), alike=data == now, clients=clients)
+    if (privacy := facts.get("privacy")) is not None:
+        told = _mapping(privacy).get("spent")
+        if not isinstance(told, list):
+            raise UserError(f"{where}: its record of the privacy that was spent cannot be read")
+        spent = tuple(read_spending(one, where) for one in told)
+        return replace(origin, private=True, spent=spent, warnings=_warnings(privacy))
+    unprotected = str(chosen.get("_target_")).rpartition(".")[2] in NOT_PRIVATE
+    return replace(origin, private=False if unprotected else None)
+
+
+def _mapping(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, Mapping) else {}
+
+
+def _warnings(privacy: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a run has said of the models before it, which holds for the models after it, too."""
+    found = privacy.get("warnings")
+    lines = found if isinstance(found, list) else []
+    return tuple(line for line in lines if isinstance(line, str) and line.startswith("init_from="))
 
 
 def first_row(simulation: Simulation) -> Tensor | None:

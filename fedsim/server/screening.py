@@ -30,8 +30,14 @@ class Screening(Part):
     infinity is not a number). A rejected row counts for nothing: it is left out of the rule, its client remembers its
     own round and the server does not, and a round of which nothing is left changes nothing.
 
-    This part is there only if malicious clients choose what they send (the fact ``FORGES``) and the server sees rows.
+    This part is there if malicious clients choose what they send (the fact ``FORGES``) and the server sees rows, and
+    wherever an epsilon is stated (``ACCOUNTED``): there no client may end the run, an honest one included.
+
+    Attributes:
+        everybody: whether the rows of honest clients are rejected, too, instead of ending the run.
     """
+
+    everybody: bool = False
 
     group: ClassVar[str] = "screening"
     columns: ClassVar[tuple[Column, ...]] = (COLUMNS["rejected"],)
@@ -40,24 +46,29 @@ class Screening(Part):
         """Say in the reports which rows are finite, and set the others to zero.
 
         Raises:
-            Diverged: if the row of an honest client is not finite.
+            Diverged: if the row of an honest client is not finite, unless those are rejected, too.
         """
         for update in updates:
-            finite = finite_rows(update.rows)
-            rows = update.rows
-            if not bool(finite.all()):
-                broken = update.clients[~finite]
-                honest = broken[~round.federation.attack.attackers(broken)]
-                if len(honest):
-                    name = round.federation.population.client_names[int(honest[0])]
-                    raise Diverged(f"round {round.number}: the update of client {name!r} is not finite when it arrives")
-                rows = rows.masked_fill(~finite.to(rows.device)[:, None], 0.0)
-                round.notes[REJECTED] = round.notes.get(REJECTED, 0) + len(broken)
+            rows, finite = count_as_zero(update.rows, round)
+            broken = update.clients[~finite]
+            honest = broken[~round.federation.attack.attackers(broken)]
+            if len(honest) and not self.everybody:
+                name = round.federation.population.client_names[int(honest[0])]
+                raise Diverged(f"round {round.number}: the update of client {name!r} is not finite when it arrives")
             yield update._replace(rows=rows, report=replace(update.report, finite=finite))
 
     def measure(self, round: Round) -> Metrics:
         """Return how many rows of the round were rejected."""
         return {"rejected": round.division.add_up(int(round.notes.get(REJECTED, 0)))}
+
+
+def count_as_zero(rows: Tensor, round: Round) -> tuple[Tensor, Tensor]:
+    """Return rows ``[c, n]``, zero where a row was not finite, and which were, ``[c]`` bool; count the others."""
+    finite = finite_rows(rows)
+    if not bool(finite.all()):
+        rows = rows.masked_fill(~finite.to(rows.device)[:, None], 0.0)
+        round.notes[REJECTED] = round.notes.get(REJECTED, 0) + int((~finite).sum())
+    return rows, finite
 
 
 def finite_rows(rows: Tensor) -> Tensor:

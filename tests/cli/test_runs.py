@@ -131,7 +131,9 @@ def test_privacy_is_printed_and_recorded(fedsim, elsewhere, tiny):
     assert summary["privacy"]["relation"] == "replace one client"
     assert summary["privacy"]["unit"] == "client"
     last = read(elsewhere / "run" / "metrics.csv")[-1]
-    assert [*last][-2:] == ["epsilon", "delta"]
+    assert [*last][-4:] == ["epsilon", "delta", "participations_max", "rejected"]
+    clients = read(elsewhere / "run" / "clients.csv")
+    assert [row["participations"] for row in clients] == [last["round"]] * len(clients)
     assert float(last["epsilon"]) == pytest.approx(9, rel=1e-3)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -212,3 +213,55 @@ def test_if_the_last_checkpoint_is_broken_the_one_before_is_used(fedsim, run_dir
     answer = fedsim("evaluate", "run")
     assert answer.out.startswith("round 1, ")
     assert answer.err.startswith("warning: run/checkpoints/round_000002.safetensors: cannot be read as a checkpoint")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what the model of init_from has spent
+
+PRIVATE = ("privacy=central_dp", "aggregator=mean")
+
+
+def privacy_of(directory):
+    return json.loads((directory / "summary.json").read_text())["privacy"]
+
+
+def test_what_was_spent_on_the_same_clients_is_carried_on(fedsim, run_directory, tiny):
+    """Two rounds, and two more of the same mechanism from their model, have spent what four rounds have."""
+    pytest.importorskip("dp_accounting")
+    first, whole = run_directory(*PRIVATE), run_directory(*PRIVATE, "rounds=4", name="whole")
+    second = run_directory(*PRIVATE, "init_from=run", "privacy.noise_stream=1", name="second")
+    assert rows(second)[0]["epsilon"] == rows(first)[-1]["epsilon"]
+    assert float(rows(second)[-1]["epsilon"]) == pytest.approx(float(rows(whole)[-1]["epsilon"]), rel=1e-9)
+    assert privacy_of(second)["epsilon_before"] == privacy_of(first)["epsilon"] > 0
+    assert privacy_of(second)["warnings"] == []
+    for stream in (0, 1):
+        again = fedsim("run", *tiny, *PRIVATE, "init_from=second", f"privacy.noise_stream={stream}")
+        assert again.err.startswith(f"error: init_from=second: privacy.noise_stream={stream}: with seed=0 that is the")
+    third = run_directory(*PRIVATE, "init_from=second", "privacy.noise_stream=2", "rounds=1", name="third")
+    assert len(privacy_of(third)["spent"]) == 3
+    for name in ("run", "second"):
+        Path(name).rename(f"{name} is gone")
+    assert fedsim("resume", "third", "rounds=2").code == 0
+    assert rows(third)[0]["epsilon"] == rows(second.with_name("second is gone"))[-1]["epsilon"]
+    assert len(privacy_of(third)["spent"]) == 3
+    assert float(rows(third)[2]["epsilon"]) > float(rows(third)[1]["epsilon"])
+
+
+def test_a_model_without_privacy_is_warned_of(fedsim, run_directory):
+    pytest.importorskip("dp_accounting")
+    run_directory()
+    second = run_directory(*PRIVATE, "init_from=run", name="second")
+    (warning,) = privacy_of(second)["warnings"]
+    assert warning.startswith("init_from=run: that model was trained without differential privacy; epsilon leaves out")
+    third = run_directory(*PRIVATE, "init_from=second", "privacy.noise_stream=1", name="third")
+    assert privacy_of(third)["warnings"] == [warning]  # what its training has left out, it still leaves out
+    assert privacy_of(third)["epsilon_before"] == privacy_of(second)["epsilon"]
+
+
+def test_other_clients_are_warned_of(run_directory):
+    pytest.importorskip("dp_accounting")
+    run_directory(*PRIVATE)
+    others = run_directory(*PRIVATE, "init_from=run", "data.clients=5", name="others")
+    (warning,) = privacy_of(others)["warnings"]
+    assert warning.startswith("init_from=run: that model's clients are taken to be others; if they are not")
+    assert rows(others)[0]["epsilon"] == "0.0"

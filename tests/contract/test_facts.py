@@ -368,6 +368,8 @@ def test_privacy(played, name):
     rule = simulation.bound.combine
     replaced = simulation.privacy.rule(rule, round) is not rule
     assert replaced == bool({Fact.PRIVATE_MEAN, Fact.HIDES_ROWS} & set(own))
+    columns = [column.name for column in simulation.columns]
+    assert ("epsilon" in columns) == ("rejected" in columns) == (Fact.ACCOUNTED in own)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -378,7 +380,7 @@ def test_every_fact_is_asked_for():
     """A fact that no row names, and no part asks for, says nothing."""
     named = {fact for row in (*CLASHES, *NEEDS) for fact in (row.first, row.second)}
     assert set(Fact) - named == {
-        *(Fact.TELLS, Fact.FORGES),  # by which `prepare` orders and adds stages
+        *(Fact.TELLS, Fact.FORGES, Fact.ACCOUNTED),  # by which `prepare` orders and adds stages
         *(Fact.COUNTS_SAMPLES, Fact.TAKES_DRAW_BY_SIZE),  # about which `fedsim.federation.advice` has a word
     }
 

@@ -686,3 +686,63 @@ def test_nothing_is_said_where_nothing_is_left_out(write, caplog):
     caplog.set_level(logging.WARNING)
     assert not Csv(path=write(counting(20)), target_column="y", window=2).load(0).notes
     assert not caplog.records
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# scales that the user gives
+
+
+def test_given_scales_by_hand(write):
+    """``(x - 10) / 2`` and ``(y + 1) / 4``, whatever the rows hold; errors are in the columns' own units."""
+    text = "x,y\n" + "".join(f"{k * k},{3 * k}\n" for k in range(12))
+    scales = {"y": [-1, 4], "x": [10, 2.0]}
+    data = Csv(
+        path=write(text), target_column="y", feature_columns=["x"], task="regression", window=1, test_fraction=0.5,
+        scale="given", scales=scales,
+    ).load(0)  # fmt: skip
+    np.testing.assert_allclose(data.train.take()[:, 0, 0], (np.arange(len(data.train)) ** 2 - 10) / 2)
+    np.testing.assert_allclose(data.train.targets[:, 0], (3 * np.arange(len(data.train)) + 1) / 4)
+    assert [(c.name, c.shift, c.scale) for c in data.fitted.scaling.targets] == [("y", -1, 4)]
+    assert data.pooled == ()
+    assert len({data.fitted, Csv(path=write(text), target_column="y", scale="none", window=1).load(0).fitted}) == 2
+
+
+def test_given_scales_stand_for_what_was_never_seen(write):
+    """The shift of x, that is 0 in the model's eyes, where masking has nothing to carry on; flags are left alone."""
+    text = "x,y\n" + "".join(f"{'' if k < 2 else k},{k}\n" for k in range(12))
+    data = Csv(
+        path=write(text), target_column="y", feature_columns=["x"], task="regression", window=1, missing="mask",
+        scale="given", scales={"x": [7, 2], "x_since": [0, 1], "y": [0, 1]},
+    ).load(0)  # fmt: skip
+    inputs = data.train.take()[:, 0]
+    assert inputs[:3, 0].tolist() == [0, 0, (2 - 7) / 2]
+    assert inputs[:3, 1].tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("scales", "text"),
+    [
+        ({"y": [0, 1]}, "data.scales: says nothing of 'x'; give each column its shift and its scale"),
+        (
+            {"y": [0, 1], "x": [0, 1], "xx": [0, 1]},
+            "data.scales: the table has no column 'xx' that is read (did you mean 'x'?); it has 'x', 'y'",
+        ),
+    ],
+)
+def test_given_scales_are_of_all_columns(write, scales, text):
+    path = write("x,y\n" + "".join(f"{k},{k}\n" for k in range(20)))
+    assert refusal(path=path, feature_columns=["x"], task="regression", scale="given", scales=scales) == text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale": "given"},
+        {"scale": "given", "scales": {}},
+        {"scale": "none", "scales": {"y": [0, 1]}},
+        *({"scale": "given", "scales": {"y": pair}} for pair in (1, [1], [0, 0], [0, -1], [0, "1"], [float("inf"), 1])),
+    ],
+)
+def test_wrong_scales(settings):
+    with pytest.raises(FieldError, match=r"^scales="):
+        Csv(path="x.csv", target_column="y", **settings)

@@ -77,6 +77,31 @@ def test_noise_for_a_target(accountant, where):
     assert make_budget(budget.noise_multiplier, None, 1e-5, 20, where).epsilon(20) == budget.epsilon(20)
 
 
+@pytest.mark.parametrize("z", [0.5, 1.0, 3.0])
+def test_the_smaller_of_two_bounds(accountant, z):
+    """49 of 50 clients, which hide hardly more than all 50: what Wang 2019 proves of them is more than what can be
+    proved without counting the sampling, by the formula of the Gaussian mechanism with half of the multiplier."""
+    some, everybody = (Sampling(REPLACE, float(size), None, 50) for size in (49, 50))
+    found, without = (make_budget(z, None, 1e-5, 20, where).epsilon(20) for where in (some, everybody))
+    orders = np.linspace(1.001, 100, 100000)
+    spent = orders * 20 / (2 * (z / 2) ** 2)
+    plain = (spent + np.log1p(-1 / orders) - (math.log(1e-5) + np.log(orders)) / (orders - 1)).min()
+    assert found == without == pytest.approx(plain, rel=0.01)
+
+
+def test_few_of_many_are_hidden_by_the_sampling(accountant):
+    few, everybody = (Sampling(REPLACE, size, None, 50) for size in (5.0, 50.0))
+    found, without = (make_budget(3.0, None, 1e-5, 20, where).epsilon(20) for where in (few, everybody))
+    assert found < 0.9 * without
+
+
+def test_a_target_is_met_by_the_smaller_bound(accountant):
+    where = Sampling(REPLACE, 49.0, None, 50)
+    everybody = Sampling(REPLACE, 50.0, None, 50)
+    noise = [make_budget(None, 4.0, 1e-5, 20, each).noise_multiplier for each in (where, everybody)]
+    assert noise[0] == pytest.approx(noise[1], rel=1e-3)
+
+
 def test_no_noise_is_little_enough(accountant):
     with pytest.raises(UserError, match=r"privacy.target_epsilon=1000000.0: no noise multiplier from 0.05 on"):
         make_budget(None, 1e6, 1e-5, 1, None)

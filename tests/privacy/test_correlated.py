@@ -14,17 +14,18 @@ from fedsim.aggregation.rules import combine_chunks
 from fedsim.clients.report import Report
 from fedsim.config import compose as config
 from fedsim.core.cohort import Cohort
+from fedsim.core.origin import Spending
 from fedsim.errors import FieldError, UserError
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.federation.round import simulate
-from fedsim.privacy.budget import make_budget
-from fedsim.privacy.correlated import Mechanism, epsilon_of, noise_for
+from fedsim.privacy.budget import epsilon_of, make_budget
+from fedsim.privacy.correlated import Mechanism, noise_for
 from fedsim.privacy.dp_ftrl import DPFTRL, Trees
 from fedsim.privacy.matrix_factorisation import Banded, Buffered, MatrixFactorisation
 from fedsim.privacy.trees import Forest
 from fedsim.runs import run as runner
 from fedsim.samplers.min_separation import MinSeparation
-from fedsim.samplers.participation import Participation
+from fedsim.samplers.participation import ZERO_OUT, Participation
 from fedsim.samplers.sampler import ADD_OR_REMOVE, Sampling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -135,7 +136,10 @@ def test_a_resumed_run_draws_the_same_bits(tiny, run, name):
     saved = copy.deepcopy(state)
     kept = [tensor.numel() for drawer in saved.drawers.values() for tensor in drawer.values()]
     assert max(kept) < simulation.blocks.size
-    assert {block for block in saved.store.blocks if block.startswith("privacy.")} == {"privacy.last_round"}
+    assert {block for block in saved.store.blocks if block.startswith("privacy.")} == {
+        "privacy.last_round",
+        "privacy.rounds",
+    }
     again = run(tiny(*KINDS[name], *APART), saved)
     assert again.metrics == whole.metrics[5:]
     assert all(torch.equal(a, b) for a, b in zip(again.rows, whole.rows[4:], strict=True))
@@ -201,8 +205,8 @@ def test_independent_noise_is_the_gaussian_mechanism():
 
 def test_noise_for_a_target():
     multiplier = noise_for(4.0, 1e-6)
-    assert epsilon_of(multiplier, 1e-6) == pytest.approx(4, rel=1e-3)
-    assert epsilon_of(multiplier, 1e-6) <= 4
+    assert epsilon_of([Spending(ZERO_OUT, multiplier, 1)], 1e-6) == pytest.approx(4, rel=1e-3)
+    assert epsilon_of([Spending(ZERO_OUT, multiplier, 1)], 1e-6) <= 4
     with pytest.raises(UserError, match=r"privacy.target_epsilon=1000000.0: no noise of 0.05 or more times"):
         noise_for(1e6, 1e-5)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from fedsim import seeding
-from fedsim.privacy.masking import CELLS, agree, partners_of
+from fedsim.privacy.masking import CELLS, agree, partners_of, shares_needed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -137,12 +137,44 @@ def test_enough_must_be_left(threshold, needed):
 
 def test_enough_must_be_left_of_every_neighbourhood():
     """On a ring with one partner on each side two of three shares are needed: two in a row that drop out are too many,
-    and so are two with one between."""
+    and so are two with one between. Two with more between leave enough shares, but cut the ring into two parts."""
     masking = agree(CLIENTS, 2, 32, 0, 1)
     for some in itertools.product([True, False], repeat=7):
         arrived = torch.tensor(some)
         left = [sum(some[v] for v in [u, *masking.partners[u].tolist()]) for u in range(7)]
-        assert masking.recoverable(arrived, 0.5) == (min(left) >= 2)
+        assert masking.recoverable(arrived, 0.5) == (min(left) >= 2 and sum(some) >= 6)
+
+
+def test_rows_that_fall_apart_are_not_unmasked():
+    """On a ring of twelve with two partners on each side, two and two that drop out leave four rows that share no pair
+    with the other four: by what the server learns anyway it has the sum of the four, to the bit."""
+    asked = torch.arange(12)
+    masking = agree(asked, 4, 32, 0, 1)
+    ring = [0]
+    while len(ring) < 12:  # the nearest on one side is the first partner
+        ring.append(int(masking.partners[ring[-1], 0]))
+    assert sorted(ring) == list(range(12))
+    gone = torch.tensor([ring[4], ring[5], ring[10], ring[11]])
+    arrived = torch.ones(12, dtype=torch.bool)
+    arrived[gone] = False
+    values = torch.arange(12 * 3).view(12, 3)
+    four = torch.zeros(12, dtype=torch.bool)
+    four[ring[:4]] = True
+    sent = masking.masked(values[four], four.nonzero()[:, 0]).sum(0)
+    assert torch.equal(masking.unmasked(sent, four), values[four].sum(0))
+    assert int((arrived[masking.partners].sum(1) + arrived.long())[arrived].min()) >= 3  # of five shares each
+    assert not masking.recoverable(arrived, 0.2)
+    assert not masking.recoverable(four | ~four & arrived & (asked != ring[6]), 0.2)
+    arrived[ring[4]] = True  # which ties the two parts together: to two on either side
+    assert masking.recoverable(arrived, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "holders", "needed"),
+    [(0.5, 7, 4), (0.5, 2, 2), (0.1, 5, 2), (0.1, 10, 2), (0.1, 20, 3), (0.99, 1, 2)],
+)
+def test_shares(threshold, holders, needed):
+    assert shares_needed(threshold, holders) == needed
 
 
 def test_one_client_alone_is_not_enough():

@@ -280,6 +280,15 @@ def test_devices_that_drop_out_in_mid_round(tiny, run):
         (("sampler=weighted", "sampler.cohort_size=2"), "asks clients for losses or sizes"),
         (("sampler.cohort_size=1",), "the sum of one client's rows is that row"),
         (("privacy.neighbours=4",), "privacy.neighbours=4: in cohorts of 5 each client shares masks with all others"),
+        (
+            ("privacy.threshold=0.19",),
+            "privacy.threshold=0.19: each secret has 5 shares, and a single one of them would open it; take at least "
+            "0.2$",
+        ),
+        (
+            ("privacy.neighbours=2", "privacy.threshold=0.3"),
+            r"privacy.threshold=0.3: each secret has 3 shares, and .*; take at least 0.334$",
+        ),
         (("aggregator=local",), "nothing is sent"),
         (("privacy.bits=3", "aggregator=mean"), "privacy.bits=3: too few for sums of 5 clients; take at least 4"),
         (("privacy.bits=6",), "of which one weighs 13 times another; take at least 8"),
@@ -295,6 +304,31 @@ def test_the_bits_that_a_refusal_asks_for_are_enough(tiny, run):
     assert run(tiny(SECURE, "privacy.bits=8", "rounds=1")).metrics[1]["delta_norm"] is not None
     with pytest.raises(UserError, match=r"privacy\.bits=7"):
         prepare(tiny(SECURE, "privacy.bits=7"))
+
+
+@pytest.mark.parametrize("overrides", [("privacy.threshold=0.2",), ("privacy.neighbours=2", "privacy.threshold=0.334")])
+def test_the_thresholds_that_a_refusal_asks_for_are_enough(tiny, overrides):
+    prepare(tiny(SECURE, *overrides))
+
+
+def test_a_round_that_falls_apart_is_aborted(tiny, run, compose):
+    """Twelve clients on a ring, each with one partner on either side, and a threshold so low that its own share and
+    one more are enough: rounds in which two or more gaps are on the ring count as aborted, and change nothing."""
+    some = ("partition=quantity", "num_clients=12", "data.clients=12", "system=devices", "system.dropout=0.15")
+    low = ("privacy.neighbours=2", "privacy.threshold=0.4", "rounds=12", "aggregator=mean")
+    experiment = replace(tiny(SECURE, *low, *some), partition=compose(*some[:2]).partition)
+    kept = run(experiment)
+    for number, row in enumerate(kept.metrics[1:], 1):
+        asked = kept.simulation.schedule.next_cohort(kept.simulation, kept.state, number)
+        masking = kept.simulation.privacy.settings.masking(asked.informed, kept.simulation.bound.seed, number)
+        there, ring = set(asked.clients.tolist()), [0]
+        while len(ring) < 12:
+            ring.append(int(masking.partners[ring[-1], 0]))
+        on = [int(asked.informed[place]) in there for place in ring]
+        gaps = sum(not on[k] and on[k - 1] for k in range(12))
+        lonely = any(sum((on[k - 1], on[k], on[(k + 1) % 12])) < 2 for k in range(12))
+        assert row["aborted"] == int(gaps > 1 or lonely)
+    assert {row["aborted"] for row in kept.metrics[1:]} == {0, 1}
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from fedsim.privacy.correlated import Mechanism, epsilon_of
+from fedsim.core.origin import Spending
+from fedsim.privacy.budget import epsilon_of
+from fedsim.privacy.correlated import Mechanism
 from fedsim.privacy.dp_ftrl import Trees
 from fedsim.privacy.trees import Forest
-from fedsim.samplers.participation import Participation
+from fedsim.samplers.participation import ZERO_OUT, Participation
 
 
 def nodes(rounds, restart_every=None):
@@ -106,4 +108,6 @@ def test_the_tree_event_of_dp_accounting():
         accountant = rdp.RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_SPECIAL)
         for count in steps:
             accountant.compose(dp.SingleEpochTreeAggregationDpEvent(5.0, count))
-        assert epsilon_of(multiplier, 1e-6) == pytest.approx(accountant.get_epsilon(1e-6), rel=1e-6)
+        assert epsilon_of([Spending(ZERO_OUT, multiplier, 1)], 1e-6) == pytest.approx(
+            accountant.get_epsilon(1e-6), rel=1e-6
+        )

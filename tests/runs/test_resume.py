@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fedsim.config import compose as config
 from fedsim.core.stopping import Stop
@@ -608,3 +609,57 @@ def test_a_fork_may_have_other_devices_and_its_clock_goes_on(make):
     times = [line.rpartition(",")[2] for line in Path("fork/metrics.csv").read_text().splitlines()]
     assert times[:6] == [line.rpartition(",")[2] for line in Path("run/metrics.csv").read_text().splitlines()]
     assert float(times[6]) - float(times[5]) > float(times[5]) - float(times[4])
+
+
+PRIVATE = ("aggregator=mean", "privacy=central_dp", "checkpoint.every=1")
+
+
+def stream_of(directory):
+    return yaml.safe_load((Path(directory) / "config.yaml").read_text())["privacy"]["noise_stream"]
+
+
+def test_forks_have_noise_of_their_own(make):
+    """Else the difference of two would be without noise. The same settings from the same round are the same run."""
+    pytest.importorskip("dp_accounting")
+    start(make(*PRIVATE), "run")
+    other, another = (make(*PRIVATE, f"client.batch_size={size}", "rounds=6") for size in (1, 3))
+    for directory, experiment, after in (("a", other, 3), ("b", another, 3), ("c", other, 4), ("d", other, 3)):
+        assert fork_run(Path("run"), experiment, Path(directory), after_round=after) == "done"
+    streams = {name: stream_of(name) for name in ("run", "a", "b", "c", "d")}
+    assert streams["run"] == 0 < streams["a"] == streams["d"]
+    assert len({*streams.values()}) == 4
+    assert Path("a/metrics.csv").read_bytes() == Path("d/metrics.csv").read_bytes()
+    of_a = make(*PRIVATE, f"privacy.noise_stream={streams['a']}", "client.batch_size=4", "rounds=6")
+    assert fork_run(Path("a"), of_a, Path("of_a"), after_round=5) == "done"
+    assert stream_of("of_a") not in streams.values()
+
+
+def test_a_fork_in_which_nothing_changes_keeps_its_noise(make):
+    pytest.importorskip("dp_accounting")
+    start(make(*PRIVATE), "run")
+    assert fork_run(Path("run"), make(*PRIVATE, "rounds=6"), Path("fork"), after_round=3) == "done"
+    assert stream_of("fork") == 0
+    assert Path("fork/metrics.csv").read_text().startswith(Path("run/metrics.csv").read_text())
+
+
+def test_a_fork_may_be_given_its_noise(make):
+    pytest.importorskip("dp_accounting")
+    start(make(*PRIVATE), "run")
+    given = make(*PRIVATE, "privacy.noise_stream=7", "client.batch_size=1", "rounds=6")
+    assert fork_run(Path("run"), given, Path("fork")) == "done"
+    assert stream_of("fork") == 7
+
+
+def test_a_fork_is_resumed_with_its_own_noise(make):
+    pytest.importorskip("dp_accounting")
+    start(make(*PRIVATE), "run")
+    for directory, rounds in (("whole", 7), ("part", 5)):
+        changed = make(*PRIVATE, "client.batch_size=1", f"rounds={rounds}")
+        assert fork_run(Path("run"), changed, Path(directory)) == "done"
+    assert (
+        resume_run(
+            Path("part"), make(*PRIVATE, "client.batch_size=1", "rounds=7", f"privacy.noise_stream={stream_of('part')}")
+        )
+        == "done"
+    )
+    assert Path("part/metrics.csv").read_bytes() == Path("whole/metrics.csv").read_bytes()
