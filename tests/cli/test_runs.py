@@ -206,7 +206,8 @@ def test_the_record_of_a_run(run_directory):
     assert written["model"] == {
         "_target_": "fedsim.models.recurrent.GRU",
         **{"hidden_size": 2, "parameters": None, "num_layers": 1, "dropout": 0.0, "bias": True, "embedding_size": None},
-        "initialisation": "torch",
+        **{"initialisation": "torch", "gate_biases": 2, "bidirectional": False, "pooling": "last"},
+        **{"head_projection": None, "head_activation": "none", "tied_embeddings": False},
     }
     assert (written["client"]["steps"], written["client"]["epochs"]) == (3, None)
     read_back = OmegaConf.load(directory / "config.yaml")
