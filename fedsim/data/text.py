@@ -86,7 +86,9 @@ class Text:
         check_at_least(self, 1, "sequence_length", "stride")
         if self.stride is not None and self.stride > self.sequence_length:
             raise FieldError(
-                "stride", self.stride, f"must be at most data.sequence_length={self.sequence_length}: no text is skipped"
+                "stride",
+                self.stride,
+                f"must be at most data.sequence_length={self.sequence_length}: no text is skipped",
             )
         if self.characters is not None:
             check_one_of(self, "characters", ("printable",))
