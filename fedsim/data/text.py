@@ -40,10 +40,11 @@ class Text:
     predicted several times.
 
     Ids: 0 is padding, 1 an unknown character, then the characters of the training text, or those that `characters`
-    names, in code point order. A character that is not among them, as one that occurs only in test text, is 1 as an input and `IGNORE` as a target: it counts neither in the loss
-    nor in the accuracy. A client too short for a test part of two characters trains on all its text; one with fewer
-    than two characters is left out. What Project Gutenberg puts before ``*** START OF`` and after ``*** END OF`` is cut
-    off. ``Dataset.notes`` says what was left out, and which roles were read.
+    names, in code point order. A character that is not among them, as one that occurs only in test text, is 1 as an
+    input and `IGNORE` as a target: it counts neither in the loss nor in the accuracy. A client too short for a test part
+    of two characters trains on all its text; one with fewer than two characters is left out. What Project Gutenberg puts
+    before ``*** START OF`` and after ``*** END OF`` is cut off. ``Dataset.notes`` says what was left out, and which roles
+    were read.
 
     Attributes:
         path: a text file, or a folder of them (files directly in it, in the order of their names; hidden files are left
@@ -85,11 +86,8 @@ class Text:
             raise FieldError("path", self.path, "name a text file or a folder of text files")
         check_at_least(self, 1, "sequence_length", "stride")
         if self.stride is not None and self.stride > self.sequence_length:
-            raise FieldError(
-                "stride",
-                self.stride,
-                f"must be at most data.sequence_length={self.sequence_length}: no text is skipped",
-            )
+            most = f"data.sequence_length={self.sequence_length}"
+            raise FieldError("stride", self.stride, f"must be at most {most}, so that no text is skipped")
         if self.characters is not None:
             check_one_of(self, "characters", ("printable",))
         check_one_of(self, "clients_by", ("speaker", "file", "chunk"))

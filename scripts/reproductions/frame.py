@@ -180,7 +180,7 @@ class Job:
             raise UserError(f"--data {self.data}: {r.name} needs no data")
         if self.version.cases and r.data and self.data is None and not (r.default and self.version is r.short):
             raise UserError(f"--data: {r.name} needs {r.data}")
-        more = () if self.data is None else (f"data.path={Path(self.data).expanduser().resolve()}",)
+        more: tuple[str, ...] = () if self.data is None else (f"data.path={Path(self.data).expanduser().resolve()}",)
         if r.make is not None and self.version.cases:
             self.folder.mkdir(parents=True, exist_ok=True)
             more = r.make(self.folder)

@@ -105,7 +105,10 @@ def test_momentum_zero_is_sgd():
 
 @pytest.mark.parametrize("start", [0.0, 0.5])
 def test_an_accumulator_starts_where_it_is_told(start):
-    """The first step of each rule by hand, d the delta: v0 + d^2; b v0 + (1 - b) d^2; v0 - (1 - b) d^2 sign(v0 - d^2)."""
+    """The first step of each rule by hand, from v0 with the delta d.
+
+    v0 + d^2; b v0 + (1 - b) d^2; v0 - (1 - b) d^2 sign(v0 - d^2).
+    """
     lr, beta, tau, d = 0.1, 0.6, 0.15, DELTAS[0]
     squares = {
         Adagrad(lr=lr, tau=tau, initial_square=start): start + d * d,
