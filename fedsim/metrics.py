@@ -35,7 +35,9 @@ _SCORES = (
         "min", "loss rmse mae rmse_p90 rmse_std accuracy_std nasa_score loss_se rmse_se accuracy_se", evaluated=True
     ),
     *_columns("min", "mape smape mase pinball", evaluated=True),
+    *_columns("min", "perplexity", evaluated=True),
     *_columns("max", "accuracy accuracy_p10", evaluated=True),
+    *_columns("max", "accuracy_no_oov accuracy_no_oov_no_eos recall_at_3", evaluated=True),
     *_columns("", "coverage", evaluated=True),
 )
 _ALL = (

@@ -67,11 +67,17 @@ class CohortRule(Protocol):
 
 
 Combine = StreamingRule | CohortRule
-"""A combine rule. It may also have class variables `needs` (names of report columns that are computed only on request)
-and `facts` (`fedsim.core.facts`; without them it is assumed to read everything), and a method ``check(setting)``, which
-raises `UserError` if the rule cannot work or has an option without effect (`fedsim.core.setting.Setting`). A streaming
-rule with ``without_rows = True`` is asked for a result even if no row is left.
+"""A combine rule. It may also have class variables `needs` (names of report columns that are computed only on request;
+those that its own settings ask for are what a method ``conditional_needs()`` returns) and `facts`
+(`fedsim.core.facts`; without them it is assumed to read everything), and a method ``check(setting)``, which raises
+`UserError` if the rule cannot work or has an option without effect (`fedsim.core.setting.Setting`). A streaming rule
+with ``without_rows = True`` is asked for a result even if no row is left.
 """
+
+
+def needs_of(rule: Any) -> tuple[str, ...]:
+    """Names of the report columns that are computed only because this rule asks for them."""
+    return (*getattr(rule, "needs", ()), *getattr(rule, "conditional_needs", tuple[str, ...])())
 
 
 @dataclass

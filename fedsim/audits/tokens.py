@@ -25,9 +25,10 @@ class Tokens(UpdateAudit):
     """Guess that a client has the tokens whose embeddings its update moves most.
 
     Only tokens in a client's samples have gradients in the embedding (Melis 2019, section 4.1), however many local
-    steps are taken. The score of a token is the norm of its row of the update, and ``tokens_auc`` the chance that a
-    token that the client trained on scores higher than one that it did not: 1 reveals them all, 0.5 reveals nothing.
-    Empty if the client trained on every token of the vocabulary.
+    steps are taken; with ``model.tied_embeddings`` all others have some through the softmax. The score of a token is
+    the norm of its row of the update, and ``tokens_auc`` the chance that a token that the client trained on scores
+    higher than one that it did not: 1 reveals them all, 0.5 reveals nothing. Empty if the client trained on every token
+    of the vocabulary.
     """
 
     columns: ClassVar[tuple[Column, ...]] = (COLUMNS["tokens_auc"],)

@@ -13,7 +13,7 @@ from fedsim.clients.scores import EVALUATION_BATCH
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
 from fedsim.errors import FieldError, check_one_of
-from fedsim.models.recurrent import Architecture
+from fedsim.models.recurrent import Architecture, RecurrentModel
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ class Engine(Protocol):
         """How many clients are trained at a time, before their deltas go to the combine rule."""
         ...
 
-    def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
+    def describe(self, device: torch.device, dtype: torch.dtype, model: RecurrentModel) -> str:
         """Return a phrase about the engine for the start of a run."""
         ...
 
@@ -46,7 +46,9 @@ class StackedEngine:
     Attributes:
         kernels: ``numba`` (fused, CPU), ``torch`` (batched operations, any device), ``cuda_graphs`` (those operations,
             recorded once per shape and replayed by one launch), or ``auto``: numba on a CPU, cuda_graphs on a GPU. The
-            choice depends on the device alone, because the bytes of a result depend on it.
+            choice depends on the device and the model alone, because the bytes of a result depend on it: on a CPU a
+            model with a recurrent projection, which the numba kernels do not have, always takes torch's, and the start
+            of the run says so.
         memory_budget: memory that a chunk of clients may take, such as ``2GiB``. A fixed value, never derived from the
             machine's free memory, because the chunk size decides how sums are rounded.
     """
@@ -67,14 +69,17 @@ class StackedEngine:
             raise FieldError("memory_budget", self.memory_budget, "must be a size such as 512MiB or 2GiB")
         return int(min(float(match[1]) * _UNITS[match[2]], float(2**62)))
 
-    def _kernels(self, device: torch.device) -> str:
+    def _kernels(self, device: torch.device, model: RecurrentModel) -> str:
         if self.kernels == "numba" and device.type != "cpu":
             raise FieldError("kernels", self.kernels, f"runs on a CPU only (device={device.type}); use torch or auto")
         if self.kernels == "cuda_graphs" and device.type != "cuda":
             raise FieldError("kernels", self.kernels, f"needs device=cuda (device={device.type}); use torch or auto")
-        if self.kernels != "auto":
-            return self.kernels
-        return {"cpu": "numba", "cuda": "cuda_graphs"}.get(device.type, "torch")
+        chosen = (
+            {"cpu": "numba", "cuda": "cuda_graphs"}.get(device.type, "torch")
+            if self.kernels == "auto"
+            else self.kernels
+        )
+        return "torch" if chosen == "numba" and model.projection is not None else chosen
 
     def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
         """Bind the engine to a task, and import its kernels (only here: Numba takes half a second to import)."""
@@ -83,7 +88,7 @@ class StackedEngine:
 
         if device.type == "cpu":
             keep_freed_memory()
-        kernels = self._kernels(device)
+        kernels = self._kernels(device, task.arch.model)
         module = load_kernels("torch" if kernels == "cuda_graphs" else kernels)
         samples = EVALUATION_BATCH * sample_bytes(task.arch, task.population.train.steps, dtype)
         blocks = max(1, min(16, self.budget_bytes // samples))
@@ -93,11 +98,13 @@ class StackedEngine:
         """As many clients as fit the budget, each with rows, gradients, optimizer state and one batch's activations."""
         return max(1, self.budget_bytes // client_bytes(task, dtype))
 
-    def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
+    def describe(self, device: torch.device, dtype: torch.dtype, model: RecurrentModel) -> str:
         """For instance ``stacked (numba kernels)``, with a warning if this machine has yet to compile the kernels."""
-        kernels = self._kernels(device)
-        if kernels == "numba" and not load_kernels("numba").compiled(cell, dtype):
+        kernels = self._kernels(device, model)
+        if kernels == "numba" and not load_kernels("numba").compiled(model.cell, dtype):
             return "stacked (numba kernels; compiling them first, once on this machine, takes some seconds)"
+        if model.projection is not None and device.type == "cpu" and self.kernels != "torch":
+            return "stacked (torch kernels, because the numba kernels have no recurrent projection)"
         return "stacked (CUDA graphs)" if kernels == "cuda_graphs" else f"stacked ({kernels} kernels)"
 
 
@@ -115,7 +122,7 @@ class SequentialEngine:
         """64: one client is trained at a time, but the deltas of a chunk are held together."""
         return 64
 
-    def describe(self, device: torch.device, dtype: torch.dtype, cell: str) -> str:
+    def describe(self, device: torch.device, dtype: torch.dtype, model: RecurrentModel) -> str:
         """Return the engine's name and what it uses."""
         return "sequential (torch.nn, one client at a time)"
 
@@ -128,8 +135,14 @@ def load_kernels(name: str) -> ModuleType:
 def sample_bytes(arch: Architecture, steps: int, dtype: torch.dtype) -> int:
     """Activations that training one sample holds: inputs, gates, states and their gradients, and the outputs."""
     m = arch.model
-    per_step = m.num_layers * arch.hidden_size * (3 * m.gates + 5) + (arch.embedding_size or arch.input_size)
-    outputs = 3 * arch.num_outputs * (steps if arch.task == "sequence_labelling" else 1)
+    units = len(arch.directions) * arch.hidden_size
+    per_step = m.num_layers * units * (3 * m.gates + 5) + (arch.embedding_size or arch.input_size)
+    if m.bidirectional:
+        per_step += 3 * m.num_layers * arch.state_size  # both states beside each other, and what was read backwards
+    if m.pooling != "last":
+        per_step += 3 * arch.state_size
+    dense = 3 * m.head_projection if m.head_projection is not None else 0
+    outputs = (3 * arch.num_outputs + dense) * (steps if arch.task == "sequence_labelling" else 1)
     return (steps * per_step + outputs) * dtype.itemsize
 
 

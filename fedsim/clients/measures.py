@@ -13,7 +13,8 @@ from fedsim.clients.optimizers import SGD
 from fedsim.clients.report import Report
 from fedsim.clients.task import LocalTask
 from fedsim.clients.trainer import Trainer
-from fedsim.data.population import Population
+from fedsim.data.dataset import IGNORE
+from fedsim.data.population import Population, Samples
 from fedsim.errors import Diverged
 
 if TYPE_CHECKING:
@@ -46,13 +47,22 @@ def add_measures(
         report = replace(report, lr=torch.full((len(clients),), task.lr(round_number), dtype=torch.float64))
     if "coefficient_norm" in needs:
         report = replace(report, coefficient_norm=coefficient_norms(task, report.local_steps, round_number))
+    if "num_tokens" in needs:
+        report = replace(report, num_tokens=count_tokens(task.population.train, clients))
     return report
+
+
+def count_tokens(samples: Samples, clients: Tensor) -> Tensor:
+    """``[C]`` int64 on the CPU, how many targets count among the samples of `clients` ``[C]``."""
+    bounds = zip(samples.offsets[:-1][clients].tolist(), samples.offsets[1:][clients].tolist(), strict=True)
+    return torch.tensor([int((samples.targets[first:last] != IGNORE).sum()) for first, last in bounds])
 
 
 def training_loss(task: LocalTask, trainer: Trainer, anchor: Tensor, clients: Tensor) -> Tensor:
     """Mean loss ``[C]`` float64 of `anchor` (``[P]`` or ``[C, P]``) on each client's own training samples."""
     sums = trainer.score_clients(anchor.expand(len(clients), -1), clients, task.population.train)
-    return sums.loss / sums.count
+    positions = task.positions(task.population.train.sizes[clients])
+    return sums.loss / (sums.count if positions is None else positions)
 
 
 def coefficient_norms(task: LocalTask, steps: Tensor, round_number: int) -> Tensor:

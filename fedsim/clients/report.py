@@ -23,11 +23,13 @@ class Report:
         start_loss: ``[C]`` float64 mean loss, on the client's training samples, of the model it starts from, or None.
         lr: ``[C]`` float64 local learning rate of the round, or None.
         coefficient_norm: ``[C]`` float64, see `fedsim.clients.measures.coefficient_norms`, or None.
+        num_tokens: ``[C]`` int64, the targets that count in a client's training samples, or None.
         staleness: ``[C]`` int64, versions of the model made while the client trained; None in synchronous runs.
         finite: ``[C]`` bool, whether the row that arrived is finite; others are rejected, and no combine rule sees
             them or their reports. None where no row can be otherwise.
 
-    `start_loss`, `lr` and `coefficient_norm` are computed only if the combine rule lists them in its ``needs``.
+    `start_loss`, `lr`, `coefficient_norm` and `num_tokens` are computed only if the combine rule asks for them
+    (`fedsim.aggregation.rules.needs_of`).
     """
 
     num_samples: Tensor
@@ -38,6 +40,7 @@ class Report:
     start_loss: Tensor | None = None
     lr: Tensor | None = None
     coefficient_norm: Tensor | None = None
+    num_tokens: Tensor | None = None
     staleness: Tensor | None = None
     finite: Tensor | None = None
 

@@ -22,7 +22,7 @@ from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.population import Samples
 from fedsim.models.recurrent import Architecture, DropoutMask
 from fedsim.models.reference import ReferenceModel, load_row, read_row
-from fedsim.models.scores import Sums, concatenate, pinball
+from fedsim.models.scores import TOP, Sums, concatenate, pinball
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,9 +110,14 @@ class SequentialTrainer:
     def _backward(self, module: ReferenceModel, batch: Batch, dropout: DropoutMask | None) -> Tensor:
         """Return a minibatch's loss, leaving its gradient in the module's parameters."""
         module.zero_grad()
-        loss = batch_loss(self.task.arch, module(batch.inputs[0], batch.lengths[0], dropout), batch)
+        loss = self._loss(module(batch.inputs[0], batch.lengths[0], dropout), batch)
         loss.backward()
         return loss
+
+    def _loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The loss of one client's batch: the mean that `ClientConfig.loss_over` asks for."""
+        positions = self.task.positions(batch.num_samples)
+        return batch_loss(self.task.arch, outputs, batch, None if positions is None else int(positions))
 
     def _module(self, like: Tensor) -> ReferenceModel:
         return ReferenceModel(self.task.arch).to(device=like.device, dtype=like.dtype)
@@ -139,10 +144,11 @@ class SequentialTrainer:
                 EVALUATION_BATCH
             ):
                 batch = gather(train, index[None], None)
-                targets = _count_targets(self.task.arch.task, batch)
+                positions = self.task.positions(batch.num_samples)
+                targets = _count_targets(self.task.arch.task, batch) if positions is None else int(positions)
                 if targets == 0:
                     continue
-                (targets * batch_loss(self.task.arch, module(batch.inputs[0], batch.lengths[0]), batch)).backward()
+                (targets * self._loss(module(batch.inputs[0], batch.lengths[0]), batch)).backward()
                 count += targets
             gradients.append(_gradients(module) / max(count, 1))
         return torch.stack(gradients)
@@ -201,14 +207,24 @@ def _gradients(module: ReferenceModel) -> Tensor:
     return torch.cat([(torch.zeros_like(p) if grad is None else grad).reshape(-1) for p, grad in grads])
 
 
-def batch_loss(arch: Architecture, outputs: Tensor, batch: Batch) -> Tensor:
-    """The mean loss of one client's batch, by `torch.nn.functional` where that has it."""
+def batch_loss(arch: Architecture, outputs: Tensor, batch: Batch, positions: int | None = None) -> Tensor:
+    """The mean loss of one client's batch, by `torch.nn.functional` where that has it.
+
+    Args:
+        arch: the model.
+        outputs: what it predicts, ``[b, K]`` or ``[b, T, K]``.
+        batch: with the targets.
+        positions: what the sum of a loss with a target at every step is divided by; None: the targets that count.
+    """
     targets = batch.targets[0]
     if arch.task is Task.REGRESSION:
         if (levels := arch.levels(outputs)) is not None:
             return pinball(outputs - targets, levels)[0].mean()
         return torch.nn.functional.mse_loss(outputs, targets)
-    return torch.nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
+    flat, labels = outputs.flatten(0, -2), targets.flatten()
+    if positions is None:
+        return torch.nn.functional.cross_entropy(flat, labels, ignore_index=IGNORE)
+    return torch.nn.functional.cross_entropy(flat, labels, ignore_index=IGNORE, reduction="sum") / positions
 
 
 def _count_targets(task: Task, batch: Batch) -> int:
@@ -229,4 +245,13 @@ def score_batch(arch: Architecture, outputs: Tensor, batch: Batch) -> Sums:
     )
     columns = losses.view(targets.shape), outputs.argmax(-1) == targets, targets != IGNORE
     loss, hits, count = (c.double().view(len(targets), -1).T.contiguous().sum(0).cpu() for c in columns)
-    return Sums(loss, hits, count, outputs.new_empty((len(targets), 0), device="cpu"))
+    kept = outputs.new_empty((len(targets), 0), device="cpu")
+    if arch.words is not None:
+        first, last = arch.words.unknown
+        known = (targets != IGNORE) & ((targets < first) | (targets >= last))
+        word = known & (targets != arch.words.end)
+        ahead = (outputs.topk(min(TOP, outputs.shape[-1])).indices == targets[..., None]).any(-1)
+        kept = (
+            torch.stack([known, known & columns[1], word, word & columns[1], ahead], 2).sum(1).to(outputs.dtype).cpu()
+        )
+    return Sums(loss, hits, count, kept)

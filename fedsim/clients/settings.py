@@ -8,7 +8,16 @@ from typing import ClassVar
 import torch
 
 from fedsim.clients.optimizers import LocalOptimizer
-from fedsim.errors import FieldError, check_above, check_at_least, check_between, check_exactly_one
+from fedsim.data.dataset import Task
+from fedsim.errors import (
+    FieldError,
+    UserError,
+    check_above,
+    check_at_least,
+    check_between,
+    check_exactly_one,
+    check_one_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +33,10 @@ class ClientConfig:
         clip_norm: largest norm of a client's minibatch gradient (correction included), or None.
         keep_optimizer_state: whether a client continues with the optimizer state of the last round it took part in.
         validation_fraction: share of each client's training samples that it holds out to judge its local model.
+        loss_over: what a minibatch's loss is the mean over, where there is a target at every step: ``targets`` that
+            count, or ``positions``: all steps of its samples up to the longest of the data, where padding adds 0 to the
+            loss but 1 to what it is divided by (as in FedJAX' StackOverflow and Shakespeare). Metrics of evaluations
+            are means over targets in any case.
     """
 
     optimizer: LocalOptimizer
@@ -34,8 +47,10 @@ class ClientConfig:
     clip_norm: float | None = None
     keep_optimizer_state: bool = False
     validation_fraction: float = 0.0
+    loss_over: str = "targets"
 
     def __post_init__(self) -> None:
+        check_one_of(self, "loss_over", ("targets", "positions"))
         check_exactly_one(self, "epochs", "steps")
         check_at_least(self, 1, "epochs", "steps", "batch_size")
         check_above(self, 0, "lr_decay", "clip_norm")
@@ -46,6 +61,14 @@ class ClientConfig:
                 True,
                 "has an effect only with an optimizer that has a state: client.optimizer.momentum above 0, "
                 "client/optimizer=adam or adamw",
+            )
+
+    def check(self, task: Task) -> None:
+        """Raise `UserError` if a setting has no effect on data with this task."""
+        if self.loss_over != "targets" and task is not Task.SEQUENCE_LABELLING:
+            raise UserError(
+                f"client.loss_over={self.loss_over}: has an effect only on data with a target at every step, such as "
+                "data=words"
             )
 
     @property

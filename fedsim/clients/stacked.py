@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -23,10 +23,17 @@ from fedsim.data.population import Samples
 from fedsim.models import stacked
 from fedsim.models.cuda_graphs import Graphs
 from fedsim.models.recurrent import DropoutMask
-from fedsim.models.scores import Sums, concatenate
+from fedsim.models.scores import Sums, concatenate, kept_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Piece: TypeAlias = "tuple[slice, dict[str, Tensor], dict[str, Tensor]]"
+"""Some clients of a stack, and the views of their rows and of their gradients."""
+
+Dropouts: TypeAlias = "Callable[[slice], DropoutMask | None]"
+"""The dropout of some of the clients of a step, or None."""
 
 
 @dataclass(frozen=True)
@@ -130,30 +137,12 @@ class StackedTrainer:
                 known = None if recalled is None else recalled.of(slice(active))
                 total = all_steps[order[:active]]
             batch = gather(task.population.train, index, real)
-            dropout = task.dropout(round_number, ranked[:active], step, rows)
-            if self.graphs is not None and dropout is None:
-                loss = self.graphs.loss_and_gradient(now, batch, slope)
-            elif len(pieces) == 1:
-                views, slopes = pieces[0][1:]
-                loss = stacked.loss_and_gradient(task.arch, views, batch, self.kernels, dropout, slopes)
-            else:
-                loss = torch.cat(
-                    [
-                        stacked.loss_and_gradient(
-                            task.arch,
-                            views,
-                            batch.of(piece),
-                            self.kernels,
-                            task.dropout(round_number, ranked[piece], step, rows),
-                            slopes,
-                        )
-                        for piece, views, slopes in pieces
-                    ]
-                )
+            dropouts = partial(self._dropout, round_number, ranked[:active], step, rows)
+            loss = self._loss_and_gradient(now, pieces, batch, dropouts, slope)
             count = batch.num_samples
             loss_sum[:active] += loss * count
             seen[:active] += count
-            at = partial(self._gradient, batch=batch, dropout=dropout)
+            at = partial(self._gradient, batch=batch, dropouts=dropouts)
             task.correction.correct(slope, Step(now, pulled, known, step, total, task.arch.layout, task.blocks, at))
             if task.config.clip_norm is not None:
                 norm = slope.norm(dim=1, keepdim=True)
@@ -176,22 +165,51 @@ class StackedTrainer:
         if threads is None:
             return [slice(clients)]
         arch, samples = self.task.arch, self.task.population.train
-        left = arch.model.num_layers * arch.hidden_size * (arch.model.gates + 2) * samples.steps * batch
+        left = (
+            arch.model.num_layers
+            * len(arch.directions)
+            * arch.hidden_size
+            * (arch.model.gates + 2)
+            * samples.steps
+            * batch
+        )
         count = max(1, clients * left // _LEFT_IN_CACHE) if 4 * left <= _LEFT_IN_CACHE else 1
         width = -(-clients // count)
         width = -(-width // threads()) * threads()  # no thread without a client
         return [slice(first, min(first + width, clients)) for first in range(0, clients, width)]
 
-    def _gradient(self, rows: Tensor, batch: Batch, dropout: DropoutMask | None) -> Tensor:
+    def _gradient(self, rows: Tensor, batch: Batch, dropouts: Dropouts) -> Tensor:
         """The gradient ``[A, P]`` of a batch at `rows` ``[A, P]``, or ``[P]`` if all clients share one."""
         rows = rows.expand(len(batch.lengths), -1).contiguous()
-        arch, gradient = self.task.arch, torch.empty_like(rows)
-        if self.graphs is not None and dropout is None:
-            self.graphs.loss_and_gradient(rows, batch, gradient)
-            return gradient
-        views, slopes = arch.layout.views(rows), arch.layout.views(gradient)
-        stacked.loss_and_gradient(arch, views, batch, self.kernels, dropout, slopes)
+        layout, gradient = self.task.arch.layout, torch.empty_like(rows)
+        whole = [(slice(len(rows)), layout.views(rows), layout.views(gradient))]
+        self._loss_and_gradient(rows, whole, batch, dropouts, gradient)
         return gradient
+
+    def _loss_and_gradient(
+        self, rows: Tensor, pieces: list[Piece], batch: Batch, dropouts: Dropouts, gradient: Tensor
+    ) -> Tensor:
+        """Return the losses ``[A]`` of a batch at `rows` ``[A, P]``, and overwrite `gradient` ``[A, P]``."""
+        arch = self.task.arch
+        if self.graphs is not None and dropouts(slice(0, 1)) is None:
+            loss = self.graphs.loss_and_gradient(rows, batch, gradient)
+        else:
+            losses = [
+                stacked.loss_and_gradient(
+                    arch, views, batch if len(pieces) == 1 else batch.of(piece), self.kernels, dropouts(piece), slopes
+                )
+                for piece, views, slopes in pieces
+            ]
+            loss = losses[0] if len(losses) == 1 else torch.cat(losses)
+        if (positions := self.task.positions(batch.num_samples)) is None:
+            return loss
+        share = stacked.count_targets(arch.task, batch).to(loss.dtype) / positions  # int64 by int64 would be float32
+        gradient.mul_(share[:, None])
+        return loss * share
+
+    def _dropout(self, round_number: int, clients: Tensor, step: int, rows: Tensor, piece: slice) -> DropoutMask | None:
+        """The dropout of some of the clients ``[A]``."""
+        return self.task.dropout(round_number, clients[piece], step, rows)
 
     def given(self, round_number: int) -> StackedTrainer:
         """Return the engine bound to the task of that round."""
@@ -203,8 +221,10 @@ class StackedTrainer:
         total, counts = torch.zeros_like(rows), rows.new_zeros((len(clients), 1))
         for which, index, real in _own_blocks(self.task.population.train, clients):
             batch = gather(self.task.population.train, index, real)
-            count = stacked.count_targets(self.task.arch.task, batch).to(rows.dtype)[:, None]
-            total[which] += count * self._gradient(rows[which], batch, None)
+            positions = self.task.positions(batch.num_samples)
+            count = stacked.count_targets(self.task.arch.task, batch) if positions is None else positions
+            count = count.to(rows.dtype)[:, None]
+            total[which] += count * self._gradient(rows[which], batch, _no_dropout)
             counts[which] += count
         return total / counts.clamp(min=1)
 
@@ -262,9 +282,13 @@ _FEW_NUMBERS, _FEW_PRODUCTS = 4_000_000, 20_000_000
 fraction of a millisecond."""
 
 
+def _no_dropout(piece: slice) -> None:
+    return None
+
+
 def _width(task: LocalTask) -> int:
     """How many outputs of a sample are kept."""
-    return task.arch.num_outputs if task.arch.task is Task.REGRESSION else 0
+    return kept_outputs(task.arch.task, task.arch.num_outputs, task.arch.words)
 
 
 def _own_blocks(samples: Samples, clients: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

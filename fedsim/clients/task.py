@@ -67,6 +67,10 @@ class LocalTask:
         batch = sizes if self.config.batch_size is None else sizes.clamp(max=self.config.batch_size)
         return sizes, batch, -(-sizes // batch)
 
+    def positions(self, samples: Tensor) -> Tensor | None:
+        """``[C]`` int64, what the losses of so many samples ``[C]`` are divided by; None: the targets that count."""
+        return samples * self.population.train.steps if self.config.loss_over == "positions" else None
+
     def lr(self, round_number: int) -> float:
         """The local learning rate of a round (1, 2, ...)."""
         number = round_number if self.given is None else self.given
@@ -83,7 +87,7 @@ class LocalTask:
             return None
         stream = "dropout" if self.stream == "batches" else f"{self.stream}.dropout"
         key = seeding.stream_key(self.seed, stream, round_number, step)
-        hidden = self.arch.hidden_size
+        width = self.arch.state_size
         client = clients.to(like.device)[:, None, None, None]
 
         def mask(layer: int, t_max: int, b: int) -> Tensor:
@@ -91,7 +95,7 @@ class LocalTask:
                 return torch.arange(size, device=like.device)
 
             counters = client * self.arch.model.num_layers + layer
-            keep = seeding.keep_mask(key, rate, counters, axis(t_max)[:, None, None], axis(b)[:, None], axis(hidden))
+            keep = seeding.keep_mask(key, rate, counters, axis(t_max)[:, None, None], axis(b)[:, None], axis(width))
             return keep.to(like.dtype) / (1 - rate)
 
         return mask

@@ -64,7 +64,7 @@ def gather(samples: Samples, index: Tensor, real: Tensor | None) -> Batch:
         return values.view(*index.shape, *values.shape[1:])
 
     # index_select copies whole rows at once, which plain indexing with a matrix does not.
-    targets = shaped(samples.targets.index_select(0, flat))
+    targets = shaped(samples.take_targets(flat))
     if samples.targets.dim() == 2 and not samples.targets.is_floating_point():  # a target at every step
         targets = targets[..., :longest]
     return Batch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,8 @@ class Split:
         targets: ``[S]`` integer labels, ``[S, T]`` integer labels with `IGNORE`, or ``[S, K]`` float.
         clients: ``[S]`` index into ``Dataset.client_names``, or None if the data have no clients of their own.
         starts: ``[S]``, the row with which each window of T rows begins; None where samples do not share rows.
+        compact: whether integer inputs and targets keep their own type until a batch takes them, which leaves arrays on
+            the disk there.
     """
 
     inputs: NDArray[np.generic]
@@ -48,6 +50,7 @@ class Split:
     targets: NDArray[np.generic]
     clients: NDArray[np.int64] | None = None
     starts: NDArray[np.int64] | None = None
+    compact: bool = field(default=False, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -112,6 +115,19 @@ class Forecast:
 
 
 @dataclass(frozen=True)
+class WordTokens:
+    """Which tokens are no words, where the next word is predicted; they are counted apart in the metrics.
+
+    Attributes:
+        unknown: the numbers of the buckets of words that are not in the vocabulary, from the first to before the last.
+        end: the number of the token that ends a sentence.
+    """
+
+    unknown: tuple[int, int]
+    end: int
+
+
+@dataclass(frozen=True)
 class Dataset:
     """What a data source returns from ``load(seed)``.
 
@@ -128,6 +144,7 @@ class Dataset:
             regression, but not its losses, are told in the targets' own units.
         forecast: what the targets of a forecast are, or None.
         score: one more metric, or None.
+        words: which tokens are no words, where the next word is predicted; else None.
         ordered: whether the samples (of each client, where there are clients) are in the order of time.
         stretches: ``[S]``, the stretch of time that each training sample is of, ascending within a client, where only
             the samples within a stretch are in the order of time; else None.
@@ -149,6 +166,7 @@ class Dataset:
     fitted: Fitted = NOTHING
     forecast: Forecast | None = None
     score: Score | None = None
+    words: WordTokens | None = None
     ordered: bool = False
     stretches: NDArray[np.int64] | None = None
     overlap: int = 0

@@ -18,7 +18,7 @@ import numpy as np
 from fedsim.data.cache import Arrays, cached_arrays
 from fedsim.data.dataset import Dataset, Split, Task
 from fedsim.data.fitted import Fitted, Scaling, columns
-from fedsim.data.leaf_files import CLASSES, GAP, SAMPLES, TWEET, User, Users, cut, find_files, read_users
+from fedsim.data.leaf_files import CLASSES, GAP, KINDS, TWEET, User, Users, cut, find_files, read_users
 from fedsim.data.shakespeare import LEAF_CHARACTERS, encode
 from fedsim.data.user_files import content_identity
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
@@ -89,7 +89,7 @@ class Leaf:
         """
         if not self.path:
             raise FieldError("path", self.path, "name the folder that holds LEAF's train and test folders")
-        check_one_of(self, "kind", tuple(SAMPLES))
+        check_one_of(self, "kind", KINDS)
         check_one_of(self, "split", ("sample", "user"))
         check_above(self, 0, "test_fraction")
         if self.test_fraction is not None:

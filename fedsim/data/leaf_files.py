@@ -156,9 +156,22 @@ def _is_point(x: Any, y: Any) -> bool:
     return numbers and type(y) in (int, float) and 0 <= y < CLASSES and math.floor(y) == y
 
 
+def _is_text(x: Any, y: Any) -> bool:
+    if isinstance(x, str):
+        return True
+    if not isinstance(x, list) or not x:
+        return False
+    if isinstance(x[0], str):
+        return len(x) > TWEET and isinstance(x[TWEET], str)
+    return all(isinstance(part, list) and all(isinstance(token, str) for token in part) for part in x)
+
+
+KINDS = ("shakespeare", "sent140", "synthetic")
+"""Of ``data=leaf``."""
 SAMPLES: dict[str, Callable[[Any, Any], bool]] = {
     "shakespeare": _is_window,
     "sent140": _is_tweet,
     "synthetic": _is_point,
+    "text": _is_text,
 }
 """Whether a pair of x and y is a sample, by kind."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fedsim import seeding
-from fedsim.data.dataset import Assignment, Dataset, Forecast, Score, Split, Task
+from fedsim.data.dataset import Assignment, Dataset, Forecast, Score, Split, Task, WordTokens
 from fedsim.data.fitted import NOTHING, Fitted
 from fedsim.errors import UserError
 from fedsim.spreadsheets import is_formula
@@ -29,7 +29,8 @@ class Samples:
     """Samples ordered by client.
 
     Attributes:
-        inputs: ``[S, T, D]`` float or ``[S, T]`` int64 tokens; with `starts`, the rows ``[R, D]`` of the windows.
+        inputs: ``[S, T, D]`` float or ``[S, T]`` tokens, int64 unless the split is compact; with `starts`, the rows
+            ``[R, D]`` of the windows.
         lengths: ``[S]`` int64, always on the CPU: batch shapes are decided there without waiting for a device.
         targets: as in `Split`.
         offsets: ``[N + 1]`` int64 on the CPU; client n owns samples ``offsets[n]:offsets[n + 1]``.
@@ -54,11 +55,17 @@ class Samples:
     def take(self, samples: Tensor) -> Tensor:
         """Return the inputs ``[n, T, D]`` or ``[n, T]`` of some samples ``[n]`` int64, on the device of the inputs."""
         if self.starts is None:
-            return self.inputs.index_select(0, samples)
+            taken = self.inputs.index_select(0, samples)
+            return taken if taken.is_floating_point() else taken.long()
         rows, width = self.inputs, self.inputs.shape[1]
         # The numbers of a window lie next to each other: as one row of T * D, it is copied at once.
         windows = rows.reshape(-1).unfold(0, self.steps * width, width)
         return windows.index_select(0, self.starts.index_select(0, samples)).view(len(samples), -1, width)
+
+    def take_targets(self, samples: Tensor) -> Tensor:
+        """Return the targets of some samples ``[n]``, labels as int64."""
+        taken = self.targets.index_select(0, samples)
+        return taken if taken.is_floating_point() else taken.long()
 
     def part(self, first: int, last: int) -> Samples:
         """Return the samples from `first` to before `last`, as those of one client."""
@@ -87,7 +94,7 @@ class Population:
     (``eval.validation_fraction``), and `local_validation` those that each client keeps for judging its own local model
     (``client.validation_fraction``); None if there are none. `unseen` are the clients that never train
     (``eval.unseen_clients``), and `sampled_from` is the number of clients of whom some are evaluated
-    (``eval.clients``), or None. `fitted`, `forecast`, `score` and `facts` are those of the
+    (``eval.clients``), or None. `fitted`, `forecast`, `score`, `words` and `facts` are those of the
     `Dataset`, and `notes` those of the partition, too; `source_names` are its own clients, to which `Samples.sources`
     point.
     """
@@ -104,6 +111,7 @@ class Population:
     fitted: Fitted = NOTHING
     forecast: Forecast | None = None
     score: Score | None = None
+    words: WordTokens | None = None
     notes: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     local_validation: Samples | None = None
@@ -126,7 +134,9 @@ def _gather_clients(
 
     def take(array: NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array if in_order else array[order]))
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor.to(torch.int64)
+        if tensor.is_floating_point():
+            return tensor.to(dtype)
+        return tensor if split.compact else tensor.to(torch.int64)
 
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
     found = None if not sources or split.clients is None else take(split.clients)
@@ -210,6 +220,7 @@ def _population(dataset: Dataset, assignment: Assignment, dtype: torch.dtype) ->
         fitted=dataset.fitted,
         forecast=dataset.forecast,
         score=dataset.score,
+        words=dataset.words,
         notes=(*dataset.notes, *assignment.notes, *_formulas(assignment.client_names)),
         facts=dataset.facts,
         sampled_from=assignment.sampled_from,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -13,15 +12,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 from fedsim.data.dataset import IGNORE, Dataset, Split, Task
 from fedsim.data.fitted import Fitted
 from fedsim.data.play_heads import LAYOUTS
-from fedsim.data.plays import NoRoles, Play, called, count_characters, describe, read_play
-from fedsim.data.text_files import check_encoding, read_text, without_licence
+from fedsim.data.text_clients import read_clients
+from fedsim.data.text_files import check_encoding
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, check_between, check_one_of
 from fedsim.machine import refuse_larger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_DEFAULT_CHUNK = 10_000
 _UNKNOWN = 1
 _NO_CHARACTERS = ("<padding>", "<unknown>")
 _FIRST_CHARACTER = len(_NO_CHARACTERS)
@@ -120,7 +118,10 @@ class Text:
         return self._load(fitted)
 
     def _load(self, fitted: Fitted | None) -> Dataset:
-        texts, notes = self._client_texts()
+        parts, notes = read_clients(
+            self.path or "", self.clients_by, self.chunk_size, self.layout, self.min_speeches, self.encoding
+        )
+        texts = {name: "\n".join(own) for name, own in parts.items()}
         usable = {name: code_points(text) for name, text in texts.items() if len(text) > 1}
         if len(usable) < len(texts):
             notes.append(
@@ -196,67 +197,6 @@ class Text:
         lengths = np.minimum(predictions[owners] - place * stride, length)
         counted = (targets != IGNORE).any(1)  # a window of unknown characters only has nothing to measure
         return Split(inputs[counted], lengths[counted], targets[counted], owners[counted])
-
-    def _client_texts(self) -> tuple[dict[str, str], list[str]]:
-        """Read the files and return each client's text by its name, and notes on what was read and left out."""
-        files = self._files()
-        contents, notes = {}, []
-        cut = 0
-        for file in files:
-            contents[file.name], licence = without_licence(read_text(file, self.path, self.encoding))
-            cut += licence
-            if not contents[file.name].strip():
-                raise UserError(f"data.path={self.path}: {file} is empty between Project Gutenberg's marks")
-        if cut:
-            notes.append(f"cut off {cut:,} characters of Project Gutenberg's licence and notices")
-        if self.clients_by == "file":
-            return contents, notes
-        texts: dict[str, str] = {}
-        if self.clients_by == "chunk":
-            size = self.chunk_size or _DEFAULT_CHUNK
-            for name, text in contents.items():
-                prefix = f"{name}/" if len(files) > 1 else ""
-                texts |= {f"{prefix}chunk_{i // size}": text[i : i + size] for i in range(0, len(text), size)}
-            return texts, notes
-        plays = {name: self._play(name, text) for name, text in contents.items()}
-        notes += describe(plays)
-        roles = {called(name, role, plays): parts for name in plays for role, parts in plays[name].spoken.items()}
-        texts = {name: "\n".join(parts) for name, parts in roles.items() if len(parts) >= self.min_speeches}
-        if len(texts) < len(roles):
-            lost = count_characters(part for name, parts in roles.items() if name not in texts for part in parts)
-            notes.append(
-                f"left out {len(roles) - len(texts)} of {len(roles)} roles, which have fewer than "
-                f"data.min_speeches={self.min_speeches} speeches: {lost / sum(p.size for p in plays.values()):.1%} of "
-                "the text"
-            )
-        if not texts:
-            most = max(map(len, roles.values()))
-            raise UserError(
-                f"data.min_speeches={self.min_speeches}: no role has that many speeches; the most is {most}"
-            )
-        return texts, notes
-
-    def _play(self, name: str, text: str) -> Play:
-        try:
-            return read_play(text, self.layout)
-        except NoRoles as error:
-            raise UserError(
-                f"data.path={self.path}: {name}: {error}; for a text without roles, set data.clients_by=chunk (a "
-                "client per data.chunk_size characters) or file (a client per file)"
-                + ("; for a play, data.layout" if self.layout == "auto" else "")
-            ) from error
-
-    def _files(self) -> list[Path]:
-        path = Path(self.path or "").expanduser()
-        try:
-            if not path.is_dir():
-                return [path]
-            files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
-        except OSError as error:
-            raise UserError(f"data.path={self.path}: cannot be read ({error.strerror})") from error
-        if not files:
-            raise UserError(f"data.path={self.path}: the folder has no files directly in it")
-        return files
 
 
 def code_points(text: str) -> NDArray[np.uint32]:

@@ -1,7 +1,9 @@
-"""Shakespeare's speeches in the HDF5 files of TensorFlow Federated, with nothing in them taken on trust."""
+"""The HDF5 files of TensorFlow Federated, with nothing in them taken on trust."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,46 +20,85 @@ _DAMAGED = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeErr
 
 
 def read_snippets(file: Path, path: str) -> dict[str, list[str]]:
-    """Return the speeches of each client, each byte a character.
+    """Return the speeches of each client, each byte a character; see `read_strings`.
+
+    Raises:
+        UserError: if h5py is not installed, or the file is not as TensorFlow Federated writes it.
+    """
+    clients = {name: [one.decode("latin-1") for one in own] for name, own in read_strings(file, path, "snippets")}
+    if not any(clients.values()):
+        raise UserError(f"data.path={path}: {file} has no snippets")
+    return clients
+
+
+def count_clients(file: Path, path: str) -> int:
+    """Return how many clients a file has.
+
+    Raises:
+        UserError: as `read_strings`.
+    """
+    with _opened(file, path, "tokens") as (h5py, opened):
+        return len(_own(opened, "examples", h5py.Group, h5py))
+
+
+def read_strings(
+    file: Path, path: str, field: str, step: int = 1, most: int | None = None
+) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield the name of each client and its strings, ``examples/CLIENT/FIELD``.
 
     Links to elsewhere, data in other files, references and filters that HDF5 would load from outside are refused, and
     so is a file that declares more than it can hold.
 
     Args:
-        file: one of the `FILES`.
+        file: of TensorFlow Federated.
         path: ``data.path`` as the user wrote it, for messages.
+        field: the name of the strings.
+        step: how many strings are read at a time. Their lengths are known only after reading, so a damaged file may
+            take as many times its own size of memory before it is refused.
+        most: how many strings of a client are read, the first of them; None means all.
 
     Raises:
         UserError: if h5py is not installed, or the file is not as TensorFlow Federated writes it.
     """
+    left = _size(file)
+    with _opened(file, path, field) as (h5py, opened):
+        examples = _own(opened, "examples", h5py.Group, h5py)
+        for name in examples:
+            strings = _own(_own(examples, name, h5py.Group, h5py), field, h5py.Dataset, h5py)
+            _check(strings, left, h5py)
+            found: list[bytes] = []
+            stop = len(strings) if most is None else min(most, len(strings))
+            for first in range(0, stop, step):
+                found += map(bytes, strings[first : min(first + step, stop)])
+                left -= sum(map(len, found[first:]))
+                if left < 0:
+                    raise ValueError(f"its {field} are longer than the file")
+            yield name, found
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0  # which opening it reports
+
+
+@contextmanager
+def _opened(file: Path, path: str, field: str) -> Iterator[tuple[Any, Any]]:
+    """Give h5py and the open file; what either raises becomes a line about the file."""
     try:
         h5py = import_module("h5py")  # by name, because it is optional and has no annotations
     except ImportError:
         raise UserError(f"data.path={path}: {file} needs h5py; {install_hint('hdf5')}") from None
-    where = f"data.path={path}: {file}"
     try:
-        left = file.stat().st_size
         with h5py.File(file, "r") as opened:
-            examples = _own(opened, "examples", h5py.Group, h5py)
-            clients: dict[str, list[str]] = {}
-            for name in examples:
-                snippets = _own(_own(examples, name, h5py.Group, h5py), "snippets", h5py.Dataset, h5py)
-                _check(snippets, left, h5py)
-                clients[name] = []
-                for place in range(len(snippets)):  # one by one: their lengths are known only after reading
-                    snippet = bytes(snippets[place])
-                    left -= len(snippet)
-                    if left < 0:
-                        raise ValueError("its snippets are longer than the file")
-                    clients[name].append(snippet.decode("latin-1"))
+            yield h5py, opened
     except _DAMAGED as error:
         reason = str(error).strip("'\"").splitlines() or [type(error).__name__]
         raise UserError(
-            f"{where} is not one of TensorFlow Federated's files, with examples/CLIENT/snippets ({reason[0]})"
+            f"data.path={path}: {file} is not one of TensorFlow Federated's files, with examples/CLIENT/{field} "
+            f"({reason[0]})"
         ) from error
-    if not any(clients.values()):
-        raise UserError(f"{where} has no snippets")
-    return clients
 
 
 def _own(group: Any, name: str, kind: type, h5py: Any) -> Any:
@@ -73,16 +114,16 @@ def _own(group: Any, name: str, kind: type, h5py: Any) -> Any:
     return found
 
 
-def _check(snippets: Any, size: int, h5py: Any) -> None:
+def _check(strings: Any, size: int, h5py: Any) -> None:
     """Require strings that can be in a file of this size, before any is read."""
-    name, dtype = snippets.name, snippets.dtype
-    if h5py.check_string_dtype(dtype) is None or snippets.ndim != 1:
+    name, dtype = strings.name, strings.dtype
+    if h5py.check_string_dtype(dtype) is None or strings.ndim != 1:
         raise ValueError(f"{name} is not one dimension of strings")
-    if snippets.is_virtual or snippets.external:
+    if strings.is_virtual or strings.external:
         raise ValueError(f"{name} is stored in another file")
-    stored = snippets.id.get_create_plist()
+    stored = strings.id.get_create_plist()
     if any(stored.get_filter(k)[0] not in _BUILT_IN_FILTERS for k in range(stored.get_nfilters())):
         raise ValueError(f"{name} is compressed by a filter that is not part of HDF5")
-    declared = max(len(snippets), *(snippets.chunks or (0,)))
+    declared = max(len(strings), *(strings.chunks or (0,)))
     if declared * dtype.itemsize > size:
-        raise ValueError(f"{name} declares {declared:,} snippets, which is more than the file can hold")
+        raise ValueError(f"{name} declares {declared:,} strings, which is more than the file can hold")

@@ -26,19 +26,21 @@ class Measure:
         total: ``[S]`` float64.
         count: ``[S]`` float64, what the sum of `total` is divided by; None for a metric that is a sum.
         root: whether the metric is the square root of that.
+        exponential: whether it is the exponential of that.
     """
 
     name: str
     total: Tensor
     count: Tensor | None
     root: bool = False
+    exponential: bool = False
 
     def of(self, total: Tensor, count: Tensor) -> Tensor:
         """The metric, from sums; 0/0 gives NaN, and a sum over no sample is NaN."""
         if self.count is None:
             return total.where(count > 0, torch.nan)
         mean = total / count
-        return mean.sqrt() if self.root else mean
+        return mean.sqrt() if self.root else mean.exp() if self.exponential else mean
 
     def over_all(self) -> float:
         """The metric over all samples together."""

@@ -14,7 +14,7 @@ from fedsim.data.dataset import IGNORE, Dataset, Task
 from fedsim.data.population import Population, Samples
 from fedsim.evaluation.errors import Measure, error_names, measures
 from fedsim.metrics import COLUMNS, Column
-from fedsim.models.scores import Sums, concatenate
+from fedsim.models.scores import Sums, concatenate, kept_outputs
 from fedsim.parallel.division import add_up
 from fedsim.parallel.processes import ALONE, World
 
@@ -31,7 +31,9 @@ def score_columns(data: Dataset | Population, prefix: str = "test", sampled: boo
     is better.
     """
     names: tuple[str, ...] = ("loss", "accuracy", "accuracy_p10", "accuracy_std")
-    if data.task is Task.REGRESSION:
+    if data.words is not None:
+        names = ("loss", "perplexity", "accuracy", *WORD_SCORES, "accuracy_p10", "accuracy_std")
+    elif data.task is Task.REGRESSION:
         names = ("loss", *error_names(data), "rmse_p90", "rmse_std")
     if sampled:
         names += ("loss_se", "rmse_se" if data.task is Task.REGRESSION else "accuracy_se")
@@ -133,7 +135,7 @@ def evaluate_own(
     """
     test = _judged(population, prefix)
     own = test.sizes.nonzero()[:, 0][world.rank :: world.size]
-    outputs = torch.zeros(len(test), population.num_outputs if population.task is Task.REGRESSION else 0)
+    outputs = torch.zeros(len(test), kept_outputs(population.task, population.num_outputs, population.words))
     sums = torch.zeros(3, population.num_clients, dtype=torch.float64)
     for clients in own.split(chunk_size) if len(own) > 0 else ():
         scored = trainer.score_clients(models(clients), clients, test)
@@ -154,13 +156,30 @@ def evaluate_own(
 
 
 def _losses(sums: Sums, population: Population) -> tuple[Measure, ...]:
-    """The loss and, where there are labels, the accuracy."""
+    """The loss and, where there are labels, the accuracy; of next words the perplexity, the loss's exponential, too."""
     loss = Measure("loss", sums.loss, sums.count)
-    return (loss,) if population.task is Task.REGRESSION else (loss, Measure("accuracy", sums.hits, sums.count))
+    if population.task is Task.REGRESSION:
+        return (loss,)
+    accuracy = Measure("accuracy", sums.hits, sums.count)
+    if population.words is None:
+        return loss, accuracy
+    return loss, Measure("perplexity", sums.loss, sums.count, exponential=True), accuracy
+
+
+WORD_SCORES = ("accuracy_no_oov", "accuracy_no_oov_no_eos", "recall_at_3")
+"""Metrics of next words: accuracy where the target is in the vocabulary; where it is not the end of a sentence either;
+and how often the target is among the three most probable tokens, all targets counted."""
 
 
 def _errors(outputs: Tensor, samples: Samples, population: Population) -> tuple[Measure, ...]:
-    return tuple(measures(outputs, samples, population)) if population.task is Task.REGRESSION else ()
+    if population.task is Task.REGRESSION:
+        return tuple(measures(outputs, samples, population))
+    if population.words is None:
+        return ()
+    known, known_hits, words, word_hits, ahead = outputs.double().unbind(1)  # see `word_counts`
+    every = (samples.targets != IGNORE).flatten(1).sum(1).double().cpu()
+    pairs = ((known_hits, known), (word_hits, words), (ahead, every))
+    return tuple(Measure(name, *pair) for name, pair in zip(WORD_SCORES, pairs, strict=True))
 
 
 def _added(measure: Measure, owner: NDArray[np.int64], clients: int) -> tuple[Tensor, Tensor]:

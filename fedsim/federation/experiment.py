@@ -241,6 +241,7 @@ class Experiment:
     def check_clients(self, population: Population, num_clients: int) -> None:
         """Raise `UserError` if `num_clients` clients are too few for the sampler, or conflict with a part."""
         self.sampler.check(num_clients)
+        self.client.check(population.task)
         sampled = self.sampler.limits(num_clients)
         smallest, largest = self.schedule.cohort_sizes(*self.system.cohort_sizes(*sampled))
         setting = replace(

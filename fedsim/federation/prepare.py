@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fedsim.aggregation.rules import needs_of
 from fedsim.client_store import ClientStore
 from fedsim.clients.task import LocalTask
 from fedsim.core import stopping
@@ -120,7 +121,7 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None) -> Simulation:
         bound=bound,
         trainer=bound.make_trainer(task),
         columns=columns,
-        needs=getattr(e.aggregator.combine, "needs", ()),
+        needs=needs_of(e.aggregator.combine),
         evaluates_round=partial(e.eval.evaluates, rounds=e.rounds),
         stop=e.stop,
         correction=correction,

@@ -25,35 +25,40 @@ def draw(
     """Draw one parameter of a recurrent model.
 
     - ``torch``: recurrent layers and head uniform in ``[-1/sqrt(H), 1/sqrt(H)]``, embedding standard normal, as
-      ``torch.nn``.
-    - ``keras``: input weights and head Glorot uniform, in ``[-l, l]`` with ``l = sqrt(6 / (in + out))`` where ``out``
-      counts all gates; the recurrent matrix of all gates together with orthonormal columns; biases 0, that of a forget
-      gate 1; embedding uniform in ``[-0.05, 0.05]``. As the layers of Keras 3 do by default (Glorot and Bengio 2010;
-      Saxe et al. 2014), where an LSTM has one bias per gate: here it is that of the inputs, and the other is 0.
+      ``torch.nn``; dense layers, the head among them, by the width of what they get. An embedding that is the head too
+      stays standard normal, which makes large outputs: take another.
+    - ``keras``: input weights, dense layer and head Glorot uniform, in ``[-l, l]`` with ``l = sqrt(6 / (in + out))``
+      where ``out`` counts all gates; the recurrent matrix of all gates together with orthonormal columns; biases 0,
+      that of a forget gate 1; embedding uniform in ``[-0.05, 0.05]``. As the layers of Keras 3 do by default (Glorot
+      and Bengio 2010; Saxe et al. 2014), where an LSTM has one bias per gate: here it is that of the inputs, and the
+      other, if there is one, is 0.
     - ``keras_he``: as ``keras``, but the input weights of recurrent layers are normal with variance ``2 / in``, cut off
       at two standard deviations before scaling (He et al. 2015), as in the Shakespeare model of TensorFlow Federated.
       With a narrow embedding they are much larger: Glorot's rule counts all gates as outputs.
-    - ``orthogonal``: as ``torch``, but the recurrent matrix of each gate is orthogonal, and the bias of a forget gate
-      is 1 (Le et al. 2015 discuss why).
+    - ``orthogonal``: as ``torch``, but the recurrent matrix of each gate is orthogonal (has orthonormal columns, where
+      the state is projected), and the bias of a forget gate is 1 (Le et al. 2015 discuss why).
+
+    The weights of a recurrent projection are drawn as ``torch`` draws all others of the layer, and by Glorot's rule in
+    the ways of Keras, which has no such layer.
 
     Args:
         style: one of `STYLES`.
         name: the parameter's name in the layout.
         shape: its shape; gates are blocks of `hidden` rows.
-        hidden: H.
+        hidden: H; for dense layers, the head among them, how many numbers they get.
         forget: the place of the forget gate among the gates, or None.
         rng: the stream of this parameter.
     """
     keras = style.startswith("keras")
     if name.startswith("recurrent.weight_hh") and style != "torch":
-        blocks = [shape] if keras else [(hidden, hidden)] * (shape[0] // hidden)
+        blocks = [shape] if keras else [(hidden, shape[1])] * (shape[0] // hidden)
         return np.concatenate([_orthonormal(block, rng) for block in blocks])
     if keras:
         if name == "embedding.weight":
             return rng.uniform(-_KERAS_EMBEDDING, _KERAS_EMBEDDING, shape)
         if "bias" in name:
             return _forgetting(np.zeros(shape), name, hidden, forget)
-        if style == "keras_he" and name.startswith("recurrent."):
+        if style == "keras_he" and name.startswith("recurrent.weight_ih"):
             return _truncated_normal(shape, rng) * float(np.sqrt(2 / shape[1]))
         limit = float(np.sqrt(6 / sum(shape)))
         return rng.uniform(-limit, limit, shape)

@@ -2,7 +2,7 @@
 
 A model is a vector ``[P]``, a cohort is a matrix ``[C, P]``. Names are those of the plain ``torch.nn`` module of the
 same shape (``recurrent.weight_ih_l0``); the part before the first dot is the parameter's block (embedding,
-recurrent, head).
+recurrent, pooling, projection, head).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from fedsim import seeding
-from fedsim.data.dataset import Task
+from fedsim.data.dataset import Task, WordTokens
 from fedsim.data.population import Population
 from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_exactly_one, check_one_of
 from fedsim.models import initial
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DropoutMask: TypeAlias = "Callable[[int, int, int], Tensor]"
-"""``mask(layer, T, b) -> [C, T, b, H]``, what to multiply that layer's outputs with."""
+"""``mask(layer, T, b) -> [C, T, b, S]``, what to multiply that layer's outputs with."""
 
 DEFAULT_EMBEDDING_SIZE = 8
 """Embedding width where the inputs are tokens and none is given, as in McMahan 2017 and Reddi 2021 (Shakespeare)."""
+
+ACTIVATIONS = ("none", "tanh")
+POOLINGS = ("last", "mean", "max", "attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +47,25 @@ class RecurrentModel:
             Exclusive with `hidden_size`; see `Architecture.hidden_size`.
         num_layers: recurrent layers on top of each other.
         dropout: probability of zeroing an output between two layers while training, as in ``torch.nn.GRU(dropout=)``.
-        bias: whether the recurrent layers and the head have biases.
+        bias: whether the recurrent layers, `head_projection` and the head have biases.
+        gate_biases: biases of each gate: 2, one beside each product, as ``torch.nn`` has them, or 1, as Keras has. Only
+            their sum counts, except in the GRU's candidate: two add parameters and no freedom, and a step of SGD moves
+            the sum of two twice as far.
         embedding_size: width of the token embedding; None means 8 where the inputs are tokens, and must stay None
             where they are numbers.
         initialisation: how the untrained model is drawn: as ``torch.nn`` does, as ``keras`` does, ``keras_he``
             with larger input weights, or with ``orthogonal`` recurrent matrices (see `fedsim.models.initial.draw`).
+        bidirectional: whether every layer reads a sequence backwards too, with weights of its own, and passes on both
+            states, one after the other; only where a sequence has one target. The last state of the second is that
+            after the first step.
+        pooling: what a prediction for a whole sequence is made of: the ``last`` valid state, the ``mean`` or ``max`` of
+            each of its numbers over the valid steps, or their mean weighted by ``attention``: the softmax over the
+            steps of ``w h``, w being learnt (Raffel and Ellis 2015, with a score that is linear).
+        head_projection: width of a dense layer between the recurrent layers and the head, which makes the head of a
+            large vocabulary small; None means none.
+        head_activation: what that layer applies to its outputs: ``none`` or ``tanh``.
+        tied_embeddings: the head's weights are the embedding's, with a bias of their own (Press and Wolf 2017; Inan et
+            al. 2017). Inputs and targets must be of one vocabulary, and what the head gets as wide as the embedding.
     """
 
     hidden_size: int | None = 64
@@ -56,26 +73,44 @@ class RecurrentModel:
     num_layers: int = 1
     dropout: float = 0.0
     bias: bool = True
+    gate_biases: int = 2
     embedding_size: int | None = None
     initialisation: str = "torch"
+    bidirectional: bool = False
+    pooling: str = "last"
+    head_projection: int | None = None
+    head_activation: str = "none"
+    tied_embeddings: bool = False
 
     gates: ClassVar[int]
-    """Blocks of H rows in the weight matrices: 1 (RNN), 3 (GRU) or 4 (LSTM)."""
+    """Blocks of H rows in the weight matrices: 1 (RNN), 3 (GRU, CIFG) or 4 (LSTM)."""
     forget: ClassVar[int | None] = None
     """The place of the forget gate among them."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "hidden_size", "parameters", "num_layers", "embedding_size")
+        check_at_least(self, 1, "hidden_size", "parameters", "num_layers", "embedding_size", "head_projection")
         check_exactly_one(self, "hidden_size", "parameters")
         check_between(self, 1, 1000, "num_layers")  # as every layer is an entry of the layout
         check_between(self, 0, 1, "dropout", open_high=True)
+        check_between(self, 1, 2, "gate_biases")
+        if self.gate_biases == 1 and not self.bias:
+            raise FieldError("gate_biases", self.gate_biases, "has an effect only with bias=true")
         check_one_of(self, "initialisation", initial.STYLES)
+        check_one_of(self, "pooling", POOLINGS)
+        check_one_of(self, "head_activation", ACTIVATIONS)
+        if self.head_activation != "none" and self.head_projection is None:
+            raise FieldError("head_activation", self.head_activation, "has an effect only with head_projection")
         if self.dropout > 0 and self.num_layers == 1:
             raise FieldError("dropout", self.dropout, "acts between layers and needs num_layers of 2 or more")
 
     @property
+    def projection(self) -> int | None:
+        """P, the width of the states of all layers, or None if it is H."""
+        return None
+
+    @property
     def cell(self) -> str:
-        """The kind of cell, one of ``rnn_tanh, rnn_relu, lstm, gru, gru_reset_before``."""
+        """The kind of cell, one of ``rnn_tanh, rnn_relu, lstm, cifg, gru, gru_reset_before``."""
         raise NotImplementedError
 
 
@@ -97,12 +132,51 @@ class RNN(RecurrentModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LSTM(RecurrentModel):
+class _WithCellState(RecurrentModel):
+    """What has a cell state of H units, of which a smaller state can be made.
+
+    Attributes:
+        recurrent_projection: P, width of the state ``h = W (o * tanh(c))`` that a layer passes on to its next step and
+            upwards, below `hidden_size` (Sak 2014, LSTMP, as ``torch.nn.LSTM(proj_size=)``); None means none: the state
+            is ``o * tanh(c)``.
+    """
+
+    recurrent_projection: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "recurrent_projection")
+        width, hidden = self.recurrent_projection, self.hidden_size
+        if width is not None and hidden is not None and width >= hidden:
+            raise FieldError("recurrent_projection", width, f"must be below hidden_size={hidden}")
+
+    @property
+    def projection(self) -> int | None:
+        """P, or None if the state is not projected."""
+        return self.recurrent_projection
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTM(_WithCellState):
     """Long short-term memory with a forget gate (Gers 2000), gates in the order i, f, g, o, as `torch.nn.LSTM`."""
 
     gates: ClassVar[int] = 4
     forget: ClassVar[int | None] = 1
     cell: ClassVar[str] = "lstm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CIFG(_WithCellState):
+    """Long short-term memory whose input gate is what the forget gate leaves over, gates in the order f, g, o.
+
+    With f and o the sigmoid and g the tanh of ``W x + b + U h + c``, ``c' = f * c + (1 - f) * g`` and
+    ``h' = o * tanh(c')``: the coupled input and forget gate of Greff 2017, section III, without peepholes, as in the
+    keyboards of Hard 2018. It has three quarters of the weights of an LSTM.
+    """
+
+    gates: ClassVar[int] = 3
+    forget: ClassVar[int | None] = 0
+    cell: ClassVar[str] = "cifg"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +215,7 @@ class Architecture:
         task: what is predicted.
         quantiles: of a regression, the quantiles that each target's outputs predict, one after another; empty where
             an output predicts the mean.
+        words: which outputs stand for no word, where the next word is predicted; metrics alone depend on it.
     """
 
     model: RecurrentModel
@@ -149,6 +224,7 @@ class Architecture:
     num_outputs: int
     task: Task
     quantiles: tuple[float, ...] = ()
+    words: WordTokens | None = None
 
     def levels(self, like: Tensor) -> Tensor | None:
         """The quantile ``[K]`` that each output predicts, as `like` is; None where outputs predict the mean."""
@@ -165,6 +241,26 @@ class Architecture:
             return 0
         return self.model.embedding_size or DEFAULT_EMBEDDING_SIZE
 
+    @property
+    def state_size(self) -> int:
+        """S, how many numbers a layer passes on: H, or ``model.recurrent_projection``, from every direction."""
+        return len(self.directions) * (self.model.projection or self.hidden_size)
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """What ends the names of a layer's parameters, for each direction in which it reads."""
+        return ("", "_reverse") if self.model.bidirectional else ("",)
+
+    @property
+    def head_size(self) -> int:
+        """F, how many numbers the head gets: those of a state, or of ``model.head_projection``."""
+        return self.model.head_projection or self.state_size
+
+    @property
+    def head_weight(self) -> str:
+        """The name of the head's weights ``[K, F]``: they may be those of the embedding."""
+        return "embedding.weight" if self.model.tied_embeddings else "head.weight"
+
     @cached_property
     def hidden_size(self) -> int:
         """H, units of every recurrent layer: as configured, or the size that comes nearest to ``model.parameters``.
@@ -178,19 +274,24 @@ class Architecture:
         if (wanted := self.model.parameters) is None:
             assert self.model.hidden_size is not None  # exactly one of them is set
             return self.model.hidden_size
-        if (least := self._count(1)) > wanted:
+        fewest = 1 if self.model.projection is None else self.model.projection + 1
+        if (least := self._count(fewest)) > wanted:
+            units = "one unit" if fewest == 1 else f"{fewest} units"
             raise UserError(
                 f"model.parameters={wanted}: {type(self.model).__name__} has at least {least:,} parameters on these "
-                "data (with one unit per layer); set at least that many"
+                f"data (with {units} per layer); set at least that many"
             )
-        sizes = range(1, wanted + 1)  # at least one parameter per unit
+        sizes = range(fewest, wanted + 1)  # at least one parameter per unit
         above = sizes[bisect_left(sizes, wanted, key=self._count)]  # the first that does not fall short
-        below = max(1, above - 1)
+        below = max(fewest, above - 1)
         return below if wanted - self._count(below) <= self._count(above) - wanted else above
 
     @cached_property
     def layout(self) -> ParameterLayout:
-        """Names and shapes, those of ``torch.nn.Embedding``, ``torch.nn.GRU`` (LSTM, RNN) and ``torch.nn.Linear``."""
+        """Names and shapes, those of ``torch.nn.Embedding``, ``torch.nn.GRU`` (LSTM, RNN) and ``torch.nn.Linear``.
+
+        Where the embedding is the head, its weights are there once.
+        """
         return ParameterLayout.of(self._shapes(self.hidden_size))
 
     def _count(self, hidden: int) -> int:
@@ -201,16 +302,24 @@ class Architecture:
         parameters: list[tuple[str, tuple[int, ...]]] = []
         if self.vocabulary_size is not None:
             parameters.append(("embedding.weight", (self.vocabulary_size, self.embedding_size)))
-        for layer in range(m.num_layers):
-            width = hidden if layer else (self.embedding_size or self.input_size)
-            parameters.append((f"recurrent.weight_ih_l{layer}", (m.gates * hidden, width)))
-            parameters.append((f"recurrent.weight_hh_l{layer}", (m.gates * hidden, hidden)))
+        own = m.projection or hidden
+        state = len(self.directions) * own
+        for name in (f"l{layer}{direction}" for layer in range(m.num_layers) for direction in self.directions):
+            width = (self.embedding_size or self.input_size) if name.startswith("l0") else state
+            parameters.append((f"recurrent.weight_ih_{name}", (m.gates * hidden, width)))
+            parameters.append((f"recurrent.weight_hh_{name}", (m.gates * hidden, own)))
+            for side in ("ih", "hh")[: m.gate_biases if m.bias else 0]:
+                parameters.append((f"recurrent.bias_{side}_{name}", (m.gates * hidden,)))
+            if m.projection is not None:
+                parameters.append((f"recurrent.weight_hr_{name}", (own, hidden)))
+        if m.pooling == "attention":
+            parameters.append(("pooling.weight", (1, state)))
+        dense = [] if m.head_projection is None else [("projection", m.head_projection, state)]
+        for block, out, inputs in [*dense, ("head", self.num_outputs, m.head_projection or state)]:
+            if block != "head" or not m.tied_embeddings:
+                parameters.append((f"{block}.weight", (out, inputs)))
             if m.bias:
-                parameters.append((f"recurrent.bias_ih_l{layer}", (m.gates * hidden,)))
-                parameters.append((f"recurrent.bias_hh_l{layer}", (m.gates * hidden,)))
-        parameters.append(("head.weight", (self.num_outputs, hidden)))
-        if m.bias:
-            parameters.append(("head.bias", (self.num_outputs,)))
+                parameters.append((f"{block}.bias", (out,)))
         return parameters
 
 
@@ -218,14 +327,22 @@ def architecture(model: RecurrentModel, population: Population) -> Architecture:
     """Fit a configured model to the data of a population.
 
     Raises:
-        UserError: if ``model.embedding_size`` is set and the inputs are not tokens, if ``model.parameters`` are too
-            few for one unit, or if the model is larger than any machine's memory.
+        UserError: if ``model.embedding_size`` is set and the inputs are not tokens, if ``model.pooling`` or
+            ``model.bidirectional`` is set and there is a target at every step, if the embedding cannot be the head as
+            ``model.tied_embeddings`` asks, if ``model.parameters`` are too few for one unit, or if the model is larger
+            than any machine's memory.
     """
     if model.embedding_size is not None and population.vocabulary_size is None:
         raise UserError(
             f"model.embedding_size={model.embedding_size}: has no effect, because the inputs are numbers, not tokens; "
             "leave it null"
         )
+    if population.task is Task.SEQUENCE_LABELLING:
+        every = "these data have a target at every step"
+        if model.pooling != "last":
+            raise UserError(f"model.pooling={model.pooling}: has no effect, because {every}; leave it at last")
+        if model.bidirectional:
+            raise UserError(f"model.bidirectional=true: would read the targets, because {every}; set it to false")
     arch = Architecture(
         model,
         population.input_size,
@@ -233,14 +350,34 @@ def architecture(model: RecurrentModel, population: Population) -> Architecture:
         population.num_outputs,
         population.task,
         population.forecast.quantiles if population.forecast is not None else (),
+        population.words,
     )
     _ = arch.hidden_size  # raises here, before anything is built from it
+    if model.tied_embeddings:
+        _check_tied(arch)
     if (count := arch.layout.num_parameters) > _MOST_PARAMETERS:
         sized = "hidden_size" if model.parameters is None else "parameters"
         raise UserError(
             f"model.{sized}={getattr(model, sized)}: makes a model of {count:,} parameters, more than any machine holds"
         )
     return arch
+
+
+def _check_tied(arch: Architecture) -> None:
+    """Raise `UserError` unless an embedding can be the head."""
+    start = "model.tied_embeddings=true:"
+    if arch.vocabulary_size is None:
+        raise UserError(f"{start} the inputs are numbers, not tokens, so there is no embedding; set it to false")
+    if arch.vocabulary_size != arch.num_outputs:
+        raise UserError(
+            f"{start} there are {arch.vocabulary_size:,} tokens and {arch.num_outputs:,} outputs, which are therefore "
+            "not scores of the tokens; set it to false"
+        )
+    if arch.embedding_size != arch.head_size:
+        raise UserError(
+            f"{start} the embedding has {arch.embedding_size} numbers per token and the head gets {arch.head_size}; "
+            f"set model.embedding_size={arch.head_size} or model.head_projection={arch.embedding_size}"
+        )
 
 
 _MOST_PARAMETERS = 2**50
@@ -256,6 +393,8 @@ def initial_row(arch: Architecture, seed: int, dtype: torch.dtype) -> Tensor:
     row = torch.empty(arch.layout.num_parameters, dtype=dtype)
     for name, view in arch.layout.views(row).items():
         rng = seeding.generator(seed, f"initial {name}")
-        draws = initial.draw(model.initialisation, name, tuple(view.shape), hidden, model.forget, rng)
+        wide = {"pooling": arch.state_size, "projection": arch.state_size, "head": arch.head_size}
+        width = wide.get(name.split(".")[0], hidden)
+        draws = initial.draw(model.initialisation, name, tuple(view.shape), width, model.forget, rng)
         view.copy_(torch.from_numpy(np.asarray(draws)))
     return row

@@ -17,10 +17,10 @@ from torch.nn.functional import linear
 from fedsim.data.dataset import Task
 from fedsim.errors import UserError
 from fedsim.models.recurrent import Architecture, DropoutMask
-from fedsim.models.reference import ReferenceModel, load_row
+from fedsim.models.reference import ReferenceModel, backwards, load_row, pooled
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 Carry = tuple[Tensor, ...]
 
@@ -30,27 +30,38 @@ class ScanModel(ReferenceModel):
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__(arch)
-        self.cell, self.states = arch.model.cell, 2 if arch.model.cell == "lstm" else 1
+        self.cell = arch.model.cell
 
     def forward(self, inputs: Tensor, lengths: Tensor, dropout: DropoutMask | None = None) -> Tensor:
         """Return outputs ``[b, K]`` or ``[b, T, K]`` of `inputs` ``[b, T, D]`` or ``[b, T]``; there is no dropout."""
-        from torch._higher_order_ops.scan import scan  # a prototype in PyTorch: the only loop that export keeps
-
         x = inputs if self.embedding is None else self.embedding(inputs)
         layer: Any  # to mypy, whatever a module holds is a tensor or a module
         for layer in self.layers:
-            gates = linear(x, layer.weight_ih_l0, getattr(layer, "bias_ih_l0", None)).transpose(0, 1)
-            zeros = x.new_zeros(x.shape[0], layer.weight_hh_l0.shape[1])
-
-            def step(state: Carry, arriving: Tensor, layer: nn.Module = layer) -> tuple[Carry, Tensor]:
-                state = _step(self.cell, layer, state, arriving)
-                return state, state[0].clone()  # the carried state and the output must not share memory
-
-            _, outputs = scan(step, (zeros,) * self.states if self.states == 1 else (zeros, zeros.clone()), gates)
-            x = outputs.transpose(0, 1)
+            if self.bidirectional:
+                back = backwards(self._scan(layer.back, backwards(x, lengths)), lengths)
+                x = torch.cat([self._scan(layer.ahead, x), back], 2)
+            else:
+                x = self._scan(layer, x)
         if self.task is not Task.SEQUENCE_LABELLING:
-            x = x[torch.arange(x.shape[0], device=x.device), lengths - 1]
-        result: Tensor = self.head(x)
+            x = pooled(self.pooling, x, lengths, self.query, self.bidirectional)
+        result: Tensor = self.head(self.dense(x))
+        return result
+
+    def _scan(self, layer: Any, x: Tensor) -> Tensor:
+        """Run a layer over the steps of ``[b, T, D]``; returns its states ``[b, T, S]``."""
+        from torch._higher_order_ops.scan import scan  # a prototype in PyTorch: the only loop that export keeps
+
+        gates = linear(x, layer.weight_ih_l0, getattr(layer, "bias_ih_l0", None)).transpose(0, 1)
+        states: Carry = (x.new_zeros(x.shape[0], layer.weight_hh_l0.shape[1]),)
+        if self.cell in ("lstm", "cifg"):
+            states += (x.new_zeros(x.shape[0], layer.hidden_size),)
+
+        def step(state: Carry, arriving: Tensor) -> tuple[Carry, Tensor]:
+            state = _step(self.cell, layer, state, arriving)
+            return state, state[0].clone()  # the carried state and the output must not share memory
+
+        _, outputs = scan(step, states, gates)
+        result: Tensor = outputs.transpose(0, 1)
         return result
 
 
@@ -63,7 +74,11 @@ def _step(cell: str, layer: Any, state: Carry, x: Tensor) -> Carry:
     if cell == "lstm":
         i, f, g, o = (x + linear(h, weight, bias)).chunk(4, dim=1)
         c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h if (down := getattr(layer, "weight_hr_l0", None)) is None else linear(h, down), c
+    if cell == "cifg":
+        h, c = layer.step(x, *state)
+        return h, c
     x_r, x_z, x_n = x.chunk(3, dim=1)
     if cell == "gru":
         h_r, h_z, h_n = linear(h, weight, bias).chunk(3, dim=1)

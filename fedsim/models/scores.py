@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fedsim.data.dataset import Task
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fedsim.data.dataset import WordTokens
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,9 @@ class Sums:
         loss: summed loss of the targets (cross-entropy, or squared error or pinball loss over the outputs).
         hits: correct predictions; zero for regression.
         count: number of targets that count (outputs, for regression).
-        outputs: ``[S, K]`` of a regression, one row per sample even where the sums are per client, whose samples then
-            follow one another; ``[S, 0]`` else.
+        outputs: what else is kept of each sample, `kept_outputs` numbers, one row per sample even where the sums are
+            per client, whose samples then follow one another: the outputs ``[S, K]`` of a regression, or of next words
+            `word_counts`, ``[S, 5]``.
     """
 
     loss: Tensor
@@ -37,6 +42,36 @@ class Sums:
 def concatenate(parts: Sequence[Sums]) -> Sums:
     """Join sums of consecutive samples or clients."""
     return Sums(*(torch.cat(column) for column in zip(*(part.columns() for part in parts), strict=True)))
+
+
+TOP = 3
+"""How many words a keyboard suggests, of which ``recall_at_3`` says how often the next one is among them."""
+
+
+def kept_outputs(task: Task, num_outputs: int, words: WordTokens | None) -> int:
+    """How many numbers of each sample `Sums.outputs` has."""
+    return num_outputs if task is Task.REGRESSION else 0 if words is None else 5
+
+
+def word_counts(outputs: Tensor, targets: Tensor, valid: Tensor, words: WordTokens) -> Tensor:
+    """Count the targets that are in the vocabulary, and where the outputs are right.
+
+    Args:
+        outputs: ``[..., K]``.
+        targets: ``[...]``, tokens.
+        valid: ``[...]`` bool, which of them count.
+        words: which tokens are no words.
+
+    Returns:
+        ``[..., 5]`` bool: target that is no unknown word; hit among these; target that is a word of the vocabulary, not
+        the end of a sentence either; hit among these; target among the `TOP` highest outputs (behind those above it).
+    """
+    hit = outputs.argmax(-1) == targets
+    ahead = (outputs > outputs.gather(-1, targets[..., None])).sum(-1) < TOP
+    first, last = words.unknown
+    known = valid & ((targets < first) | (targets >= last))
+    word = known & (targets != words.end)
+    return torch.stack([known, known & hit, word, word & hit, valid & ahead], -1)
 
 
 def pinball(error: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:

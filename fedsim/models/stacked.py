@@ -15,39 +15,41 @@ import torch
 
 from fedsim.data.batches import Batch
 from fedsim.data.dataset import IGNORE, Task
+from fedsim.models import head
+from fedsim.models.head import HeadTape
 from fedsim.models.recurrent import Architecture, DropoutMask
-from fedsim.models.scores import Sums, pinball
+from fedsim.models.scores import Sums, pinball, word_counts
 from fedsim.models.torch_kernels import StateGradient, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+class _Pass(NamedTuple):
+    """A layer in one direction: its name in the layout, its input, its states, and what the kernels saved."""
+
+    layer: str
+    inputs: Tensor
+    states: Tensor
+    saved: list[Tensor]
+
+
 class _Tape(NamedTuple):
-    """Inputs, states, saved values and dropout mask of each layer, and the head's input, for the backward pass."""
+    """The passes and the dropout mask of each layer, and what the head kept, for the backward pass."""
 
-    inputs: list[Tensor]
-    states: list[Tensor]
-    saved: list[list[Tensor]]
+    layers: list[list[_Pass]]
     masks: list[Tensor]
-    features: Tensor
+    head: HeadTape
 
 
-def _layer_weights(views: dict[str, Tensor], layer: int) -> Weights:
-    return Weights(
-        views[f"recurrent.weight_ih_l{layer}"],
-        views[f"recurrent.weight_hh_l{layer}"],
-        views.get(f"recurrent.bias_ih_l{layer}"),
-        views.get(f"recurrent.bias_hh_l{layer}"),
-    )
-
-
-def _last(states: Tensor, batch: Batch) -> Tensor:
-    """The state after each sample's last valid step, ``[C, b, H]`` out of ``[C, T + 1, b, H]``."""
-    if not batch.padded:
-        return states[:, -1]
-    index = batch.lengths[:, None, :, None].expand(-1, 1, -1, states.shape[3])
-    return states.gather(1, index)[:, 0]
+def _layer_weights(views: dict[str, Tensor], layer: str) -> Weights:
+    """A layer's weights, or where their gradients go. Kernels have two biases per gate: with one, the other is zero."""
+    one, other = (views.get(f"recurrent.bias_{side}_{layer}") for side in ("ih", "hh"))
+    if one is not None and other is None:
+        other = torch.zeros_like(one)
+    w_ih, w_hh, w_hr = (views.get(f"recurrent.weight_{side}_{layer}") for side in ("ih", "hh", "hr"))
+    assert w_ih is not None and w_hh is not None  # noqa: PT018  # for mypy: every layer has both
+    return Weights(w_ih, w_hh, one, other, w_hr)
 
 
 def _forward(
@@ -66,25 +68,31 @@ def _forward(
         flat = _flat_tokens(batch, arch.vocabulary_size)
         c, b, t_max = batch.inputs.shape
         x = table.index_select(0, flat).view(c, t_max, b, -1)
-    inputs, states, saved, masks = [], [], [], []
+    layers: list[list[_Pass]] = []
+    masks: list[Tensor] = []
     lengths = batch.lengths if batch.padded else None
     for layer in range(arch.model.num_layers):
-        inputs.append(x)
-        layer_states, layer_saved = kernels.forward(arch.model.cell, x, _layer_weights(views, layer), lengths, keep)
-        states.append(layer_states)
-        saved.append(layer_saved)
-        x = layer_states[:, 1:]
+        passes = []
+        for direction in arch.directions:
+            name, read = f"l{layer}{direction}", reverse(x, batch.lengths) if direction else x
+            states, saved = kernels.forward(arch.model.cell, read, _layer_weights(views, name), lengths, keep)
+            passes.append(_Pass(name, read, states, saved))
+        layers.append(passes)
+        x = passes[0].states[:, 1:]
+        if len(passes) > 1:
+            x = torch.cat([x, reverse(passes[1].states[:, 1:], batch.lengths)], dim=3)
         if dropout is not None and layer + 1 < arch.model.num_layers:
             masks.append(dropout(layer, x.shape[1], x.shape[2]))
             x = x * masks[-1]
-    if arch.task is Task.SEQUENCE_LABELLING:
-        features = x.reshape(x.shape[0], -1, x.shape[3])  # [C, T * b, H]
-    else:
-        features = _last(states[-1], batch)  # [C, b, H]
-    outputs = torch.bmm(features, views["head.weight"].transpose(1, 2))
-    if arch.model.bias:
-        outputs += views["head.bias"][:, None]
-    return outputs, _Tape(inputs, states, saved, masks, features)
+    outputs, kept = head.forward(arch, views, x, [one.states for one in layers[-1]], batch)
+    return outputs, _Tape(layers, masks, kept)
+
+
+def reverse(x: Tensor, lengths: Tensor) -> Tensor:
+    """Read the valid steps of ``[C, T, b, D]`` backwards, those beyond ``lengths`` ``[C, b]`` as they are."""
+    step = torch.arange(x.shape[1], device=x.device)[:, None]
+    place = torch.where(step < lengths[:, None], lengths[:, None] - 1 - step, step)
+    return x.gather(1, place[..., None].expand_as(x))
 
 
 def loss_and_gradient(
@@ -111,41 +119,46 @@ def loss_and_gradient(
     outputs, tape = _forward(arch, views, batch, kernels, dropout)
     loss, d_outputs = _loss(arch, outputs, batch)
 
-    grads["head.weight"].copy_(torch.bmm(d_outputs.transpose(1, 2), tape.features))
-    if arch.model.bias:
-        torch.sum(d_outputs, dim=1, out=grads["head.bias"])
-    d_features = torch.bmm(d_outputs, views["head.weight"])
-
-    c, t_max, b = tape.inputs[0].shape[:3]
-    if arch.task is Task.SEQUENCE_LABELLING:
-        incoming = StateGradient(d_features.view(c, t_max, b, -1), None, batch.lengths)
-    else:
-        incoming = StateGradient(None, d_features, batch.lengths)
+    incoming, tied = head.backward(arch, views, tape.head, d_outputs, batch, grads)
     tokens = arch.vocabulary_size is not None
     for layer in range(arch.model.num_layers - 1, -1, -1):
-        result = kernels.backward(
-            arch.model.cell,
-            tape.inputs[layer],
-            _layer_weights(views, layer),
-            tape.states[layer],
-            tape.saved[layer],
-            incoming,
-            need_x=layer > 0 or tokens,
-            into=_layer_weights(grads, layer),
-        )
-        if layer > 0:
-            dx = result.x * tape.masks[layer - 1] if tape.masks else result.x
-            incoming = StateGradient(dx, None, batch.lengths)
+        passes = tape.layers[layer]
+        d_x: Tensor | None = None
+        for number, one in enumerate(passes):
+            result = kernels.backward(
+                arch.model.cell,
+                one.inputs,
+                _layer_weights(views, one.layer),
+                one.states,
+                one.saved,
+                incoming if len(passes) == 1 else _half(incoming, number),
+                need_x=layer > 0 or tokens,
+                into=_layer_weights(grads, one.layer),
+            )
+            d_x = result.x if number == 0 or d_x is None else d_x + reverse(result.x, batch.lengths)
+        if layer > 0 and d_x is not None:
+            incoming = StateGradient(d_x * tape.masks[layer - 1] if tape.masks else d_x, None, batch.lengths)
     if tokens:
         assert arch.vocabulary_size is not None
+        assert d_x is not None
         flat = _flat_tokens(batch, arch.vocabulary_size)
-        table = torch.zeros(c * arch.vocabulary_size, arch.embedding_size, dtype=result.x.dtype, device=result.x.device)
+        # Rows of the clients' embeddings under one another, to which the head may have added already.
+        size = len(batch.inputs) * arch.vocabulary_size, arch.embedding_size
+        table = d_x.new_zeros(size) if tied is None else tied.view(size)
         if table.device.type == "cuda":  # where index_add_ adds in the order in which its threads happen to come
-            table.index_put_((flat,), result.x.reshape(len(flat), -1), accumulate=True)
+            table.index_put_((flat,), d_x.reshape(len(flat), -1), accumulate=True)
         else:
-            table.index_add_(0, flat, result.x.reshape(len(flat), -1))
-        grads["embedding.weight"].copy_(table.view(c, arch.vocabulary_size, -1))
+            table.index_add_(0, flat, d_x.reshape(len(flat), -1))
+        grads["embedding.weight"].copy_(table.view(-1, arch.vocabulary_size, arch.embedding_size))
     return loss
+
+
+def _half(gradient: StateGradient, number: int) -> StateGradient:
+    """The part of the gradient of a layer's states that concerns its pass forwards (0) or backwards (1)."""
+    every, last = (None if g is None else g.chunk(2, dim=-1)[number] for g in (gradient.every, gradient.last))
+    if every is not None and number == 1:
+        every = reverse(every, gradient.lengths)
+    return StateGradient(every, last, gradient.lengths)
 
 
 def _flat_tokens(batch: Batch, vocabulary_size: int) -> Tensor:
@@ -221,5 +234,13 @@ def score_outputs(arch: Architecture, outputs: Tensor, batch: Batch) -> Sums:
         -(picked * valid).view(shape).sum(1),
         correct.view(shape).sum(1).double(),
         valid.view(shape).sum(1).double(),
-        outputs.new_empty((c, b, 0)),
+        _kept(arch, outputs, targets, valid, shape),
     )
+
+
+def _kept(arch: Architecture, outputs: Tensor, targets: Tensor, valid: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """`word_counts` of each sample, ``[C, b, 5]``, where next words are predicted, else ``[C, b, 0]``."""
+    if arch.words is None:
+        return outputs.new_empty((shape[0], shape[2], 0))
+    counts = word_counts(outputs, targets, valid, arch.words)
+    return counts.view(*shape, counts.shape[-1]).sum(1).to(outputs.dtype)

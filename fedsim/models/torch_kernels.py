@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
 
 class Weights(NamedTuple):
-    """One layer's parameters: ``w_ih [C, G, D]``, ``w_hh [C, G, H]``, ``b_ih [C, G]``, ``b_hh [C, G]`` (or None)."""
+    """One layer's parameters.
+
+    ``w_ih [C, G, D]``, ``w_hh [C, G, S]``, ``b_ih [C, G]`` and ``b_hh [C, G]`` (or None). The state has S = H numbers,
+    or fewer if an LSTM or CIFG makes it of its H units by ``w_hr [C, S, H]``.
+    """
 
     w_ih: Tensor
     w_hh: Tensor
     b_ih: Tensor | None
     b_hh: Tensor | None
+    w_hr: Tensor | None = None
 
 
 class StateGradient(NamedTuple):
@@ -55,7 +60,7 @@ def forward(
     """Run one layer over all steps.
 
     Args:
-        cell: ``rnn_tanh, rnn_relu, lstm, gru`` or ``gru_reset_before``.
+        cell: ``rnn_tanh, rnn_relu, lstm, cifg, gru`` or ``gru_reset_before``.
         x: ``[C, T, b, D]``.
         weights: the layer's parameters.
         lengths: ``[C, b]`` int64 valid steps, 0 for a sample that does not count. Kernels may skip the steps beyond;
@@ -67,6 +72,8 @@ def forward(
     """
     c, t_max, b, _ = x.shape
     hidden = weights.w_hh.shape[2]
+    if cell in ("lstm", "cifg"):
+        return _forward_cells(cell, x, weights)
     gx = _project(x, weights.w_ih, weights.b_ih)
     # [C, H, G] made contiguous once per layer: products with the transposed view run at half the speed.
     u = weights.w_hh.transpose(1, 2).contiguous()
@@ -80,19 +87,6 @@ def forward(
             h = squash(gx[:, t] + _affine(h, u, bias))
             states[:, t + 1] = h
         return states, []
-
-    if cell == "lstm":
-        cells = x.new_zeros(c, t_max + 1, b, hidden)
-        state = cells[:, 0].contiguous()
-        gates = torch.empty_like(gx)
-        for t in range(t_max):
-            a = gx[:, t] + _affine(h, u, bias)
-            i, f, g, o = a.chunk(4, dim=2)
-            i.sigmoid_(), f.sigmoid_(), g.tanh_(), o.sigmoid_()
-            state = f * state + i * g
-            h = o * state.tanh()
-            gates[:, t], cells[:, t + 1], states[:, t + 1] = a, state, h
-        return states, [gates, cells]
 
     gates = torch.empty_like(gx)
     extra = torch.empty_like(states[:, 1:])  # gru: U h + c of the candidate; gru_reset_before: r * h
@@ -111,6 +105,35 @@ def forward(
             h = torch.lerp(h, n, rz[..., hidden:])
         g[..., : 2 * hidden], g[..., 2 * hidden :], extra[:, t], states[:, t + 1] = rz, n, q, h
     return states, [gates, extra]
+
+
+def _forward_cells(cell: str, x: Tensor, weights: Weights) -> tuple[Tensor, list[Tensor]]:
+    """`forward` of the cells that have a state of their own beside h."""
+    c, t_max, b, _ = x.shape
+    gx = _project(x, weights.w_ih, weights.b_ih)
+    u = weights.w_hh.transpose(1, 2).contiguous()
+    down = None if weights.w_hr is None else weights.w_hr.transpose(1, 2).contiguous()
+    bias = None if weights.b_hh is None else weights.b_hh[:, None]
+    states = x.new_zeros(c, t_max + 1, b, u.shape[1])
+    h = states[:, 0].contiguous()
+    cells = x.new_zeros(c, t_max + 1, b, gx.shape[3] // (4 if cell == "lstm" else 3))
+    state = cells[:, 0].contiguous()
+    gates = torch.empty_like(gx)
+    for t in range(t_max):
+        a = gx[:, t] + _affine(h, u, bias)
+        if cell == "lstm":
+            i, f, g, o = a.chunk(4, dim=2)
+            i.sigmoid_(), f.sigmoid_(), g.tanh_(), o.sigmoid_()
+            state = f * state + i * g
+        else:
+            f, g, o = a.chunk(3, dim=2)
+            f.sigmoid_(), g.tanh_(), o.sigmoid_()
+            state = torch.lerp(g, state, f)
+        h = o * state.tanh()
+        if down is not None:
+            h = torch.bmm(h, down)
+        gates[:, t], cells[:, t + 1], states[:, t + 1] = a, state, h
+    return states, [gates, cells]
 
 
 def backward(
@@ -140,7 +163,10 @@ def backward(
     d_gx = x.new_empty(c, t_max, b, w.shape[1])  # gradient of the pre-activations as the input's product sees them
     d_gh = d_gx if cell != "gru" else torch.empty_like(d_gx)  # ... and as the state's product sees them
     dh = x.new_zeros(c, b, hidden)
-    d_cell = torch.zeros_like(dh)
+    d_cell, w_hr = torch.zeros_like(dh), weights.w_hr
+    d_projected = None if w_hr is None else x.new_empty(c, t_max, b, hidden)
+    if w_hr is not None:
+        d_cell = x.new_zeros(c, b, w_hr.shape[2])
     for t in range(t_max - 1, -1, -1):
         if gradient.every is not None:
             dh = dh + gradient.every[:, t]
@@ -151,20 +177,20 @@ def backward(
             d_gx[:, t] = dh * (1 - states[:, t + 1] ** 2)
         elif cell == "rnn_relu":
             d_gx[:, t] = dh * (states[:, t + 1] > 0)
-        elif cell == "lstm":
+        elif cell in ("lstm", "cifg"):
             gates, cells = saved
-            i, f, g, o = gates[:, t].chunk(4, dim=2)
+            if w_hr is not None and d_projected is not None:
+                d_projected[:, t] = dh
+                dh = torch.bmm(dh, w_hr)
+            *i, f, g, o = gates[:, t].chunk(4 if cell == "lstm" else 3, dim=2)
             squashed = cells[:, t + 1].tanh()
             d_cell = d_cell + dh * o * (1 - squashed**2)
-            d_gx[:, t] = torch.cat(
-                [
-                    d_cell * g * i * (1 - i),
-                    d_cell * cells[:, t] * f * (1 - f),
-                    d_cell * i * (1 - g**2),
-                    dh * squashed * o * (1 - o),
-                ],
-                dim=2,
-            )
+            if cell == "lstm":
+                d_inner = [d_cell * g * i[0] * (1 - i[0]), d_cell * cells[:, t] * f * (1 - f), d_cell * i[0]]
+            else:
+                d_inner = [d_cell * (cells[:, t] - g) * f * (1 - f), d_cell * (1 - f)]
+            d_inner[-1] = d_inner[-1] * (1 - g**2)
+            d_gx[:, t] = torch.cat([*d_inner, dh * squashed * o * (1 - o)], dim=2)
             d_cell = d_cell * f
         else:
             gates, extra = saved
@@ -207,12 +233,19 @@ def backward(
         d_w_hh,
         rows_x.sum(1) if bias else None,
         rows_h.sum(1) if bias else None,
+        None if d_projected is None else _projection_gradient(d_projected, *saved),
     )
     for target, value in zip(into or (), d_weights, strict=False):
         if target is not None and value is not None:
             target.copy_(value)
     dx = torch.bmm(rows_x, weights.w_ih).view(c, t_max, b, d) if need_x else None
     return Gradients(dx, into or d_weights)
+
+
+def _projection_gradient(d_states: Tensor, gates: Tensor, cells: Tensor) -> Tensor:
+    """The gradient ``[C, S, H]`` of ``w_hr``, whose input was ``o * tanh(c)``, from those of the states it made."""
+    units = gates[..., -cells.shape[3] :] * cells[:, 1:].tanh()
+    return torch.bmm(d_states.flatten(1, 2).transpose(1, 2), units.flatten(1, 2))
 
 
 def _project(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:

@@ -73,7 +73,7 @@ def plan(simulation: Simulation) -> dict[str, str]:
         "bytes in round 1": f"{down:,} down, {up:,} up",
         **{label: text for part in simulation.parts for label, text in part.plan(simulation, state, coming).items()},
         **({"notes": "\n".join(simulation.advice)} if simulation.advice else {}),
-        "engine": e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell),
+        "engine": e.engine.describe(e.torch_device(), e.torch_dtype(), e.model),
         "memory": f"about {memory / 2**20:,.1f} MiB for {chunk} clients at a time",
     }
 

@@ -27,7 +27,7 @@ from fedsim.extras import require
 from fedsim.federation.prepare import Simulation, prepare
 from fedsim.models.macs import macs_per_sequence, macs_per_step
 from fedsim.models.onnx_graph import build_graph
-from fedsim.models.plain import PlainModel
+from fedsim.models.plain import PlainModel, plain_parameters
 from fedsim.models.recurrent import Architecture
 from fedsim.models.reference import ReferenceModel, load_row
 from fedsim.models.scan_model import exported_program
@@ -206,14 +206,14 @@ def pruned(row: Tensor, arch: Architecture, share: float) -> Tensor:
 
 def _write_torch(path: Path, arch: Architecture, row: Tensor, simulation: Simulation, saved: SavedModel) -> Model:
     facts = describe(arch, simulation.experiment, simulation.population, saved)
-    parameters = {name: view.contiguous() for name, view in arch.layout.views(row).items()}
+    parameters = plain_parameters(arch, row)
     write_atomically(path, save(parameters, metadata={"format": "pt", "fedsim": json.dumps(facts)}))
     write_json(path.with_name(path.name.removesuffix(SUFFIXES["torch"]) + ".json"), facts)
     loaded = load_file(path)
     if arch.model.cell == "gru_reset_before":
         return _reference(arch, arch.layout.flatten(loaded))
     module = PlainModel(arch).to(row.dtype).train(False)
-    module.load_state_dict(loaded)
+    module.load_state_dict(loaded | ({"head.weight": loaded[arch.head_weight]} if arch.model.tied_embeddings else {}))
     return module
 
 
@@ -334,11 +334,17 @@ def _random_inputs(test: Samples, arch: Architecture) -> list[tuple[Tensor, Tens
 
 
 def _note(name: str, arch: Architecture) -> str:
-    if name == "int8" and arch.model.cell != "lstm":
+    if name == "int8" and arch.model.cell not in ("lstm", "cifg"):
         kind = "GRU" if "gru" in arch.model.cell else "RNN"
         return f"onnxruntime quantises no {kind}: its weights stay float32, only those of embedding and head are int8"
     if name == "torch" and arch.model.cell == "gru_reset_before":
         return "torch.nn has no gru_reset_before: loaded into nn.GRU, these weights give other outputs"
+    if name in ("onnx", "int8") and arch.model.projection is not None:
+        return (
+            "ONNX's LSTM has no projection: the file has it after each layer, and multiplied into the recurrent weights"
+        )
+    if name == "torch" and arch.model.cell == "cifg":
+        return "written for nn.LSTM, whose input gate has the forget gate's weights with the other sign"
     return ""
 
 

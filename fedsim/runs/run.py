@@ -288,7 +288,7 @@ def _introduction(simulation: Simulation, directory: Path) -> list[str]:
     e, population = simulation.experiment, simulation.population
     arch = simulation.task.arch
     fitted = "" if e.model.parameters is None else f" (hidden_size={arch.hidden_size})"
-    engine = e.engine.describe(e.torch_device(), e.torch_dtype(), e.model.cell)
+    engine = e.engine.describe(e.torch_device(), e.torch_dtype(), e.model)
     threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     own = "test columns pool the evaluations of the clients' own models, for not all blocks are aggregated"
     return [

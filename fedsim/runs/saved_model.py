@@ -73,13 +73,23 @@ def model_facts(simulation: Simulation) -> dict[str, Any]:
     """Return what a checkpoint records about its model, as plain data: enough to compare architectures."""
     arch = simulation.task.arch
     shapes = {name: list(shape) for name, shape in zip(arch.layout.names, arch.layout.shapes, strict=True)}
-    return {"cell": arch.model.cell, "blocks": simulation.experiment.aggregator.blocks, "parameters": shapes}
+    return {"cell": _kind(arch), "blocks": simulation.experiment.aggregator.blocks, "parameters": shapes}
+
+
+def _kind(arch: Architecture) -> str:
+    """The cell, and what else decides a model's outputs and does not show in the shapes of its parameters."""
+    model, more = arch.model, []
+    if model.pooling != "last":
+        more.append(f"{model.pooling} of its states")
+    if model.head_activation != "none":
+        more.append(f"{model.head_activation} before the head")
+    return model.cell + (f" with {' and '.join(more)}" if more else "")
 
 
 def first_difference(facts: Mapping[str, Any], arch: Architecture) -> str | None:
     """Return the first difference between a saved model and an architecture, in words; None if it fits."""
-    if facts["cell"] != arch.model.cell:
-        return f"the saved model's cell is {facts['cell']}, the one it is wanted for {arch.model.cell}"
+    if facts["cell"] != _kind(arch):
+        return f"the saved model's cell is {facts['cell']}, the one it is wanted for {_kind(arch)}"
     saved = {name: tuple(shape) for name, shape in facts["parameters"].items()}
     wanted = dict(zip(arch.layout.names, arch.layout.shapes, strict=True))
     for name in [*wanted, *(name for name in saved if name not in wanted)]:

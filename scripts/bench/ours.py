@@ -64,8 +64,9 @@ def experiment(spec: Spec) -> Experiment:
     w = spec.workload
     model = {"gru": recurrent.GRU, "lstm": recurrent.LSTM, "rnn": recurrent.RNN}[w.cell]
     local = {"sgd": optimizers.SGD, "adam": optimizers.Adam}[w.optimizer]
+    sizes = {"hidden_size": w.hidden, "num_layers": w.layers, "embedding_size": w.embedding or None}
     return Experiment(
-        model=model(hidden_size=w.hidden, num_layers=w.layers, embedding_size=w.embedding or None),
+        model=model(**sizes, head_projection=w.projection or None),
         data=Random(w),
         partition=Natural(),
         client=ClientConfig(optimizer=local(lr=w.lr), epochs=w.epochs, batch_size=w.batch_size),

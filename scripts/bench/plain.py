@@ -30,13 +30,14 @@ class Model(nn.Module):
         self.embedding = nn.Embedding(w.vocabulary, w.embedding) if w.vocabulary else None
         kind = {"gru": nn.GRU, "lstm": nn.LSTM, "rnn": nn.RNN}[w.cell]
         self.recurrent = kind(w.embedding or w.features, w.hidden, w.layers, batch_first=True)
-        self.head = nn.Linear(w.hidden, w.outputs)
+        self.projection = nn.Linear(w.hidden, w.projection) if w.projection else nn.Identity()
+        self.head = nn.Linear(w.projection or w.hidden, w.outputs)
         self.load_state_dict({name: torch.from_numpy(value) for name, value in first_model(w).items()})
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[b, T, D]`` or ``[b, T]`` to outputs ``[b, K]``, or ``[b, T, K]`` for a label at every step."""
         states, _ = self.recurrent(x if self.embedding is None else self.embedding(x))
-        outputs: Tensor = self.head(states if self.every_step else states[:, -1])
+        outputs: Tensor = self.head(self.projection(states if self.every_step else states[:, -1]))
         return outputs
 
 

@@ -37,6 +37,7 @@ class Workload:
         task: ``classification``, ``sequence_labelling`` (a token after every step) or ``regression``.
         vocabulary: number of tokens, or 0 if the inputs are numbers.
         embedding: width of the token embedding, or 0.
+        projection: width of a dense layer before the head, or 0.
         batch_size: samples per local step.
         epochs: passes over a client's samples per round.
         optimizer: the clients' optimizer, ``sgd`` or ``adam``.
@@ -55,6 +56,7 @@ class Workload:
     task: str = "classification"
     vocabulary: int = 0
     embedding: int = 0
+    projection: int = 0
     batch_size: int = 16
     epochs: int = 1
     optimizer: str = "sgd"
@@ -79,7 +81,8 @@ class Workload:
         widths = [self.embedding or self.features] + [self.hidden] * (self.layers - 1)
         recurrent = self.steps * sum(2 * (width + self.hidden) * gates * self.hidden for width in widths)
         heads = self.steps if self.task == "sequence_labelling" else 1
-        return recurrent + heads * 2 * self.hidden * self.outputs
+        wide = self.projection or self.hidden
+        return recurrent + heads * 2 * (self.hidden * self.projection + wide * self.outputs)
 
     @property
     def flops_per_round(self) -> int:
@@ -133,6 +136,21 @@ WORKLOADS = {
         optimizer="adam",
         lr=1e-3,
     ),
+    "W5": Workload(
+        100,
+        256,
+        100,
+        steps=20,
+        features=0,
+        hidden=670,
+        outputs=10_004,
+        cell="lstm",
+        task="sequence_labelling",
+        vocabulary=10_004,
+        embedding=96,
+        projection=96,
+        lr=0.3,
+    ),
 }
 
 
@@ -184,7 +202,9 @@ def first_model(w: Workload) -> Arrays:
         shapes[f"recurrent.weight_ih_l{layer}"] = (rows, width)
         shapes[f"recurrent.weight_hh_l{layer}"] = (rows, w.hidden)
         shapes[f"recurrent.bias_ih_l{layer}"] = shapes[f"recurrent.bias_hh_l{layer}"] = (rows,)
-    shapes |= {"head.weight": (w.outputs, w.hidden), "head.bias": (w.outputs,)}
+    if w.projection:
+        shapes |= {"projection.weight": (w.projection, w.hidden), "projection.bias": (w.projection,)}
+    shapes |= {"head.weight": (w.outputs, w.projection or w.hidden), "head.bias": (w.outputs,)}
     bound = w.hidden**-0.5
     return {name: rng.uniform(-bound, bound, shape).astype(np.float32) for name, shape in shapes.items()}
 

@@ -47,6 +47,8 @@ def loss_of(w: Workload, params: dict, batch: dict) -> jax.Array:
         start = (jnp.zeros((x.shape[1], w.hidden)),) * (2 if w.cell == "lstm" else 1)
         _, x = jax.lax.scan(lambda state, g, u=weights, b=bias: step(w.cell, u, b, state, g), start, gates)
     features = jnp.swapaxes(x, 0, 1) if w.task == "sequence_labelling" else x[-1]
+    if w.projection:
+        features = features @ params["projection.weight"].T + params["projection.bias"]
     outputs = features @ params["head.weight"].T + params["head.bias"]
     if w.task == "regression":
         return jnp.mean((outputs - batch["y"]) ** 2)

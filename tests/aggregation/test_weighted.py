@@ -15,22 +15,35 @@ RNG = np.random.default_rng(1)
 DELTAS = RNG.normal(size=(7, 4))
 SAMPLES = np.array([3, 40, 1, 7, 7, 12, 100])
 LOSS = np.array([0.5, 2.0, 0.01, 1.1, 0.7, 0.0, 3.0])
+TOKENS = np.array([30, 100, 0, 7, 70, 12, 900])
 ACCURACY = np.array([0.0, 0.25, 1.0, 0.5, 0.0, 0.75, 0.1])
 
 
-def combined(by, deltas=DELTAS, loss=LOSS, accuracy=ACCURACY, chunk=3, samples=SAMPLES, dtype=torch.float64, power=1.0):
+def combined(
+    by,
+    deltas=DELTAS,
+    loss=LOSS,
+    accuracy=ACCURACY,
+    chunk=3,
+    samples=SAMPLES,
+    tokens=TOKENS,
+    dtype=torch.float64,
+    power=1.0,
+):
     """The weighted mean of rows that arrive in chunks."""
     rows = torch.tensor(np.asarray(deltas), dtype=dtype)
     columns = (torch.tensor(samples), torch.ones(len(rows)), torch.ones(len(rows)))
     columns += tuple(torch.tensor(column, dtype=torch.float64) for column in (loss, accuracy))
-    chunks = ((rows[p], Report(*(c[p] for c in columns))) for p in torch.arange(len(rows)).split(chunk))
+    columns += (None,) * 3 + (torch.tensor(tokens if len(tokens) == len(rows) else samples),)
+    parts = torch.arange(len(rows)).split(chunk)
+    chunks = ((rows[p], Report(*(None if c is None else c[p] for c in columns))) for p in parts)
     return combine_chunks(Weighted(by=by, power=power), rows[0], chunks)[0].numpy()
 
 
 @pytest.mark.parametrize(
     ("by", "weights"),
     # A loss of exactly zero counts as 1e-12, so that its weight is finite.
-    [("samples", SAMPLES), ("accuracy", ACCURACY), ("loss", 1 / np.maximum(LOSS, 1e-12))],
+    [("samples", SAMPLES), ("tokens", TOKENS), ("accuracy", ACCURACY), ("loss", 1 / np.maximum(LOSS, 1e-12))],
 )
 @pytest.mark.parametrize("chunk", [1, 3, 7])
 def test_weights(by, weights, chunk):
@@ -50,8 +63,16 @@ def test_powers(by, power, weights):
 
 def test_a_lower_loss_weighs_more():
     """Weights 1/0.5 = 2 and 1/2 = 0.5: (2 * 1 + 0.5 * 0) / 2.5 = 0.8."""
-    two = {"loss": [0.5, 2.0], "accuracy": [0, 0], "samples": np.array([1, 1])}
+    two = {"loss": [0.5, 2.0], "accuracy": [0, 0], "samples": np.array([1, 1]), "tokens": ()}
     assert combined("loss", [[1.0], [0.0]], **two) == pytest.approx(0.8)
+
+
+def test_a_client_without_tokens_counts_for_nothing():
+    """Of 0 tokens the power -1 would be infinite; if no client has any, the plain mean is taken."""
+    weights = np.divide(1.0, TOKENS, where=TOKENS > 0, out=np.zeros(7))
+    expected = (weights[:, None] * DELTAS).sum(0) / weights.sum()
+    np.testing.assert_allclose(combined("tokens", power=-1), expected, rtol=1e-12)
+    np.testing.assert_allclose(combined("tokens", tokens=0 * TOKENS), DELTAS.mean(0), rtol=1e-12)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7])

@@ -88,7 +88,10 @@ def inverted(run, compose, *more):
 
 @pytest.mark.parametrize("more", [("model=gru",), ("model=lstm",), ("model=rnn",), ("model=gru_reset_before",),
                                   ("data.task=regression",), ("client.optimizer.momentum=0.9", "client.clip_norm=0.01"),
-                                  ("aggregator=fedprox",)], ids=str)  # fmt: skip
+                                  ("aggregator=fedprox",), ("model=cifg", "model.bidirectional=true"),
+                                  ("model=lstm", "model.recurrent_projection=4"), ("model.pooling=attention",),
+                                  ("model.pooling=mean", "model.head_projection=6", "model.gate_biases=1")],
+                         ids=str)  # fmt: skip
 def test_a_gradient_gives_its_sequence_away(run, compose, more):
     """There are many more numbers in the gradient than in the sequence, and in float64 they are nearly exact."""
     found = inverted(run, compose, "dtype=float64", *more)

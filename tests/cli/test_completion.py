@@ -16,7 +16,7 @@ from fedsim.cli.completion import candidates
 from fedsim.config import compose as config
 from fedsim.config import option_files
 
-MODELS = ["gru", "gru_reset_before", "lstm", "rnn"]
+MODELS = ["cifg", "gru", "gru_reset_before", "lstm", "rnn"]
 
 
 # Candidates
@@ -34,7 +34,11 @@ def test_options_of_a_group():
 
 def test_lists_of_options():
     assert candidates("model=gru,l") == ["model=gru,lstm"]
-    assert candidates("model=gru,lstm,") == ["model=gru,lstm,gru_reset_before", "model=gru,lstm,rnn"]
+    assert candidates("model=gru,lstm,") == [
+        "model=gru,lstm,cifg",
+        "model=gru,lstm,gru_reset_before",
+        "model=gru,lstm,rnn",
+    ]
 
 
 @pytest.mark.parametrize("group", config.list_options())
@@ -57,7 +61,7 @@ def test_names_step_by_step():
 def test_a_single_key_comes_with_and_without_its_default():
     assert candidates("client.epo") == ["client.epochs=", "client.epochs=2"]
     assert candidates("eval.ev") == ["eval.every=", "eval.every=1"]
-    assert candidates("model.bi") == ["model.bias=true", "model.bias=false"]
+    assert candidates("model.bia") == ["model.bias=true", "model.bias=false"]
     assert candidates("model.bias=f") == ["model.bias=false"]
     assert candidates("stop.pat") == ["stop.patience=", "stop.patience=null"]
 

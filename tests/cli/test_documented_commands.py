@@ -10,6 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 
 import fedsim as package
@@ -26,8 +27,11 @@ SHORT = ("rounds=1", "threads=1", "device=cpu", "console=none", "engine.kernels=
 AS_IT_STANDS = ("docs/reproducibility.md",)
 """Pages whose runs are compared with each other; these are short already."""
 
-SMALL = {"experiment=keyboard_shakespeare": ("data.path=play.txt",)}
-"""Overrides added to commands with a certain word, so that nothing is downloaded."""
+SMALL = {
+    **dict.fromkeys(("experiment=keyboard_shakespeare", "experiment=keyboard_words"), ("data.path=play.txt",)),
+    "model.recurrent_projection=16": ("model.hidden_size=17",),
+}
+"""Overrides added to commands with a certain word: nothing is downloaded, and a projection has units to spare."""
 
 FEWER = {
     "seed=101,102": "seed=101",
@@ -88,8 +92,14 @@ def commands(page):
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A folder for what commands convert, so that nothing of these files stays on the machine."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def files(elsewhere, monkeypatch):
+def files(elsewhere, monkeypatch, cache):
     """The files that commands name, with a few samples each; modules that pages announce are unloaded again."""
     monkeypatch.syspath_prepend(elsewhere)
     modules = {Path(file).stem for page in PAGES for file, _, _ in blocks(page) if file and file.endswith(".py")}
@@ -104,9 +114,21 @@ def files(elsewhere, monkeypatch):
         rows = ((engine, cycle, *range(23), cycle) for engine in (1, 2, 3) for cycle in range(1, 121))
         Path(f"CMAPSS/{part}_FD001.txt").write_text("".join(" ".join(map(str, row)) + "\n" for row in rows))
     Path("CMAPSS/RUL_FD001.txt").write_text("5\n50\n200\n")
+    write_stackoverflow(Path("stackoverflow"))
+    monkeypatch.setenv("FEDSIM_CACHE_DIR", str(cache))
     yield
     for name in modules:
         sys.modules.pop(name, None)
+
+
+def write_stackoverflow(folder):
+    """Three users with two sentences each, and ten thousand words with their counts."""
+    folder.mkdir()
+    for part in ("train", "test"):
+        with h5py.File(folder / f"stackoverflow_{part}.h5", "w") as file:
+            for user in ("1", "2", "3"):
+                file[f"examples/{user}/tokens"] = [b"w1 w2 .", b"w3 who ?"]
+    (folder / "stackoverflow.word_count").write_text("".join(f"w{k}\t{10_001 - k}\n" for k in range(1, 10_001)))
 
 
 def write(file, text):
@@ -121,7 +143,7 @@ def shortened(words):
         few = [re.sub(r"^([\w./]+=[\w.]+,[\w.]+),[\w.,]+$", r"\1", FEWER.get(word, word)) for word in words]
         sized = any(word.startswith("model.parameters=") for word in words)
         short = [extra for extra in SHORT if not (sized and extra.startswith("model.hidden_size="))]
-        return [*few, *small, *short]
+        return [*few, *short, *small]
     if words[0] == "resume":
         return [RESUMED.get(word, word) for word in words]
     return [*words, *small]

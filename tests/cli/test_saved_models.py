@@ -25,7 +25,7 @@ def saved(directory, number):
     return load_checkpoint(path, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("model", ["rnn", "lstm", "gru", "gru_reset_before"])
+@pytest.mark.parametrize("model", ["rnn", "lstm", "cifg", "gru", "gru_reset_before"])
 def test_a_state_dict_holds_the_last_model(fedsim, run_directory, model):
     directory = run_directory(f"model={model}")
     answer = fedsim("export", "run")
@@ -34,7 +34,8 @@ def test_a_state_dict_holds_the_last_model(fedsim, run_directory, model):
     facts = json.loads((directory / "export" / "model.json").read_text())
     assert (facts["cell"], facts["hidden_size"], facts["input_size"]) == (model.replace("rnn", "rnn_tanh"), 2, 2)
     assert set(parameters) >= {"recurrent.weight_ih_l0", "head.weight", "head.bias"}
-    assert sum(value.numel() for value in parameters.values()) == saved(directory, 2).row.numel()
+    more = 2 * (2 + 2 + 2) if model == "cifg" else 0  # two input gates of nn.LSTM: of inputs, states, and two biases
+    assert sum(value.numel() for value in parameters.values()) == saved(directory, 2).row.numel() + more
     loss = f"{float(rows(directory)[-1]['test_loss']):.4f}"
     assert answer.out.count(loss) == 2  # before and after
     assert ("torch.nn has no" in answer.out) == (model == "gru_reset_before")
@@ -216,6 +217,9 @@ def test_a_model_that_does_not_fit_is_refused(run_directory, refused, tiny, else
     )
     assert "cell is gru, the one it is wanted for gru_reset_before" in refused(
         *new, "model=gru_reset_before", "init_from=run"
+    )
+    assert "cell is gru, the one it is wanted for gru with mean of its states" in refused(
+        *new, "model.pooling=mean", "init_from=run"
     )
     assert "the saved model has no recurrent.weight_ih_l1" in refused(
         *new, "model.num_layers=2", "init_from=run"

@@ -20,6 +20,10 @@ VARIANTS = [
     (Task.SEQUENCE_LABELLING, ("model=gru_reset_before",)),
     (Task.CLASSIFICATION, ("aggregator=fedsam", "model.num_layers=2", "model.dropout=0.2")),
     (Task.CLASSIFICATION, ("aggregator=fedprox", "aggregator.blocks=[recurrent]")),
+    (Task.CLASSIFICATION, ("model=cifg", "model.recurrent_projection=3", "model.pooling=attention")),
+    (Task.REGRESSION, ("model=lstm", "model.pooling=max", "model.head_projection=3", "model.gate_biases=1")),
+    (Task.REGRESSION, ("model.bidirectional=true", "model.num_layers=2")),
+    (Task.SEQUENCE_LABELLING, ("model.tied_embeddings=true", "model.embedding_size=5")),
 ]
 
 

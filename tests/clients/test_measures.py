@@ -1,6 +1,7 @@
 """Columns of the report that only some rules ask for."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from fedsim.clients.settings import ClientConfig
 from fedsim.clients.task import LocalTask
 from fedsim.corrections.none import NoCorrection
 from fedsim.corrections.proximal import Prox
-from fedsim.data.dataset import Task
+from fedsim.data.dataset import IGNORE, Task
+from fedsim.errors import UserError
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.models.blocks import Blocks
 
@@ -83,6 +85,57 @@ def test_start_loss_is_the_full_batch_loss_before_training(tiny, engine, task):
     assert report.lr.tolist() == [0.3 * 0.5**2] * 3
     assert report.start_loss.dtype == torch.float64
     np.testing.assert_allclose(report.start_loss, report.train_loss, rtol=1e-12)
+
+
+def positions(tiny, engine, *overrides):
+    """Two simulations on the play's characters, whose windows are padded: losses over targets, and over positions."""
+    for over in ("targets", "positions"):
+        base = tiny(f"client.loss_over={over}", "client.batch_size=null", *overrides, task=Task.SEQUENCE_LABELLING)
+        yield prepare(replace(base, engine=SequentialEngine()) if engine == "sequential" else base)
+
+
+@pytest.mark.parametrize("engine", ["stacked", "sequential"])
+def test_losses_over_positions_count_padding(tiny, engine):
+    """A step of SGD on all samples: loss and delta are those over targets, times targets / (samples x 6 steps).
+
+    So are the loss before training, by which q-FFL weighs, and the full gradients.
+    """
+    targets, over = positions(tiny, engine, "client.steps=1", "client.epochs=null")
+    train, clients = targets.population.train, torch.arange(5)
+    parts = pairwise(train.offsets.tolist())
+    share = [float((train.targets[a:b] != IGNORE).sum()) / ((b - a) * 6) for a, b in parts]
+    share = torch.tensor(share, dtype=torch.float64)
+    assert (share < 1).sum() > 2
+    row = initial_state(targets).row
+    found = [sim.trainer.train(row, clients, 1, initial_state(sim).store) for sim in (targets, over)]
+    torch.testing.assert_close(found[1][0], found[0][0] * share[:, None], rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(found[1][1].train_loss, found[0][1].train_loss * share, rtol=1e-10, atol=0)
+    before = add_measures(found[1][1], ("start_loss",), over.task, over.trainer, row, clients, 1).start_loss
+    torch.testing.assert_close(before, found[1][1].train_loss, rtol=1e-10, atol=0)
+    gradients = [sim.trainer.full_gradients(row, clients) for sim in (targets, over)]
+    torch.testing.assert_close(gradients[1], gradients[0] * share[:, None], rtol=1e-10, atol=1e-13)
+
+
+def test_losses_over_positions_need_a_target_at_every_step(tiny):
+    with pytest.raises(
+        UserError, match=r"client\.loss_over=positions: has an effect only on data with a target at every"
+    ):
+        prepare(tiny("client.loss_over=positions"))
+
+
+def test_tokens_are_the_targets_that_count(tiny, run):
+    """Weights by tokens, with NumPy, from the targets of each client's windows; other tasks have no such weights."""
+    result = run(tiny("aggregator.combine.by=tokens", "rounds=1", task=Task.SEQUENCE_LABELLING), chunk_size=2)
+    train = result.simulation.population.train
+    sizes, targets = train.sizes.numpy(), train.targets.numpy()
+    owner = np.repeat(np.arange(5), sizes)
+    tokens = np.bincount(owner, (targets != IGNORE).sum(1))
+    assert (tokens < 6 * sizes).any()
+    step = tokens @ torch.cat(result.deltas).numpy() / tokens.sum()
+    before = initial_state(result.simulation).row.numpy()
+    np.testing.assert_allclose(result.rows[0].numpy() - before, step, rtol=1e-10, atol=1e-13)
+    with pytest.raises(UserError, match=r"aggregator\.combine\.by=tokens: these data have one target per sample"):
+        prepare(tiny("aggregator.combine.by=tokens"))
 
 
 def test_fednova_with_equal_steps_is_fedavg(tiny, run):

@@ -280,7 +280,7 @@ def test_sweep_functions(sweep, seeds):
 
 def test_a_glob_over_options():
     found = jobs("model=glob(*)")
-    assert [type(j.experiment.model).__name__ for j in found] == ["GRU", "GRUResetBefore", "LSTM", "RNN"]
+    assert [type(j.experiment.model).__name__ for j in found] == ["CIFG", "GRU", "GRUResetBefore", "LSTM", "RNN"]
 
 
 def test_exclusive_pairs_in_a_sweep():

@@ -59,7 +59,7 @@ SIZES = {
     "seed=range(1,9,0.0)": "the step of a range must not be 0",
     "seed=range(9,1)": "holds no value",
     "seed=range(1,9,-1)": "holds no value",
-    "model=glob(zz*)": "matches no option; available: gru, ",
+    "model=glob(zz*)": "matches no option; available: cifg, gru, ",
     "model.hidden_size=glob(*)": "glob chooses among the options of a group, and model.hidden_size is a value",
 }
 

@@ -30,6 +30,7 @@ NEEDS = {
     "data/cmapss.yaml": ("data.path=turbofan",),
     "system/profiles.yaml": ("system.path=devices.csv",),
     "data/leaf.yaml": ("data.path=leaf",),
+    "data/stackoverflow.yaml": ("data.path=stackoverflow",),
     "audit/inversion.yaml": ("client.epochs=null", "client.steps=1", "client.batch_size=1"),
     "privacy/central_dp.yaml": ("aggregator=mean",),
     "privacy/central_dp_adaptive.yaml": ("aggregator=mean",),
@@ -37,6 +38,7 @@ NEEDS = {
     "schedule/fedasync.yaml": ("system=devices",),
     "schedule/fedbuff.yaml": ("system=devices",),
     "experiment/keyboard_shakespeare.yaml": ("data.path=play.txt",),
+    "experiment/keyboard_words.yaml": ("data.path=play.txt",),
     "experiment/patient_ecg.yaml": ("data.path=ecg", "num_clients=4"),
     "experiment/turbofan_cmapss.yaml": ("data.path=turbofan",),
 }

@@ -16,6 +16,7 @@ import torch
 import fedsim
 from fedsim.clients.engine import SequentialEngine, StackedEngine
 from fedsim.data.dataset import Task
+from fedsim.data.words import Words
 from fedsim.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,6 +128,20 @@ def test_every_correction(tiny, option, agree, model, correction, optimizer):
     agree(replace(base, model=model, client=client, aggregator=aggregator))
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("over", ["targets", "positions"])
+def test_next_words(tiny, agree, kernels, over, dtype):
+    """With metrics of words, weights by tokens, losses over padding too, and two buckets of unknown words."""
+    settings = ("model=lstm", "aggregator.combine.by=tokens", f"client.loss_over={over}", "aggregator/correction=prox")
+    base = tiny(*settings, task=LABELLING)
+    data = Words(path=base.data.path, length=5, sample="window", vocabulary_size=6, oov_buckets=2, test_fraction=0.3)
+    run = agree(replace(base, data=data, engine=StackedEngine(kernels=kernels), dtype=dtype))
+    assert {"test_perplexity", "test_accuracy_no_oov", "test_accuracy_no_oov_no_eos", "test_recall_at_3"} <= {
+        *run.metrics[0]
+    }
+
+
 @pytest.fixture(scope="module")
 def ten(tiny, uneven):
     """Ten clients, so that rules with the defaults of their YAML have clients to spare."""
@@ -160,6 +175,8 @@ ADAM, ADAMW, TWO_LAYERS = "client/optimizer=adam", "client/optimizer=adamw", "mo
 FAST = "client.optimizer.lr=0.02"
 SOME = ("sampler.cohort_size=3", "rounds=4", "client.keep_optimizer_state=true")
 MOMENTUM = "client.optimizer.momentum=0.9"
+BOTH = ("model.bidirectional=true",)
+DENSE = ("model.head_projection=4", "model.head_activation=tanh")
 HEADS = ("aggregator.blocks=[recurrent]",)
 SETTINGS = {
     "dropout": (CLASSIFICATION, [TWO_LAYERS, "model.dropout=0.4"]),
@@ -169,6 +186,25 @@ SETTINGS = {
     "no bias, tokens": (LABELLING, ["model.bias=false", "model=rnn"]),
     "relu": (CLASSIFICATION, ["model=rnn", "model.nonlinearity=relu", TWO_LAYERS]),
     "embedding": (LABELLING, ["model.embedding_size=3", TWO_LAYERS]),
+    "dense layer": (CLASSIFICATION, ["model.head_projection=3", ADAM, FAST]),
+    "dense layer, tanh, one bias": (REGRESSION, [*DENSE, "model.gate_biases=1", "model=cifg", MOMENTUM]),
+    "embedding that is the head": (LABELLING, ["model.tied_embeddings=true", "model.embedding_size=5", ADAM, FAST]),
+    "tied, dense layer": (LABELLING, [*DENSE, "model.tied_embeddings=true", "model.embedding_size=4", TWO_LAYERS]),
+    "tied, private recurrent layers": (
+        LABELLING,
+        [*DENSE, "model.tied_embeddings=true", "model.embedding_size=4", "aggregator.blocks=[embedding,head]"],
+    ),
+    "recurrent projection": (CLASSIFICATION, ["model=lstm", "model.recurrent_projection=3", ADAM, FAST]),
+    "recurrent projection, dropout": (
+        LABELLING,
+        ["model=cifg", "model.recurrent_projection=3", TWO_LAYERS, "model.dropout=0.4", MOMENTUM],
+    ),
+    "mean": (CLASSIFICATION, ["model.pooling=mean", "model=rnn", TWO_LAYERS]),
+    "max": (REGRESSION, ["model.pooling=max", "model=cifg"]),
+    "attention": (CLASSIFICATION, ["model.pooling=attention", "model=lstm", ADAM, FAST]),
+    "both directions": (CLASSIFICATION, [*BOTH, TWO_LAYERS, "model.dropout=0.3", MOMENTUM]),
+    "both directions, projection": (REGRESSION, [*BOTH, "model=lstm", "model.recurrent_projection=3"]),
+    "both directions, mean": (REGRESSION, [*BOTH, "model=gru_reset_before", "model.pooling=mean", TWO_LAYERS]),
     "one output": (REGRESSION, ["data.outputs=1"]),
     "local steps": (CLASSIFICATION, ["client.steps=7"]),
     "local steps, fewer than an epoch": (CLASSIFICATION, ["client.steps=1", "client.batch_size=3"]),

@@ -134,8 +134,8 @@ def test_weights_that_are_known_beforehand_follow_from_samples_alone(name):
     assert (weigh is None) == (Fact.UNBOUNDED_WEIGHTS in own)
 
 
-def test_weights_by_performance_have_no_largest_value():
-    for by in ("loss", "accuracy"):
+def test_weights_by_anything_but_samples_have_no_known_largest_value():
+    for by in ("loss", "accuracy", "tokens"):
         own = facts("aggregator/combine", "weighted", by=by)
         assert {Fact.UNBOUNDED_WEIGHTS, Fact.COMPARES} <= set(own)
         assert own[Fact.UNBOUNDED_WEIGHTS] == f"aggregator.combine.by={by}"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.text import Text, code_points
+from fedsim.data.text_clients import read_clients
 from fedsim.errors import FieldError, UserError
 
 PLAY = """\
@@ -36,7 +37,8 @@ def write(tmp_path):
 
 def texts_of(path, **options):
     """Each client's text, by its name."""
-    return Text(path=path, **options)._client_texts()[0]
+    texts, _ = read_clients(path, **{"clients_by": "speaker"} | options)
+    return {name: "\n".join(parts) for name, parts in texts.items()}
 
 
 def test_windows_by_hand(write):

@@ -5,6 +5,7 @@ import codecs
 import pytest
 
 from fedsim.data.text import Text
+from fedsim.data.text_clients import read_clients
 from fedsim.data.text_files import without_licence
 from fedsim.errors import UserError
 
@@ -96,8 +97,8 @@ def test_gutenberg_notices_are_cut_off(write, start, end):
         data.notes[0] == f"cut off {len(before) + len(after) + 1} characters of Project Gutenberg's licence and notices"
     )
     for clients_by in ("file", "chunk"):
-        (client,) = Text(path=write(text.encode()), clients_by=clients_by)._client_texts()[0].values()
-        assert client == PLAY
+        (client,) = read_clients(write(text.encode()), clients_by)[0].values()
+        assert client == [PLAY]
 
 
 def test_only_one_mark_and_none(write):

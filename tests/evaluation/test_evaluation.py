@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,17 +10,18 @@ import torch
 
 from fedsim.client_store import ClientStore
 from fedsim.clients.engine import SequentialEngine, StackedEngine
-from fedsim.data.dataset import IGNORE, Score, Task
+from fedsim.data.dataset import IGNORE, Score, Task, WordTokens
 from fedsim.data.fitted import Fitted, Scaling, columns
 from fedsim.data.source import load_dataset
+from fedsim.data.words import Words
 from fedsim.errors import FieldError, UserError
 from fedsim.evaluation.errors import Measure
-from fedsim.evaluation.evaluate import evaluate, standard_error
+from fedsim.evaluation.evaluate import evaluate, evaluate_own, score_columns, standard_error
 from fedsim.evaluation.settings import Eval
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.metrics import Column
 from fedsim.models.reference import ReferenceModel, load_row
-from fedsim.models.scores import Sums
+from fedsim.models.scores import Sums, word_counts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,7 +35,7 @@ def evaluated(experiment, engine):
     module = ReferenceModel(sim.task.arch).double()
     load_row(module, sim.task.arch, row)
     test = sim.population.test
-    outputs = module(test.inputs, test.lengths).detach().numpy()
+    outputs = module(test.take(torch.arange(len(test))), test.lengths).detach().numpy()
     return evaluate(sim.trainer, row, sim.population), outputs, sim.population
 
 
@@ -83,6 +85,70 @@ def test_labels(tiny, engine, task):
     mean = sum(accuracies) / len(accuracies)
     spread = (sum((a - mean) ** 2 for a in accuracies) / len(accuracies)) ** 0.5
     assert found.metrics["test_accuracy_std"] == pytest.approx(spread)
+
+
+def next_words(tiny, *overrides):
+    """An experiment on words of the play: windows of 6 tokens, with ends, padding and two buckets of unknown words."""
+    base = tiny(*overrides, task=Task.SEQUENCE_LABELLING)
+    data = Words(path=base.data.path, length=6, sample="window", vocabulary_size=8, oov_buckets=2, test_fraction=0.7)
+    return replace(base, data=data)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_words(tiny, engine):
+    """Against NumPy: a target is among the three highest if at most two outputs are larger."""
+    found, outputs, population = evaluated(next_words(tiny), engine)
+    targets = population.test.targets.numpy()
+    unknown, end = (targets == 9) | (targets == 10), targets == 12  # 0 is padding, 1 to 8 words, 11 the beginning
+    counted = targets != IGNORE
+    hit = outputs.argmax(-1) == targets
+    order = np.argsort(-outputs, axis=-1)[..., :3]
+    among = (order == targets[..., None]).any(-1)
+    assert population.num_outputs == 13
+    assert unknown.any()
+    assert end.any()
+    assert not counted.all()
+
+    def scores(of):
+        sets = {"accuracy": counted, "accuracy_no_oov": counted & ~unknown}
+        sets["accuracy_no_oov_no_eos"] = counted & ~unknown & ~end
+        wanted = {f"test_{name}": hit[of][own[of]].mean() if own[of].any() else np.nan for name, own in sets.items()}
+        return wanted | {"test_recall_at_3": among[of][counted[of]].mean() if counted[of].any() else np.nan}
+
+    everything = scores(slice(None))
+    assert {name: found.metrics[name] for name in everything} == pytest.approx(everything, rel=1e-12)
+    assert found.metrics["test_perplexity"] == pytest.approx(math.exp(found.metrics["test_loss"]), rel=1e-12)
+    assert len({*everything.values()}) == 4, "the metrics differ"
+    bounds = population.test.offsets.tolist()
+    for client, of in enumerate(slice(*pair) for pair in pairwise(bounds)):
+        own = {name: found.clients[name][client] for name in everything}
+        assert own == pytest.approx(scores(of), rel=1e-12, nan_ok=True)
+    np.testing.assert_allclose(found.clients["test_perplexity"], np.exp(found.clients["test_loss"]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_words_of_each_clients_own_model(tiny, engine):
+    """With the global model in everyone's hands, own models have the metrics of the global one."""
+    sim = prepare(replace(next_words(tiny), engine=engine))
+    row = initial_state(sim).row * 3
+    own = evaluate_own(sim.trainer, lambda clients: row.expand(len(clients), -1), sim.population, 2, "test")
+    one = evaluate(sim.trainer, row, sim.population)
+    assert own.metrics == pytest.approx(one.metrics, rel=1e-12)
+    assert [column.name for column in score_columns(sim.population)] == [
+        *("test_loss", "test_perplexity", "test_accuracy", "test_accuracy_no_oov", "test_accuracy_no_oov_no_eos"),
+        *("test_recall_at_3", "test_accuracy_p10", "test_accuracy_std"),
+    ]
+    assert {*one.metrics} == {column.name for column in score_columns(sim.population)}
+
+
+def test_top_three_by_hand():
+    """Outputs 4 3 2 1 of tokens 1 to 4 (0 is lowest): 4 is not among the first three; of 5 words none is unknown.
+
+    Targets 1, 3, 4, 5 (the end, 0.5): hits 1; among the three 1 and 3. Known are all but 4, words all of these but 5.
+    """
+    outputs = torch.tensor([[0.0, 4.0, 3.0, 2.0, 1.0, 0.5]]).expand(4, -1)
+    counts = word_counts(outputs, torch.tensor([1, 3, 4, 5]), torch.tensor([True] * 4), WordTokens((4, 5), 5))
+    assert counts.int().tolist() == [[1, 1, 1, 1, 1], [1, 0, 1, 0, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

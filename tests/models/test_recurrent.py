@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from fedsim.clients.engine import load_kernels
 from fedsim.data.batches import Batch
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.population import Population, Samples
 from fedsim.errors import FieldError, UserError
 from fedsim.models import stacked, torch_kernels
-from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore, architecture, initial_row
+from fedsim.models.recurrent import CIFG, GRU, LSTM, RNN, Architecture, GRUResetBefore, architecture, initial_row
 from fedsim.models.reference import ReferenceModel, load_row, read_row
 
-MODELS = [RNN, LSTM, GRU, GRUResetBefore]
+MODELS = [RNN, LSTM, CIFG, GRU, GRUResetBefore]
 PLAIN = {RNN: nn.RNN, LSTM: nn.LSTM, GRU: nn.GRU}
 LENGTHS = torch.tensor([5, 1, 3, 4])
 
@@ -33,8 +34,10 @@ class Plain(nn.Module):
             self.embedding = nn.Embedding(arch.vocabulary_size, arch.embedding_size)
         extra = {"nonlinearity": m.nonlinearity} if isinstance(m, RNN) else {}
         width = arch.embedding_size or arch.input_size
+        extra |= {"proj_size": m.projection} if m.projection else {}
+        extra |= {"bidirectional": m.bidirectional}
         self.recurrent = PLAIN[type(m)](width, m.hidden_size, m.num_layers, bias=m.bias, batch_first=True, **extra)
-        self.head = nn.Linear(m.hidden_size, arch.num_outputs, bias=m.bias)
+        self.head = nn.Linear((m.projection or m.hidden_size) * (1 + m.bidirectional), arch.num_outputs, bias=m.bias)
         self.double()
 
     def forward(self, x, lengths):
@@ -42,7 +45,8 @@ class Plain(nn.Module):
         x = self.embedding(x) if hasattr(self, "embedding") else x
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         _, last = self.recurrent(packed)
-        return self.head((last[0] if isinstance(last, tuple) else last)[-1])
+        states = last[0] if isinstance(last, tuple) else last  # forwards and backwards in turn, layer by layer
+        return self.head(torch.cat([*states[-2:]], 1) if self.recurrent.bidirectional else states[-1])
 
     def every_step(self, x):
         x = self.embedding(x) if hasattr(self, "embedding") else x
@@ -67,6 +71,9 @@ CASES = [
     for bias in (True, False)
     for tokens in (True, False)
 ] + [(RNN(hidden_size=6, nonlinearity="relu"), False)]
+CASES += [(kind(hidden_size=6, num_layers=2, bidirectional=True), kind is GRU) for kind in PLAIN]
+CASES += [(LSTM(hidden_size=6, recurrent_projection=2, bidirectional=True), False)]
+CASES += [(LSTM(hidden_size=6, num_layers=n, recurrent_projection=4, bias=n > 1), n > 1) for n in (1, 2)]
 
 
 def name_of(value):
@@ -128,6 +135,43 @@ def test_the_gru_of_cho_by_hand():
     assert ours.item() == pytest.approx(2 * h + 0.25, rel=1e-14)
 
 
+def test_coupled_gates_by_hand():
+    """One step of two units, all weights 0.5, the forget gate's bias 1, and no other; x of four ones, c = h = 0.1.
+
+    Every gate gets ``4 * 0.5 * 1 + 2 * 0.5 * 0.1 = 2.1``, the forget gate 3.1: ``f = 1 / (1 + exp(-3.1)) = 0.956893``,
+    ``g = tanh(2.1) = 0.970452`` and ``o = 1 / (1 + exp(-2.1)) = 0.890903``, so that
+    ``c = 0.956893 * 0.1 + 0.043107 * 0.970452 = 0.137523`` and ``h = 0.890903 * tanh(0.137523) = 0.121753``.
+    """
+    layer = ReferenceModel(Architecture(CIFG(hidden_size=2), 4, None, 1, Task.REGRESSION)).double().layers[0]
+    for parameter in layer.parameters():
+        nn.init.constant_(parameter, 0.5 if parameter.dim() == 2 else 0.0)
+    nn.init.constant_(layer.bias_ih_l0[:2], 1.0)
+    start = torch.full((1, 2), 0.1, dtype=torch.float64)
+    gates = nn.functional.linear(torch.ones(1, 4, dtype=torch.float64), layer.weight_ih_l0, layer.bias_ih_l0)
+    h, c = layer.step(gates, start, start)
+    assert c.flatten().tolist() == pytest.approx([0.137523] * 2, abs=5e-7)
+    assert h.flatten().tolist() == pytest.approx([0.121753] * 2, abs=5e-7)
+
+
+@pytest.mark.parametrize("cell", ["torch", "numba"])
+def test_coupled_gates_from_an_empty_state(cell):
+    """Two steps of one unit in plain arithmetic, from c = h = 0, with gates in the order f, g, o."""
+    w, u, b, c_bias = (0.5, -0.4, 0.9), (0.3, 0.8, -0.7), (0.1, 0.2, -0.3), (0.05, -0.1, 0.4)
+    row = torch.tensor([*w, *u, *b, *c_bias, 2.0, 0.25], dtype=torch.float64)
+    h = c = 0.0
+    for x in (0.7, -1.2):
+        f, g, o = (w[k] * x + b[k] + u[k] * h + c_bias[k] for k in range(3))
+        f, g, o = 1 / (1 + math.exp(-f)), math.tanh(g), 1 / (1 + math.exp(-o))
+        c = f * c + (1 - f) * g
+        h = o * math.tanh(c)
+    arch = Architecture(CIFG(hidden_size=1), 1, None, 1, Task.REGRESSION)
+    batch = Batch(
+        torch.tensor([[[[0.7], [-1.2]]]], dtype=torch.float64), torch.tensor([[2]]), torch.zeros(1, 1, 1), None
+    )
+    ours, _ = stacked._forward(arch, arch.layout.views(row[None]), batch, load_kernels(cell), None)
+    assert ours.item() == pytest.approx(2 * h + 0.25, rel=1e-14)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_rows_pass_through_the_reference_module(kind):
     arch = arch_of(kind(hidden_size=3, num_layers=2), tokens=True)
@@ -137,11 +181,102 @@ def test_rows_pass_through_the_reference_module(kind):
     assert torch.equal(read_row(module), row)
 
 
-@pytest.mark.parametrize(("kind", "gates"), [(RNN, 1), (LSTM, 4), (GRU, 3), (GRUResetBefore, 3)])
+@pytest.mark.parametrize(("kind", "gates"), [(RNN, 1), (LSTM, 4), (GRU, 3), (CIFG, 3), (GRUResetBefore, 3)])
 def test_number_of_parameters(kind, gates):
     """Two layers of H = 5 on D = 3 and 4 outputs: gates * H * (D + H + 2) + gates * H * (2 H + 2) + 4 * (H + 1)."""
     assert arch_of(kind(hidden_size=5, num_layers=2)).layout.num_parameters == gates * 5 * (10 + 12) + 24
     assert arch_of(kind(hidden_size=5, num_layers=2, bias=False)).layout.num_parameters == gates * 5 * (8 + 10) + 20
+
+
+def test_known_numbers_of_parameters():
+    """Of the next-word models of the field, with one bias per gate, as Keras has them.
+
+    An LSTM of 670 on embeddings of 96, a dense layer of 96, and 10,004 words: 10,004 * 96 + 4 * 670 * (96 + 670 + 1) +
+    96 * (670 + 1) + 10,004 * (96 + 1) = 4,050,748 (Reddi 2021, Stack Overflow).
+
+    A CIFG of 670 projected to 96, whose head is the embedding of 10,000 words: 10,000 * 96 + 3 * 670 * (96 + 96 + 1) +
+    670 * 96 = 1,412,250 (Hard 2018). That head has no bias; ours has one, which is taken off here.
+    """
+    sizes = {"hidden_size": 670, "embedding_size": 96, "gate_biases": 1}
+    coupled = CIFG(recurrent_projection=96, tied_embeddings=True, **sizes)
+    arch = Architecture(coupled, 0, 10_000, 10_000, Task.SEQUENCE_LABELLING)
+    assert arch.layout.num_parameters - 10_000 == 1_412_250
+    words = 10_004
+    arch = Architecture(LSTM(head_projection=96, **sizes), 0, words, words, Task.SEQUENCE_LABELLING)
+    assert arch.layout.num_parameters == 4_050_748
+    layers = nn.Embedding(words, 96), nn.LSTM(96, 670), nn.Linear(670, 96), nn.Linear(96, words)
+    assert sum(p.numel() for layer in layers for p in layer.parameters()) - 4 * 670 == 4_050_748
+
+
+def test_tied_embeddings_are_there_once():
+    """7 tokens of width 5: the head has no weights of its own, only 7 biases."""
+    untied, tied = (
+        Architecture(GRU(hidden_size=5, embedding_size=5, tied_embeddings=both), 0, 7, 7, Task.SEQUENCE_LABELLING)
+        for both in (False, True)
+    )
+    assert untied.layout.num_parameters - tied.layout.num_parameters == 7 * 5
+    assert [*tied.layout.names][-1] == "head.bias"
+    assert "head.weight" not in tied.layout.names
+    module = ReferenceModel(tied)
+    assert module.head.weight is module.embedding.weight
+
+
+@pytest.mark.parametrize(
+    ("values", "data", "message"),
+    [
+        ({"embedding_size": 6}, (None, 4), r"the inputs are numbers, not tokens"),
+        ({"embedding_size": 6}, (7, 4), r"there are 7 tokens and 4 outputs"),
+        (
+            {},
+            (7, 7),
+            r"the embedding has 8 numbers per token and the head gets 6; set model\.embedding_size=6 or model\.he",
+        ),
+        ({"embedding_size": 6, "head_projection": 5}, (7, 7), r"6 numbers per token and the head gets 5"),
+    ],
+)
+def test_an_embedding_that_cannot_be_the_head(values, data, message):
+    vocabulary, outputs = data
+    if vocabulary is None:
+        values = {}
+    empty = Samples(torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(1))
+    population = Population(Task.CLASSIFICATION, empty, empty, None, outputs, 3, vocabulary, ("a",))
+    with pytest.raises(UserError, match=rf"^model\.tied_embeddings=true: .*{message}"):
+        architecture(GRU(hidden_size=6, tied_embeddings=True, **values), population)
+
+
+def test_reading_backwards_needs_one_target_per_sequence():
+    empty = Samples(torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(1))
+    population = Population(Task.SEQUENCE_LABELLING, empty, empty, None, 4, 3, None, ("a",))
+    with pytest.raises(UserError, match=r"^model\.bidirectional=true: would read the targets, because these data have"):
+        architecture(GRU(bidirectional=True), population)
+
+
+def test_pooling_needs_one_target_per_sequence():
+    empty = Samples(torch.zeros(0), torch.zeros(0), torch.zeros(0), torch.zeros(1))
+    population = Population(Task.SEQUENCE_LABELLING, empty, empty, None, 4, 3, None, ("a",))
+    with pytest.raises(UserError, match=r"^model\.pooling=mean: has no effect, because these data have a target at ev"):
+        architecture(GRU(pooling="mean"), population)
+
+
+def test_attention_is_a_vector_of_the_width_of_the_states():
+    arch = arch_of(LSTM(hidden_size=9, recurrent_projection=4, pooling="attention"))
+    plain = arch_of(LSTM(hidden_size=9, recurrent_projection=4))
+    assert arch.layout.num_parameters - plain.layout.num_parameters == 4
+    assert "pooling" in arch.layout.blocks
+    found = views_of(LSTM(hidden_size=9, recurrent_projection=4, pooling="attention"))["pooling.weight"]
+    assert found.shape == (1, 4)
+    assert np.abs(found).max() <= 0.5
+
+
+def test_dense_layers_begin_by_the_width_of_what_they_get():
+    """As ``torch.nn.Linear``: uniform in +-1/sqrt(in), 64 for the dense layer and 9 for the head, biases too."""
+    for name, width in (("projection", 64), ("head", 9)):
+        found = views_of(GRU(head_projection=9, embedding_size=9), tokens=True)
+        for kind in ("weight", "bias"):
+            assert 0.4 * width**-0.5 < np.abs(found[f"{name}.{kind}"]).max() <= width**-0.5
+    keras = views_of(GRU(head_projection=9, initialisation="keras"), tokens=True)
+    assert 0.9 * (6 / 73) ** 0.5 < np.abs(keras["projection.weight"]).max() <= (6 / 73) ** 0.5
+    assert not keras["projection.bias"].any()
 
 
 def of(parameters, kind, tokens=False, **changes):
@@ -155,6 +290,7 @@ def of(parameters, kind, tokens=False, **changes):
         (RNN, lambda h: h**2 + 9 * h + 4, 27),  # 976 is nearer to 1000 than the 1040 of 28
         (GRU, lambda h: 3 * h**2 + 19 * h + 4, 15),  # 964; 16 have 1076
         (GRUResetBefore, lambda h: 3 * h**2 + 19 * h + 4, 15),
+        (CIFG, lambda h: 3 * h**2 + 19 * h + 4, 15),
         (LSTM, lambda h: 4 * h**2 + 24 * h + 4, 13),  # 992; 12 have 868
     ],
 )
@@ -198,6 +334,30 @@ def test_too_few_parameters_for_one_unit():
     assert of(26, GRU).hidden_size == 1
     with pytest.raises(UserError, match=r"^model\.parameters=25: GRU has at least 26 parameters on these data"):
         _ = of(25, GRU).hidden_size
+
+
+def test_a_projection_needs_more_units_than_it_leaves():
+    """5 units are the fewest with a projection to 4: 4 * 5 * (3 + 4 + 2) + 4 * 5 + 4 * 5 = 220."""
+    assert of(220, LSTM, recurrent_projection=4).hidden_size == 5
+    with pytest.raises(UserError, match=r"LSTM has at least 220 parameters on these data \(with 5 units per layer\)"):
+        _ = of(219, LSTM, recurrent_projection=4).hidden_size
+    with pytest.raises(FieldError, match=r"^recurrent_projection=6: must be below hidden_size=6"):
+        LSTM(hidden_size=6, recurrent_projection=6)
+    with pytest.raises(FieldError, match=r"^recurrent_projection=0: must be at least 1"):
+        CIFG(recurrent_projection=0)
+
+
+@pytest.mark.parametrize("style", ["torch", "keras", "keras_he", "orthogonal"])
+def test_a_projected_layer_begins_as_others_do(style):
+    """Columns of the recurrent matrix, ``[3 H, P]`` or per gate ``[H, P]``, are orthonormal where they are to be."""
+    found = views_of(CIFG(hidden_size=20, recurrent_projection=6, initialisation=style))
+    whole, down = found["recurrent.weight_hh_l0"], found["recurrent.weight_hr_l0"]
+    assert down.shape == (6, 20)
+    limit = 20**-0.5 if style in ("torch", "orthogonal") else (6 / 26) ** 0.5
+    assert 0.9 * limit < np.abs(down).max() <= limit
+    blocks = {"torch": [], "orthogonal": np.split(whole, 3)}.get(style, [whole])
+    for block in blocks:
+        np.testing.assert_allclose(block.T @ block, np.eye(6), atol=1e-12)
 
 
 @pytest.mark.parametrize("values", [{"hidden_size": None}, {"hidden_size": 3, "parameters": 100}])
@@ -250,6 +410,12 @@ def test_embedding_size():
         {"num_layers": 0},
         {"dropout": 1.0, "num_layers": 2},
         {"dropout": 0.1},
+        {"gate_biases": 3},
+        {"gate_biases": 1, "bias": False},
+        {"head_projection": 0},
+        {"pooling": "sum"},
+        {"head_activation": "tanh"},
+        {"head_activation": "relu", "head_projection": 3},
     ],
 )
 def test_values_out_of_range_are_refused(values):
@@ -260,7 +426,7 @@ def test_values_out_of_range_are_refused(values):
 # ---------------------------------------------------------------------------------------------------------------------
 # initial values
 
-KINDS = [RNN, LSTM, GRU, GRUResetBefore]
+KINDS = [RNN, LSTM, CIFG, GRU, GRUResetBefore]
 
 
 def views_of(model, seed=0, tokens=True):
@@ -282,8 +448,9 @@ def test_keras_begins_with_orthonormal_columns_and_glorot_kernels(kind):
         assert weights.std() == pytest.approx(limit / 3**0.5, rel=0.05)  # of a uniform distribution
         for side, bias in (("ih", 1.0), ("hh", 0.0)):
             expected = np.zeros(rows)
-            if kind is LSTM:
-                expected[40:80] = bias  # gates i, f, g, o
+            if kind.forget is not None:
+                assert kind.forget == {LSTM: "ifgo", CIFG: "fgo"}[kind].index("f")
+                expected[kind.forget * 40 :][:40] = bias
             assert found[f"recurrent.bias_{side}_l{layer}"].tolist() == expected.tolist()
     assert np.abs(found["embedding.weight"]).max() <= 0.05
     assert np.abs(found["head.weight"]).max() <= (6 / 44) ** 0.5
@@ -314,9 +481,10 @@ def test_orthogonal_matrices_gate_by_gate_and_the_rest_as_torch(kind):
     for name, values in found.items():
         if name == "recurrent.weight_hh_l0":
             continue
-        if kind is LSTM and "recurrent.bias" in name:
-            assert values[9:18].tolist() == [1.0 if "ih" in name else 0.0] * 9
-            values, plain[name] = np.delete(values, range(9, 18)), np.delete(plain[name], range(9, 18))
+        if kind in (LSTM, CIFG) and "recurrent.bias" in name:
+            gate = range(9, 18) if kind is LSTM else range(9)  # i, f, g, o and f, g, o
+            assert values[gate].tolist() == [1.0 if "ih" in name else 0.0] * 9
+            values, plain[name] = np.delete(values, gate), np.delete(plain[name], gate)
         assert np.array_equal(values, plain[name]), name
 
 

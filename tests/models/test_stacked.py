@@ -13,7 +13,7 @@ from fedsim.clients.engine import load_kernels
 from fedsim.data.batches import Batch
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.models import stacked, torch_kernels
-from fedsim.models.recurrent import GRU, LSTM, RNN, Architecture, GRUResetBefore
+from fedsim.models.recurrent import CIFG, GRU, LSTM, RNN, Architecture, GRUResetBefore
 from fedsim.models.reference import ReferenceModel, load_row
 
 _NUMBA = Path(fedsim.__file__).parent / "models" / "numba_kernels" / "__init__.py"
@@ -28,6 +28,7 @@ CELLS = {
     "rnn_tanh": (RNN, {}),
     "rnn_relu": (RNN, {"nonlinearity": "relu"}),
     "lstm": (LSTM, {}),
+    "cifg": (CIFG, {}),
     "gru": (GRU, {}),
     "gru_reset_before": (GRUResetBefore, {}),
 }
@@ -107,6 +108,124 @@ def check(arch, rows, batch, kernels=torch_kernels, dropout=None):
 def test_gradient(cell, task, tokens, bias, layers):
     arch = arch_of(cell, task, tokens, bias=bias, num_layers=layers)
     check(arch, *case(arch))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("cell", ["lstm", "cifg"])
+def test_gradient_with_a_recurrent_projection(cell, task, layers, bias):
+    arch = arch_of(cell, task, False, num_layers=layers, bias=bias, recurrent_projection=4)
+    check(arch, *case(arch))
+
+
+def test_gradient_with_everything_that_projects():
+    """Dropout acts on the states of width 3, which are the head's features through a dense layer of width 5."""
+    model = CIFG(
+        **{"hidden_size": H, "num_layers": 3, "dropout": 0.5, "gate_biases": 1, "recurrent_projection": 3},
+        **{"head_projection": 5, "embedding_size": 5, "tied_embeddings": True, "head_activation": "tanh"},
+    )
+    arch = Architecture(model, 0, K, K, Task.SEQUENCE_LABELLING)
+    rows, batch = case(arch)
+    rng = torch.Generator().manual_seed(3)
+    masks = 2.0 * (torch.rand(2, C, T, B, 3, generator=rng, dtype=torch.float64) < 0.5)
+    batch = Batch(batch.inputs % K, batch.lengths, batch.targets, batch.real)
+    check(arch, rows, batch, dropout=lambda layer, t_max, b: masks[layer])
+
+
+BOTH_WAYS = {
+    "last": {},
+    "two layers, no bias": {"num_layers": 2, "bias": False},
+    "attention": {"num_layers": 2, "pooling": "attention", "gate_biases": 1},
+    "max": {"pooling": "max", "head_projection": 5},
+}
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("tokens", [True, False])
+@pytest.mark.parametrize("name", BOTH_WAYS)
+@pytest.mark.parametrize("cell", ["rnn_tanh", "cifg", "gru"])
+def test_gradient_of_layers_that_read_both_ways(cell, name, tokens, kernels):
+    arch = arch_of(cell, Task.CLASSIFICATION, tokens, bidirectional=True, **BOTH_WAYS[name])
+    check(arch, *case(arch), load_kernels(kernels))
+
+
+def test_gradient_both_ways_with_projection_and_dropout():
+    arch = arch_of(
+        "lstm", Task.REGRESSION, False, num_layers=3, dropout=0.5, recurrent_projection=2, bidirectional=True
+    )
+    rng = torch.Generator().manual_seed(3)
+    masks = 2.0 * (torch.rand(2, C, T, B, 4, generator=rng, dtype=torch.float64) < 0.5)
+    check(arch, *case(arch), dropout=lambda layer, t_max, b: masks[layer])
+
+
+HEADS = {
+    "dense layer": {"head_projection": 5},
+    "dense layer with tanh": {"head_projection": 9, "head_activation": "tanh"},
+    "dense layer without bias": {"head_projection": 5, "head_activation": "tanh", "bias": False},
+    "mean": {"pooling": "mean"},
+    "max": {"pooling": "max", "head_projection": 5},
+    "attention": {"pooling": "attention", "num_layers": 2},
+    "one bias per gate": {"gate_biases": 1, "num_layers": 2},
+}
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("cell", ["cifg", "gru"])
+def test_gradient_of_what_is_around_the_layers(cell, name, task, kernels):
+    if task is Task.SEQUENCE_LABELLING and "pooling" in HEADS[name]:
+        pytest.skip("there is a prediction at every step")
+    arch = arch_of(cell, task, tokens=task is Task.SEQUENCE_LABELLING, **HEADS[name])
+    check(arch, *case(arch), load_kernels(kernels))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("pooling", ["mean", "max", "attention"])
+def test_pooling_by_hand(pooling, kernels):
+    """Of the states of the reference's layer, sample by sample, without the steps beyond a sequence's end."""
+    arch = arch_of("gru", Task.REGRESSION, False, pooling=pooling)
+    rows, batch = case(arch)
+    views = arch.layout.views(rows)
+    outputs, _ = stacked._forward(arch, views, batch, load_kernels(kernels), None)
+    for client, sample in itertools.product(range(C), range(B)):
+        if not batch.real[client, sample]:
+            continue
+        module = ReferenceModel(arch).double()
+        load_row(module, arch, rows[client])
+        length = int(batch.lengths[client, sample])
+        states = module.layers[0](batch.inputs[client, sample, :length])[0].detach().numpy()
+        if pooling == "mean":
+            expected = states.mean(0)
+        elif pooling == "max":
+            expected = states.max(0)
+        else:
+            scores = np.exp(states @ views["pooling.weight"][client, 0].numpy())
+            expected = scores @ states / scores.sum()
+        head = views["head.weight"][client].numpy(), views["head.bias"][client].numpy()
+        np.testing.assert_allclose(outputs[client, sample].numpy(), head[0] @ expected + head[1], rtol=1e-12)
+
+
+def test_steps_that_share_a_maximum_share_its_gradient():
+    """A ReLU network that is shut: every state is 0, the largest of all; the head's bias alone moves."""
+    arch = arch_of("rnn_relu", Task.CLASSIFICATION, False, pooling="max")
+    rows, batch = case(arch)
+    for view in arch.layout.views(rows)["recurrent.bias_ih_l0"]:
+        view.fill_(-100.0)
+    check(arch, rows, batch)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("projection", [None, 5])
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.SEQUENCE_LABELLING])
+def test_gradient_of_an_embedding_that_is_the_head(task, projection, bias):
+    """Tokens of the batch get gradients from both sides, all others of the vocabulary from the head alone."""
+    size = projection or H
+    model = LSTM(hidden_size=H, embedding_size=size, tied_embeddings=True, head_projection=projection, bias=bias)
+    arch = Architecture(model, 0, K, K, task)  # labels are tokens
+    rows, batch = case(arch)
+    check(arch, rows, Batch(batch.inputs % K, batch.lengths, batch.targets, batch.real))
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

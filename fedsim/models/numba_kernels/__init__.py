@@ -1,9 +1,9 @@
 """Fused recurrent layers for CPUs: the functions of `torch_kernels`, a client at a time in the core's cache.
 
 Every thread takes a client, packs its weights once, and runs all steps, gates and gradients while they are in its
-cache: `walk_forward` and `walk_backward`. They call the cell's step (`rnn`, `lstm`, `gru`) and the matrix product
-(`product`) through addresses, so that each is compiled once for a dtype: a few seconds for the first cell, a fraction
-of one for each further cell. The result is kept on disk.
+cache: `walk_forward` and `walk_backward`. They call the cell's step (`rnn`, `lstm`, ...) and the matrix product
+(`product`) through addresses, so that each is compiled once for a dtype: seconds for the first cell, less for others.
+The result is kept on disk.
 
 The same bits come out from run to run: which thread takes which item is left to chance, but each item is computed in
 a fixed order, and how clients are cut into items depends on shapes and the number of threads only. Call these
@@ -22,7 +22,7 @@ import torch
 from numba import types
 from numba.core.registry import cpu_target
 
-from fedsim.models.numba_kernels import gru, lstm, product, rnn, table, threads, walk_backward, walk_forward
+from fedsim.models.numba_kernels import cifg, gru, lstm, product, rnn, table, threads, walk_backward, walk_forward
 from fedsim.models.numba_kernels.compiling import compiled_function, disk_cache
 from fedsim.models.numba_kernels.pointers import VECTOR_BYTES, c_type
 from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
@@ -47,6 +47,7 @@ CELLS = {
     "rnn_tanh": _Cell(rnn.tanh_step, rnn.tanh_step_back, 1, 1),
     "rnn_relu": _Cell(rnn.relu_step, rnn.relu_step_back, 1, 1),
     "lstm": _Cell(lstm.step, lstm.step_back, 4, 5),
+    "cifg": _Cell(cifg.step, cifg.step_back, 3, 4),
     "gru": _Cell(gru.step, gru.step_back, 3, 4, x_first=1, roll=2),
     "gru_reset_before": _Cell(gru.reset_before_step, gru.reset_before_step_back, 3, 3, rest=1),
 }
@@ -56,7 +57,6 @@ _MOST_SAMPLES = 64
 """Most samples of an item: with more, what a step touches does not stay in the cache."""
 _SMALL = 2_000_000
 """Multiply-adds below which waking other threads costs more than it saves."""
-
 _threads = 0
 
 
@@ -215,7 +215,7 @@ class _Call:
             x = self.keep(x.contiguous())
         t[table.X], t[table.X_STRIDE] = x.data_ptr(), x.stride(0)
         places = (table.W_IH, table.W_HH, table.B_IH, table.B_HH)
-        for place, value, shape in zip(places, weights, plan.weight_shapes, strict=True):
+        for place, value, shape in zip(places, weights[:4], plan.weight_shapes, strict=True):
             if value is not None:
                 self.check(value, shape)
                 if not value[0].is_contiguous():
@@ -275,7 +275,7 @@ def forward(
     """Run one layer over all steps.
 
     Args:
-        cell: ``rnn_tanh, rnn_relu, lstm, gru`` or ``gru_reset_before``.
+        cell: ``rnn_tanh, rnn_relu, lstm, cifg, gru`` or ``gru_reset_before``.
         x: ``[C, T, b, D]``.
         weights: the layer's parameters.
         lengths: ``[C, b]`` int64; if given, steps beyond a sample's length are skipped: its states there are zero, and
@@ -331,7 +331,7 @@ def backward(
         t[table.LAST] = call.address(gradient.last, c, b, hidden)
         t[table.LAST_LENGTHS] = call.address(gradient.lengths, c, b, dtype=torch.int64)
     d_weights = into if into is not None and plan.shares == 1 else _per_item(weights, c * plan.shares)
-    for place, value in zip((table.D_W_IH, table.D_W_HH, table.D_B_IH, table.D_B_HH), d_weights, strict=True):
+    for place, value in zip((table.D_W_IH, table.D_W_HH, table.D_B_IH, table.D_B_HH), d_weights[:4], strict=True):
         if value is not None:
             t[place], t[place + 1] = value.data_ptr(), value.stride(0)
     d_x = None
