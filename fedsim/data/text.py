@@ -41,8 +41,8 @@ class Text:
     names, in code point order. A character that is not among them, as one that occurs only in test text, is 1 as an
     input and `IGNORE` as a target: it counts neither in the loss nor in the accuracy. A client too short for a test
     part of two characters trains on all its text; one with fewer than two characters is left out. What Project
-    Gutenberg puts before ``*** START OF`` and after ``*** END OF`` is cut off. ``Dataset.notes`` says what was left out,
-    and which roles were read.
+    Gutenberg puts before ``*** START OF`` and after ``*** END OF`` is cut off. ``Dataset.notes`` says what was left
+    out, and which roles were read.
 
     Attributes:
         path: a text file, or a folder of them (files directly in it, in the order of their names; hidden files are left
