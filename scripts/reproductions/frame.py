@@ -189,12 +189,16 @@ class Job:
 
     def _refuse_other_settings(self) -> None:
         """Write down the settings of the folder's runs; runs of others are not to be mixed with them."""
+        if not self.version.cases:
+            return
         file, now = self.folder / "settings.json", {case.label: self._texts(case) for case in self.version.cases}
-        if file.exists() and json.loads(file.read_text(encoding="utf-8")) != now:
-            raise UserError(f"{self.folder}: holds runs with other settings; remove it, or choose another --output")
-        if now:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        then = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        for label, texts in now.items():
+            place = self.folder / label
+            if place.exists() and then.get(label) != texts:
+                raise UserError(f"{place}: holds runs with other settings; remove it, or choose another --output")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
 
     def _texts(self, case: Case) -> list[str]:
         return [*self.overrides, *case.overrides]
@@ -217,7 +221,10 @@ class Job:
         for case, seed, place in self.todo():
             if case.label not in of_case:
                 experiment = experiment_of([*self._texts(case), f"seed={seed}"])
-                whole = estimate(prepared(experiment), 0).seconds
+                simulation = prepared(experiment)
+                if not of_case:
+                    estimate(simulation, 0)  # compiles kernels
+                whole = estimate(simulation, 0).seconds
                 of_case[case.label] = math.nan if whole is None else whole, experiment.rounds
                 long = "not estimated" if whole is None else f"at most {duration(whole)}"
                 say(f"  {case.label}: {long} per seed, {experiment.rounds} rounds")
