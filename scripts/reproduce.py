@@ -1,105 +1,111 @@
-"""Two published results, reproduced with fedsim's components.
+"""Published results, run by one command and held against what their papers say.
 
-    python scripts/reproduce.py quadratics      # seconds
-    python scripts/reproduce.py fedprox         # a minute or two
+    python scripts/reproduce.py list                                  # what there is, and what it needs
+    python scripts/reproduce.py run quadratics                        # seconds
+    python scripts/reproduce.py run mcmahan --data shakespeare.txt    # the short version: minutes
+    python scripts/reproduce.py run reddi --data tff --full           # the full version; the same command resumes it
+    python scripts/reproduce.py plan reddi --data tff --full          # how long that takes here, without running it
+    python scripts/reproduce.py table reddi --full                    # the verdicts so far, without running anything
 
-``quadratics``: Karimireddy et al. 2020 ("SCAFFOLD"), figure 3. Two clients with one parameter, ``f_1(x) = x^2 + G x``
-and ``f_2(x) = -G x``, exact gradients, full participation: their mean ``x^2 / 2`` has its minimum 0 at 0, whatever the
-gradient dissimilarity G. FedAvg's clients drift apart, so that it stalls further from the minimum the larger G and the
-number K of local steps are; SCAFFOLD converges for every G, and faster with more local steps. (FedAvg and SCAFFOLD run
-with the same step sizes, the global one 1; SGD is K = 1.)
-
-``fedprox``: Li et al. 2020 ("FedProx"), section 5.2. On the heterogeneous data set synthetic(1,1) with 20 local epochs
-FedAvg (mu = 0) is unstable, and a proximal term stabilises it. Theirs is a logistic regression; here it is a GRU on
-`data=synthetic data.alpha=1 data.beta=1`, sequences labelled by a teacher that differs from client to client.
+Each reproduction has its tolerance written down with its reason, before the first run. Runs go to ``outputs/reproduce``
+(``--output``) and are kept: a stopped one continues from its last checkpoint, a finished one is not run again.
+``--only`` and ``--seeds`` run a part. Next to the runs lie ``result.md`` and ``result.json``: a verdict for each cell.
 """
 
 from __future__ import annotations
 
 import argparse
-from statistics import mean, pstdev
+import sys
+from pathlib import Path
 
-import torch
-from torch import Tensor
+from fedsim.errors import UserError, print_error
+from fedsim.runs.estimate import duration
+from reproductions.alie import ALIE
+from reproductions.fedprox import FEDPROX
+from reproductions.frame import Job, Judged, Reproduction
+from reproductions.knn_per import KNN_PER
+from reproductions.mcmahan import MCMAHAN
+from reproductions.reddi import REDDI
+from reproductions.scaffold import QUADRATICS
+from reproductions.turbofan import TURBOFAN
 
-from fedsim.clients.report import Memory
-from fedsim.clients.step import Step
-from fedsim.config.compose import Request, check_request
-from fedsim.core.part import Correction
-from fedsim.corrections.none import NoCorrection
-from fedsim.corrections.remembering import Remembering
-from fedsim.corrections.scaffold import Scaffold
-from fedsim.federation.prepare import initial_state, prepare
-from fedsim.federation.round import simulate
-from fedsim.models.blocks import Blocks
-from fedsim.models.parameters import ParameterLayout
-
-CURVATURE = torch.tensor([[2.0], [0.0]], dtype=torch.float64)
-"""Second derivatives ``[C, P]`` of the two clients' functions."""
-LAYOUT = ParameterLayout.of([("head.weight", (1,))])
+ALL = {one.name: one for one in (QUADRATICS, MCMAHAN, FEDPROX, REDDI, TURBOFAN, ALIE, KNN_PER)}
 
 
-def quadratic(correction: Correction, dissimilarity: float, steps: int, lr: float, rounds: int) -> list[float]:
-    """Run a correction on the two quadratics; return the distance to the minimum, ``|x|``, after each round."""
-    slope = dissimilarity * torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    x, distances, total = torch.ones(1, dtype=torch.float64), [], torch.tensor([steps, steps])
-    own, mean = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-
-    def at(rows: Tensor) -> Tensor:
-        return CURVATURE * rows + slope
-
-    for _ in range(rounds):
-        rows, memory = x.repeat(2, 1), Memory({"own": own}, {"mean": mean})
-        for number in range(steps):
-            gradient = at(rows)
-            correction.correct(gradient, Step(rows, x, memory, number, total, LAYOUT, Blocks(1), at))
-            rows -= lr * gradient
-        deltas = rows - x
-        if isinstance(correction, Remembering):
-            own = correction.remember(own, mean, deltas, total, lr)
-            mean = own.mean(0)
-        x = x + deltas.mean(0)
-        distances.append(float(x.abs()))
-    return distances
+def show() -> None:
+    """List the reproductions."""
+    for one in ALL.values():
+        print(f"{one.name:<12}{one.title}")
+        print(f"{'':<12}{one.source}")
+        if one.data:
+            optional = " (the short version has data of its own)" if one.default else ""
+            print(f"{'':<12}--data: {one.data}{optional}")
 
 
-def quadratics() -> None:
-    """Print the table of figure 3."""
-    lr, rounds = 0.1, 50
-    print(f"\n|x| after {rounds} rounds, local step size {lr}; the minimum is at 0, the start at 1\n")
-    print("| G | SGD | FedAvg, K=2 | FedAvg, K=10 | SCAFFOLD, K=2 | SCAFFOLD, K=10 |")
-    print("|---:|---:|---:|---:|---:|---:|")
-    for dissimilarity in (1, 10, 100):
-        cases = [(NoCorrection(), 1), (NoCorrection(), 2), (NoCorrection(), 10), (Scaffold(), 2), (Scaffold(), 10)]
-        ends = [quadratic(correction, dissimilarity, steps, lr, rounds)[-1] for correction, steps in cases]
-        print(f"| {dissimilarity} | " + " | ".join(f"{end:.1e}" for end in ends) + " |")
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
 
 
-def fedprox() -> None:
-    """Print how the loss develops with and without the proximal term, over three seeds."""
-    base = (
-        *("data=synthetic", "data.alpha=1", "data.beta=1", "data.clients=30", "partition=natural", "rounds=40"),
-        *("sampler.fraction=null", "sampler.cohort_size=10", "client.epochs=20", "client.batch_size=10"),
-        *("model=gru", "model.hidden_size=32", "client.optimizer.lr=0.1", "device=cpu"),
-    )
-    print("\nmeans over three seeds, 40 rounds\n")
-    torch.set_num_threads(1)  # ten small clients: a second thread would mostly wait
-    print("| mu | final test loss | worst of the last 20 rounds | spread of the last 20 rounds | final test accuracy |")
-    print("|---:|---:|---:|---:|---:|")
-    for mu in (0.0, 0.01, 0.1, 1.0):
-        finals, worst, spread, accuracy = [], [], [], []
-        for seed in range(3):
-            overrides = (*base, "aggregator=fedprox", f"aggregator.correction.mu={mu}", f"seed={seed}")
-            simulation = prepare(check_request(Request(overrides))[0].experiment)
-            results = [result.metrics for result in simulate(simulation, initial_state(simulation))]
-            losses = [float(r["test_loss"] or 0) for r in results[-20:]]
-            finals.append(losses[-1]), worst.append(max(losses)), spread.append(pstdev(losses))
-            accuracy.append(float(results[-1]["test_accuracy"] or 0))
-        row = (mean(finals), mean(worst), mean(spread), mean(accuracy))
-        print(f"| {mu:g} | " + " | ".join(f"{value:.3f}" for value in row) + " |", flush=True)
+def run(job: Job) -> None:
+    """Say how long it will take, and run it."""
+    if todo := job.todo():
+        say(f"{len(todo)} runs; how long they take here, as their first rounds do:")
+        say(f"about {duration(job.seconds(say))} in all, at most; Ctrl-C stops, the same command goes on")
+        job.run(say)
+
+
+def judge(job: Job) -> list[Judged]:
+    """Show and store the verdicts."""
+    one, judged = job.reproduction, job.judge()
+    print(f"\n{one.source}\n\nTolerance: {job.version.tolerance}\n\nNot as published: {one.differences}\n")
+    print(job.store(judged))
+    print(f"{job.folder}/result.md")
+    return judged
+
+
+def job_of(options: argparse.Namespace) -> Job:
+    """The job that the command line asks for."""
+    one: Reproduction = ALL[options.name]
+    version = one.full if options.full else one.short
+    folder = Path(options.output) / one.name / ("full" if options.full else "short")
+    seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else []
+    only = options.only.split(",") if options.only else []
+    return Job(one, version, folder, options.data, only, seeds)
+
+
+def main() -> int:
+    """Return 0 if no cell is outside its tolerance, 1 if one is, 2 for a mistake in the request."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="what there is")
+    for command, what in (("run", "run and judge"), ("plan", "say how long it takes"), ("table", "judge what was run")):
+        sub = commands.add_parser(command, help=what)
+        sub.add_argument("name", choices=[*ALL])
+        sub.add_argument("--full", action="store_true", help="the published size; hours to days")
+        sub.add_argument("--data", help="the path of the data that it needs, see list")
+        sub.add_argument("--only", default="", help="comma-separated labels of cases")
+        sub.add_argument("--seeds", default="", help="comma-separated seeds")
+        sub.add_argument("--output", default="outputs/reproduce", help="folder for runs and results")
+    options = parser.parse_args()
+    if options.command == "list":
+        show()
+        return 0
+    try:
+        job = job_of(options)
+        if options.command == "plan":
+            say(f"at most {duration(job.seconds(say))} for {len(job.todo())} runs")
+            return 0
+        if options.command == "run":
+            run(job)
+        return int(any(one.verdict == "outside" for one in judge(job)))
+    except UserError as error:
+        print_error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["quadratics", "fedprox"])
-    {"quadratics": quadratics, "fedprox": fedprox}[parser.parse_args().which]()
+    sys.exit(main())

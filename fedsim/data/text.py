@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from fedsim.data.dataset import IGNORE, Dataset, Pooled, Split, Task
 from fedsim.data.fitted import Fitted
@@ -32,18 +34,23 @@ class Text:
     Each client's text is cut by position: its last `test_fraction` is for testing and the rest for training, so the two
     never overlap. Each part becomes consecutive windows of ``sequence_length + 1`` characters, whose last character is
     the next window's first, so that every character but the first is predicted exactly once. A part's last window is
-    padded (input 0, target `IGNORE`).
+    padded (input 0, target `IGNORE`). With a `stride` below `sequence_length` windows overlap, and characters are
+    predicted several times.
 
-    Ids: 0 is padding, 1 an unknown character, then the characters of the training text in code point order. A
-    character that occurs only in test text is 1 as an input and `IGNORE` as a target: it counts neither in the loss
-    nor in the accuracy. A client too short for a test part of two characters trains on all its text; one with fewer
-    than two characters is left out. What Project Gutenberg puts before ``*** START OF`` and after ``*** END OF`` is cut
-    off. ``Dataset.notes`` says what was left out, and which roles were read.
+    Ids: 0 is padding, 1 an unknown character, then the characters of the training text, or those that `characters`
+    names, in code point order. A character that is not among them, as one that occurs only in test text, is 1 as an
+    input and `IGNORE` as a target: it counts neither in the loss nor in the accuracy. A client too short for a test
+    part of two characters trains on all its text; one with fewer than two characters is left out. What Project
+    Gutenberg puts before ``*** START OF`` and after ``*** END OF`` is cut off. ``Dataset.notes`` says what was left
+    out, and which roles were read.
 
     Attributes:
         path: a text file, or a folder of them (files directly in it, in the order of their names; hidden files are left
             out). A client of one of several files is called ``file/client``.
         sequence_length: characters per window, the steps of a sample.
+        stride: characters from one window to the next, at most `sequence_length`, which None means.
+        characters: None: those of the training text; ``printable``: the 100 of Python's ``string.printable``, as in the
+            code of Marfoq et al. 2022, so that the size of the model does not depend on the text.
         clients_by: ``speaker``: one client per role of each play, the speeches of a role one after another; ``file``:
             one client per file; ``chunk``: one client per `chunk_size` characters of a file, for texts without roles.
         chunk_size: characters per client, only for ``clients_by=chunk``; None means 10000.
@@ -58,6 +65,8 @@ class Text:
 
     path: str | None = None
     sequence_length: int = 80
+    stride: int | None = None
+    characters: str | None = None
     clients_by: str = "speaker"
     chunk_size: int | None = None
     test_fraction: float = 0.1
@@ -73,7 +82,12 @@ class Text:
         """
         if not self.path:
             raise FieldError("path", self.path, "name a text file or a folder of text files")
-        check_at_least(self, 1, "sequence_length")
+        check_at_least(self, 1, "sequence_length", "stride")
+        if self.stride is not None and self.stride > self.sequence_length:
+            most = f"data.sequence_length={self.sequence_length}"
+            raise FieldError("stride", self.stride, f"must be at most {most}, so that no text is skipped")
+        if self.characters is not None:
+            check_one_of(self, "characters", ("printable",))
         check_one_of(self, "clients_by", ("speaker", "file", "chunk"))
         check_at_least(self, 2, "chunk_size")
         check_above(self, 0, "test_fraction")
@@ -126,6 +140,10 @@ class Text:
             vocabulary = np.array([ord(c) for c in fitted.vocabulary if len(c) == 1], np.int64)
             if unknown := sum(int((~np.isin(part, vocabulary)).sum()) for part in train + test):
                 notes.append(f"{unknown:,} characters are not in the model's vocabulary, and count as unknown")
+        elif self.characters == "printable":
+            vocabulary = np.sort(code_points(string.printable).astype(np.int64))
+            if unknown := sum(int((~np.isin(part, vocabulary)).sum()) for part in train + test):
+                notes.append(f"{unknown:,} characters are not among data.characters=printable, and count as unknown")
         else:
             vocabulary = np.flatnonzero(np.bincount(np.concatenate(train)))
         size = _FIRST_CHARACTER + len(vocabulary)
@@ -144,28 +162,40 @@ class Text:
             vocabulary_size=size,
             client_names=tuple(usable),
             ordered=True,
+            overlap=-(-self.sequence_length // self._stride) - 1,
             fitted=Fitted(vocabulary=(*_NO_CHARACTERS, *map(chr, vocabulary.tolist()))),
             notes=tuple(notes),
             pooled=() if fitted is not None and fitted.vocabulary else (Pooled("the vocabulary"),),
         )
 
+    @property
+    def _stride(self) -> int:
+        return self.sequence_length if self.stride is None else self.stride
+
     def _windows(self, parts: list[Ids]) -> Split:
         """Cut the parts of all clients into windows."""
-        length = self.sequence_length
+        length, stride = self.sequence_length, self._stride
         predictions = np.array([max(len(part) - 1, 0) for part in parts])
-        counts = -(-predictions // length)
+        counts = np.where(predictions > 0, 1 + -(-np.maximum(predictions - length, 0) // stride), 0)
         windows = int(counts.sum())
         what = f"{windows:,} windows of {length:,} characters"
-        refuse_larger(32 * windows * length, "data.sequence_length", length, what, "take shorter ones")
+        key, value = ("sequence_length", length) if self.stride is None else ("stride", stride)
+        advice = "take shorter ones" if self.stride is None else "take a larger one"
+        refuse_larger(32 * windows * length, f"data.{key}", value, what, advice)
         inputs = np.zeros((windows, length), np.int64)
         targets = np.full((windows, length), IGNORE, np.int64)
         last = np.cumsum(counts)
         for part, start, count, steps in zip(parts, last - counts, counts, predictions, strict=True):
-            inputs[start : start + count].reshape(-1)[:steps] = part[:-1]
-            targets[start : start + count].reshape(-1)[:steps] = np.where(part[1:] == _UNKNOWN, IGNORE, part[1:])
+            padded = np.zeros((2, max(count - 1, 0) * stride + length), np.int64)
+            padded[1] = IGNORE
+            padded[0, :steps] = part[:-1]
+            padded[1, :steps] = np.where(part[1:] == _UNKNOWN, IGNORE, part[1:])
+            if count:
+                cut = sliding_window_view(padded, length, axis=1)[:, ::stride]
+                inputs[start : start + count], targets[start : start + count] = cut
         owners = np.repeat(np.arange(len(parts)), counts)
         place = np.arange(len(inputs)) - np.repeat(last - counts, counts)
-        lengths = np.minimum(predictions[owners] - place * length, length)
+        lengths = np.minimum(predictions[owners] - place * stride, length)
         counted = (targets != IGNORE).any(1)  # a window of unknown characters only has nothing to measure
         return Split(inputs[counted], lengths[counted], targets[counted], owners[counted])
 

@@ -81,8 +81,8 @@ class Experiment:
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA where there is one).
         dtype: ``float32`` or ``float64``.
         threads: CPU threads; None leaves the number to torch.
-        init_from: a run directory (its last checkpoint) or a checkpoint, whose model the run starts from; None draws
-            an untrained model.
+        init_from: a run directory (its last checkpoint), a checkpoint, or a safetensors file with a ``state_dict``,
+            whose model the run starts from; None draws an untrained model.
         name: label in records and comparisons.
         tags: more labels.
     """

@@ -23,6 +23,7 @@ from fedsim.recording.run_directory import refuse_links
 from fedsim.runs.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
 from fedsim.runs.history import marked_content, read_rows
 from fedsim.runs.record import plain_record
+from fedsim.runs.state_dict import is_state_dict, read_state_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,6 +188,8 @@ def prepared(experiment: Experiment) -> Simulation:
     if init_from is None:
         return prepare(experiment)
     try:
+        if is_state_dict(Path(init_from)):  # it does not say how its data were prepared, nor what was spent
+            return prepare(experiment, origin=Origin(init_from))
         saved = read_model(Path(init_from))
         simulation = prepare(experiment, saved.fitted, origin_of(saved, experiment))
     except UserError as error:
@@ -250,6 +253,8 @@ def first_row(simulation: Simulation) -> Tensor | None:
     if init_from is None:
         return None
     try:
+        if is_state_dict(Path(init_from)):
+            return read_state_dict(Path(init_from), simulation.task.arch)
         saved = read_model(Path(init_from))
         saved.check(simulation.task.arch)
     except UserError as error:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MOST_SQUARE = 1e30
+"""Largest initial accumulator, so that it is finite in float32."""
+
+
 @runtime_checkable
 class ServerOptimizer(Protocol):
     """The interface of a server optimizer."""
@@ -100,11 +104,12 @@ class Momentum:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Reddi 2021, Algorithm 2: ``m = beta1 * m + (1 - beta1) * delta``; a rule for v; ``row + lr * m / (sqrt(v) + tau)``,
-# from ``m = 0`` and ``v = tau^2`` (the least that the algorithm admits), without bias correction.
+# from ``m = 0`` and ``v = tau^2`` (the least that the algorithm admits) or ``initial_square``, without bias correction.
 
 
-def _moments(row: Tensor, tau: float) -> Drawer:
-    return {"mean": torch.zeros_like(row), "square": torch.full_like(row, tau**2)}
+def _moments(row: Tensor, tau: float, initial_square: float | None) -> Drawer:
+    square = tau**2 if initial_square is None else initial_square
+    return {"mean": torch.zeros_like(row), "square": torch.full_like(row, square)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,17 +119,19 @@ class Adagrad:
     lr: float = 0.1
     beta1: float = 0.0
     tau: float = 0.001
+    initial_square: float | None = None
     schedule: Schedule = CONSTANT
 
     facts: ClassVar[Facts] = frozenset({Fact.OWN_STEP})
 
     def __post_init__(self) -> None:
         check_above(self, 0, "lr", "tau")
+        check_between(self, 0, MOST_SQUARE, "initial_square")
         check_between(self, 0, 1, "beta1", open_high=True)
 
     def init(self, row: Tensor) -> Drawer:
-        """Return ``mean`` ``[P]`` of zeros and ``square`` ``[P]`` of ``tau^2``."""
-        return _moments(row, self.tau)
+        """Return ``mean`` ``[P]`` of zeros and ``square`` ``[P]`` of `initial_square`, or ``tau^2``."""
+        return _moments(row, self.tau, self.initial_square)
 
     def step(self, row: Tensor, delta: Tensor, state: Drawer, lr: float) -> tuple[Tensor, Drawer]:
         """Take a step of Algorithm 2, with line 12 for FedAdagrad."""
@@ -141,17 +148,19 @@ class Adam:
     beta1: float = 0.9
     beta2: float = 0.99
     tau: float = 0.001
+    initial_square: float | None = None
     schedule: Schedule = CONSTANT
 
     facts: ClassVar[Facts] = frozenset({Fact.OWN_STEP})
 
     def __post_init__(self) -> None:
         check_above(self, 0, "lr", "tau")
+        check_between(self, 0, MOST_SQUARE, "initial_square")
         check_between(self, 0, 1, "beta1", "beta2", open_high=True)
 
     def init(self, row: Tensor) -> Drawer:
-        """Return ``mean`` ``[P]`` of zeros and ``square`` ``[P]`` of ``tau^2``."""
-        return _moments(row, self.tau)
+        """Return ``mean`` ``[P]`` of zeros and ``square`` ``[P]`` of `initial_square`, or ``tau^2``."""
+        return _moments(row, self.tau, self.initial_square)
 
     def step(self, row: Tensor, delta: Tensor, state: Drawer, lr: float) -> tuple[Tensor, Drawer]:
         """Take a step of Algorithm 2, with line 12 for FedAdam."""
@@ -168,17 +177,19 @@ class Yogi:
     beta1: float = 0.9
     beta2: float = 0.99
     tau: float = 0.001
+    initial_square: float | None = None
     schedule: Schedule = CONSTANT
 
     facts: ClassVar[Facts] = frozenset({Fact.OWN_STEP})
 
     def __post_init__(self) -> None:
         check_above(self, 0, "lr", "tau")
+        check_between(self, 0, MOST_SQUARE, "initial_square")
         check_between(self, 0, 1, "beta1", "beta2", open_high=True)
 
     def init(self, row: Tensor) -> Drawer:
-        """Return ``mean`` ``[P]`` of zeros and ``square`` ``[P]`` of ``tau^2``."""
-        return _moments(row, self.tau)
+        """Return ``mean`` ``[P]`` of zeros and ``square`` ``[P]`` of `initial_square`, or ``tau^2``."""
+        return _moments(row, self.tau, self.initial_square)
 
     def step(self, row: Tensor, delta: Tensor, state: Drawer, lr: float) -> tuple[Tensor, Drawer]:
         """Take a step of Algorithm 2, with line 12 for FedYogi."""

@@ -174,6 +174,31 @@ def test_a_run_starts_from_a_model(run_directory):
     assert rows(second)[0]["bytes_up"] == "0"
 
 
+def test_a_run_starts_from_a_plain_state_dict(fedsim, run_directory, refused, tiny, elsewhere):
+    """What `fedsim export` or ``save_file(module.state_dict(), ...)`` writes is the model; misfits are named."""
+    first = run_directory()
+    assert fedsim("export", "run", "--to", "torch").code == 0
+    exported = run_directory("init_from=run/export/model.safetensors", name="exported")
+    assert rows(exported)[0]["test_loss"] == rows(first)[-1]["test_loss"]
+    state = load_file(first / "export" / "model.safetensors")
+    halved = {name: value / 2 for name, value in state.items()}
+    save_file(halved, "half.safetensors")  # no metadata at all
+    run_directory("init_from=half.safetensors", "checkpoint.every=1", "rounds=1", name="half")
+    assert rows(elsewhere / "half")[0]["test_loss"] != rows(first)[-1]["test_loss"]
+    name = next(iter(state))
+    for tensors, message in (
+        ({k: v for k, v in state.items() if k != name}, f"missing ['{name}'], unknown []"),
+        (state | {"more": torch.zeros(1)}, "missing [], unknown ['more']"),
+        (state | {name: torch.zeros(1, 2)}, f"{name} has shape (1, 2), expected"),
+        (state | {name: state[name] * float("nan")}, "holds numbers that are not finite"),
+        ({k: v.half() for k, v in state.items()}, "must be float32 or float64"),
+    ):
+        save_file(tensors, "bad.safetensors")
+        assert message in refused("run", *tiny, "init_from=bad.safetensors")
+    torch.save(state, "model.pt")
+    assert "files of torch.save can run code" in refused("run", *tiny, "init_from=model.pt")
+
+
 def test_a_run_from_a_model_is_resumed_without_it(fedsim, run_directory, tiny):
     first = run_directory()
     whole = run_directory("init_from=run", "rounds=3", name="whole")

@@ -103,6 +103,34 @@ def test_every_character_but_a_parts_first_is_predicted_once(tmp_path_factory, t
         assert (split.targets[padded] == IGNORE).all()
 
 
+def test_windows_at_every_position(write):
+    """ "abcabcab" trains with 7 predictions: windows of 4 start at 0, 1, 2, 3. "cab" tests: 2, in one padded window."""
+    options = {"sequence_length": 4, "clients_by": "file", "test_fraction": 0.3}
+    data = Text(path=write("abcabcabcab"), stride=1, **options).load(0)
+    text = [2, 3, 4, 2, 3, 4, 2, 3]
+    assert data.train.inputs.tolist() == [text[i : i + 4] for i in range(4)]
+    assert data.train.targets.tolist() == [text[i + 1 : i + 5] for i in range(4)]
+    assert data.train.lengths.tolist() == [4, 4, 4, 4]
+    assert data.test.inputs.tolist() == [[4, 2, 0, 0]]
+    assert data.test.targets.tolist() == [[2, 3, IGNORE, IGNORE]]
+    assert data.overlap == 3  # windows that begin up to 3 later share characters
+    wide = Text(path=write("abcabcabcab"), stride=2, **options).load(0)  # starts 0, 2 and, padded by one, 4
+    assert wide.train.inputs.tolist() == [text[0:4], text[2:6], [*text[4:7], 0]]
+    assert wide.train.lengths.tolist() == [4, 4, 3]
+    assert wide.overlap == 1
+    same = Text(path=write("abcabcabcab"), stride=4, **options).load(0)
+    assert same.train.inputs.tolist() == Text(path=write("abcabcabcab"), **options).load(0).train.inputs.tolist()
+
+
+def test_a_fixed_table_of_characters(write):
+    """Ids follow code points: tab, line feed, vertical tab, form feed, return are 2 to 6, space 7, "!" 8, "a" 72."""
+    data = Text(path=write("a!\na!aéa!a!"), clients_by="file", characters="printable", test_fraction=0.3).load(0)
+    assert data.vocabulary_size == 102
+    assert data.train.inputs[0, :7].tolist() == [72, 8, 3, 72, 8, 72, 1]
+    assert data.train.targets[0, :7].tolist() == [8, 3, 72, 8, 72, IGNORE, 72]
+    assert data.notes == ("1 characters are not among data.characters=printable, and count as unknown",)
+
+
 def test_roles_of_a_play(write):
     """ "Mark this:" ends with a colon but follows no blank line, so it is speech."""
     path = write(PLAY)
@@ -211,6 +239,9 @@ def test_no_test_part_anywhere(write):
         ("path", {"path": None}),
         ("path", {"path": ""}),
         ("sequence_length", {"sequence_length": 0}),
+        ("stride", {"stride": 0}),
+        ("stride", {"stride": 81}),
+        ("characters", {"characters": "ascii"}),
         ("clients_by", {"clients_by": "speakers"}),
         ("chunk_size", {"chunk_size": 100}),
         ("chunk_size", {"clients_by": "chunk", "chunk_size": 1}),

@@ -103,6 +103,23 @@ def test_momentum_zero_is_sgd():
     np.testing.assert_array_equal(trace(Momentum(lr=0.3, beta=0.0)), trace(SGD(lr=0.3)))
 
 
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_an_accumulator_starts_where_it_is_told(start):
+    """The first step of each rule by hand, from v0 with the delta d.
+
+    v0 + d^2; b v0 + (1 - b) d^2; v0 - (1 - b) d^2 sign(v0 - d^2).
+    """
+    lr, beta, tau, d = 0.1, 0.6, 0.15, DELTAS[0]
+    squares = {
+        Adagrad(lr=lr, tau=tau, initial_square=start): start + d * d,
+        Adam(lr=lr, beta1=0, beta2=beta, tau=tau, initial_square=start): beta * start + (1 - beta) * d * d,
+        Yogi(lr=lr, beta1=0, beta2=beta, tau=tau, initial_square=start): start
+        - (1 - beta) * d * d * np.sign(start - d * d),
+    }
+    for optimizer, v in squares.items():
+        np.testing.assert_allclose(trace(optimizer)[0], ROW + lr * d / (np.sqrt(v) + tau), rtol=1e-14)
+
+
 @pytest.mark.parametrize("optimizer", [SGD(), Momentum(), Adagrad(), Adam(), Yogi(), AdamCorrected()])
 def test_what_goes_in_is_left_alone(optimizer):
     """A checkpoint or a comparison may still hold the row and the state of the round before."""
@@ -128,6 +145,8 @@ def test_what_goes_in_is_left_alone(optimizer):
         (Adagrad, {"tau": 0}),
         (Adagrad, {"beta1": 1}),
         (Yogi, {"beta2": -0.1}),
+        (Yogi, {"initial_square": -1e-9}),
+        (Adam, {"initial_square": float("inf")}),
         (AdamCorrected, {"beta1": 1.0}),
     ],
 )
