@@ -41,6 +41,19 @@ class Blocks:
         """The aggregated parameters ``[..., n]`` of rows ``[..., P]``."""
         return rows if self.shared is None else rows[..., self.shared]
 
+    def slices(self, layout: ParameterLayout) -> dict[str, slice]:
+        """Where each aggregated parameter of a model lies in the rows ``[..., n]`` that `cut` returns, by name."""
+        if self.shared is None:
+            return layout.slices
+        shared = torch.zeros(self.num_parameters, dtype=torch.bool)
+        shared[self.shared.cpu()] = True
+        slices, offset = {}, 0
+        for name, place in layout.slices.items():
+            if bool(shared[place.start]):
+                slices[name] = slice(offset, offset + place.stop - place.start)
+                offset = slices[name].stop
+        return slices
+
     def scatter(self, rows: Tensor) -> Tensor:
         """Rows ``[..., P]`` with the aggregated parameters ``[..., n]`` in their places, and zeros elsewhere."""
         if self.shared is None:
