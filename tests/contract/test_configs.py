@@ -43,7 +43,16 @@ NEEDS = {
 """Overrides that an option requires, without which it is refused, or that spare it a download."""
 
 CHOOSY = (
-    *("aggregator/combine", "aggregator/correction", "audit", "baseline", "personalize", "privacy", "sampler"),
+    *(
+        "aggregator",
+        "aggregator/combine",
+        "aggregator/correction",
+        "audit",
+        "baseline",
+        "personalize",
+        "privacy",
+        "sampler",
+    ),
     "schedule",
 )
 """Groups whose options do not go with all of the others, so that each is chosen alone, with what it needs."""

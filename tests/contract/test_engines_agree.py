@@ -44,6 +44,9 @@ NEEDS = {("privacy", name): ("aggregator=mean",) for name in ("central_dp", "cen
 MODELS, CORRECTIONS = found("model"), found("aggregator/correction")
 OPTIMIZERS = [name for name in found("client/optimizer") if name != "adam_tables"]  # which is adam at another rate
 
+PLAIN = ("scaffold", "mime", "mime_lite", "delta_sgd")
+"""Corrections that need plain steps."""
+
 
 def distance(a, b):
     return float((a - b).norm() / b.norm())
@@ -120,7 +123,7 @@ def test_every_correction(tiny, option, agree, model, correction, optimizer):
     model = replace(option("model", model), hidden_size=5)
     client = replace(base.client, optimizer=option("client/optimizer", optimizer))
     aggregator = replace(base.aggregator, correction=option("aggregator/correction", correction))
-    if correction == "scaffold" and optimizer != "sgd":
+    if correction in PLAIN and optimizer != "sgd":
         with pytest.raises(UserError, match="plain steps"):
             replace(base, client=client, aggregator=aggregator)
         return
