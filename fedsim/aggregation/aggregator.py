@@ -21,9 +21,10 @@ class Aggregator:
         combine: how deltas ``[C, P]`` become one delta ``[P]``.
         server_optimizer: how that delta moves the global row.
         correction: what is added to the clients' gradients.
-        blocks: the parameter blocks (embedding, recurrent, head) that are aggregated; None is all of them. All other
-            blocks stay private to each client, as in FedPer (Arivazhagan 2019: a personal head) and LG-FedAvg (Liang
-            2020: a personal representation). `test_*` then pools the evaluations of the clients' own models.
+        blocks: the parameter blocks (embedding, recurrent, head) that are aggregated, or with a minus before each those
+            that are not (``[-head]``); None is all of them. All other blocks stay private to each client, as in FedPer
+            (Arivazhagan 2019: a personal head) and LG-FedAvg (Liang 2020: a personal representation). `test_*` then
+            pools the evaluations of the clients' own models.
     """
 
     combine: Combine

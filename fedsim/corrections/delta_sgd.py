@@ -12,9 +12,9 @@ from fedsim.clients.step import Step
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.part import Correction, Round
 from fedsim.core.setting import Setting
-from fedsim.corrections.plain_steps import check_plain_steps
+from fedsim.corrections.plain_steps import check_one_rate, check_plain_steps
 from fedsim.corrections.within_round import notebook, whose
-from fedsim.errors import UserError, check_above, check_at_least
+from fedsim.errors import check_above, check_at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 class DeltaSGD(Correction):
     """Delta-SGD (Kim 2024, Algorithm 1): every client finds its own learning rate, anew in each round.
 
-    The k-th local step is ``y_(k+1) = y_k - eta_k * g(y_k)``. With the gradients of the same minibatch at both rows,
+    The k-th local step is ``y_(k+1) = y_k - eta_k * g(y_k)``, with
 
-        ``eta_k = min(gamma * |y_k - y_(k-1)| / (2 * |g(y_k) - g(y_(k-1))|), sqrt(1 + delta * theta_(k-1)) * eta_(k-1))``
+        ``min(gamma * |y_k - y_(k-1)| / (2 * |g(y_k) - g(y_(k-1))|), sqrt(1 + delta * theta_(k-1)) * eta_(k-1))``
 
-    and ``theta_k = eta_k / eta_(k-1)``. The first step has ``eta_0 = client.optimizer.lr`` and ``theta_0 = 1``. A step
-    takes two gradients. (The authors' code lengthens the first step by ``sqrt(1 + delta)``, too.)
+    for eta_k, ``theta_k = eta_k / eta_(k-1)``, and the gradients of the same minibatch at both rows. The first step has
+    ``eta_0 = client.optimizer.lr`` and ``theta_0 = 1``. A step takes two gradients. (The authors' code lengthens the
+    first step by ``sqrt(1 + delta)``, too.)
 
     Attributes:
         gamma: how far a step goes, in units of the inverse of twice the smoothness.
@@ -51,12 +52,7 @@ class DeltaSGD(Correction):
     def check(self, setting: Setting) -> None:
         """Refuse all but plain SGD, and learning rates that differ among the clients of a cohort."""
         check_plain_steps(setting, "delta_sgd", "whose length it finds")
-        if Fact.ASYNCHRONOUS in setting.facts and setting.client.lr_decay != 1:
-            raise UserError(
-                f"client.lr_decay={setting.client.lr_decay}: under {setting.facts[Fact.ASYNCHRONOUS]} clients start "
-                "with different learning rates, which aggregator/correction=delta_sgd does not know; take "
-                "client.lr_decay=1"
-            )
+        check_one_rate(setting, "aggregator/correction=delta_sgd")
 
     def recall(self, clients: Tensor, round: Round) -> Memory:
         """Return blank notes: the rows before the last step, and learning rates in units of that of the round."""
