@@ -47,7 +47,7 @@ OPTIMIZERS = [name for name in found("client/optimizer") if name != "adam_tables
 BY_BLOCK = ("fedrep", "fedbabu")
 """Corrections that need private blocks."""
 NEEDS |= {("aggregator/correction", name): ("aggregator.blocks=[-head]",) for name in BY_BLOCK}
-PLAIN = ("scaffold", "mime", "mime_lite", "delta_sgd", "fedrep")
+PLAIN = ("scaffold", "mime", "mime_lite", "delta_sgd", "fedrep", "per_fedavg", "pfedme")
 """Corrections that need plain steps."""
 
 
