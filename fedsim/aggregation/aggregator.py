@@ -22,9 +22,9 @@ class Aggregator:
         server_optimizer: how that delta moves the global row.
         correction: what is added to the clients' gradients.
         blocks: the parameter blocks (those that the model has of embedding, recurrent, pooling, projection, head) that
-            are aggregated; None is all of them. All other blocks stay private to each client, as in FedPer (Arivazhagan
-            2019: a personal head) and LG-FedAvg (Liang 2020: a personal representation). `test_*` then pools the
-            evaluations of the clients' own models.
+            are aggregated, or with a minus before each those that are not (``[-head]``); None is all of them. All other
+            blocks stay private to each client, as in FedPer (Arivazhagan 2019: a personal head) and LG-FedAvg (Liang
+            2020: a personal representation). `test_*` then pools the evaluations of the clients' own models.
     """
 
     combine: Combine

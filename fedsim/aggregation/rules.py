@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -66,12 +66,22 @@ class CohortRule(Protocol):
         ...
 
 
+@runtime_checkable
+class Layered(Protocol):
+    """A rule that treats each parameter of the model on its own, and has to know where it lies."""
+
+    def on_layers(self, layers: Mapping[str, slice]) -> Combine:
+        """Return the rule that runs, given where each aggregated parameter lies in a delta, by name."""
+        ...
+
+
 Combine = StreamingRule | CohortRule
 """A combine rule. It may also have class variables `needs` (names of report columns that are computed only on request;
 those that its own settings ask for are what a method ``conditional_needs()`` returns) and `facts`
 (`fedsim.core.facts`; without them it is assumed to read everything), and a method ``check(setting)``, which raises
 `UserError` if the rule cannot work or has an option without effect (`fedsim.core.setting.Setting`). A streaming rule
-with ``without_rows = True`` is asked for a result even if no row is left.
+with ``without_rows = True`` is asked for a result even if no row is left. See `Layered` for one that treats each
+parameter of the model on its own.
 """
 
 

@@ -15,6 +15,7 @@ from fedsim.core.setting import Setting
 from fedsim.data.batches import batch_indices
 from fedsim.errors import UserError
 from fedsim.metrics import COLUMNS, Column
+from fedsim.models.blocks import is_shared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,7 @@ class Tokens(UpdateAudit):
         """Refuse data without tokens, and updates without an embedding."""
         if setting.population is not None and setting.population.vocabulary_size is None:
             raise UserError("audit=tokens: these data are numbers, not tokens; take audit=inversion")
-        if setting.blocks is not None and "embedding" not in setting.blocks:
+        if not is_shared("embedding", setting.blocks):
             raise UserError(f"audit=tokens: aggregator.blocks={setting.blocks} keeps the embedding from the server")
 
     def inspect(

@@ -25,7 +25,10 @@ OptimizerState: TypeAlias = "dict[str, Tensor]"
 class LocalOptimizer(Protocol):
     """The interface of a local optimizer."""
 
-    lr: float
+    @property
+    def lr(self) -> float:
+        """The learning rate of round 1."""
+        ...
 
     def state(self, rows: Tensor) -> OptimizerState:
         """Return fresh state for rows ``[C, P]``."""

@@ -95,7 +95,7 @@ class SequentialTrainer:
             gradient, row = _gradients(module)[None], read_row(module)
             at = partial(self._gradient, batch=batch, dropout=dropout)
             task.correction.correct(
-                gradient, Step(row[None], anchor, memory, step, steps[None], task.arch.layout, task.blocks, at)
+                gradient, Step(row[None], anchor, memory, step, steps, task.arch.layout, task.blocks, at)
             )
             for parameter, view in zip(parameters, task.arch.layout.views(gradient[0]).values(), strict=True):
                 parameter.grad = view.clone()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fedsim.aggregation.rules import needs_of
+from fedsim.aggregation.rules import Layered, needs_of
 from fedsim.client_store import ClientStore
 from fedsim.clients.task import LocalTask
 from fedsim.core import stopping
@@ -86,6 +86,7 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin
     population = to_device(population, device)
     arch = architecture(e.model, population)
     blocks = divide_parameters(arch.layout, e.aggregator.blocks, device)
+    combine = e.aggregator.combine
     task = LocalTask(arch, population, e.client, e.aggregator.correction, blocks, e.seed)
     bound = Bound(
         seed=e.seed,
@@ -96,7 +97,7 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin
         make_trainer=lambda task: e.engine.trainer(task, device, dtype),
         chunk_size=e.engine.chunk_size(task, dtype),
         sampler=e.sampler,
-        combine=e.aggregator.combine,
+        combine=combine.on_layers(blocks.slices(arch.layout)) if isinstance(combine, Layered) else combine,
         gradients=sum(part.gradients for part in e.parts()),
         dtype=dtype,
         facts=facts,
@@ -124,7 +125,7 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin
         bound=bound,
         trainer=bound.make_trainer(task),
         columns=columns,
-        needs=needs_of(e.aggregator.combine),
+        needs=needs_of(combine),
         evaluates_round=partial(e.eval.evaluates, rounds=e.rounds),
         stop=e.stop,
         correction=correction,

@@ -41,6 +41,19 @@ class Blocks:
         """The aggregated parameters ``[..., n]`` of rows ``[..., P]``."""
         return rows if self.shared is None else rows[..., self.shared]
 
+    def slices(self, layout: ParameterLayout) -> dict[str, slice]:
+        """Where each aggregated parameter of a model lies in the rows ``[..., n]`` that `cut` returns, by name."""
+        if self.shared is None:
+            return layout.slices
+        shared = torch.zeros(self.num_parameters, dtype=torch.bool)
+        shared[self.shared.cpu()] = True
+        slices, offset = {}, 0
+        for name, place in layout.slices.items():
+            if bool(shared[place.start]):
+                slices[name] = slice(offset, offset + place.stop - place.start)
+                offset = slices[name].stop
+        return slices
+
     def scatter(self, rows: Tensor) -> Tensor:
         """Rows ``[..., P]`` with the aggregated parameters ``[..., n]`` in their places, and zeros elsewhere."""
         if self.shared is None:
@@ -67,27 +80,43 @@ class Blocks:
             store.write(PRIVATE, clients, (anchors + deltas)[:, self.private])
 
 
+ALL_BUT = "-"
+"""What a name in ``aggregator.blocks`` begins with, if the block is to stay with each client and all others not."""
+
+
+def is_shared(block: str, names: list[str] | None) -> bool:
+    """Whether ``aggregator.blocks``, given by `names`, has a block aggregated."""
+    if not names:
+        return names is None
+    return block in names or (names[0].startswith(ALL_BUT) and ALL_BUT + block not in names)
+
+
 def divide_parameters(layout: ParameterLayout, names: list[str] | None, device: torch.device) -> Blocks:
     """Divide a model's parameters.
 
     Args:
         layout: of the model.
-        names: the blocks to aggregate, or None for all.
+        names: the blocks to aggregate; with a minus before each, the blocks not to aggregate; None for all.
         device: where rows lie.
 
     Raises:
-        UserError: if the model has no such block.
+        UserError: if the model has no such block, or some names have a minus and others have none.
     """
     count = layout.num_parameters
     for name in names or ():
-        if name not in layout.blocks:
+        if (block := name.removeprefix(ALL_BUT)) not in layout.blocks:
             raise UserError(
-                f"aggregator.blocks={names}: this model has {', '.join(layout.blocks)}, not {name!r}"
-                + did_you_mean(name, layout.blocks)
+                f"aggregator.blocks={names}: this model has {', '.join(layout.blocks)}, not {block!r}"
+                + did_you_mean(block, layout.blocks)
             )
-    if names is None or set(layout.blocks) <= set(names):
+    if len({name.startswith(ALL_BUT) for name in names or ()}) > 1:
+        raise UserError(
+            f"aggregator.blocks={names}: names the blocks to aggregate or, with a minus before each, those not to; not "
+            "both"
+        )
+    if all(is_shared(block, names) for block in layout.blocks):
         return Blocks(count)
     shared = torch.zeros(count, dtype=torch.bool)
     for name, place in layout.slices.items():
-        shared[place] = name.split(".")[0] in names
+        shared[place] = is_shared(name.split(".")[0], names)
     return Blocks(count, shared.nonzero()[:, 0].to(device), (~shared).nonzero()[:, 0].to(device))

@@ -28,6 +28,8 @@ NEEDS = {
     "experiment/patient_pressure.yaml": ("data.path=load.csv", "data.client_column=client", "data.target_column=kW"),
     "data/text.yaml": ("data.path=play.txt",),
     "data/cmapss.yaml": ("data.path=turbofan",),
+    "aggregator/correction/fedrep.yaml": ("aggregator.blocks=[-head]",),
+    "aggregator/correction/fedbabu.yaml": ("aggregator.blocks=[-head]",),
     "system/profiles.yaml": ("system.path=devices.csv",),
     "data/leaf.yaml": ("data.path=leaf",),
     "data/stackoverflow.yaml": ("data.path=stackoverflow",),
@@ -46,8 +48,23 @@ NEEDS = {
 }
 """Overrides that an option requires, without which it is refused, or that spare it a download."""
 
+ABOUT_ONE_VALUE = {
+    *("client/optimizer/adam_tables.yaml", "aggregator/local.yaml", "aggregator/fedper.yaml"),
+    *("aggregator/lg_fedavg.yaml", "aggregator/fedrep.yaml", "aggregator/fedbabu.yaml"),
+}
+"""Options that are another one with a value of its own."""
+
 CHOOSY = (
-    *("aggregator/combine", "aggregator/correction", "audit", "baseline", "personalize", "privacy", "sampler"),
+    *(
+        "aggregator",
+        "aggregator/combine",
+        "aggregator/correction",
+        "audit",
+        "baseline",
+        "personalize",
+        "privacy",
+        "sampler",
+    ),
     "schedule",
 )
 """Groups whose options do not go with all of the others, so that each is chosen alone, with what it needs."""
@@ -95,7 +112,7 @@ def test_the_fields_and_defaults_are_those_of_the_dataclass(name):
         not group.startswith(("checkpoint", "console")) and name != "client/full_batch.yaml"
     ):  # these options are settings of one class
         for key, value in written.items():
-            if name not in ("aggregator/local.yaml", "client/optimizer/adam_tables.yaml"):  # each about its one value
+            if name not in ABOUT_ONE_VALUE:
                 assert build.convert(key, value, hints[key]) == fields[key].default
 
 

@@ -48,6 +48,16 @@ NEEDS = {
 MODELS, CORRECTIONS = found("model"), found("aggregator/correction")
 OPTIMIZERS = [name for name in found("client/optimizer") if name != "adam_tables"]  # which is adam at another rate
 
+BY_BLOCK = ("fedrep", "fedbabu")
+"""Corrections that need private blocks."""
+NEEDS |= {("aggregator/correction", name): ("aggregator.blocks=[-head]",) for name in BY_BLOCK}
+PLAIN = ("scaffold", "mime", "mime_lite", "delta_sgd", "fedrep", "per_fedavg", "pfedme")
+"""Corrections that need plain steps."""
+
+
+def with_correction(aggregator, name, correction):
+    return replace(aggregator, correction=correction, blocks=["-head"] if name in BY_BLOCK else aggregator.blocks)
+
 
 def distance(a, b):
     return float((a - b).norm() / b.norm())
@@ -123,9 +133,11 @@ def test_every_correction(tiny, option, agree, model, correction, optimizer):
     base = tiny()
     model = replace(option("model", model), hidden_size=5)
     client = replace(base.client, optimizer=option("client/optimizer", optimizer))
-    aggregator = replace(base.aggregator, correction=option("aggregator/correction", correction))
-    if correction == "scaffold" and optimizer != "sgd":
-        with pytest.raises(UserError, match="plain steps"):
+    aggregator = with_correction(base.aggregator, correction, option("aggregator/correction", correction))
+    refused = "plain steps" if correction in PLAIN and optimizer != "sgd" else ""
+    refused = "weight_decay" if (correction, optimizer) == ("fedbabu", "adamw") else refused
+    if refused:
+        with pytest.raises(UserError, match=refused):
             replace(base, client=client, aggregator=aggregator)
         return
     agree(replace(base, model=model, client=client, aggregator=aggregator))
@@ -171,7 +183,11 @@ def test_every_personalization(tiny, option, agree, task, personalize):
     [(part, name) for part in ("combine", "server_optimizer", "correction") for name in found(f"aggregator/{part}")],
 )
 def test_every_part_of_an_aggregator(ten, option, agree, part, name):
-    agree(replace(ten, aggregator=replace(ten.aggregator, **{part: option(f"aggregator/{part}", name)})))
+    chosen = option(f"aggregator/{part}", name)
+    if part == "correction":
+        agree(replace(ten, aggregator=with_correction(ten.aggregator, name, chosen)))
+    else:
+        agree(replace(ten, aggregator=replace(ten.aggregator, **{part: chosen})))
 
 
 ADAM, ADAMW, TWO_LAYERS = "client/optimizer=adam", "client/optimizer=adamw", "model.num_layers=2"

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from fedsim.aggregation.rules import combine_chunks
-from fedsim.clients.report import Memory, Report
+from fedsim.clients.report import Report
 from fedsim.clients.step import Step
 from fedsim.core.cohort import Update
 from fedsim.core.facts import Fact, facts_of
@@ -21,8 +21,6 @@ from fedsim.errors import UserError
 from fedsim.federation.clashes import CLASHES, NEEDS, claims_of, refuse_clashes
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.federation.round import simulate
-from fedsim.models.blocks import Blocks
-from fedsim.models.parameters import ParameterLayout
 
 ROOT = Path(str(importlib.resources.files("fedsim.configs")))
 GROUPS = (
@@ -237,22 +235,27 @@ def kept(simulation, state, part):
 @pytest.mark.parametrize("name", options("aggregator/correction"))
 def test_corrections(played, name):
     own = facts("aggregator/correction", name)
-    simulation, state = played(f"aggregator/correction={name}")
+    more = ("aggregator.blocks=[-head]",) if name in ("fedrep", "fedbabu") else ()
+    simulation, state = played(f"aggregator/correction={name}", *more)
     part = simulation.correction
     assert kept(simulation, state, part) == (Fact.REMEMBERS in own)
     before = simulation.traffic(state, torch.arange(2), 9)
     without = dataclasses.replace(simulation, parts=tuple(p for p in simulation.parts if p is not part))
     more = before.up - without.traffic(state, torch.arange(2), 9).up
     assert (more > 0) == (Fact.TELLS in own)
-    rows, anchors = torch.randn(2, 6).double(), torch.randn(2, 6).double()
-    gradient = torch.randn(2, 6).double()
-    memory = Memory({"own": torch.randn(2, 6).double()}, {"mean": torch.randn(6).double()})
-    layout = ParameterLayout.of([("head.weight", (6,))])
-    step = Step(rows, anchors, memory, 0, torch.ones(2), layout, Blocks(6), lambda at: at.square())
-    corrected = gradient.clone()
+    rows, anchors, gradient = torch.randn(3, 2, len(state.row), dtype=torch.float64)
+    round = simulation.begin(state, 4, simulation.schedule.next_cohort(simulation, state, 4))
+    part.open(round)
+    memory = part.recall(torch.arange(2), round)
+    layout = simulation.task.arch.layout
+    step = Step(rows, anchors, memory, 0, torch.full((2,), 2), layout, simulation.blocks, lambda at: at.square())
+    corrected, again = gradient.clone(), gradient.clone()
     part.correct(corrected, step)
-    pulled = gradient + part.pull * (rows - anchors)
-    assert torch.allclose(corrected, pulled) == (Fact.BENDS not in own)
+    part.correct(again, step._replace(rows=rows - 0.1 * corrected, number=1))  # some begin with the second step
+    straight = torch.allclose(corrected, gradient + part.pull * (rows - anchors)) and torch.allclose(
+        again, gradient + part.pull * (rows - 0.1 * corrected - anchors)
+    )
+    assert straight == (Fact.BENDS not in own)
     assert (part.pull > 0) == (Fact.PULLS in own)
 
 

@@ -1,0 +1,171 @@
+"""What federations with several global models have in common: every client trains and uses one of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from fedsim.aggregation.rules import combine_chunks, concatenate_reports, part_of, whole_reports
+from fedsim.client_store import ClientStore
+from fedsim.clients.trainer import Trainer
+from fedsim.core.cohort import Cohort, Update
+from fedsim.core.facts import Fact, Facts
+from fedsim.core.names import option_name
+from fedsim.core.part import Federation, Round, Schedule
+from fedsim.core.results import Evaluation, merge
+from fedsim.core.setting import Setting
+from fedsim.core.state import Drawer, State
+from fedsim.core.stopping import Progress
+from fedsim.data.population import Population
+from fedsim.errors import UserError
+from fedsim.evaluation.evaluate import evaluate_own
+from fedsim.metrics import Column
+from fedsim.parallel.division import add_up
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS, SERVER = "rows", "server."
+"""Entries of the drawer: the models ``[K, P]``, and the state of each one's server optimizer, ``[K, ...]`` each."""
+
+CHOICE, MOVED = "schedule.choice", "schedule.moved"
+"""Notes of a round: ``[N]`` int64, the models that this process's clients start from; and the next drawer."""
+
+
+@dataclass(frozen=True)
+class Clustered(Schedule, ABC):
+    """Several models of one shape: a client starts from one of them, and its delta goes to that one.
+
+    The combine rule and the server optimizer work within each cluster, as if it were a federation of its own; a model
+    without a client in a round stays as it is. The global model of the records, which ``test_*`` judges, is what they
+    make of all local models together, and is nobody's: ``personal_*`` judges each client's.
+    """
+
+    facts: ClassVar[Facts] = frozenset({Fact.READS_ROWS, Fact.READS_REPORT, Fact.PERSONAL})
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("clusters", "", evaluated=True),
+        Column("largest_cluster", "", evaluated=True),
+    )
+
+    @abstractmethod
+    def choose(self, rows: Tensor, clients: Tensor, trainer: Trainer, population: Population) -> Tensor:
+        """Return which of the models ``[K, P]`` each of `clients` ``[c]`` takes, ``[c]`` int64."""
+
+    def check(self, setting: Setting) -> None:
+        """Refuse what works on the one model that is not there, or on another personal model."""
+        name = option_name(self)
+        for fact in (Fact.PRIVATE_BLOCKS, Fact.REMEMBERS, Fact.LOSSY_DOWN, Fact.JUDGES_MODEL, Fact.READS_UPDATES):
+            if fact in setting.facts:
+                raise UserError(
+                    f"{setting.facts[fact]}: is about one model that all clients get, and under schedule={name} "
+                    "clients get different ones; take schedule=synchronous or switch it off"
+                )
+        if Fact.ASKS_LOSSES in setting.facts:
+            raise UserError(
+                f"{setting.facts[Fact.ASKS_LOSSES]}: asks for losses of one model, and under schedule={name} clients "
+                "get different ones; take another sampler"
+            )
+        if (other := setting.facts[Fact.PERSONAL]) != f"schedule={name}":
+            raise UserError(f"{other}: makes personal models, and so does schedule={name}; take one of them alone")
+
+    def anchors(self, part: Cohort, round: Round) -> Tensor:
+        """Return the models that the clients have chosen."""
+        rows: Tensor = round.drawer(self)[ROWS][round.notes[CHOICE][part.clients]]
+        return rows
+
+    def open(self, round: Round) -> None:
+        """Let the clients choose among the models that they get."""
+        choice = torch.zeros(round.federation.population.num_clients, dtype=torch.int64)
+        rows, population = round.drawer(self)[ROWS], round.task.population
+        for part in round.own.chunks(round.federation.chunk_size):
+            choice[part.clients] = self.choose(rows, part.clients, round.trainer, population)
+        round.notes[CHOICE] = choice
+
+    def pass_on(self, updates: Iterator[Update], round: Round) -> Iterator[Update]:
+        """Combine the updates of each cluster, and pass them on as distances from the global model of the records."""
+        drawer, division = round.drawer(self), round.division
+        with division.together():
+            held = list(updates)
+        choices = [round.notes[CHOICE][update.clients] for update in held]
+        own = {"rows": torch.cat([u.rows for u in held]), "choice": torch.cat(choices)} if held else {}
+        whole = division.whole(own) if division.world.size > 1 else own
+        moved = dict(self._servers(round))
+        for report in whole_reports(division, [concatenate_reports([u.report for u in held])] if held else []):
+            for model in whole["choice"].unique().tolist():
+                which = (whole["choice"] == model).nonzero()[:, 0]
+                chunk = whole["rows"][which], part_of(report, which)
+                combined = combine_chunks(round.federation.bound.combine, drawer[ROWS][model], [chunk])
+                if combined is not None:
+                    _step(moved, model, combined.delta, round)
+        round.notes[MOVED] = moved
+        for update, choice in zip(held, choices, strict=True):
+            yield update._replace(rows=update.rows + (drawer[ROWS][choice] - round.state.row))
+
+    def _servers(self, round: Round) -> Drawer:
+        """The drawer, with a fresh server optimizer for each model before the first round."""
+        drawer = round.drawer(self)
+        if any(name.startswith(SERVER) for name in drawer):
+            return {name: kept.clone() for name, kept in drawer.items()}
+        fresh = [round.federation.server.start(row) for row in drawer[ROWS]]
+        servers = {f"{SERVER}{name}": torch.stack([one[name] for one in fresh]) for name in fresh[0]}
+        return {name: kept.clone() for name, kept in drawer.items()} | servers
+
+    def close(self, round: Round) -> None:
+        """Keep the models that the round has made, if any of its clients arrived."""
+        if MOVED in round.notes:
+            round.state.drawers[self.group] = round.notes[MOVED]
+
+    def accepts(self, drawer: Drawer, fresh: Drawer) -> bool:
+        """Accept as many models as there are, each with the state of its server optimizer."""
+        servers = {name: kept for name, kept in drawer.items() if name.startswith(SERVER)}
+        others = {name: kept for name, kept in drawer.items() if name not in servers}
+        return super().accepts(others, fresh) and all(len(kept) == len(fresh[ROWS]) for kept in servers.values())
+
+    def newcomers(self, federation: Federation) -> Trainer | None:
+        """The engine bound to unseen clients, or None if there are none."""
+        return None
+
+    def examine(self, federation: Federation, state: State) -> Evaluation:
+        """Return the ``personal_*`` columns, how many models are in use, and how many clients the most popular has."""
+        rows = state.drawers[self.group][ROWS]
+        own, choice = self._scores(rows, federation.trainer, federation.population, "personal", federation)
+        taken = choice[choice >= 0]
+        sizes = torch.bincount(taken) if len(taken) else torch.zeros(1, dtype=torch.int64)
+        counts = {"clusters": float((sizes > 0).sum()), "largest_cluster": float(sizes.max())}
+        number = np.where(choice.numpy() < 0, np.nan, choice.double().numpy())
+        found = [own, Evaluation(counts, {"cluster": number})]
+        trainer, unseen = self.newcomers(federation), federation.population.unseen
+        if trainer is not None and unseen is not None:
+            theirs, choice = self._scores(rows, trainer, unseen, "unseen_personal", federation)
+            found.append(Evaluation(theirs.metrics, unseen=theirs.clients | {"cluster": choice.double().numpy()}))
+        return merge(found)
+
+    def _scores(
+        self, rows: Tensor, trainer: Trainer, population: Population, prefix: str, federation: Federation
+    ) -> tuple[Evaluation, Tensor]:
+        """The scores of the clients that have test samples, and the models that they take ``[N]``, -1 for others."""
+        world, size = federation.world, federation.chunk_size
+        choice = torch.zeros(population.num_clients, dtype=torch.int64)
+        tested = population.test.sizes.nonzero()[:, 0]
+        for clients in tested[world.rank :: world.size].split(size):
+            if len(clients):
+                choice[clients] = self.choose(rows, clients, trainer, population)
+        choice = add_up(world, choice)
+        own = evaluate_own(trainer, lambda clients: rows[choice[clients]], population, size, prefix, world)
+        return own, torch.where(population.test.sizes > 0, choice, -1)
+
+
+def _step(moved: Drawer, model: int, delta: Tensor, round: Round) -> None:
+    """Take the server's step with one of the models, in place."""
+    server = round.federation.server
+    own = {name.removeprefix(SERVER): kept[model] for name, kept in moved.items() if name.startswith(SERVER)}
+    alone = State(moved[ROWS][model], ClientStore(0), Progress("", ""), drawers={server.group: own})
+    server.step(delta, replace(round, state=alone))
+    moved[ROWS][model] = alone.row
+    for name, kept in alone.drawers[server.group].items():
+        moved[f"{SERVER}{name}"][model] = kept
