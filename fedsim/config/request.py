@@ -19,6 +19,7 @@ EXCLUSIVE = (
     ("sampler.fraction", "sampler.cohort_size"),
     ("attack.fraction", "attack.clients"),
     ("privacy.noise_multiplier", "privacy.target_epsilon"),
+    ("schedule.clusters", "schedule.threshold"),
 )
 
 # The settings of Hydra that a config may change. All others could run code (callbacks, logging factories, unknown

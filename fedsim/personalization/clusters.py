@@ -16,7 +16,7 @@ from fedsim.clients.trainer import Trainer
 from fedsim.core.cohort import Cohort, Update
 from fedsim.core.facts import Fact, Facts
 from fedsim.core.names import option_name
-from fedsim.core.part import Federation, Round, Schedule
+from fedsim.core.part import Bound, Federation, Round, Schedule
 from fedsim.core.results import Evaluation, merge
 from fedsim.core.setting import Setting
 from fedsim.core.state import Drawer, State
@@ -30,8 +30,9 @@ from fedsim.parallel.division import add_up
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROWS, SERVER = "rows", "server."
-"""Entries of the drawer: the models ``[K, P]``, and the state of each one's server optimizer, ``[K, ...]`` each."""
+ROWS, SERVER, MEMBER = "rows", "server.", "member"
+"""Entries of the drawer: the models ``[K, P]``, the state of each one's server optimizer, ``[K, ...]`` each, and which
+model each client belongs to ``[N]``, -1 if that is open (only where clients belong to one)."""
 
 CHOICE, MOVED = "schedule.choice", "schedule.moved"
 """Notes of a round: ``[N]`` int64, the models that this process's clients start from; and the next drawer."""
@@ -53,8 +54,30 @@ class Clustered(Schedule, ABC):
     )
 
     @abstractmethod
-    def choose(self, rows: Tensor, clients: Tensor, trainer: Trainer, population: Population) -> Tensor:
-        """Return which of the models ``[K, P]`` each of `clients` ``[c]`` takes, ``[c]`` int64."""
+    def choose(
+        self, rows: Tensor, clients: Tensor, trainer: Trainer, population: Population, member: Tensor | None
+    ) -> Tensor:
+        """Return which model each client takes, ``[c]`` int64.
+
+        Args:
+            rows: ``[K, P]``, the models.
+            clients: ``[c]`` int64 client numbers.
+            trainer: the engine, bound to `population`.
+            population: to which the clients belong.
+            member: ``[N]``, the drawer's `MEMBER`; None if it has none, and for clients that never train.
+        """
+
+    def regroup(self, rows: Tensor, clients: Tensor, choice: Tensor, moved: Drawer, round: Round) -> Tensor:
+        """Return to which model the delta of each client of a cohort goes, ``[C]`` int64.
+
+        Args:
+            rows: ``[C, P]``, the deltas.
+            clients: ``[C]`` int64 client numbers.
+            choice: ``[C]``, the models from which they started.
+            moved: the drawer of the next round, which may be changed.
+            round: the round.
+        """
+        return choice
 
     def check(self, setting: Setting) -> None:
         """Refuse what works on the one model that is not there, or on another personal model."""
@@ -81,9 +104,10 @@ class Clustered(Schedule, ABC):
     def open(self, round: Round) -> None:
         """Let the clients choose among the models that they get."""
         choice = torch.zeros(round.federation.population.num_clients, dtype=torch.int64)
-        rows, population = round.drawer(self)[ROWS], round.task.population
+        drawer, population = round.drawer(self), round.task.population
         for part in round.own.chunks(round.federation.chunk_size):
-            choice[part.clients] = self.choose(rows, part.clients, round.trainer, population)
+            known = drawer.get(MEMBER)
+            choice[part.clients] = self.choose(drawer[ROWS], part.clients, round.trainer, population, known)
         round.notes[CHOICE] = choice
 
     def pass_on(self, updates: Iterator[Update], round: Round) -> Iterator[Update]:
@@ -92,14 +116,18 @@ class Clustered(Schedule, ABC):
         with division.together():
             held = list(updates)
         choices = [round.notes[CHOICE][update.clients] for update in held]
-        own = {"rows": torch.cat([u.rows for u in held]), "choice": torch.cat(choices)} if held else {}
-        whole = division.whole(own) if division.world.size > 1 else own
+        own: dict[str, Tensor] = {}
+        if held:
+            own = {"clients": torch.cat([u.clients for u in held]), "rows": torch.cat([u.rows for u in held])}
+            own["choice"] = torch.cat(choices)
+        whole = division.whole(own)
         moved = dict(self._servers(round))
         for report in whole_reports(division, [concatenate_reports([u.report for u in held])] if held else []):
-            for model in whole["choice"].unique().tolist():
-                which = (whole["choice"] == model).nonzero()[:, 0]
+            goes = self.regroup(whole["rows"], whole["clients"], whole["choice"], moved, round)
+            for model in goes.unique().tolist():
+                which = (goes == model).nonzero()[:, 0]
                 chunk = whole["rows"][which], part_of(report, which)
-                combined = combine_chunks(round.federation.bound.combine, drawer[ROWS][model], [chunk])
+                combined = combine_chunks(round.federation.bound.combine, moved[ROWS][model], [chunk])
                 if combined is not None:
                     _step(moved, model, combined.delta, round)
         round.notes[MOVED] = moved
@@ -126,38 +154,56 @@ class Clustered(Schedule, ABC):
         others = {name: kept for name, kept in drawer.items() if name not in servers}
         return super().accepts(others, fresh) and all(len(kept) == len(fresh[ROWS]) for kept in servers.values())
 
-    def newcomers(self, federation: Federation) -> Trainer | None:
+    @property
+    def newcomers(self) -> Trainer | None:
         """The engine bound to unseen clients, or None if there are none."""
         return None
 
     def examine(self, federation: Federation, state: State) -> Evaluation:
         """Return the ``personal_*`` columns, how many models are in use, and how many clients the most popular has."""
-        rows = state.drawers[self.group][ROWS]
-        own, choice = self._scores(rows, federation.trainer, federation.population, "personal", federation)
+        drawer = state.drawers[self.group]
+        own, choice = self._scores(drawer, federation.trainer, federation.population, "personal", federation)
         taken = choice[choice >= 0]
         sizes = torch.bincount(taken) if len(taken) else torch.zeros(1, dtype=torch.int64)
         counts = {"clusters": float((sizes > 0).sum()), "largest_cluster": float(sizes.max())}
         number = np.where(choice.numpy() < 0, np.nan, choice.double().numpy())
         found = [own, Evaluation(counts, {"cluster": number})]
-        trainer, unseen = self.newcomers(federation), federation.population.unseen
+        trainer, unseen = self.newcomers, federation.population.unseen
         if trainer is not None and unseen is not None:
-            theirs, choice = self._scores(rows, trainer, unseen, "unseen_personal", federation)
+            theirs, choice = self._scores({ROWS: drawer[ROWS]}, trainer, unseen, "unseen_personal", federation)
             found.append(Evaluation(theirs.metrics, unseen=theirs.clients | {"cluster": choice.double().numpy()}))
         return merge(found)
 
     def _scores(
-        self, rows: Tensor, trainer: Trainer, population: Population, prefix: str, federation: Federation
+        self, drawer: Drawer, trainer: Trainer, population: Population, prefix: str, federation: Federation
     ) -> tuple[Evaluation, Tensor]:
         """The scores of the clients that have test samples, and the models that they take ``[N]``, -1 for others."""
-        world, size = federation.world, federation.chunk_size
+        world, size, rows = federation.world, federation.chunk_size, drawer[ROWS]
         choice = torch.zeros(population.num_clients, dtype=torch.int64)
         tested = population.test.sizes.nonzero()[:, 0]
         for clients in tested[world.rank :: world.size].split(size):
             if len(clients):
-                choice[clients] = self.choose(rows, clients, trainer, population)
+                choice[clients] = self.choose(rows, clients, trainer, population, drawer.get(MEMBER))
         choice = add_up(world, choice)
         own = evaluate_own(trainer, lambda clients: rows[choice[clients]], population, size, prefix, world)
         return own, torch.where(population.test.sizes > 0, choice, -1)
+
+
+def best_model(rows: Tensor, clients: Tensor, trainer: Trainer, population: Population) -> Tensor:
+    """Which of the models ``[K, P]`` has the lowest loss on each client's training samples, the first of several."""
+    losses = []
+    for row in rows:
+        sums = trainer.score_clients(row.expand(len(clients), -1), clients, population.train)
+        losses.append(sums.loss / sums.count)
+    return torch.stack(losses).argmin(0)
+
+
+def engine_for_unseen(bound: Bound) -> Trainer | None:
+    """The engine bound to the clients that never train, or None if there are none."""
+    unseen = bound.population.unseen
+    if unseen is None:
+        return None
+    return bound.make_trainer(replace(bound.task, population=unseen, stream=f"unseen.{bound.task.stream}"))
 
 
 def _step(moved: Drawer, model: int, delta: Tensor, round: Round) -> None:

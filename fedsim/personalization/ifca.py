@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from fedsim.core.state import Drawer, State
 from fedsim.data.population import Population
 from fedsim.errors import check_at_least
 from fedsim.models.recurrent import Architecture, initial_row
-from fedsim.personalization.clusters import ROWS, Clustered
+from fedsim.personalization.clusters import ROWS, Clustered, best_model, engine_for_unseen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,31 +35,26 @@ class IFCA(Clustered):
     With ``init_from`` only the first model is the given one, which all clients would choose.
 
     Attributes:
-        clusters: K; 1 is the aggregator without clusters.
+        models: K; 1 is the aggregator without clusters.
     """
 
-    clusters: int = 2
+    models: int = 2
 
     option: ClassVar[str] = "ifca"
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "clusters")
+        check_at_least(self, 1, "models")
 
-    def choose(self, rows: Tensor, clients: Tensor, trainer: Trainer, population: Population) -> Tensor:
-        """Return the model with the lowest loss, the first of several."""
-        losses = []
-        for row in rows:
-            sums = trainer.score_clients(row.expand(len(clients), -1), clients, population.train)
-            losses.append(sums.loss / sums.count)
-        return torch.stack(losses).argmin(0)
+    def choose(
+        self, rows: Tensor, clients: Tensor, trainer: Trainer, population: Population, member: Tensor | None
+    ) -> Tensor:
+        """Return the model with the lowest loss."""
+        return best_model(rows, clients, trainer, population)
 
     def bind(self, bound: Bound) -> IFCA:
-        """Return the schedule that runs, which draws the models and can train unseen clients."""
-        unseen = bound.population.unseen
-        other = None
-        if unseen is not None:
-            other = bound.make_trainer(replace(bound.task, population=unseen, stream=f"unseen.{bound.task.stream}"))
-        return IFCAInRun(clusters=self.clusters, arch=bound.task.arch, seed=bound.seed, other=other)
+        """Return the schedule that runs, which draws the models and knows unseen clients."""
+        other = engine_for_unseen(bound)
+        return IFCAInRun(models=self.models, arch=bound.task.arch, seed=bound.seed, other=other)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,20 +73,21 @@ class IFCAInRun(IFCA):
 
     def start(self, row: Tensor) -> Drawer:
         """Return the K models."""
-        keys = [seeding.stream_key(self.seed, "schedule.cluster", number) for number in range(1, self.clusters)]
+        keys = [seeding.stream_key(self.seed, "schedule.cluster", number) for number in range(1, self.models)]
         drawn = [initial_row(self.arch, key, row.dtype).to(row.device) for key in keys]
         return {ROWS: torch.stack([row, *drawn])}
 
-    def newcomers(self, federation: Federation) -> Trainer | None:
+    @property
+    def newcomers(self) -> Trainer | None:
         """The engine bound to unseen clients."""
         return self.other
 
     def add_bytes(self, traffic: Traffic, clients: Tensor, state: State, round_number: int) -> Traffic:
         """Count K models on the way down, and the number of the chosen one on the way up."""
-        said = (self.clusters - 1).bit_length()
-        more = (self.clusters - 1) * state.row.nbytes
+        said = (self.models - 1).bit_length()
+        more = (self.models - 1) * state.row.nbytes
         return traffic._replace(down=traffic.down + more, after=traffic.after + (said + 7) // 8)
 
     def plan(self, federation: Federation, state: State, cohort: Cohort) -> dict[str, str]:
         """Show how many models there are."""
-        return {"schedule": f"ifca: {self.clusters} models, of which every client takes the best"}
+        return {"schedule": f"ifca: {self.models} models, of which every client takes the best"}

@@ -48,6 +48,7 @@ NEEDS = {
     "client/optimizer=sgd": ("client.optimizer.momentum=0.5",),
     "aggregator=local": ("personalize=none",),
     **dict.fromkeys(("aggregator/correction=fedrep", "aggregator/correction=fedbabu"), ("aggregator.blocks=[-head]",)),
+    "schedule=flhc": ("schedule.after=2",),
     "sampler=power_of_choice": ("sampler.fraction=0.25",),
     "attack=alie": ("attack.z=1",),
     "privacy=central_dp_adaptive": ("privacy.count_noise=5",),
