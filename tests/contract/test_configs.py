@@ -113,7 +113,9 @@ def test_the_fields_and_defaults_are_those_of_the_dataclass(name):
     ):  # these options are settings of one class
         for key, value in written.items():
             if name not in ABOUT_ONE_VALUE:
-                assert build.convert(key, value, hints[key]) == fields[key].default
+                made = fields[key].default_factory
+                default = fields[key].default if made is dataclasses.MISSING else made()
+                assert build.convert(key, value, hints[key]) == default
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
