@@ -1,6 +1,6 @@
 """How fast fedsim simulates, compared with a plain PyTorch loop and other simulators in the same run.
 
-    python scripts/benchmark.py                                    # the four workloads, fedsim against the loop
+    python scripts/benchmark.py                                    # the five workloads, fedsim against the loop
     python scripts/benchmark.py --workload W1 W4 --repeats 9
     python scripts/benchmark.py --workload W1:cohort=100,hidden=128    # W1 with other values
     python scripts/benchmark.py --peer functional --peer jax=~/venvs/jax/bin/python
@@ -10,7 +10,8 @@
     python scripts/benchmark.py --profile --workload W2            # where does the time of a round go?
 
 Workloads (random data, weighted FedAvg, no evaluation; `bench/workloads.py` has the numbers): W1 and W2 are many
-small GRUs, W3 is next-character prediction by a large LSTM, W4 is a regression by a few 2-layer GRUs with Adam.
+small GRUs, W3 is next-character prediction by a large LSTM, W4 is a regression by a few 2-layer GRUs with Adam, and W5
+predicts one of 10,004 words, as phone keyboards do (minutes, with the loop).
 
 Each contender is a separate process that stays alive. They take turns of half a second, at least one round, while the
 rest sleep, so that a slow phase of the machine affects all of them. The loop (and peers like it) runs with one thread
