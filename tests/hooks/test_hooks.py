@@ -1,4 +1,4 @@
-"""Five algorithms of a user's own, each one file and one YAML, of kinds that fedsim does not have.
+"""Five algorithms of a user's own, each one file and one YAML.
 
 No file of fedsim changes for them.
 
@@ -19,13 +19,13 @@ from fedsim.federation.round import simulate
 
 MINE = Path(__file__).parent / "mine"
 GROUPS = {
-    "mime": "aggregator/correction",
-    "fedrep": "aggregator/correction",
-    "apfl": "personalize",
+    "my_mime": "aggregator/correction",
+    "my_fedrep": "aggregator/correction",
+    "my_apfl": "personalize",
     "edges": "schedule",
     "gossip": "schedule",
 }
-NEEDS = {"fedrep": ("aggregator.blocks=[recurrent]",), "gossip": ("aggregator=mean",)}
+NEEDS = {"my_fedrep": ("aggregator.blocks=[recurrent]",), "gossip": ("aggregator=mean",)}
 TINY = (
     *("data=synthetic", "data.clients=4", "data.samples_per_client=7", "data.test_samples_per_client=3"),
     *("data.length=4", "data.features=2", "partition=quantity", "num_clients=4", "model.hidden_size=3"),
@@ -133,34 +133,34 @@ def test_mime_with_one_full_step_and_no_momentum_is_fedsgd(run):
     """Where ``y = x``, ``g(y) - g(x) + c`` is c: every client takes the step of the mean gradient."""
     once = ("client=full_batch", "aggregator/combine=mean", "aggregator/server_optimizer=sgd")
     plain = run(None, *once, "client.batch_size=null", "client.epochs=1", to="plain")
-    mime = run("mime", "aggregator.correction.beta=0", *once, "client.batch_size=null", "client.epochs=1", to="mime")
+    mime = run("my_mime", "aggregator.correction.beta=0", *once, "client.batch_size=null", "client.epochs=1", to="my_mime")
     for a, b in zip(without_drift(mime), without_drift(plain), strict=True):
         assert a == pytest.approx(b, rel=1e-9)
     assert all(row["client_drift"] < 1e-12 for row in mime[1:])
 
 
 def test_mime_counts_what_it_sends(run):
-    plain, mime = run(None, to="plain")[-1], run("mime", to="mime")[-1]
+    plain, mime = run(None, to="plain")[-1], run("my_mime", to="my_mime")[-1]
     assert mime["bytes_down"] == 3 * plain["bytes_down"]
     assert mime["bytes_up"] == 2 * plain["bytes_up"]
 
 
 def test_fedrep_trains_the_head_first(run):
     """As long as only heads are trained, the shared representation stays where it is, and the training loss falls."""
-    rows = run("fedrep", "aggregator.correction.head_steps=1000")
+    rows = run("my_fedrep", "aggregator.correction.head_steps=1000")
     assert all(row["delta_norm"] == 0 for row in rows[1:])
     assert rows[-1]["train_loss"] < rows[1]["train_loss"]
-    assert run("fedrep", to="then")[1]["delta_norm"] > 0
+    assert run("my_fedrep", to="then")[1]["delta_norm"] > 0
 
 
 def test_fedrep_needs_a_private_head(fedsim):
-    overrides = [text for text in chosen("fedrep") if not text.startswith("aggregator.blocks")]
-    code, text = fedsim("run", *overrides, *allowed("fedrep"))
+    overrides = [text for text in chosen("my_fedrep") if not text.startswith("aggregator.blocks")]
+    code, text = fedsim("run", *overrides, *allowed("my_fedrep"))
     assert (code, "needs a private head" in text) == (2, True)
 
 
 def test_apfl_without_weight_is_the_global_model(run):
-    for row in run("apfl", "personalize.weight=0"):
+    for row in run("my_apfl", "personalize.weight=0"):
         for name in ("loss", "accuracy"):
             assert row[f"personal_{name}"] == pytest.approx(row[f"test_{name}"], rel=1e-12)
 
@@ -168,7 +168,7 @@ def test_apfl_without_weight_is_the_global_model(run):
 def test_apfl_of_one_client_with_all_weight_is_its_own_training(run):
     """Then its own model takes the steps of plain SGD, as the global one does, but for the order of the batches."""
     one = ("partition=iid", "num_clients=1", "client.batch_size=null")
-    for row in run("apfl", "personalize.weight=1", *one):
+    for row in run("my_apfl", "personalize.weight=1", *one):
         assert row["personal_loss"] == pytest.approx(row["test_loss"], rel=1e-12)
 
 
@@ -206,7 +206,7 @@ def test_gossip_keeps_the_mean_and_brings_rows_together(run):
     assert rows[1]["test_loss"] == pytest.approx(plain[1]["test_loss"], rel=1e-9)  # W leaves the mean as it is
 
 
-@pytest.mark.parametrize("name", ["edges", "gossip", "mime"])
+@pytest.mark.parametrize("name", ["edges", "gossip", "my_mime"])
 def test_what_a_hook_reads_is_refused_where_it_is_hidden(fedsim, name):
     """Rows that only sums may leave the clients for: each of these hooks says that it needs more."""
     code, text = fedsim(

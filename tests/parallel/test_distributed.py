@@ -51,6 +51,10 @@ NEEDS = {
     "client/optimizer=sgd": ("client.optimizer.momentum=0.5", *KEEPING),
     **dict.fromkeys(("client/optimizer=adam", "client/optimizer=adamw"), KEEPING),
     "aggregator=local": ("personalize=none",),
+    **dict.fromkeys(
+        ("aggregator/correction=fedrep", "aggregator/correction=fedbabu"), ("aggregator.blocks=[-head]",)
+    ),
+    "schedule=flhc": ("schedule.after=1",),
     "sampler=power_of_choice": ("sampler.fraction=0.25",),
     "sampler=poisson": ("sampler.probability=0.15",),  # rounds in which a process has no client, or none has
     "attack=alie": ("attack.z=1",),
@@ -83,6 +87,8 @@ MORE = {
     "held out": ("eval.validation_fraction=0.3", "eval.unseen_clients=3", "personalize=ditto", "sampler.fraction=0.5"),
     "some evaluated": ("eval.clients=3", "eval.validation_fraction=0.3", "aggregator.blocks=[recurrent]"),
     "private blocks": ("aggregator.blocks=[recurrent]", "personalize=finetune", "sampler.fraction=0.5"),
+    "clusters, a rule of the whole cohort": ("seed=7", "schedule=ifca", "schedule.models=3", "aggregator=median"),
+    "clusters, forged": (*TOO_FAR, "schedule=flhc", "schedule.after=1"),
     "diverges": BROKEN,
     "diverges on one side": (*BROKEN, "sampler.cohort_size=1", "aggregator=median"),
 }

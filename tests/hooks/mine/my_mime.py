@@ -17,7 +17,7 @@ from fedsim.errors import check_between
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mime(Correction):
+class MyMime(Correction):
     beta: float = 0.9
 
     facts: ClassVar[Facts] = frozenset({Fact.REMEMBERS, Fact.BENDS})

@@ -9,9 +9,10 @@ from fedsim.errors import UserError, check_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedRep(Correction):
+class MyFedRep(Correction):
     head_steps: int = 1
 
+    option: ClassVar[str] = "my_fedrep"
     facts: ClassVar[Facts] = frozenset({Fact.BENDS})
 
     def __post_init__(self):
@@ -19,7 +20,7 @@ class FedRep(Correction):
 
     def check(self, setting):
         if Fact.PRIVATE_BLOCKS not in setting.facts:
-            raise UserError("aggregator/correction=fedrep: needs a private head; set aggregator.blocks=[recurrent]")
+            raise UserError("aggregator/correction=my_fedrep: needs a private head; set aggregator.blocks=[recurrent]")
 
     def correct(self, gradient, step):
         resting = step.blocks.shared if step.number < self.head_steps else step.blocks.private

@@ -24,7 +24,7 @@ class Mixed(Correction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class APFL(OwnModels):
+class MyAPFL(OwnModels):
     weight: float = 0.5
 
     facts: ClassVar[Facts] = frozenset({Fact.PERSONAL, Fact.SECOND_MODEL})
@@ -35,7 +35,7 @@ class APFL(OwnModels):
 
     def task(self, task):
         config = replace(task.config, keep_optimizer_state=False)
-        return replace(task, config=config, correction=Mixed(weight=self.weight), stream="apfl")
+        return replace(task, config=config, correction=Mixed(weight=self.weight), stream="my_apfl")
 
     def train_own(self, trainer, anchors, clients, round_number, store):
         start = store.read(KEPT, clients, anchors.expand(len(clients), -1))
