@@ -71,9 +71,9 @@ class StackedEngine:
 
     def _kernels(self, device: torch.device, model: RecurrentModel) -> str:
         if self.kernels == "numba" and device.type != "cpu":
-            raise FieldError("kernels", self.kernels, f"runs on a CPU only (device={device.type}); use torch or auto")
+            raise FieldError("engine.kernels", self.kernels, f"runs on a CPU only (device={device.type}); use torch or auto")
         if self.kernels == "cuda_graphs" and device.type != "cuda":
-            raise FieldError("kernels", self.kernels, f"needs device=cuda (device={device.type}); use torch or auto")
+            raise FieldError("engine.kernels", self.kernels, f"needs device=cuda (device={device.type}); use torch or auto")
         chosen = (
             {"cpu": "numba", "cuda": "cuda_graphs"}.get(device.type, "torch")
             if self.kernels == "auto"

@@ -293,7 +293,7 @@ class CorrelatedInRun(Accounted):
         """Return the lines about the guarantee, and one about what it takes for granted."""
         guarantee, *rest = super().introduce()
         promise = (
-            f"every client's rounds are at least {self.where.separation} apart and at most {self.where.most}, so that "
+            f"a client takes part in at most {self.where.most} rounds, at least {self.where.separation} apart, so that "
             f"it moves what is published by {self.fresh.encoder.sensitivity(self.rounds):.4g} clip_norm: zCDP rho "
             f"{self.fresh.zcdp(self.rounds):.4g} in {self.rounds} rounds"
         )

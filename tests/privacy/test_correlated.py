@@ -308,7 +308,7 @@ def test_what_the_record_says(tiny, tmp_path):
     assert found["zcdp"] == pytest.approx(norms)
     lines = prepare(experiment).privacy.introduce()
     assert lines[0].startswith("differential privacy of clients (zero out one client): noise multiplier 1, delta 1e-05")
-    assert lines[1].startswith("every client's rounds are at least 5 apart and at most 2, so that it moves")
+    assert lines[1].startswith("a client takes part in at most 2 rounds, at least 5 apart, so that it moves")
 
 
 def test_turns_are_a_promise_too(tiny, run):
