@@ -15,11 +15,10 @@ def check_alone(setting: Setting, option: str) -> None:
         option: the correction, as the config calls it.
 
     Raises:
-        UserError: if ``personalize`` has a method.
+        UserError: if another part makes personal models, too.
     """
-    other = setting.facts.get(Fact.PERSONAL, "")
-    if other.startswith("personalize="):
-        raise UserError(
-            f"{other}: aggregator/correction={option} makes the personal models itself, from its own settings; take "
-            "personalize=none"
-        )
+    own = f"aggregator/correction={option}"
+    other = setting.facts.get(Fact.PERSONAL, own)
+    if other != own:
+        off = "schedule=synchronous" if other.startswith("schedule=") else "personalize=none"
+        raise UserError(f"{other}: {own} makes the personal models itself, from its own settings; take {off}")

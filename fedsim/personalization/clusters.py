@@ -96,6 +96,13 @@ class Clustered(Schedule, ABC):
         if (other := setting.facts[Fact.PERSONAL]) != f"schedule={name}":
             raise UserError(f"{other}: makes personal models, and so does schedule={name}; take one of them alone")
 
+    def introduce(self) -> list[str]:
+        """Say what the columns judge."""
+        return [
+            f"schedule={option_name(self)}: personal_* judges the model that each client uses; test_*, the best round and "
+            "the saved model are of all local models together, which nobody uses (stop.metric chooses another column)"
+        ]
+
     def anchors(self, part: Cohort, round: Round) -> Tensor:
         """Return the models that the clients have chosen."""
         rows: Tensor = round.drawer(self)[ROWS][round.notes[CHOICE][part.clients]]

@@ -224,6 +224,7 @@ def test_what_pfedme_costs(tiny):
     ("overrides", "message"),
     [
         (("personalize=finetune",), "personalize=finetune: aggregator/correction={name} makes the personal models"),
+        (("schedule=ifca",), "schedule=ifca: aggregator/correction={name} makes the personal .*take schedule=synchron"),
         (("client/optimizer=adam",), "{name}: needs plain steps"),
         (("schedule=fedbuff", "system=devices", "client.lr_decay=0.5"), "lr_decay=0.5: under schedule=fedbuff"),
         (("aggregator.correction.steps=0",), "steps=0"),

@@ -147,7 +147,8 @@ def test_the_sentence_of_a_docstring_is_shown(listed):
 
 def test_the_same_key_of_several_options_is_one_line(listed):
     lines = [line for line in listed("blocks") if line.startswith("aggregator.blocks ")]
-    assert any(re.search(r"\(aggregator=bulyan,centered_clipping,delta_sgd,fedadagrad and \d+ more\)$", x) for x in lines)
+    several = r"\(aggregator=bulyan,centered_clipping,delta_sgd,fedadagrad and \d+ more\)$"
+    assert any(re.search(several, line) for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,7 @@ NEEDS = {
     "client/optimizer=sgd": ("client.optimizer.momentum=0.5", *KEEPING),
     **dict.fromkeys(("client/optimizer=adam", "client/optimizer=adamw"), KEEPING),
     "aggregator=local": ("personalize=none",),
-    **dict.fromkeys(
-        ("aggregator/correction=fedrep", "aggregator/correction=fedbabu"), ("aggregator.blocks=[-head]",)
-    ),
+    **dict.fromkeys(("aggregator/correction=fedrep", "aggregator/correction=fedbabu"), ("aggregator.blocks=[-head]",)),
     "schedule=flhc": ("schedule.after=1",),
     "sampler=power_of_choice": ("sampler.fraction=0.25",),
     "sampler=poisson": ("sampler.probability=0.15",),  # rounds in which a process has no client, or none has
