@@ -70,10 +70,11 @@ class StackedEngine:
         return int(min(float(match[1]) * _UNITS[match[2]], float(2**62)))
 
     def _kernels(self, device: torch.device, model: RecurrentModel) -> str:
+        place = f"(device={device.type}); use torch or auto"
         if self.kernels == "numba" and device.type != "cpu":
-            raise FieldError("engine.kernels", self.kernels, f"runs on a CPU only (device={device.type}); use torch or auto")
+            raise FieldError("engine.kernels", self.kernels, f"runs on a CPU only {place}")
         if self.kernels == "cuda_graphs" and device.type != "cuda":
-            raise FieldError("engine.kernels", self.kernels, f"needs device=cuda (device={device.type}); use torch or auto")
+            raise FieldError("engine.kernels", self.kernels, f"needs device=cuda {place}")
         chosen = (
             {"cpu": "numba", "cuda": "cuda_graphs"}.get(device.type, "torch")
             if self.kernels == "auto"
