@@ -99,8 +99,8 @@ class Clustered(Schedule, ABC):
     def introduce(self) -> list[str]:
         """Say what the columns judge."""
         return [
-            f"schedule={option_name(self)}: personal_* judges the model that each client uses; test_*, the best round and "
-            "the saved model are of all local models together, which nobody uses (stop.metric chooses another column)"
+            f"schedule={option_name(self)}: personal_* judges the model that each client uses; test_*, the best round "
+            "and the saved model are of all local models together, which nobody uses (stop.metric names another column)"
         ]
 
     def anchors(self, part: Cohort, round: Round) -> Tensor:
