@@ -24,8 +24,8 @@ FENCE = re.compile(r"(?:^`(?P<file>[\w/.]+)`[^\n]*:\n\n)?```(?P<kind>\w+)\n(?P<t
 SHORT = ("rounds=1", "threads=1", "device=cpu", "console=none", "engine.kernels=torch", "model.hidden_size=2")
 """Overrides added to `fedsim run`."""
 
-AS_IT_STANDS = ("docs/reproducibility.md",)
-"""Pages whose runs are compared with each other; these are short already."""
+AS_IT_STANDS = ("docs/reproducibility.md", "docs/aggregators-clusters.md")
+"""Pages whose runs are compared with each other, or need their rounds; these are short already."""
 
 SMALL = {
     "experiment=keyboard_shakespeare": ("data.path=play.txt",),
