@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from fedsim.data.dataset import IGNORE, Dataset, Pooled, Split, Task
 from fedsim.data.fitted import Fitted
@@ -191,7 +190,7 @@ class Text:
             padded[0, :steps] = part[:-1]
             padded[1, :steps] = np.where(part[1:] == _UNKNOWN, IGNORE, part[1:])
             if count:
-                cut = sliding_window_view(padded, length, axis=1)[:, ::stride]
+                cut = np.lib.stride_tricks.sliding_window_view(padded, length, axis=1)[:, ::stride]
                 inputs[start : start + count], targets[start : start + count] = cut
         owners = np.repeat(np.arange(len(parts)), counts)
         place = np.arange(len(inputs)) - np.repeat(last - counts, counts)

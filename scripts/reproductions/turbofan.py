@@ -87,7 +87,7 @@ TURBOFAN = Reproduction(
     'Bidirectional LSTM"; Li, Ding, Sun 2018, "Remaining useful life estimation in prognostics using deep convolution '
     'neural networks"',
     differences="No layer besides the LSTM and its head. Settings were chosen on a fifth of each engine's life, held "
-    "back from training, among those of the full version's grid, for seed 0; test engines were not looked at.",
+    "back from training, among those of the full version's grid, for seed 0; test engines had no part in it.",
     data="the folder of NASA's train_FD001.txt, test_FD001.txt and RUL_FD001.txt (data=cmapss data.path=...)",
     short=Version(
         cells=CELLS,
