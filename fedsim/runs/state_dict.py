@@ -23,9 +23,9 @@ def is_state_dict(path: Path) -> bool:
     Raises:
         UserError: for a file of ``torch.save``, which could run code and is never read.
     """
-    if not path.is_file():
-        return False
     try:
+        if not path.is_file():
+            return False
         with safe_open(path, framework="pt") as file:
             return "row" not in file.keys()  # noqa: SIM118  # not a mapping: it has no `in` of its own
     except (OSError, SafetensorError, ValueError):
