@@ -97,6 +97,17 @@ def test_logits_far_apart():
     torch.testing.assert_close(into[0][0], expected[:, None].expand(-1, 16), rtol=0, atol=1e-30)
 
 
+def test_logits_far_below():
+    """All are -1.6e31, below anything that might fill up a row: they are equally likely, p = 1/300."""
+    features, weight = torch.ones(1, 1, 16), torch.full((1, 300, 16), -1e30)
+    into = torch.empty_like(weight), None
+    loss, _ = numba_kernels.head_loss(features, weight, None, torch.tensor([[7]]), torch.ones(1, 1), into)
+    assert loss.item() == 0.0  # log(300) is beyond the digits of 1.6e31
+    expected = torch.full((300,), 1 / 300)
+    expected[7] -= 1
+    torch.testing.assert_close(into[0][0], expected[:, None].expand(-1, 16), rtol=1e-5, atol=0)
+
+
 def test_shapes_that_it_takes():
     lanes = softmax.VECTOR_BYTES // 4
     assert softmax.fits(2 * lanes, 256, torch.float32)

@@ -154,7 +154,7 @@ def _item(data: Any, region: Any, client: int) -> None:
             if share == 0.0:
                 clear(row, ld)
                 continue
-            _fill(advance(row, tokens), ld - tokens, -1e30)  # the columns that fill up the last chunk
+            _fill(advance(row, tokens), ld - tokens, -math.inf)  # the columns that fill up the last chunk
             target = targets[first + i]
             right = row[target]
             log_sum = _softmax(row, ld, reduced)
