@@ -46,9 +46,9 @@ class StackedEngine:
     Attributes:
         kernels: ``numba`` (fused, CPU), ``torch`` (batched operations, any device), ``cuda_graphs`` (those operations,
             recorded once per shape and replayed by one launch, unless there is dropout), or ``auto``: numba on a CPU,
-            cuda_graphs on a GPU. The choice depends on the device and the model alone, because the bytes of a result depend on it: on a CPU a
-            model with a recurrent projection, which the numba kernels do not have, always takes torch's, and the start
-            of the run says so.
+            cuda_graphs on a GPU. The choice depends on the device and the model alone, because the bytes of a result
+            depend on it: on a CPU a model with a recurrent projection, which the numba kernels do not have, always
+            takes torch's, and the start of the run says so.
         memory_budget: memory that a chunk of clients may take, such as ``2GiB``. A fixed value, never derived from the
             machine's free memory, because the chunk size decides how sums are rounded.
     """
