@@ -20,6 +20,7 @@ from fedsim.clients.trainer import keep_state, starting_state
 from fedsim.data.batches import Batch, batch_indices, gather
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.data.population import Samples
+from fedsim.models.constants import constant
 from fedsim.models.recurrent import Architecture, DropoutMask
 from fedsim.models.reference import ReferenceModel, load_row, read_row
 from fedsim.models.scores import TOP, Sums, concatenate, pinball
@@ -139,18 +140,18 @@ class SequentialTrainer:
         for place, client in enumerate(clients.tolist()):
             module = self._module(rows)
             load_row(module, self.task.arch, rows if rows.dim() == 1 else rows[place])
-            count = 0
+            count = 0.0
             for index in torch.arange(int(train.offsets[client]), int(train.offsets[client + 1])).split(
                 EVALUATION_BATCH
             ):
                 batch = gather(train, index[None], None)
                 positions = self.task.positions(batch.num_samples)
-                targets = _count_targets(self.task.arch.task, batch) if positions is None else int(positions)
+                targets = _count_targets(self.task.arch, batch) if positions is None else int(positions)
                 if targets == 0:
                     continue
                 (targets * self._loss(module(batch.inputs[0], batch.lengths[0]), batch)).backward()
                 count += targets
-            gradients.append(_gradients(module) / max(count, 1))
+            gradients.append(_gradients(module) / (count or 1))
         return torch.stack(gradients)
 
     def _load_state(
@@ -222,14 +223,19 @@ def batch_loss(arch: Architecture, outputs: Tensor, batch: Batch, positions: int
             return pinball(outputs - targets, levels)[0].mean()
         return torch.nn.functional.mse_loss(outputs, targets)
     flat, labels = outputs.flatten(0, -2), targets.flatten()
+    weight = constant(arch.class_weights, outputs) if arch.class_weights else None
     if positions is None:
-        return torch.nn.functional.cross_entropy(flat, labels, ignore_index=IGNORE)
-    return torch.nn.functional.cross_entropy(flat, labels, ignore_index=IGNORE, reduction="sum") / positions
+        return torch.nn.functional.cross_entropy(flat, labels, weight, ignore_index=IGNORE)
+    return torch.nn.functional.cross_entropy(flat, labels, weight, ignore_index=IGNORE, reduction="sum") / positions
 
 
-def _count_targets(task: Task, batch: Batch) -> int:
-    """How many targets the mean loss of one client's batch averages over (samples, for regression)."""
-    return len(batch.targets[0]) if task is Task.REGRESSION else int((batch.targets[0] != IGNORE).sum())
+def _count_targets(arch: Architecture, batch: Batch) -> float:
+    """How many targets the mean loss of one client's batch is over (samples, for regression), or what they weigh."""
+    targets = batch.targets[0]
+    if arch.task is Task.REGRESSION:
+        return len(targets)
+    counted = targets[targets != IGNORE].tolist()
+    return sum(arch.class_weights[target] for target in counted) if arch.class_weights else len(counted)
 
 
 def score_batch(arch: Architecture, outputs: Tensor, batch: Batch) -> Sums:

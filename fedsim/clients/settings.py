@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from fedsim.clients.class_weights import check_class_weights
 from fedsim.clients.optimizers import LocalOptimizer
 from fedsim.data.dataset import Task
 from fedsim.errors import (
@@ -37,6 +38,10 @@ class ClientConfig:
             count, or ``positions``: all steps of its samples up to the longest of the data, where padding adds 0 to the
             loss but 1 to what it is divided by (as in FedJAX' StackOverflow and Shakespeare). Metrics of evaluations
             are means over targets in any case.
+        class_weights: of the classes in a minibatch's loss, which is then the weighted mean, as that of
+            ``torch.nn.CrossEntropyLoss(weight)``: None (all count the same), a list of K numbers in the order of the
+            classes, or ``balanced``, inversely to how often a class occurs in the training data of all clients. With
+            ``loss_over=positions`` the weighted sum is divided by the positions. Evaluations do not weigh.
     """
 
     optimizer: LocalOptimizer
@@ -48,8 +53,11 @@ class ClientConfig:
     keep_optimizer_state: bool = False
     validation_fraction: float = 0.0
     loss_over: str = "targets"
+    class_weights: str | list[float] | None = None
 
     def __post_init__(self) -> None:
+        if (wrong := check_class_weights(self.class_weights)) is not None:
+            raise FieldError("class_weights", self.class_weights, wrong)
         check_one_of(self, "loss_over", ("targets", "positions"))
         check_exactly_one(self, "epochs", "steps")
         check_at_least(self, 1, "epochs", "steps", "batch_size")

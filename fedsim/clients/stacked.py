@@ -203,7 +203,7 @@ class StackedTrainer:
             loss = losses[0] if len(losses) == 1 else torch.cat(losses)
         if (positions := self.task.positions(batch.num_samples)) is None:
             return loss
-        share = stacked.count_targets(arch.task, batch).to(loss.dtype) / positions  # int64 by int64 would be float32
+        share = stacked.count_targets(arch, batch, loss) / positions
         gradient.mul_(share[:, None])
         return loss * share
 
@@ -222,11 +222,11 @@ class StackedTrainer:
         for which, index, real in _own_blocks(self.task.population.train, clients):
             batch = gather(self.task.population.train, index, real)
             positions = self.task.positions(batch.num_samples)
-            count = stacked.count_targets(self.task.arch.task, batch) if positions is None else positions
+            count = stacked.count_targets(self.task.arch, batch, rows) if positions is None else positions
             count = count.to(rows.dtype)[:, None]
             total[which] += count * self._gradient(rows[which], batch, _no_dropout)
             counts[which] += count
-        return total / counts.clamp(min=1)
+        return total / torch.where(counts > 0, counts, 1)
 
     def _report(self, rows: Tensor, clients: Tensor, steps: Tensor, train_loss: Tensor) -> Report:
         population = self.task.population

@@ -11,13 +11,14 @@ import torch
 
 from fedsim.aggregation.rules import Layered, needs_of
 from fedsim.client_store import ClientStore
+from fedsim.clients.class_weights import BALANCED, class_weights
 from fedsim.clients.task import LocalTask
 from fedsim.core import stopping
 from fedsim.core.facts import Fact
 from fedsim.core.origin import Origin
 from fedsim.core.part import Bound, Federation, Part
 from fedsim.core.state import State
-from fedsim.data.dataset import Assignment, Dataset
+from fedsim.data.dataset import Assignment, Dataset, Pooled
 from fedsim.data.fitted import Fitted
 from fedsim.data.population import build_population, to_device
 from fedsim.data.source import load_dataset
@@ -84,7 +85,15 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin
         raise UserError(f"{dataset.name}: {error}") from None
     e.check_clients(population, population.num_clients)
     population = to_device(population, device)
-    arch = architecture(e.model, population)
+    arch = replace(architecture(e.model, population), class_weights=class_weights(e.client.class_weights, population))
+    if arch.class_weights and "start_loss" in needs_of(e.aggregator.combine):
+        raise UserError(
+            "client.class_weights: the losses by which aggregator.combine weighs clients are those of evaluations, "
+            "which do not weigh classes; leave it null"
+        )
+    if e.client.class_weights == BALANCED:
+        what = Pooled("how often classes occur", "give client.class_weights as numbers")
+        population = replace(population, pooled=(*population.pooled, what))
     blocks = divide_parameters(arch.layout, e.aggregator.blocks, device)
     combine = e.aggregator.combine
     task = LocalTask(arch, population, e.client, e.aggregator.correction, blocks, e.seed)

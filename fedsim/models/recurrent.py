@@ -22,6 +22,7 @@ from fedsim.data.dataset import Task, WordTokens
 from fedsim.data.population import Population
 from fedsim.errors import FieldError, UserError, check_at_least, check_between, check_exactly_one, check_one_of
 from fedsim.models import initial
+from fedsim.models.constants import constant
 from fedsim.models.parameters import ParameterLayout
 
 if TYPE_CHECKING:
@@ -213,9 +214,9 @@ class Architecture:
         vocabulary_size: V, number of tokens, or None.
         num_outputs: classes, vocabulary entries, or regression outputs.
         task: what is predicted.
-        quantiles: of a regression, the quantiles that each target's outputs predict, one after another; empty where
-            an output predicts the mean.
+        quantiles: of a regression, those that each target's outputs predict, in turn; empty where they predict means.
         words: which outputs stand for no word, where the next word is predicted; metrics alone depend on it.
+        class_weights: of the classes in the loss of training; empty where all count the same.
     """
 
     model: RecurrentModel
@@ -225,14 +226,13 @@ class Architecture:
     task: Task
     quantiles: tuple[float, ...] = ()
     words: WordTokens | None = None
+    class_weights: tuple[float, ...] = ()
 
     def levels(self, like: Tensor) -> Tensor | None:
         """The quantile ``[K]`` that each output predicts, as `like` is; None where outputs predict the mean."""
         if not self.quantiles:
             return None
-        return torch.tensor(self.quantiles, dtype=like.dtype, device=like.device).repeat(
-            self.num_outputs // len(self.quantiles)
-        )
+        return constant(self.quantiles * (self.num_outputs // len(self.quantiles)), like)
 
     @property
     def embedding_size(self) -> int:

@@ -16,6 +16,7 @@ import torch
 from fedsim.data.batches import Batch
 from fedsim.data.dataset import IGNORE, Task
 from fedsim.models import head
+from fedsim.models.constants import constant
 from fedsim.models.head import HeadTape
 from fedsim.models.recurrent import Architecture, DropoutMask
 from fedsim.models.scores import Sums, pinball, word_counts
@@ -185,7 +186,7 @@ def _head_loss(
     grads: dict[str, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """As `_loss` and `head.backward`, by the kernels: the loss, the gradient of the features, the embedding's part."""
-    targets, shares = _shares_of_targets(arch.task, batch, tape.features.dtype)
+    targets, shares = _shares_of_targets(arch, batch, tape.features)
     weight = views[arch.head_weight]
     d_weight = torch.empty_like(weight) if arch.model.tied_embeddings else grads["head.weight"]
     into = d_weight, grads.get("head.bias")
@@ -220,7 +221,7 @@ def _loss(arch: Architecture, outputs: Tensor, batch: Batch) -> tuple[Tensor, Te
         if batch.real is not None:
             error = error * batch.real[..., None]
         return error.square().sum((1, 2)) / count, error * (2 / count)[:, None, None]
-    targets, weight = _shares_of_targets(arch.task, batch, outputs.dtype)
+    targets, weight = _shares_of_targets(arch, batch, outputs)
     log_probabilities = outputs.log_softmax(2)
     picked = log_probabilities.gather(2, targets[..., None])[..., 0]
     loss = -(picked * weight).sum(1)
@@ -229,10 +230,13 @@ def _loss(arch: Architecture, outputs: Tensor, batch: Batch) -> tuple[Tensor, Te
     return loss, d_outputs.mul_(weight[..., None])
 
 
-def _shares_of_targets(task: Task, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _shares_of_targets(arch: Architecture, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
     """The targets ``[C, R]``, and the weight of each in the mean loss of its client."""
-    targets, valid = _valid_targets(task, batch)
-    return targets, valid / valid.sum(1).clamp(min=1).to(dtype)[:, None]
+    targets, valid = _valid_targets(arch.task, batch)
+    if arch.class_weights:
+        weight = constant(arch.class_weights, like)[targets] * valid
+        return targets, weight / weight.sum(1).clamp(min=torch.finfo(like.dtype).tiny)[:, None]
+    return targets, valid / valid.sum(1).clamp(min=1).to(like.dtype)[:, None]
 
 
 def _valid_targets(task: Task, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -249,9 +253,12 @@ def _valid_targets(task: Task, batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.where(valid, targets, 0).reshape(c, -1), valid.reshape(c, -1)
 
 
-def count_targets(task: Task, batch: Batch) -> Tensor:
-    """``[C]`` int64, how many targets each client's mean loss is over (samples, for regression)."""
-    return batch.num_samples if task is Task.REGRESSION else _valid_targets(task, batch)[1].sum(1)
+def count_targets(arch: Architecture, batch: Batch, like: Tensor) -> Tensor:
+    """``[C]``, how many targets each client's mean loss is over (samples, for regression), or what they weigh."""
+    if arch.task is Task.REGRESSION:
+        return batch.num_samples.to(like.dtype)
+    targets, valid = _valid_targets(arch.task, batch)
+    return (constant(arch.class_weights, like)[targets] * valid if arch.class_weights else valid.to(like.dtype)).sum(1)
 
 
 def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType) -> Sums:

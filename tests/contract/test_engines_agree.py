@@ -18,6 +18,7 @@ from fedsim.clients.engine import SequentialEngine, StackedEngine
 from fedsim.data.dataset import Task
 from fedsim.data.words import Words
 from fedsim.errors import UserError
+from fedsim.federation.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,6 +92,19 @@ def agree(run):
         return stacked
 
     return agree
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("over", ["targets", "positions"])
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, LABELLING])
+def test_class_weights(tiny, agree, task, over, dtype):
+    """With full gradients too, which SCAFFOLD's first option takes of all samples of a client."""
+    if task is Task.CLASSIFICATION and over == "positions":
+        pytest.skip("has an effect only with a target at every step")
+    settings = f"client.loss_over={over}", "client.class_weights=balanced", "model=lstm", "aggregator=mime"
+    weights = prepare(tiny(*settings, task=task)).task.arch.class_weights
+    assert len({*weights}) > 2
+    agree(replace(tiny(*settings, task=task), dtype=dtype))
 
 
 @pytest.fixture(scope="module")
