@@ -51,7 +51,7 @@ _ALL = (
     *_columns("min", "attack_success membership_auc membership_tpr", evaluated=True),
     *(
         column._replace(name=f"{prefix}_{column.name}")
-        for prefix in ("test", "validation", "unseen", "personal", "unseen_personal")
+        for prefix in ("test", "validation", "unseen", "personal", "validation_personal", "unseen_personal")
         for column in _SCORES
     ),
 )

@@ -83,12 +83,18 @@ def evaluate(
         world: the processes that share the samples.
         prefix: of the columns' names: ``validation`` judges by those samples, anything else by the test samples.
     """
-    samples = _judged(population, prefix)
+    samples = judged_samples(population, prefix)
     return evaluate_samples(score_samples(trainer, row, samples, world), population, prefix)
 
 
-def _judged(population: Population, prefix: str) -> Samples:
-    if prefix != "validation":
+def personal_prefixes(population: Population) -> tuple[str, ...]:
+    """How the columns begin that judge clients' own models: on test samples, and on held-back ones if there are any."""
+    return ("personal",) if population.validation is None else ("validation_personal", "personal")
+
+
+def judged_samples(population: Population, prefix: str) -> Samples:
+    """The samples that columns with this prefix are about."""
+    if not prefix.startswith("validation"):
         return population.test
     assert population.validation is not None, "only with eval.validation_fraction"
     return population.validation
@@ -108,7 +114,7 @@ def score_samples(trainer: Trainer, row: Tensor, samples: Samples, world: World)
 
 def evaluate_samples(sums: Sums, population: Population, prefix: str = "test") -> Evaluation:
     """Turn the sums of all samples ``[S]`` into metrics; see `evaluate`."""
-    samples = _judged(population, prefix)
+    samples = judged_samples(population, prefix)
     owner = _owners(samples.sizes)
     found = (*_losses(sums, population), *_errors(sums.outputs, samples, population))
     totals = [_added(measure, owner, population.num_clients) for measure in found]
@@ -133,7 +139,7 @@ def evaluate_own(
         prefix: of the columns' names, which decides the samples as in `evaluate`.
         world: the processes that share the clients.
     """
-    test = _judged(population, prefix)
+    test = judged_samples(population, prefix)
     own = test.sizes.nonzero()[:, 0][world.rank :: world.size]
     outputs = torch.zeros(len(test), kept_outputs(population.task, population.num_outputs, population.words))
     sums = torch.zeros(3, population.num_clients, dtype=torch.float64)

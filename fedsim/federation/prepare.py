@@ -196,10 +196,12 @@ def _columns(e: Experiment, dataset: Dataset, facts: Collection[Fact], assignmen
     def of(*parts: Part) -> tuple[Column, ...]:
         return tuple(column for part in parts for column in part.columns)
 
-    judged = [*(["validation"] if assignment.validation is not None else []), "test"]
-    judged += ["personal"] if Fact.PERSONAL in facts else []
-    if assignment.unseen is not None:
-        judged += ["unseen", *(["unseen_personal"] if Fact.PERSONAL in facts else [])]
+    seen = ["test"] if assignment.validation is None else ["validation", "test"]
+    unseen = [] if assignment.unseen is None else ["unseen"]
+    if Fact.PERSONAL in facts:
+        seen += ["personal"] if assignment.validation is None else ["validation_personal", "personal"]
+        unseen += [f"{kind}_personal" for kind in unseen]
+    judged = seen + unseen
     sampled = assignment.sampled_from is not None
     validation = ("local_validation_loss",) if e.client.validation_fraction > 0 else ()
     return (

@@ -23,7 +23,7 @@ from fedsim.core.state import Drawer, State
 from fedsim.core.stopping import Progress
 from fedsim.data.population import Population
 from fedsim.errors import UserError
-from fedsim.evaluation.evaluate import evaluate_own
+from fedsim.evaluation.evaluate import evaluate_own, judged_samples, personal_prefixes
 from fedsim.metrics import Column
 from fedsim.parallel.division import add_up
 
@@ -170,12 +170,15 @@ class Clustered(Schedule, ABC):
     def examine(self, federation: Federation, state: State) -> Evaluation:
         """Return the ``personal_*`` columns, how many models are in use, and how many clients the most popular has."""
         drawer = state.drawers[self.group]
-        own, choice = self._scores(drawer, federation.trainer, federation.population, "personal", federation)
+        population, found = federation.population, []
+        for prefix in personal_prefixes(population):
+            own, choice = self._scores(drawer, federation.trainer, population, prefix, federation)
+            found.append(own)
         taken = choice[choice >= 0]
         sizes = torch.bincount(taken) if len(taken) else torch.zeros(1, dtype=torch.int64)
         counts = {"clusters": float((sizes > 0).sum()), "largest_cluster": float(sizes.max())}
         number = np.where(choice.numpy() < 0, np.nan, choice.double().numpy())
-        found = [own, Evaluation(counts, {"cluster": number})]
+        found.append(Evaluation(counts, {"cluster": number}))
         trainer, unseen = self.newcomers, federation.population.unseen
         if trainer is not None and unseen is not None:
             theirs, choice = self._scores({ROWS: drawer[ROWS]}, trainer, unseen, "unseen_personal", federation)
@@ -185,16 +188,17 @@ class Clustered(Schedule, ABC):
     def _scores(
         self, drawer: Drawer, trainer: Trainer, population: Population, prefix: str, federation: Federation
     ) -> tuple[Evaluation, Tensor]:
-        """The scores of the clients that have test samples, and the models that they take ``[N]``, -1 for others."""
+        """The scores of the clients that have samples to judge by, and the models that they take ``[N]``, else -1."""
         world, size, rows = federation.world, federation.chunk_size, drawer[ROWS]
         choice = torch.zeros(population.num_clients, dtype=torch.int64)
-        tested = population.test.sizes.nonzero()[:, 0]
+        sizes = judged_samples(population, prefix).sizes
+        tested = sizes.nonzero()[:, 0]
         for clients in tested[world.rank :: world.size].split(size):
             if len(clients):
                 choice[clients] = self.choose(rows, clients, trainer, population, drawer.get(MEMBER))
         choice = add_up(world, choice)
         own = evaluate_own(trainer, lambda clients: rows[choice[clients]], population, size, prefix, world)
-        return own, torch.where(population.test.sizes > 0, choice, -1)
+        return own, torch.where(sizes > 0, choice, -1)
 
 
 def best_model(rows: Tensor, clients: Tensor, trainer: Trainer, population: Population) -> Tensor:

@@ -12,7 +12,7 @@ from fedsim.core.facts import Facts
 from fedsim.core.part import Bound, Federation, Personalization, Round
 from fedsim.core.results import Evaluation, merge
 from fedsim.core.state import State
-from fedsim.evaluation.evaluate import evaluate_own
+from fedsim.evaluation.evaluate import evaluate_own, personal_prefixes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +83,7 @@ class OwnModelsInRun(Personalization):
         self.settings.train_own(trainer, anchors, clients, round.number, round.store)
 
     def examine(self, federation: Federation, state: State) -> Evaluation:
-        """Return the ``personal_*`` columns: each client's own model on its own test samples.
+        """Return the ``personal_*`` columns: each client's own model on its own test samples, and on those held back.
 
         An unseen client gets what the method gives a client that takes part for the first time, from the model of this
         round; in round 0 nobody has trained.
@@ -94,9 +94,13 @@ class OwnModelsInRun(Personalization):
             return self.settings.rows(self.trainer, anchors, clients, state.round, state.store)
 
         chunk, world, unseen = federation.chunk_size, federation.world, federation.population.unseen
-        own = evaluate_own(self.trainer, models, federation.population, chunk, "personal", world)
+        population = federation.population
+        own = [
+            evaluate_own(self.trainer, models, population, chunk, prefix, world)
+            for prefix in personal_prefixes(population)
+        ]
         if (trainer := self.newcomers) is None or unseen is None:
-            return own
+            return merge(own)
         newcomers = unseen.num_clients
 
         def fresh(clients: Tensor) -> Tensor:
@@ -106,4 +110,4 @@ class OwnModelsInRun(Personalization):
             return self.settings.rows(trainer, anchors, clients, state.round, store)
 
         theirs = evaluate_own(trainer, fresh, unseen, chunk, "unseen_personal", world)
-        return merge([own, Evaluation(theirs.metrics, unseen=theirs.clients)])
+        return merge([*own, Evaluation(theirs.metrics, unseen=theirs.clients)])

@@ -30,7 +30,8 @@ def measured_on(metric: str, runs: Sequence[Run]) -> str:
     of the clients' own models under that name.
     """
     if metric.startswith("validation_") and any(run.judged_on for run in runs):
-        return _HELD_BACK
+        own = metric.startswith("validation_personal_")
+        return _HELD_BACK.replace("the global model", "each client's own model") if own else _HELD_BACK
     return _MEASURED_ON.get(metric.partition("_")[0], "")
 
 

@@ -364,3 +364,21 @@ def test_one_client_has_no_standard_error():
 def test_unseen_clients_need_a_common_model(tiny):
     with pytest.raises(UserError, match=r"eval\.unseen_clients=1: has nothing to judge, as with baseline=local"):
         prepare(tiny("eval.unseen_clients=1", "baseline=local"))
+
+
+@pytest.mark.parametrize("method", ["personalize=finetune", "personalize=ditto", "personalize=apfl", "schedule=ifca"])
+def test_own_models_on_samples_held_back(tiny, run, method):
+    """They are judged as on test samples, with those in their place; ``stop.metric`` may go by them."""
+    settings = "eval.validation_fraction=0.4", "rounds=2", "stop.metric=validation_personal_accuracy"
+    result = run(tiny(method, *settings))
+    sim, state = result.simulation, result.state
+    population = replace(sim.population, test=sim.population.validation, validation=None)
+    swapped = replace(sim, bound=replace(sim.bound, population=population))
+    parts = [part.examine(swapped, state).metrics for part in (sim.personal, sim.schedule)]
+    expected = {name: value for found in parts for name, value in found.items() if name.startswith("personal_")}
+    last = result.metrics[-1]
+    assert len(expected) == 4
+    for name, value in expected.items():
+        assert last[f"validation_{name}"] == pytest.approx(value, rel=1e-12)
+        assert last[name] is not None
+    assert state.progress.on == "validation"
