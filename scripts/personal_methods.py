@@ -3,11 +3,12 @@
     python scripts/personal_methods.py --roles shakespeare.txt --engines cmapss    # an hour on one core
     python scripts/personal_methods.py --roles shakespeare.txt --methods fedavg,ditto --seeds 0 --rounds 10
 
-Stopped, it goes on where it was. Roles are those of a text of plays (`data=shakespeare data.path=...`) with 150 samples or more; engines are those of
-C-MAPSS FD001 (`data=cmapss`), each of which saw one failure. Every method gets the same rounds, the same local work and
-the same grid of local learning rates. A rate is chosen by what a client would use, its own model if the method has one,
-on a fifth of its training samples that are held back (seed 0); test samples have no part in that. All clients take part
-in every round. Seconds are those of training on this machine, bytes those of all rounds in both directions.
+Stopped, it goes on where it was. Roles are those of a text of plays (`data=shakespeare data.path=...`) with 150 samples
+or more; engines are those of C-MAPSS FD001 (`data=cmapss`), each of which saw one failure. Every method gets the same
+rounds, the same local work and the same grid of local learning rates. A rate is chosen by what a client would use, its
+own model if the method has one, on a fifth of its training samples that are held back (seed 0); test samples have no
+part in that. All clients take part in every round. Seconds are those of training on this machine, bytes those of all
+rounds in both directions.
 """
 
 from __future__ import annotations
