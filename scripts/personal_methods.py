@@ -60,7 +60,7 @@ TASKS = {
         "rmse",
         True,
         ("data=cmapss", "model=lstm", "model.hidden_size=32", "client.batch_size=32", "rounds=60"),
-        (0.03, 0.1, 0.3),
+        (0.1, 0.3, 1.0),
     ),
 }
 METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {
