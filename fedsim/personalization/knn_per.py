@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 _DISTANCES = 2**22
 """Distances that are held at a time."""
-_NEVER = math.log(torch.finfo(torch.float32).tiny)
-"""Logarithm of the probability, some 1e-38, that a label without a neighbour has where neighbours alone decide: the
-loss of 0 would be infinite."""
+_NEVER = -126 * math.log(2)
+"""Logarithm of the probability, float32's smallest, that a label without a neighbour has where neighbours alone decide:
+the loss of 0 would be infinite."""
 
 
 @dataclass(frozen=True, kw_only=True)
