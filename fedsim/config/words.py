@@ -190,7 +190,10 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("ldp", "local"), "privacy=local_dp"),
         **dict.fromkeys(("secagg", "secure"), "privacy=secure_aggregation"),
     },
-    "personalize": {**dict.fromkeys(("fine_tune", "finetuning", "local"), "personalize=finetune"), "knn": "personalize=knn_per"},
+    "personalize": {
+        **dict.fromkeys(("fine_tune", "finetuning", "local"), "personalize=finetune"),
+        **dict.fromkeys(("knn", "knnper"), "personalize=knn_per"),
+    },
     "baseline": {**dict.fromkeys(("centralized", "central", "pooled"), "baseline=centralised")},
     "schedule": {
         **dict.fromkeys(("async", "asynchronous"), "schedule=fedbuff or fedasync"),

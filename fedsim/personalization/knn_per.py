@@ -227,7 +227,8 @@ class Remembering:
             squared = some.square().sum(1, keepdim=True) + lengths - 2 * some @ store.features.T
             near = _nearest(squared, min(self.settings.neighbours, len(lengths)), float(lengths.max()))
             apart = squared.gather(1, near).clamp_(min=0)
-            shares = (-apart / (some.shape[1] * self.settings.scale)).softmax(1)
+            # From the nearest, which then has the weight 1 even where a tiny scale leaves nothing of the others.
+            shares = ((apart.amin(1, keepdim=True) - apart) / (some.shape[1] * self.settings.scale)).softmax(1)
             said = store.targets[near]
             if said.is_floating_point():
                 parts.append((shares[..., None] * said).sum(1))

@@ -131,6 +131,17 @@ def test_the_nearest_neighbour_of_a_training_sample_is_itself(tiny, run):
     assert on_training_samples(found, neighbours=1, weight=1.0)["test_rmse"] == pytest.approx(0, abs=1e-12)
 
 
+def test_the_ends_of_the_scale(tiny, run):
+    """At one, the nearest alone counts, as with k = 1; at the other, all k have the same weight."""
+    ends = {}
+    for k, scale in ((1, 1), (5, 1e-320), (5, 1e300)):
+        keys = (f"personalize.neighbours={k}", f"personalize.scale={scale}")
+        ends[k, scale] = run(tiny("personalize=knn_per", *keys, *SETTINGS))
+    nearest, narrow, wide = ends.values()
+    assert narrow.metrics[-1]["personal_loss"] == pytest.approx(nearest.metrics[-1]["personal_loss"], rel=1e-12)
+    assert wide.metrics[-1]["personal_loss"] == pytest.approx(expected(wide, 5, 0.5, 1e300)[0], rel=1e-9)
+
+
 def test_a_label_without_a_neighbour_has_a_finite_loss(tiny, run):
     """Where neighbours alone decide, a wrong nearest one leaves the probability 2^-126, the smallest normal float32."""
     found = run(tiny("personalize=knn_per", "personalize.neighbours=1", "personalize.weight=1", *SETTINGS))
