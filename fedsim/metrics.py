@@ -18,12 +18,14 @@ class Column(NamedTuple):
         evaluated: whether evaluations fill the column in, rather than every round.
         cumulative: whether it counts from the beginning of the run and only grows. Then its last value is what counts:
             the least of all rounds is that of round 0.
+        grouped: whether it judges by the clients' true groups; only runs on data that know them have the column.
     """
 
     name: str
     better: str
     evaluated: bool = False
     cumulative: bool = False
+    grouped: bool = False
 
 
 def _columns(better: str, names: str, evaluated: bool = False, cumulative: bool = False) -> tuple[Column, ...]:

@@ -39,10 +39,11 @@ class SplitReport:
     Attributes:
         kind: what a client's samples are counted by: ``label``, ``token`` or ``quantile`` (of the target).
         categories: labels by name, the most frequent tokens, or quantiles from 1, as in the columns ``share_...``.
-        table: one row per client: ``client, name, train_samples, test_samples``; ``total_variation, jensen_shannon``,
-            the distances of its distribution over *all* categories to that of all clients together; ``mean_length``
-            in steps; ``input_mean, input_std`` over all valid steps and features (not for tokens); ``target_mean,
-            target_std`` (regression); and the shares. All but ``test_samples`` are about training samples.
+        table: one row per client: ``client, name, train_samples, test_samples``; ``group``, its true group of alike
+            clients, where that is known; ``total_variation, jensen_shannon``, the distances of its distribution over
+            *all* categories to that of all clients together; ``mean_length`` in steps; ``input_mean, input_std`` over
+            all valid steps and features (not for tokens); ``target_mean, target_std`` (regression); and the shares. All
+            but ``test_samples`` are about training samples.
         left_over: training and test samples that no client holds.
     """
 
@@ -69,6 +70,8 @@ def describe(dataset: Dataset, assignment: Assignment) -> SplitReport:
     sizes, test_sizes = (np.array([len(own) for own in part]) for part in (assignment.train, assignment.test))
     table: dict[str, object] = {"client": np.arange(len(sizes)), "name": assignment.client_names}
     table |= {"train_samples": sizes, "test_samples": test_sizes}
+    if (groups := dataset.groups_of(assignment.train)) is not None:
+        table["group"] = groups
     kind, values, count = _categories(dataset)
     whole = sum(block.sum(0) for block in _histograms(values, assignment.train, count))
     whole = np.asarray(whole, float) / np.sum(whole)
@@ -218,11 +221,12 @@ def render(report: SplitReport, title: str, about: Mapping[str, str]) -> list[Re
         clients.add_column("")
     few = report.kind == "label" and len(report.categories) <= _FEW_LABELS
     moments = [name for name in ("target_mean", "target_std") if name in report.table]
+    grouped = ["group"] if "group" in report.table else []
     clients.add_column("client", overflow="fold")
     labels = report.categories if few else ()
     if numbered := sum(map(len, labels)) > _WIDEST:
         labels = tuple(map(str, range(len(labels))))
-    headers = ["train", "test", *labels, *(name.replace("_", "\n") for name in moments)]
+    headers = ["train", "test", *grouped, *labels, *(name.replace("_", "\n") for name in moments)]
     for header in [*headers, "TV", "JS"]:
         clients.add_column(Text(printable(header)), justify="right", no_wrap=True)
     if report.kind == "label" and not few:
@@ -232,6 +236,7 @@ def render(report: SplitReport, title: str, about: Mapping[str, str]) -> list[Re
         one = report.table.iloc[row]
         cells = [marks[at]] if marks else []
         cells += [str(one["name"]), str(one["train_samples"]), str(one["test_samples"])]
+        cells += [str(one[name]) for name in grouped]
         cells += [_percent(share) for share in shares[row]] if few else []
         cells += [f"{one[name]:.4g}" for name in moments]
         cells += [f"{one['total_variation']:.2f}", f"{one['jensen_shannon']:.2f}"]

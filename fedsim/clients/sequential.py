@@ -188,6 +188,20 @@ class SequentialTrainer:
             parts.append(score_batch(self.task.arch, outputs, batch))
         return concatenate(parts)
 
+    def features(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Run the modules up to the head, and the head, one client after another."""
+        parts = []
+        for place, row in enumerate(rows):
+            module = self._module(row)
+            load_row(module, self.task.arch, row)
+            with torch.no_grad():
+                features = module.features(batch.inputs[place], batch.lengths[place])
+                parts.append((features, module.head(features)))
+        features, outputs = (torch.stack(part) for part in zip(*parts, strict=True))
+        if features.dim() == 4:  # from [C, b, T, F] to step-major
+            features, outputs = (part.transpose(1, 2).flatten(1, 2) for part in (features, outputs))
+        return features, outputs
+
     def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
         """Score each client's own model on its own samples, one client after another."""
         sums = torch.zeros(3, len(clients), dtype=torch.float64)

@@ -255,6 +255,11 @@ class StackedTrainer:
             parts.append(Sums(*(part.flatten(0, 1)[: stop - start].cpu() for part in score.columns())))
         return concatenate(parts)
 
+    def features(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Run the kernels up to the head, and the head."""
+        with self._threads(len(rows), batch.lengths.numel(), self.task.population.train.steps, rows.device):
+            return stacked.features_of(self.task.arch, self.task.arch.layout.views(rows), batch, self.kernels)
+
     def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
         """Score each client's own model on its own samples, `EVALUATION_BATCH` samples of every client at a time."""
         together = int(samples.sizes[clients].clamp(max=EVALUATION_BATCH).sum())

@@ -8,6 +8,7 @@ from fedsim.client_store import ClientStore
 from fedsim.clients.optimizers import OptimizerState
 from fedsim.clients.report import Memory, Report
 from fedsim.clients.task import LocalTask
+from fedsim.data.batches import Batch
 from fedsim.data.population import Samples
 from fedsim.models.scores import Sums
 
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Trainer(Protocol):
+class Scorer(Protocol):
+    """Whatever scores each client by itself: an engine, or one with more to go by than a model."""
+
+    def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
+        """Score each client's own model ``[C, P]`` on its own samples; sums are ``[C]``."""
+        ...
+
+
+class Trainer(Scorer, Protocol):
     """An engine bound to a task: trains and evaluates. `stacked` and `sequential` give the same numbers to rounding."""
 
     def train(
@@ -61,8 +70,16 @@ class Trainer(Protocol):
         """Score one model ``[P]`` on every sample; sums are ``[S]``."""
         ...
 
-    def score_clients(self, rows: Tensor, clients: Tensor, samples: Samples) -> Sums:
-        """Score each client's own model ``[C, P]`` on its own samples; sums are ``[C]``."""
+    def features(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what the head gets for a batch, and what it makes of it, without dropout.
+
+        Args:
+            rows: ``[C, P]``, a model for each client's batch.
+            batch: the samples, all of them real.
+
+        Returns:
+            features ``[C, R, F]`` and outputs ``[C, R, K]``; R is b, or T * b (step-major) for a target at every step.
+        """
         ...
 
 

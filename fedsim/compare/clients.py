@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILE = "clients.csv"
-ABOUT_THE_CLIENT = ("client", "name", "seen", "train_samples", "test_samples", "test_items", "participations")
+ABOUT_THE_CLIENT = (
+    *("client", "name", "seen", "train_samples", "test_samples", "group", "test_items", "participations", "cluster"),
+)
 """Columns that are no scores."""
 _LARGEST = 64 * 2**20  # bytes: a million clients
 

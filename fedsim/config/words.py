@@ -167,6 +167,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("fedasync",), "schedule=fedasync"),
         **dict.fromkeys(("ditto",), "personalize=ditto"),
         **dict.fromkeys(("apfl",), "personalize=apfl"),
+        **dict.fromkeys(("knnper", "knn_per", "knn"), "personalize=knn_per"),
         **dict.fromkeys(("perfedavg", "per_fed_avg", "fedmeta", "maml"), "aggregator=per_fedavg"),
         **dict.fromkeys(("p_fed_me",), "aggregator=pfedme"),
         **dict.fromkeys(("lg", "lgfedavg"), "aggregator=lg_fedavg"),
@@ -189,7 +190,10 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("ldp", "local"), "privacy=local_dp"),
         **dict.fromkeys(("secagg", "secure"), "privacy=secure_aggregation"),
     },
-    "personalize": {**dict.fromkeys(("fine_tune", "finetuning", "local"), "personalize=finetune")},
+    "personalize": {
+        **dict.fromkeys(("fine_tune", "finetuning", "local"), "personalize=finetune"),
+        **dict.fromkeys(("knn", "knnper"), "personalize=knn_per"),
+    },
     "baseline": {**dict.fromkeys(("centralized", "central", "pooled"), "baseline=centralised")},
     "schedule": {
         **dict.fromkeys(("async", "asynchronous"), "schedule=fedbuff or fedasync"),

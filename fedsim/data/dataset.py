@@ -154,6 +154,8 @@ class Dataset:
         num_outputs: classes, vocabulary entries or regression outputs.
         vocabulary_size: number of tokens where the inputs are tokens, else None.
         client_names: names of the data's own clients, or None.
+        groups: ``[N]`` int64, the true group of alike clients to which each of the data's own clients belongs, or None
+            if there is none or nobody knows it. Nothing learns from it; clusters are judged by it.
         why_not_natural: the reason to give when ``partition=natural`` is asked for and there are no such clients.
         fitted: what was learnt from the training samples, names of labels, features and targets included. Errors of a
             regression, but not its losses, are told in the targets' own units.
@@ -178,6 +180,7 @@ class Dataset:
     num_outputs: int
     vocabulary_size: int | None = None
     client_names: tuple[str, ...] | None = None
+    groups: NDArray[np.int64] | None = None
     why_not_natural: str = "these data have no clients of their own"
     fitted: Fitted = NOTHING
     forecast: Forecast | None = None
@@ -203,6 +206,13 @@ class Dataset:
             "the list of classes": self.fitted.labels,
         }
         return tuple(Pooled(what) for what, there in found.items() if there)
+
+    def groups_of(self, members: Sequence[NDArray[np.int64]]) -> NDArray[np.int64] | None:
+        """Return the true group ``[N]`` of clients with these training samples; None if one has samples of several."""
+        if self.groups is None or self.train.clients is None:
+            return None
+        found = [np.unique(self.groups[self.train.clients[own]]) for own in members]
+        return np.concatenate(found) if all(len(own) == 1 for own in found) else None
 
     @property
     def has_order(self) -> bool:

@@ -96,7 +96,7 @@ class Population:
     (``eval.unseen_clients``), and `sampled_from` is the number of clients of whom some are evaluated
     (``eval.clients``), or None. `fitted`, `forecast`, `score`, `words` and `facts` are those of the
     `Dataset`, `pooled` its `Dataset.from_all_clients`, and `notes` those of the partition, too; `source_names` are its
-    own clients, to which `Samples.sources` point.
+    own clients, to which `Samples.sources` point, and `groups` ``[N]`` the true groups of these clients, or None.
     """
 
     task: Task
@@ -108,6 +108,7 @@ class Population:
     vocabulary_size: int | None
     client_names: tuple[str, ...]
     source_names: tuple[str, ...] = ()
+    groups: NDArray[np.int64] | None = None
     fitted: Fitted = NOTHING
     forecast: Forecast | None = None
     score: Score | None = None
@@ -218,6 +219,7 @@ def _population(dataset: Dataset, assignment: Assignment, dtype: torch.dtype) ->
         vocabulary_size=dataset.vocabulary_size,
         client_names=assignment.client_names,
         source_names=dataset.client_names or (),
+        groups=dataset.groups_of(assignment.train),
         fitted=dataset.fitted,
         forecast=dataset.forecast,
         score=dataset.score,

@@ -45,6 +45,11 @@ class Synthetic:
     over clients, because W is common. The memory multiplies a constant shift by 3, so beta=1 already means clients
     that mostly see a single label.
 
+    With `groups` above 1, client k belongs to group ``k mod groups``, and every group has a W of its own, independent
+    of the others: the same input has another target in each, which no single model can give (the setting of Ghosh et
+    al. 2020, section 6, where clients of a group share a labelling function that nobody knows). The first group's W is
+    that of a run without groups.
+
     Client k's samples depend on the seed, on k and on its own numbers of samples, not on how many clients there are.
 
     Attributes:
@@ -57,7 +62,8 @@ class Synthetic:
         features: numbers per step.
         classes: labels of a classification; None means 5.
         outputs: numbers to predict in a regression; None means 1.
-        alpha: how far the clients' labelling functions differ, 0 not at all.
+        groups: how many groups of clients there are, each with a labelling function of its own; at most `clients`.
+        alpha: how far the clients' labelling functions differ, 0 not at all (within a group, if there are several).
         beta: how far the clients' inputs differ, in standard deviations of an input.
         noise: standard deviation of what is added to the teacher's output.
     """
@@ -71,6 +77,7 @@ class Synthetic:
     features: int = 10
     classes: int | None = None
     outputs: int | None = None
+    groups: int = 1
     alpha: float = 0.0
     beta: float = 0.0
     noise: float = 0.1
@@ -83,11 +90,13 @@ class Synthetic:
         """
         check_one_of(self, "task", ("classification", "regression"))
         check_at_least(self, 1, "clients", "samples_per_client", "test_samples_per_client", "length", "min_length")
-        check_at_least(self, 1, "features", "outputs")
+        check_at_least(self, 1, "features", "outputs", "groups")
         check_at_least(self, 2, "classes")
         check_at_least(self, 0, "alpha", "beta", "noise")
         if self.min_length is not None and self.min_length > self.length:
             raise FieldError("min_length", self.min_length, f"must be at most length={self.length}")
+        if self.groups > self.clients:
+            raise FieldError("groups", self.groups, f"must be at most clients={self.clients}: each needs a client")
         if self.task == "regression" and self.classes is not None:
             raise FieldError("classes", self.classes, "has no effect with task=regression, which has outputs")
         if self.task == "classification" and self.outputs is not None:
@@ -109,13 +118,15 @@ class Synthetic:
         no_shift = np.zeros(self.features, np.float32)
         hidden = _hidden(*self._sequences(rng, _REFERENCE_SAMPLES, no_shift), projection)
         moments = hidden.T @ hidden / np.float32(len(hidden))
-        common = _read_out(rng, moments, self._width)
+        common = [_read_out(rng, moments, self._width)]
+        for group in range(1, self.groups):
+            common.append(_read_out(generator(seed, "synthetic_group", group), moments, self._width))
         train, test = self._room(self.samples_per_client), self._room(self.test_samples_per_client)
         for client in range(self.clients):
             own = generator(seed, "synthetic_client", client)
             shift = np.float32(self.beta) * own.standard_normal(self.features, np.float32)
             apart = np.float32(self.alpha) * _read_out(own, moments, self._width)
-            weights = (common + apart) / np.float32(np.hypot(1.0, self.alpha))
+            weights = (common[client % self.groups] + apart) / np.float32(np.hypot(1.0, self.alpha))
             for purpose, count, into in (
                 ("synthetic_train", self.samples_per_client, train),
                 ("synthetic_test", self.test_samples_per_client, test),
@@ -133,6 +144,8 @@ class Synthetic:
             test=self._split(test),
             num_outputs=self._width,
             client_names=tuple(f"client_{k}" for k in range(self.clients)),
+            groups=np.arange(self.clients) % self.groups if self.groups > 1 else None,
+            facts=(("groups", f"{self.groups}: client_k is in group k mod {self.groups}"),) if self.groups > 1 else (),
         )
 
     def _check_memory(self) -> None:

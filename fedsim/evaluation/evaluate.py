@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fedsim.clients.trainer import Trainer
+from fedsim.clients.trainer import Scorer, Trainer
 from fedsim.core.results import Evaluation
 from fedsim.data.dataset import IGNORE, Dataset, Task
 from fedsim.data.population import Population, Samples
@@ -122,7 +122,7 @@ def evaluate_samples(sums: Sums, population: Population, prefix: str = "test") -
 
 
 def evaluate_own(
-    trainer: Trainer,
+    trainer: Scorer,
     models: Callable[[Tensor], Tensor],
     population: Population,
     chunk_size: int,
@@ -132,7 +132,7 @@ def evaluate_own(
     """Score each client's own model on its own samples; plain metrics pool the samples of all clients.
 
     Args:
-        trainer: the engine.
+        trainer: the engine, or what scores clients in its place.
         models: returns the models ``[C, P]`` of clients ``[C]``.
         population: all clients and their samples.
         chunk_size: how many clients are scored at a time.

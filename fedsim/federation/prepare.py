@@ -192,9 +192,10 @@ def _screening(facts: Collection[Fact]) -> tuple[Screening, ...]:
 
 def _columns(e: Experiment, dataset: Dataset, facts: Collection[Fact], assignment: Assignment) -> tuple[Column, ...]:
     """The columns of ``metrics.csv``: round, losses, scores, deltas, traffic, and those of the other parts."""
+    known = dataset.groups_of(assignment.train) is not None
 
     def of(*parts: Part) -> tuple[Column, ...]:
-        return tuple(column for part in parts for column in part.columns)
+        return tuple(column for part in parts for column in part.columns if known or not column.grouped)
 
     seen = ["test"] if assignment.validation is None else ["validation", "test"]
     unseen = [] if assignment.unseen is None else ["unseen"]

@@ -206,7 +206,12 @@ class ReferenceModel(nn.Module):
         return [named[module_name] for module_name in self.to_layout.values()]
 
     def forward(self, inputs: Tensor, lengths: Tensor, dropout: DropoutMask | None = None) -> Tensor:
-        """Return outputs ``[b, K]``, or ``[b, T, K]`` for a target at every step.
+        """Return outputs ``[b, K]``, or ``[b, T, K]`` for a target at every step; arguments as for `features`."""
+        outputs: Tensor = self.head(self.features(inputs, lengths, dropout))
+        return outputs
+
+    def features(self, inputs: Tensor, lengths: Tensor, dropout: DropoutMask | None = None) -> Tensor:
+        """Return what the head gets, ``[b, F]``, or ``[b, T, F]`` for a target at every step.
 
         Args:
             inputs: ``[b, T, D]`` float, or ``[b, T]`` tokens.
@@ -220,8 +225,8 @@ class ReferenceModel(nn.Module):
                 x = x * dropout(number, x.shape[1], x.shape[0])[0].transpose(0, 1)
         if self.task is not Task.SEQUENCE_LABELLING:
             x = pooled(self.pooling, x, lengths, self.query, self.bidirectional)
-        outputs: Tensor = self.head(self.dense(x))
-        return outputs
+        result: Tensor = self.dense(x)
+        return result
 
 
 def load_row(module: ReferenceModel, arch: Architecture, row: Tensor) -> None:

@@ -32,8 +32,8 @@ class ScanModel(ReferenceModel):
         super().__init__(arch)
         self.cell = arch.model.cell
 
-    def forward(self, inputs: Tensor, lengths: Tensor, dropout: DropoutMask | None = None) -> Tensor:
-        """Return outputs ``[b, K]`` or ``[b, T, K]`` of `inputs` ``[b, T, D]`` or ``[b, T]``; there is no dropout."""
+    def features(self, inputs: Tensor, lengths: Tensor, dropout: DropoutMask | None = None) -> Tensor:
+        """Return what the head gets, ``[b, F]`` or ``[b, T, F]``; there is no dropout."""
         x = inputs if self.embedding is None else self.embedding(inputs)
         layer: Any  # to mypy, whatever a module holds is a tensor or a module
         for layer in self.layers:
@@ -44,7 +44,7 @@ class ScanModel(ReferenceModel):
                 x = self._scan(layer, x)
         if self.task is not Task.SEQUENCE_LABELLING:
             x = pooled(self.pooling, x, lengths, self.query, self.bidirectional)
-        result: Tensor = self.head(self.dense(x))
+        result: Tensor = self.dense(x)
         return result
 
     def _scan(self, layer: Any, x: Tensor) -> Tensor:

@@ -268,8 +268,15 @@ def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType) -
 
 def outputs_of(arch: Architecture, views: dict[str, Tensor], batch: Batch, kernels: ModuleType) -> Tensor:
     """The outputs ``[C, R, K]`` without dropout; R is b, or T * b (step-major) for a target at every step."""
-    tape = _forward(arch, views, batch, kernels, None, keep=False)
-    return head.outputs(arch, views, tape.head)
+    return features_of(arch, views, batch, kernels)[1]
+
+
+def features_of(
+    arch: Architecture, views: dict[str, Tensor], batch: Batch, kernels: ModuleType
+) -> tuple[Tensor, Tensor]:
+    """What the head gets ``[C, R, F]`` without dropout, and the outputs ``[C, R, K]``; R as in `outputs_of`."""
+    tape = _forward(arch, views, batch, kernels, None, keep=False).head
+    return tape.features, head.outputs(arch, views, tape)
 
 
 def score_outputs(arch: Architecture, outputs: Tensor, batch: Batch) -> Sums:

@@ -28,6 +28,7 @@ from fedsim.metrics import Column
 from fedsim.parallel.division import add_up
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 ROWS, SERVER, MEMBER = "rows", "server.", "member"
@@ -51,6 +52,7 @@ class Clustered(Schedule, ABC):
     columns: ClassVar[tuple[Column, ...]] = (
         Column("clusters", "", evaluated=True),
         Column("largest_cluster", "", evaluated=True),
+        Column("cluster_purity", "max", evaluated=True, grouped=True),
     )
 
     @abstractmethod
@@ -168,7 +170,10 @@ class Clustered(Schedule, ABC):
         return None
 
     def examine(self, federation: Federation, state: State) -> Evaluation:
-        """Return the ``personal_*`` columns, how many models are in use, and how many clients the most popular has."""
+        """Return the ``personal_*`` columns, how many models are in use, and how many clients the most popular has.
+
+        Where the data know to which group each client truly belongs, there is the purity of the clusters, too.
+        """
         drawer = state.drawers[self.group]
         population, found = federation.population, []
         for prefix in personal_prefixes(population):
@@ -177,6 +182,9 @@ class Clustered(Schedule, ABC):
         taken = choice[choice >= 0]
         sizes = torch.bincount(taken) if len(taken) else torch.zeros(1, dtype=torch.int64)
         counts = {"clusters": float((sizes > 0).sum()), "largest_cluster": float(sizes.max())}
+        if (groups := federation.population.groups) is not None:
+            tested = (choice >= 0).numpy()
+            counts["cluster_purity"] = purity(choice.numpy()[tested], groups[tested])
         number = np.where(choice.numpy() < 0, np.nan, choice.double().numpy())
         found.append(Evaluation(counts, {"cluster": number}))
         trainer, unseen = self.newcomers, federation.population.unseen
@@ -199,6 +207,22 @@ class Clustered(Schedule, ABC):
         choice = add_up(world, choice)
         own = evaluate_own(trainer, lambda clients: rows[choice[clients]], population, size, prefix, world)
         return own, torch.where(sizes > 0, choice, -1)
+
+
+def purity(clusters: NDArray[np.int64], groups: NDArray[np.int64]) -> float:
+    """Return the share of clients whose group is the most frequent one of their cluster.
+
+    ``(1 / N) sum_k max_j |cluster_k and group_j|`` (Manning, Raghavan and Schuetze 2008, Introduction to Information
+    Retrieval, section 16.3). It is 1 if no cluster mixes groups, also where a group falls apart into several clusters,
+    and in one cluster of all it is the share of the largest group.
+
+    Args:
+        clusters: ``[N]``, the cluster of each client.
+        groups: ``[N]``, its true group.
+    """
+    counts = np.zeros((clusters.max() + 1, groups.max() + 1), np.int64)
+    np.add.at(counts, (clusters, groups), 1)
+    return float(counts.max(1).sum() / len(clusters))
 
 
 def best_model(rows: Tensor, clients: Tensor, trainer: Trainer, population: Population) -> Tensor:

@@ -17,19 +17,24 @@ if TYPE_CHECKING:
 def clients_table(population: Population, evaluation: Evaluation) -> tuple[tuple[str, ...], Iterator[tuple[Any, ...]]]:
     """Return the header and the rows: the clients that train, then those that never do.
 
-    With unseen clients, the column ``seen`` is 1 for those that train, and no row has scores of the other kind.
+    With unseen clients, the column ``seen`` is 1 for those that train, and no row has scores of the other kind. Where
+    the data know to which group of alike clients each belongs, the column ``group`` says it.
     """
     unseen = population.unseen
     scores = list(dict.fromkeys([*evaluation.clients, *evaluation.unseen]))
-    header = ("client", "name", *(() if unseen is None else ("seen",)), "train_samples", "test_samples", *scores)
-    groups = [(1, population, evaluation.clients)]
+    grouped = all(part.groups is not None for part in (population, unseen) if part is not None)
+    about = ("client", "name", *(() if unseen is None else ("seen",)), "train_samples", "test_samples")
+    header = (*about, *(("group",) if grouped else ()), *scores)
+    kinds = [(1, population, evaluation.clients)]
     if unseen is not None:
-        groups.append((0, unseen, evaluation.unseen))
+        kinds.append((0, unseen, evaluation.unseen))
 
     def rows() -> Iterator[tuple[Any, ...]]:
         number = 0
-        for seen, clients, found in groups:
-            columns = [_cells(name, found, clients.num_clients) for name in scores]
+        for seen, clients, found in kinds:
+            columns: list[list[float | int | None]] = [_cells(name, found, clients.num_clients) for name in scores]
+            if grouped and clients.groups is not None:
+                columns.insert(0, clients.groups.tolist())
             sizes = zip(clients.client_names, clients.train.sizes.tolist(), clients.test.sizes.tolist(), strict=True)
             for (name, train, test), cells in zip(sizes, zip(*columns, strict=True), strict=True):
                 yield (number, name, *(() if unseen is None else (seen,)), train, test, *cells)

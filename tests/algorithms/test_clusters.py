@@ -9,7 +9,9 @@ import torch
 from fedsim.clients.engine import SequentialEngine
 from fedsim.errors import UserError
 from fedsim.federation.prepare import initial_state, prepare
+from fedsim.personalization.clusters import purity
 from fedsim.personalization.flhc import FLHCInRun
+from fedsim.runs.clients_table import clients_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -102,6 +104,66 @@ def test_bytes(tiny, run, paper):
     row = 8 * found.state.row.numel()
     assert found.metrics[-1]["bytes_down"] == paper.rounds * 3 * 3 * row
     assert found.metrics[-1]["bytes_up"] == paper.rounds * 3 * (row + 1)
+
+
+def test_purity():
+    """The example of Manning et al. 2008, figure 16.4: clusters of 6, 6 and 5 points with 5, 4 and 3 of one class."""
+    clusters = np.array([0] * 6 + [1] * 6 + [2] * 5)
+    x, circle, diamond = 0, 1, 2
+    groups = np.array([*[x] * 5, circle, x, *[circle] * 4, diamond, *[x] * 2, *[diamond] * 3])
+    assert purity(clusters, groups) == (5 + 4 + 3) / 17
+    assert purity(np.zeros(17, np.int64), groups) == 8 / 17
+    assert purity(np.arange(17), groups) == 1
+
+
+GROUPED = (
+    *("data=synthetic", "data.clients=6", "data.groups=2", "data.length=4", "data.samples_per_client=60"),
+    *("model.hidden_size=8", "device=cpu", "rounds=6", "dtype=float64", "engine.kernels=torch", "partition=natural"),
+    *("client.optimizer.lr=1", "client.epochs=2"),
+)
+
+
+@pytest.mark.parametrize("schedule", [("ifca",), ("flhc", "schedule.after=3", "schedule.metric=cosine")])
+def test_purity_of_clusters(compose, run, schedule):
+    """Clients 0, 2, 4 are of one group and 1, 3, 5 of the other, whose labelling function is another one."""
+    name, *more = schedule
+    found = run(compose(*GROUPED, f"schedule={name}", *more))
+    first, last = found.metrics[0], found.metrics[-1]
+    taken = found.simulation.examine(found.state).clients["cluster"].astype(int).tolist()
+    counts = [[taken[group::2].count(model) for group in (0, 1)] for model in sorted({*taken})]
+    assert last["cluster_purity"] == sum(map(max, counts)) / 6
+    assert last["cluster_purity"] == 1
+    assert last["clusters"] == 2
+    if name == "flhc":
+        assert first["cluster_purity"] == 0.5  # one model of all
+
+
+def test_purity_needs_groups(compose, run, tiny):
+    """Of clients that mix samples of both groups nothing is known, nor of data without groups."""
+    mixed = tuple(key for key in GROUPED if key != "partition=natural")
+    for experiment in (
+        compose(*mixed, "schedule=ifca", "partition=iid", "num_clients=6", "rounds=1"),
+        tiny("schedule=ifca", "rounds=1"),
+    ):
+        found = run(experiment)
+        assert "cluster_purity" not in [column.name for column in found.simulation.columns]
+        assert "cluster_purity" not in found.metrics[-1]
+
+
+def test_groups_of_unseen_clients(compose, run):
+    """They choose by their own loss; purity is about the clients that train."""
+    found = run(compose(*GROUPED, "schedule=ifca", "eval.unseen_clients=[client_4,client_5]"))
+    assert found.simulation.population.groups.tolist() == [0, 1, 0, 1]
+    assert found.simulation.population.unseen.groups.tolist() == [0, 1]
+    evaluation = found.simulation.examine(found.state)
+    assert found.metrics[-1]["cluster_purity"] == 1
+    assert evaluation.unseen["cluster"].tolist() == evaluation.clients["cluster"][:2].tolist()
+    header, rows = clients_table(found.simulation.population, evaluation)
+    assert header[:6] == ("client", "name", "seen", "train_samples", "test_samples", "group")
+    assert [row[1:6] for row in rows] == [
+        *((f"client_{k}", 1, 60, 25, k % 2) for k in range(4)),
+        *((f"client_{k}", 0, 60, 25, k % 2) for k in (4, 5)),
+    ]
 
 
 def test_unseen_clients_take_the_best_model(compose, run, paper):

@@ -24,17 +24,18 @@ FENCE = re.compile(r"(?:^`(?P<file>[\w/.]+)`[^\n]*:\n\n)?```(?P<kind>\w+)\n(?P<t
 SHORT = ("rounds=1", "threads=1", "device=cpu", "console=none", "engine.kernels=torch", "model.hidden_size=2")
 """Overrides added to `fedsim run`."""
 
-AS_IT_STANDS = ("docs/reproducibility.md", "docs/aggregators-clusters.md")
-"""Pages whose runs are compared with each other, or need their rounds; these are short already."""
+AS_IT_STANDS = ("docs/reproducibility.md",)
+"""Pages whose runs are compared with each other; these are short already."""
 
 SMALL = {
     "experiment=keyboard_shakespeare": ("data.path=play.txt",),
     "experiment=keyboard_words": ("data.path=play.txt",),
     "data=stackoverflow": ("sampler.cohort_size=2", "eval.clients=2"),
     "model.recurrent_projection=16": ("model.hidden_size=17",),
+    "schedule=flhc": ("rounds=2", "schedule.after=1"),
 }
-"""Overrides added to commands with a certain word: nothing is downloaded, no client is asked in vain, and a projection
-has units to spare."""
+"""Overrides added to commands with a certain word: nothing is downloaded, no client is asked in vain, a projection
+has units to spare, and clients are clustered before the end."""
 
 FEWER = {
     "seed=101,102": "seed=101",

@@ -114,6 +114,20 @@ def test_tokens():
     assert "input_mean" not in report.table
 
 
+def test_true_groups_are_named(labelled):
+    """The data's own clients 0 and 2 are of group 1, client 1 of group 0; of a client with both nothing is known."""
+    owners = np.array([0, 0, 1, 1, 2])
+    dataset = replace(labelled, train=replace(labelled.train, clients=owners), groups=np.array([1, 0, 1]))
+    report = describe(dataset, assignment_of([[0, 4], [3, 2]], [[0], [1]]))
+    assert report.table["group"].tolist() == [1, 0]
+    assert [*report.table.columns][2:5] == ["train_samples", "test_samples", "group"]
+    lines = shown(report).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("client "))
+    assert lines[at].split()[:4] == ["client", "train", "test", "group"]
+    assert [line.split()[:4] for line in lines[at + 2 : at + 4]] == [["c0", "2", "1", "1"], ["c1", "2", "1", "0"]]
+    assert "group" not in describe(dataset, assignment_of([[0, 1, 2], [3]], [[0], [1]])).table
+
+
 def test_blocks_do_not_matter(labelled, monkeypatch):
     whole = describe(labelled, assignment_of([[0], [3, 1], [2]], [[0], [], []])).table
     monkeypatch.setattr("fedsim.cli.partition_report._BLOCK", 1)

@@ -6,6 +6,7 @@ import pytest
 from fedsim.data.dataset import Task
 from fedsim.data.synthetic import Synthetic, _hidden
 from fedsim.errors import FieldError
+from fedsim.seeding import generator
 
 SMALL = {"clients": 4, "samples_per_client": 7, "test_samples_per_client": 3, "length": 6, "features": 5}
 
@@ -92,6 +93,53 @@ def test_beta_moves_the_clients_inputs_apart():
     assert between(2.0) == pytest.approx(4, rel=0.3)
 
 
+def read_out(data, client):
+    """The weights of a client's noiseless targets, by least squares on the teacher's hidden states."""
+    inputs, lengths, targets = own(data.train, client)
+    projection = generator(0, "synthetic_teacher").standard_normal((inputs.shape[2], 32), np.float32)
+    hidden = _hidden(inputs, lengths, projection / np.float32(inputs.shape[2] ** 0.5))
+    return np.linalg.lstsq(hidden, targets, rcond=None)[0]
+
+
+def test_each_group_has_a_labelling_function_of_its_own():
+    """Clients 0, 2, 4 share the weights of a run without groups, 1 and 3 others; inputs are as without groups.
+
+    The weights of two groups are independent: of lengths a and b with an angle near 90 degrees, in 3 x 32 dimensions
+    its cosine has a standard deviation of 1 / sqrt(96).
+    """
+    settings = {"task": "regression", "clients": 5, "samples_per_client": 200, "length": 4, "outputs": 3, "noise": 0}
+    plain, data = Synthetic(**settings).load(0), Synthetic(**settings, groups=2).load(0)
+    assert (plain.groups, plain.facts) == (None, ())
+    assert data.groups.tolist() == [0, 1, 0, 1, 0]
+    np.testing.assert_array_equal(data.train.inputs, plain.train.inputs)
+    weights = [read_out(data, client) for client in range(5)]
+    for client in range(5):
+        np.testing.assert_allclose(weights[client], weights[client % 2], atol=2e-3)
+        same = np.array_equal(own(data.train, client)[2], own(plain.train, client)[2])
+        assert same == (client % 2 == 0)
+    cosine = (weights[0] * weights[1]).sum() / np.linalg.norm(weights[0]) / np.linalg.norm(weights[1])
+    assert abs(cosine) < 4 / 96**0.5
+    np.testing.assert_allclose(data.train.targets.var(0), 1, atol=0.2)
+
+
+def test_groups_do_not_depend_on_how_many_there_are():
+    """The first two groups of three are those of two; alpha moves clients apart within a group."""
+    two, three = (Synthetic(**(SMALL | {"clients": 6}), groups=groups).load(0) for groups in (2, 3))
+    for client in (0, 1):
+        np.testing.assert_array_equal(own(two.train, client)[2], own(three.train, client)[2])
+    settings = {"task": "regression", "clients": 4, "samples_per_client": 200, "length": 4, "noise": 0, "groups": 2}
+    data = Synthetic(**settings, alpha=1.0).load(0)
+    assert not np.allclose(read_out(data, 0), read_out(data, 2), atol=0.1)
+
+
+def test_who_is_in_which_group():
+    """A client that holds samples of one group is of that group; if one holds samples of two, nothing is known."""
+    data = Synthetic(**SMALL, groups=2).load(0)  # seven samples each, clients 0 to 3 in groups 0 1 0 1
+    assert data.groups_of([np.array([0, 6]), np.array([7]), np.array([3, 20])]).tolist() == [0, 1, 0]
+    assert data.groups_of([np.array([0, 6]), np.array([6, 7])]) is None
+    assert Synthetic(**SMALL).load(0).groups_of([np.array([0])]) is None
+
+
 def test_clients_do_not_depend_on_each_other_or_on_the_other_split():
     few = Synthetic(**SMALL, alpha=0.5, beta=0.5, min_length=2).load(0)
     many = Synthetic(**(SMALL | {"clients": 9}), alpha=0.5, beta=0.5, min_length=2).load(0)
@@ -130,6 +178,8 @@ def test_lengths_and_padding():
         ("clients", {"clients": 0}),
         ("min_length", {"min_length": 21}),
         ("min_length", {"min_length": 0}),
+        ("groups", {"groups": 0}),
+        ("groups", {"groups": 11}),
         ("alpha", {"alpha": -0.1}),
         ("beta", {"beta": float("nan")}),
         ("noise", {"noise": -1.0}),

@@ -366,7 +366,10 @@ def test_unseen_clients_need_a_common_model(tiny):
         prepare(tiny("eval.unseen_clients=1", "baseline=local"))
 
 
-@pytest.mark.parametrize("method", ["personalize=finetune", "personalize=ditto", "personalize=apfl", "schedule=ifca"])
+@pytest.mark.parametrize(
+    "method",
+    ["personalize=finetune", "personalize=ditto", "personalize=apfl", "personalize=knn_per", "schedule=ifca"],
+)
 def test_own_models_on_samples_held_back(tiny, run, method):
     """They are judged as on test samples, with those in their place; ``stop.metric`` may go by them."""
     settings = "eval.validation_fraction=0.4", "rounds=2", "stop.metric=validation_personal_accuracy"
