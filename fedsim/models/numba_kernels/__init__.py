@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -124,17 +124,29 @@ def _kernels(cell: str, dtype: torch.dtype) -> list[Any]:
     return [compiled_function(function, signature) for function, signature in _functions(cell, dtype)]
 
 
+_Sizes: TypeAlias = tuple[tuple[int, ...], int, int | None]
+"""The shape of the input, H, and the width of the projected state or None."""
+
+
+def _sizes(cell: str, x: Tensor, weights: Weights) -> _Sizes:
+    projection = None if weights.w_hr is None else weights.w_hr.shape[1]
+    return tuple(x.shape), weights.w_ih.shape[1] // CELLS[cell].gates, projection
+
+
 class _Plan:
     """What depends on a call's shapes alone: the table without addresses, and the layout of the scratch memory."""
 
-    def __init__(self, cell: str, shape: tuple[int, ...], hidden: int, dtype: torch.dtype, most: int) -> None:
-        self.c, self.steps, self.b, self.d = shape
-        self.hidden, self.dtype = hidden, dtype
+    def __init__(self, cell: str, sizes: _Sizes, dtype: torch.dtype, most: int) -> None:
+        (self.c, self.steps, self.b, self.d), hidden, projection = sizes
+        self.hidden, self.dtype, self.projection = hidden, dtype, projection or 0
+        self.state = projection or hidden
         self.size = dtype.itemsize
         self.lanes = VECTOR_BYTES // self.size
         layout = CELLS[cell]
         self.gates = layout.gates
-        work = self.c * self.steps * self.b * (self.d + hidden) * self.gates * hidden
+        if not self.state <= hidden - bool(projection):
+            raise ValueError(f"a projection to {projection} of {hidden} units")
+        work = self.c * self.steps * self.b * (self.d + self.state) * self.gates * hidden
         self.shares = _shares(self.c, self.b, most)
         self.workers = min(most if work > _SMALL else 1, self.c * self.shares)
         self.share_samples = -(-self.b // self.shares)
@@ -143,10 +155,17 @@ class _Plan:
         self.state_ld = -(-hidden // self.lanes) * self.lanes
         self.scratch_end = 0
         rows = self.gates * hidden
-        self.weight_shapes = ((self.c, rows, self.d), (self.c, rows, hidden), (self.c, rows), (self.c, rows))
+        self.weight_shapes = (
+            (self.c, rows, self.d),
+            (self.c, rows, self.state),
+            (self.c, rows),
+            (self.c, rows),
+            (self.c, self.projection, hidden),
+        )
         t = self.values = np.zeros(table.TABLE_SIZE, np.int64)
         t[table.ITEMS] = self.c * self.shares
         t[table.STEPS], t[table.SAMPLES], t[table.INPUTS], t[table.HIDDEN] = self.steps, self.b, self.d, hidden
+        t[table.STATE] = self.state
         t[table.GATES], t[table.X_FIRST], t[table.ROLL] = self.gates, layout.x_first, layout.roll
         t[table.SPLIT] = self.gates - layout.rest
         t[table.MULTIPLY] = self.kernels[2].address
@@ -171,6 +190,7 @@ class _Plan:
         self.region(table.AT_X, block * self.share_samples * self.d)
         self.region(table.AT_H, self.share_samples * self.state_ld)
         self.region(table.AT_WORK, self.share_samples * self.state_ld)
+        self.region(table.AT_UNITS, self.share_samples * self.state_ld if self.projection else 0)
         return block * self.share_samples
 
     def finish(self, which: int) -> _Plan:
@@ -184,34 +204,40 @@ class _Plan:
 
 
 @lru_cache(maxsize=256)
-def _plan_forward(cell: str, shape: tuple[int, ...], hidden: int, dtype: torch.dtype, most: int, keep: bool) -> _Plan:
-    plan = _Plan(cell, shape, hidden, dtype, most)
+def _plan_forward(cell: str, sizes: _Sizes, dtype: torch.dtype, most: int, keep: bool) -> _Plan:
+    plan = _Plan(cell, sizes, dtype, most)
     rows = plan.blocks(_FORWARD_ROWS)
     plan.values[table.KEEP] = keep
     plan.region(table.AT_SAVED, 0 if keep else 2 * rows * plan.saved_ld)
-    wide = plan.gates * hidden + 4 * plan.lanes
+    wide = plan.gates * plan.hidden + 4 * plan.lanes
     plan.region(table.AT_CELL, plan.saved_ld)
     plan.region(table.AT_BIAS, plan.saved_ld)
     plan.region(table.AT_PACKED_IH, plan.d * wide)
-    plan.region(table.AT_PACKED_HH, hidden * wide)
+    plan.region(table.AT_PACKED_HH, plan.state * wide)
+    plan.region(table.AT_PACKED_HR, plan.hidden * (plan.projection + 4 * plan.lanes) if plan.projection else 0)
     return plan.finish(0)
 
 
 @lru_cache(maxsize=256)
-def _plan_backward(cell: str, shape: tuple[int, ...], hidden: int, dtype: torch.dtype, most: int) -> _Plan:
-    plan = _Plan(cell, shape, hidden, dtype, most)
+def _plan_backward(cell: str, sizes: _Sizes, dtype: torch.dtype, most: int) -> _Plan:
+    plan = _Plan(cell, sizes, dtype, most)
+    hidden, state, projection = plan.hidden, plan.state, plan.projection
     rows, rows_g = plan.blocks(_BACKWARD_ROWS), plan.gates * hidden
     gates_ld = plan.values[table.GATES_LD] = plan.padded(max(4, plan.gates) * hidden)
     d_x_ld = plan.values[table.D_X_LD] = plan.padded(plan.d)
     plan.region(table.AT_CELL, plan.share_samples * plan.state_ld)
     plan.region(table.AT_BIAS, gates_ld + 1 + max(plan.saved_ld, d_x_ld))
     plan.region(table.AT_PACKED_IH, rows_g * (plan.d + 4 * plan.lanes))
-    plan.region(table.AT_PACKED_HH, rows_g * (hidden + 4 * plan.lanes))
+    ld_hh = plan.values[table.D_HH_LD] = -(-state // plan.lanes) * plan.lanes
+    plan.region(table.AT_PACKED_HH, rows_g * (state + 4 * plan.lanes))
+    plan.region(table.AT_PACKED_HR, projection * (hidden + 4 * plan.lanes))
     plan.region(table.AT_PREVIOUS, rows * plan.state_ld)
     plan.region(table.AT_EXTRA, rows * plan.state_ld)
     plan.region(table.AT_GATES, rows * gates_ld)
     plan.region(table.AT_D_IH, plan.d * gates_ld)
-    plan.region(table.AT_D_HH, rows_g * plan.state_ld)
+    plan.region(table.AT_D_HH, rows_g * ld_hh)
+    plan.region(table.AT_D_HR, projection * plan.state_ld)
+    plan.region(table.AT_D_STATES, rows * ld_hh if projection else 0)
     plan.region(table.AT_D_X, rows * d_x_ld)
     return plan.finish(1)
 
@@ -226,8 +252,8 @@ class _Call:
         if x.stride()[1:] != (plan.b * plan.d, plan.d, 1):
             x = self.keep(x.contiguous())
         t[table.X], t[table.X_STRIDE] = x.data_ptr(), x.stride(0)
-        places = (table.W_IH, table.W_HH, table.B_IH, table.B_HH)
-        for place, value, shape in zip(places, weights[:4], plan.weight_shapes, strict=True):
+        places = (table.W_IH, table.W_HH, table.B_IH, table.B_HH, table.W_HR)
+        for place, value, shape in zip(places, weights, plan.weight_shapes, strict=True):
             if value is not None:
                 self.check(value, shape)
                 if not value[0].is_contiguous():
@@ -284,11 +310,11 @@ def forward(
         keep: whether a backward pass follows.
 
     Returns:
-        states ``[C, T + 1, b, H]`` (``states[:, 0]`` is zero, ``states[:, 1:]`` the outputs) and what `backward` needs.
+        states ``[C, T + 1, b, S]`` (``states[:, 0]`` is zero, ``states[:, 1:]`` the outputs) and what `backward` needs.
     """
-    plan = _plan_forward(cell, tuple(x.shape), weights.w_hh.shape[2], x.dtype, most_threads(), keep)
+    plan = _plan_forward(cell, _sizes(cell, x, weights), x.dtype, most_threads(), keep)
     call, c, steps, b = _Call(plan, x, weights), plan.c, plan.steps, plan.b
-    states = x.new_empty((c, steps + 1, b, plan.hidden))
+    states = x.new_empty((c, steps + 1, b, plan.state))
     saved = x.new_empty((c * b * steps if keep else 0, plan.saved_ld))
     t = call.values
     t[table.STATES], t[table.SAVED] = states.data_ptr(), saved.data_ptr()
@@ -320,19 +346,20 @@ def backward(
         need_x: whether the gradient of `x` is wanted.
         into: where to write the gradients of the weights, instead of new tensors; every client's part contiguous.
     """
-    plan = _plan_backward(cell, tuple(x.shape), weights.w_hh.shape[2], x.dtype, most_threads())
-    call, c, steps, b, hidden = _Call(plan, x, weights), plan.c, plan.steps, plan.b, plan.hidden
+    plan = _plan_backward(cell, _sizes(cell, x, weights), x.dtype, most_threads())
+    call, c, steps, b, state = _Call(plan, x, weights), plan.c, plan.steps, plan.b, plan.state
     t = call.values
     t[table.STATES], t[table.SAVED] = states.data_ptr(), saved[0].data_ptr()
     if len(saved) > 1:
         t[table.LENGTHS] = call.address(saved[1], c, b, dtype=torch.int64)
     if gradient.every is not None:
-        t[table.EVERY] = call.address(gradient.every, c, steps, b, hidden)
+        t[table.EVERY] = call.address(gradient.every, c, steps, b, state)
     if gradient.last is not None:
-        t[table.LAST] = call.address(gradient.last, c, b, hidden)
+        t[table.LAST] = call.address(gradient.last, c, b, state)
         t[table.LAST_LENGTHS] = call.address(gradient.lengths, c, b, dtype=torch.int64)
     d_weights = into if into is not None and plan.shares == 1 else _per_item(weights, c * plan.shares)
-    for place, value in zip((table.D_W_IH, table.D_W_HH, table.D_B_IH, table.D_B_HH), d_weights[:4], strict=True):
+    places = (table.D_W_IH, table.D_W_HH, table.D_B_IH, table.D_B_HH, table.D_W_HR)
+    for place, value in zip(places, d_weights, strict=True):
         if value is not None:
             t[place], t[place + 1] = value.data_ptr(), value.stride(0)
     d_x = None
