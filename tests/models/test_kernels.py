@@ -137,7 +137,8 @@ def test_agrees_with_autograd(model, kernels):
         last = states[torch.arange(5), case.lengths[client] - 1]
         loss = (states * case.every[client].transpose(0, 1)).sum() + (last * case.last[client]).sum()
         gradients = torch.autograd.grad(loss, [x, *layer.parameters()])
-        padded = torch.cat([torch.zeros(1, 5, model.projection or 9, dtype=torch.float64), states.detach().transpose(0, 1)])
+        initial = torch.zeros(1, 5, states.shape[2], dtype=torch.float64)
+        padded = torch.cat([initial, states.detach().transpose(0, 1)])
         rows.append([padded, gradients[0].transpose(0, 1), *gradients[1:]])
     expected = [torch.stack(values) for values in zip(*rows, strict=True)]
     result = flat(case.run(kernels, case.gradient("both"))).values()
