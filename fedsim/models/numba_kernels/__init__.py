@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from numba.core.registry import cpu_target
 
-from fedsim.models.numba_kernels import scratch, softmax, table, threads, walk_forward
+from fedsim.models.numba_kernels import scratch, softmax, softmax_scores, table, threads, walk_forward
 from fedsim.models.numba_kernels.compiling import disk_cache
 from fedsim.models.numba_kernels.plans import Plan, backward_plan, forward_plan, functions, sizes_of
 from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
@@ -210,3 +210,10 @@ def head_loss(
 ) -> tuple[Tensor, Tensor]:
     """See `softmax.loss_and_gradient`."""
     return softmax.loss_and_gradient(features, weight, bias, targets, shares, most_threads(), into)
+
+
+def head_scores(
+    features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `softmax_scores.scores`."""
+    return softmax_scores.scores(features, weight, bias, targets, most_threads())
