@@ -39,8 +39,10 @@ CELLS = {
     "gru": _Cell(gru.step, gru.step_back, 3, 4, x_first=1, roll=2),
     "gru_reset_before": _Cell(gru.reset_before_step, gru.reset_before_step_back, 3, 3, rest=1),
 }
-_FORWARD_ROWS, _BACKWARD_ROWS = 128, 128
-"""Rows (steps times samples) of a block of steps: enough to be worth fetching the weights again."""
+_FORWARD_ROWS, _BACKWARD_ROWS, _MANY_ROWS = 128, 128, 320
+"""Rows (steps times samples) of a block of steps: enough to be worth fetching the weights again, or their gradients,
+of which more than `_LARGE` do not stay in the core's own cache."""
+_LARGE = 500_000
 _MOST_SAMPLES = 64
 """Most samples of an item: with more, what a step touches does not stay in the cache."""
 _SMALL = 2_000_000
@@ -168,7 +170,8 @@ def backward_plan(cell: str, sizes: Sizes, dtype: torch.dtype, most: int) -> Pla
     """The plan of a backward pass."""
     plan = Plan(cell, sizes, dtype, most)
     hidden, state, projection = plan.hidden, plan.state, plan.projection
-    rows, rows_g = plan.blocks(_BACKWARD_ROWS), plan.gates * hidden
+    rows_g = plan.gates * hidden
+    rows = plan.blocks(_MANY_ROWS if rows_g * state > _LARGE else _BACKWARD_ROWS)
     gates_ld = plan.values[table.GATES_LD] = plan.padded(max(4, plan.gates) * hidden)
     d_x_ld = plan.values[table.D_X_LD] = plan.padded(plan.d)
     plan.region(table.AT_CELL, plan.share_samples * plan.state_ld)

@@ -136,10 +136,6 @@ def _backward_item(data: Any, scratch: Any, item: int) -> None:
     one = advance(d_bias, ldg)  # a single 1: its product with the gate gradients sums them over samples and steps
     one[0] = 1.0
     clear(d_bias, ldg)
-    clear(d_ih, d * ldg)
-    clear(d_hh, rows_g * ld_hh)
-    if table[W_HR] != 0:
-        clear(d_hr, state * ldh)
     clear(d_h, m0 * ldh)
     clear(d_cell, m0 * ldh)
 
@@ -158,6 +154,11 @@ def _backward_item(data: Any, scratch: Any, item: int) -> None:
     saved = advance(at_address(data, table[SAVED]), (first_row(table, client, share) + rows) * ld)
     zeros = advance(one, 1)
     clear(zeros, ld)
+    if end == 0:  # else the first block begins with zeros
+        clear(d_ih, d * ldg)
+        clear(d_hh, rows_g * ld_hh)
+        clear(d_hr, state * ldh if table[W_HR] != 0 else 0)
+    sum_ih, ld_sum_ih, sum_hh, ld_sum_hh, sum_hr, ld_sum_hr = zeros, 0, zeros, 0, zeros, 0
     while end > 0:
         first = max(0, end - table[BLOCK])
         rows = 0
@@ -211,18 +212,21 @@ def _backward_item(data: Any, scratch: Any, item: int) -> None:
             )
         d_gates_x = advance(d_gates, x_first * hidden)
         product(multiply, (d_bias, ldg, d_bias, ldg, one, 0, 0, d_gates, ldg, 1, x_first * hidden + rows_g, rows))
-        product(multiply, (d_ih, ldg, d_ih, ldg, rows_x, 1, d, d_gates_x, ldg, d, rows_g, rows))
-        product(multiply, (d_hh, ld_hh, d_hh, ld_hh, d_gates, 1, ldg, previous_h, ldh, split * hidden, state, rows))
+        product(multiply, (d_ih, ldg, sum_ih, ld_sum_ih, rows_x, 1, d, d_gates_x, ldg, d, rows_g, rows))
+        product(
+            multiply,
+            (d_hh, ld_hh, sum_hh, ld_sum_hh, d_gates, 1, ldg, previous_h, ldh, split * hidden, state, rows),
+        )
         if table[W_HR] != 0:
-            product(multiply, (d_hr, ldh, d_hr, ldh, d_states, 1, ld_hh, extra, ldh, state, hidden, rows))
+            product(multiply, (d_hr, ldh, sum_hr, ld_sum_hr, d_states, 1, ld_hh, extra, ldh, state, hidden, rows))
         if split < gates:
             product(
                 multiply,
                 (
                     advance(d_hh, split * hidden * ld_hh),
                     ld_hh,
-                    advance(d_hh, split * hidden * ld_hh),
-                    ld_hh,
+                    advance(sum_hh, split * hidden * ld_sum_hh),
+                    ld_sum_hh,
                     advance(d_gates, split * hidden),
                     1,
                     ldg,
@@ -233,6 +237,7 @@ def _backward_item(data: Any, scratch: Any, item: int) -> None:
                     rows,
                 ),
             )
+        sum_ih, ld_sum_ih, sum_hh, ld_sum_hh, sum_hr, ld_sum_hr = d_ih, ldg, d_hh, ld_hh, d_hr, ldh
         if table[D_X] != 0:
             ldx = table[D_X_LD]
             product(multiply, (rows_dx, ldx, zeros, 0, d_gates_x, ldg, 1, packed_ih, 0, rows, d, rows_g))
