@@ -13,7 +13,7 @@ from numba.core import config
 
 from fedsim import caches
 from fedsim.models import numba_kernels
-from fedsim.models.numba_kernels import compiling
+from fedsim.models.numba_kernels import compiling, plans
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_numba_keeps_its_place_while_it_can(tmp_path, temporary, monkeypatch, ca
 def test_without_a_place_kernels_are_compiled_anew(monkeypatch):
     monkeypatch.setattr(compiling, "find_place_for_numba", lambda package: False)
     assert not numba_kernels.compiled("gru", torch.float32)
-    multiply, signature = numba_kernels._functions("gru", torch.float32)[2]
+    multiply, signature = plans.functions("gru", torch.float32)[2]
     one = compiling.compiled_function.__wrapped__(multiply, signature)
     assert one.address
     assert one.cache_hits == 0
@@ -77,7 +77,7 @@ def test_without_a_place_kernels_are_compiled_anew(monkeypatch):
 @pytest.mark.parametrize("damage", ["index", "data"])
 def test_damaged_kernels_are_compiled_again(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "kept"))
-    multiply, signature = numba_kernels._functions("gru", torch.float32)[2]
+    multiply, signature = plans.functions("gru", torch.float32)[2]
     assert compiling.compiled_function.__wrapped__(multiply, signature).cache_hits == 0
     assert compiling.compiled_function.__wrapped__(multiply, signature).cache_hits == 1
     (file,) = (tmp_path / "kept").rglob("*.nbi" if damage == "index" else "*.nbc")

@@ -46,9 +46,7 @@ class StackedEngine:
     Attributes:
         kernels: ``numba`` (fused, CPU), ``torch`` (batched operations, any device), ``cuda_graphs`` (those operations,
             recorded once per shape and replayed by one launch, unless there is dropout), or ``auto``: numba on a CPU,
-            cuda_graphs on a GPU. The choice depends on the device and the model alone, because the bytes of a result
-            depend on it: on a CPU a model with a recurrent projection, which the numba kernels do not have, always
-            takes torch's, and the start of the run says so.
+            cuda_graphs on a GPU. The choice depends on the device alone, because the bytes of a result depend on it.
         memory_budget: memory that a chunk of clients may take, such as ``2GiB``. A fixed value, never derived from the
             machine's free memory, because the chunk size decides how sums are rounded.
     """
@@ -69,18 +67,14 @@ class StackedEngine:
             raise FieldError("memory_budget", self.memory_budget, "must be a size such as 512MiB or 2GiB")
         return int(min(float(match[1]) * _UNITS[match[2]], float(2**62)))
 
-    def _kernels(self, device: torch.device, model: RecurrentModel) -> str:
+    def _kernels(self, device: torch.device) -> str:
         place = f"(device={device.type}); use torch or auto"
         if self.kernels == "numba" and device.type != "cpu":
             raise FieldError("engine.kernels", self.kernels, f"runs on a CPU only {place}")
         if self.kernels == "cuda_graphs" and device.type != "cuda":
             raise FieldError("engine.kernels", self.kernels, f"needs device=cuda {place}")
-        chosen = (
-            {"cpu": "numba", "cuda": "cuda_graphs"}.get(device.type, "torch")
-            if self.kernels == "auto"
-            else self.kernels
-        )
-        return "torch" if chosen == "numba" and model.projection is not None else chosen
+        own = {"cpu": "numba", "cuda": "cuda_graphs"}.get(device.type, "torch")
+        return own if self.kernels == "auto" else self.kernels
 
     def trainer(self, task: LocalTask, device: torch.device, dtype: torch.dtype) -> Trainer:
         """Bind the engine to a task, and import its kernels (only here: Numba takes half a second to import)."""
@@ -89,7 +83,7 @@ class StackedEngine:
 
         if device.type == "cpu":
             keep_freed_memory()
-        kernels = self._kernels(device, task.arch.model)
+        kernels = self._kernels(device)
         module = load_kernels("torch" if kernels == "cuda_graphs" else kernels)
         samples = EVALUATION_BATCH * sample_bytes(task.arch, task.population.train.steps, dtype)
         blocks = max(1, min(16, self.budget_bytes // samples))
@@ -101,11 +95,9 @@ class StackedEngine:
 
     def describe(self, device: torch.device, dtype: torch.dtype, model: RecurrentModel) -> str:
         """For instance ``stacked (numba kernels)``, with a warning if this machine has yet to compile the kernels."""
-        kernels = self._kernels(device, model)
+        kernels = self._kernels(device)
         if kernels == "numba" and not load_kernels("numba").compiled(model.cell, dtype):
             return "stacked (numba kernels; compiling them first, once on this machine, takes some seconds)"
-        if model.projection is not None and device.type == "cpu" and self.kernels != "torch":
-            return "stacked (torch kernels, because the numba kernels have no recurrent projection)"
         return "stacked (CUDA graphs)" if kernels == "cuda_graphs" else f"stacked ({kernels} kernels)"
 
 

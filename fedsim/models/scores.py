@@ -53,11 +53,12 @@ def kept_outputs(task: Task, num_outputs: int, words: WordTokens | None) -> int:
     return num_outputs if task is Task.REGRESSION else 0 if words is None else 5
 
 
-def word_counts(outputs: Tensor, targets: Tensor, valid: Tensor, words: WordTokens) -> Tensor:
+def word_counts(hits: Tensor, ahead: Tensor, targets: Tensor, valid: Tensor, words: WordTokens) -> Tensor:
     """Count the targets that are in the vocabulary, and where the outputs are right.
 
     Args:
-        outputs: ``[..., K]``.
+        hits: ``[...]`` bool, whether the target has the largest output.
+        ahead: ``[...]``, how many outputs are larger than the target's, as of `count_ahead`.
         targets: ``[...]``, tokens.
         valid: ``[...]`` bool, which of them count.
         words: which tokens are no words.
@@ -66,12 +67,15 @@ def word_counts(outputs: Tensor, targets: Tensor, valid: Tensor, words: WordToke
         ``[..., 5]`` bool: target that is no unknown word; hit among these; target that is a word of the vocabulary, not
         the end of a sentence either; hit among these; target among the `TOP` highest outputs (behind those above it).
     """
-    hit = outputs.argmax(-1) == targets
-    ahead = (outputs > outputs.gather(-1, targets[..., None])).sum(-1) < TOP
     first, last = words.unknown
     known = valid & ((targets < first) | (targets >= last))
     word = known & (targets != words.end)
-    return torch.stack([known, known & hit, word, word & hit, valid & ahead], -1)
+    return torch.stack([known, known & hits, word, word & hits, valid & (ahead < TOP)], -1)
+
+
+def count_ahead(outputs: Tensor, targets: Tensor) -> Tensor:
+    """How many outputs are larger than the target's, ``[...]``, of outputs ``[..., K]`` and targets ``[...]``."""
+    return (outputs > outputs.gather(-1, targets[..., None])).sum(-1)
 
 
 def pinball(error: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:

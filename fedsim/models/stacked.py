@@ -19,7 +19,7 @@ from fedsim.models import head
 from fedsim.models.constants import constant
 from fedsim.models.head import HeadTape
 from fedsim.models.recurrent import Architecture, DropoutMask
-from fedsim.models.scores import Sums, pinball, word_counts
+from fedsim.models.scores import Sums, count_ahead, pinball, word_counts
 from fedsim.models.torch_kernels import StateGradient, Weights
 
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ def loss_and_gradient(
         ``[C]`` loss, the mean over the real samples of a client's batch (over its valid steps for sequence labelling).
     """
     tape = _forward(arch, views, batch, kernels, dropout)
-    fits = getattr(kernels, "head_fits", lambda *shape: False)
-    if arch.task is not Task.REGRESSION and fits(arch.head_size, arch.num_outputs, tape.head.features.dtype):
+    if _has_head(arch, kernels, tape.head.features.dtype):
         loss, d_features, tied = _head_loss(arch, views, tape.head, batch, kernels, grads)
     else:
         loss, d_outputs = _loss(arch, head.outputs(arch, views, tape.head), batch)
@@ -175,6 +174,12 @@ def loss_and_gradient(
         assert d_x is not None
         _embedding_gradient(d_x, tied, batch, grads["embedding.weight"])
     return loss
+
+
+def _has_head(arch: Architecture, kernels: ModuleType, dtype: torch.dtype) -> bool:
+    """Whether the kernels have one for the head, its softmax and loss."""
+    fits = getattr(kernels, "head_fits", lambda *shape: False)
+    return arch.task is not Task.REGRESSION and fits(arch.head_size, arch.num_outputs, dtype)
 
 
 def _head_loss(
@@ -263,7 +268,14 @@ def count_targets(arch: Architecture, batch: Batch, like: Tensor) -> Tensor:
 
 def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType) -> Sums:
     """Evaluate a batch per client without dropout; `rows` is ``[C, P]``, sums are ``[C, b]``."""
-    return score_outputs(arch, outputs_of(arch, arch.layout.views(rows), batch, kernels), batch)
+    views = arch.layout.views(rows)
+    tape = _forward(arch, views, batch, kernels, None, keep=False)
+    if not _has_head(arch, kernels, rows.dtype):
+        return score_outputs(arch, head.outputs(arch, views, tape.head), batch)
+    targets, valid = _valid_targets(arch.task, batch)
+    weight, bias = views[arch.head_weight], views.get("head.bias")
+    loss, hits, ahead = kernels.head_scores(tape.head.features, weight, bias, torch.where(valid, targets, -1))
+    return _sums(arch, batch, loss, hits, ahead, targets, valid)
 
 
 def outputs_of(arch: Architecture, views: dict[str, Tensor], batch: Batch, kernels: ModuleType) -> Tensor:
@@ -290,20 +302,25 @@ def score_outputs(arch: Architecture, outputs: Tensor, batch: Batch) -> Sums:
         width = torch.full((c, b), outputs.shape[2], dtype=torch.float64, device=outputs.device)
         return Sums(loss.sum(2) * real, torch.zeros_like(width), width * real, outputs)
     targets, valid = _valid_targets(arch.task, batch)
-    picked = outputs.log_softmax(2).gather(2, targets[..., None])[..., 0].double()
-    correct = (outputs.argmax(2) == targets) & valid
+    loss = -outputs.log_softmax(2).gather(2, targets[..., None])[..., 0]
+    ahead = None if arch.words is None else count_ahead(outputs, targets)
+    return _sums(arch, batch, loss, outputs.argmax(2) == targets, ahead, targets, valid)
+
+
+def _sums(
+    arch: Architecture, batch: Batch, loss: Tensor, hits: Tensor, ahead: Tensor | None, targets: Tensor, valid: Tensor
+) -> Sums:
+    """Add up what is known of each prediction, ``[C, R]``; `ahead` as of `count_ahead`, only for next words."""
+    c, b = batch.lengths.shape
     shape = (c, -1, b)
+    kept = loss.new_empty((c, b, 0))
+    if arch.words is not None:
+        assert ahead is not None
+        counts = word_counts(hits, ahead, targets, valid, arch.words)
+        kept = counts.view(*shape, counts.shape[-1]).sum(1).to(loss.dtype)
     return Sums(
-        -(picked * valid).view(shape).sum(1),
-        correct.view(shape).sum(1).double(),
+        (loss.double() * valid).view(shape).sum(1),
+        (hits & valid).view(shape).sum(1).double(),
         valid.view(shape).sum(1).double(),
-        _kept(arch, outputs, targets, valid, shape),
+        kept,
     )
-
-
-def _kept(arch: Architecture, outputs: Tensor, targets: Tensor, valid: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """`word_counts` of each sample, ``[C, b, 5]``, where next words are predicted, else ``[C, b, 0]``."""
-    if arch.words is None:
-        return outputs.new_empty((shape[0], shape[2], 0))
-    counts = word_counts(outputs, targets, valid, arch.words)
-    return counts.view(*shape, counts.shape[-1]).sum(1).to(outputs.dtype)

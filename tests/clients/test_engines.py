@@ -363,22 +363,6 @@ def test_outputs_of_own_models(tiny, engine):
     torch.testing.assert_close(scored.outputs, torch.cat(expected), rtol=1e-12, atol=1e-14)
 
 
-def test_kernels_that_have_no_recurrent_projection_say_so(tiny):
-    """Whichever are asked for: torch's train the model, and the phrase at the start of a run says why."""
-    cpu = torch.device("cpu")
-    experiment = tiny("model=lstm", "model.recurrent_projection=3")
-    task = prepare(experiment).task
-    for kernels in ("auto", "numba", "torch"):
-        engine = StackedEngine(kernels=kernels)
-        assert engine.trainer(task, cpu, torch.float64).kernels.__name__ == "fedsim.models.torch_kernels"
-        words = engine.describe(cpu, torch.float64, experiment.model)
-        reason = "" if kernels == "torch" else ", because the numba kernels have no recurrent projection"
-        assert words == f"stacked (torch kernels{reason})"
-    assert "numba kernels" in StackedEngine().describe(
-        cpu, torch.float64, replace(experiment.model, recurrent_projection=None)
-    )
-
-
 def test_small_operations_take_one_thread_and_kernels_all(tiny, monkeypatch):
     """And the numbers are restored, whatever happens in between; large models keep torch's threads."""
     sim = prepare(replace(tiny(), engine=StackedEngine(kernels="numba")))

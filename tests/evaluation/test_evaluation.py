@@ -21,7 +21,7 @@ from fedsim.evaluation.settings import Eval
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.metrics import Column
 from fedsim.models.reference import ReferenceModel, load_row
-from fedsim.models.scores import Sums, word_counts
+from fedsim.models.scores import Sums, count_ahead, word_counts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -147,7 +147,10 @@ def test_top_three_by_hand():
     Targets 1, 3, 4, 5 (the end, 0.5): hits 1; among the three 1 and 3. Known are all but 4, words all of these but 5.
     """
     outputs = torch.tensor([[0.0, 4.0, 3.0, 2.0, 1.0, 0.5]]).expand(4, -1)
-    counts = word_counts(outputs, torch.tensor([1, 3, 4, 5]), torch.tensor([True] * 4), WordTokens((4, 5), 5))
+    targets = torch.tensor([1, 3, 4, 5])
+    ahead = count_ahead(outputs, targets)
+    assert ahead.tolist() == [0, 2, 3, 4]
+    counts = word_counts(ahead == 0, ahead, targets, torch.tensor([True] * 4), WordTokens((4, 5), 5))
     assert counts.int().tolist() == [[1, 1, 1, 1, 1], [1, 0, 1, 0, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
 
 

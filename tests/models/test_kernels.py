@@ -13,16 +13,23 @@ from fedsim.models.reference import ReferenceModel
 from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "cifg": 3, "gru": 3, "gru_reset_before": 3}
+KINDS = [*GATES, "lstm projected", "cifg projected"]
 DTYPES = [torch.float32, torch.float64]
 # C, b, T, D, H: ordinary, odd everything, ones, H over two vectors and a bit, more rows than one block of steps
 SHAPES = [(3, 8, 6, 4, 16), (2, 7, 5, 3, 7), (1, 1, 1, 1, 1), (2, 13, 4, 33, 50), (1, 40, 9, 2, 19)]
 
 
 class Case:
-    """Inputs, weights, lengths and state gradients drawn for one shape."""
+    """Inputs, weights, lengths and state gradients drawn for one shape.
 
-    def __init__(self, cell: str, shape: tuple[int, ...], dtype: torch.dtype, bias: bool = True) -> None:
+    A ``projected`` cell has a state of two thirds of its units, of which it needs two.
+    """
+
+    def __init__(self, kind: str, shape: tuple[int, ...], dtype: torch.dtype, bias: bool = True) -> None:
         c, b, steps, d, hidden = shape
+        cell, _, projected = kind.partition(" ")
+        hidden = max(hidden, 2) if projected else hidden
+        state = max(1, 2 * hidden // 3) if projected else hidden
         draw = torch.Generator().manual_seed(sum(shape))
         rows = GATES[cell] * hidden
 
@@ -32,10 +39,11 @@ class Case:
         self.cell = cell
         self.x = torch.randn(c, steps, b, d, generator=draw, dtype=torch.float64).to(dtype)
         biases = (uniform(c, rows), uniform(c, rows)) if bias else (None, None)
-        self.weights = Weights(uniform(c, rows, d), uniform(c, rows, hidden), *biases)
+        down = uniform(c, state, hidden) if projected else None
+        self.weights = Weights(uniform(c, rows, d), uniform(c, rows, state), *biases, down)
         self.lengths = torch.randint(1, steps + 1, (c, b), generator=draw)
-        self.every = torch.randn(c, steps, b, hidden, generator=draw, dtype=torch.float64).to(dtype)
-        self.last = torch.randn(c, b, hidden, generator=draw, dtype=torch.float64).to(dtype)
+        self.every = torch.randn(c, steps, b, state, generator=draw, dtype=torch.float64).to(dtype)
+        self.last = torch.randn(c, b, state, generator=draw, dtype=torch.float64).to(dtype)
         self.valid = (torch.arange(steps)[None, :, None] < self.lengths[:, None, :])[..., None]
 
     def gradient(self, kind: str) -> StateGradient:
@@ -75,7 +83,7 @@ def assert_close(result: tuple[Tensor, Gradients], expected: tuple[Tensor, Gradi
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("cell", KINDS)
 def test_agrees_with_torch_kernels(cell, dtype, bias):
     for shape, kind in itertools.product(SHAPES, ["every", "last", "both"]):
         case = Case(cell, shape, dtype, bias)
@@ -84,7 +92,7 @@ def test_agrees_with_torch_kernels(cell, dtype, bias):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("cell", KINDS)
 def test_lengths_skip_padded_steps(cell, dtype):
     for shape in SHAPES:
         case = Case(cell, shape, dtype)
@@ -108,10 +116,15 @@ def test_lengths_skip_padded_steps(cell, dtype):
         GRU(hidden_size=9, bias=False),
         GRU(hidden_size=9),
         GRUResetBefore(hidden_size=9),
+        LSTM(hidden_size=9, recurrent_projection=6),
+        LSTM(hidden_size=9, recurrent_projection=6, bias=False),
+        CIFG(hidden_size=9, recurrent_projection=6),
     ],
 )
 def test_agrees_with_autograd(model, kernels):
-    case = Case(model.cell, (2, 5, 6, 3, 9), torch.float64, model.bias)
+    """Through ``torch.nn``'s own modules where it has them, ``LSTM(proj_size=)`` among them."""
+    kind = model.cell if model.projection is None else f"{model.cell} projected"
+    case = Case(kind, (2, 5, 6, 3, 9), torch.float64, model.bias)
     arch = Architecture(model, 3, None, 2, Task.CLASSIFICATION)
     rows = []
     for client in range(2):
@@ -124,7 +137,8 @@ def test_agrees_with_autograd(model, kernels):
         last = states[torch.arange(5), case.lengths[client] - 1]
         loss = (states * case.every[client].transpose(0, 1)).sum() + (last * case.last[client]).sum()
         gradients = torch.autograd.grad(loss, [x, *layer.parameters()])
-        padded = torch.cat([torch.zeros(1, 5, 9, dtype=torch.float64), states.detach().transpose(0, 1)])
+        initial = torch.zeros(1, 5, states.shape[2], dtype=torch.float64)
+        padded = torch.cat([initial, states.detach().transpose(0, 1)])
         rows.append([padded, gradients[0].transpose(0, 1), *gradients[1:]])
     expected = [torch.stack(values) for values in zip(*rows, strict=True)]
     result = flat(case.run(kernels, case.gradient("both"))).values()
@@ -132,7 +146,7 @@ def test_agrees_with_autograd(model, kernels):
         torch.testing.assert_close(value, wanted, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("cell", KINDS)
 def test_threads_change_rounding_at_most(cell):
     case = Case(cell, (3, 16, 12, 5, 24), torch.float32)
     # The smallest work is not worth a second thread; make this large enough by repeating clients.
@@ -147,7 +161,7 @@ def test_threads_change_rounding_at_most(cell):
         assert all(torch.equal(a, b) for a, b in zip(flat(double).values(), flat(again).values(), strict=True))
 
 
-@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("cell", KINDS)
 def test_few_clients_share_their_samples(cell):
     case = Case(cell, (1, 33, 5, 40, 70), torch.float32)
     expected = case.run(torch_kernels, case.gradient("both"))
@@ -160,16 +174,17 @@ def test_few_clients_share_their_samples(cell):
         assert_close((states, gradients), (wanted_states, wanted))
 
 
-@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("cell", KINDS)
 def test_reads_views_and_leaves_inputs_alone(cell):
     case = Case(cell, (2, 5, 6, 16, 16), torch.float32)
     expected = case.run(numba_kernels, case.gradient("every"))
     # As the trainer has them: weights are slices of wide rows, the input is a slice of the states below.
-    rows = torch.cat([torch.full((2, 3), torch.nan), *(w.flatten(1) for w in case.weights[:4])], 1)
-    parts = rows[:, 3:].split([w[0].numel() for w in case.weights[:4]], 1)
+    weights = [w for w in case.weights if w is not None]
+    rows = torch.cat([torch.full((2, 3), torch.nan), *(w.flatten(1) for w in weights)], 1)
+    parts = rows[:, 3:].split([w[0].numel() for w in weights], 1)
     below = torch.cat([torch.full((2, 1, 5, 16), torch.nan), case.x], 1)
     case.x = below[:, 1:]
-    case.weights = Weights(*(part.view(w.shape) for part, w in zip(parts, case.weights[:4], strict=True)))
+    case.weights = Weights(*(part.view(w.shape) for part, w in zip(parts, weights, strict=True)))
     kept = rows.clone(), below.clone()
     result = case.run(numba_kernels, case.gradient("every"))
     assert all(torch.equal(a, b) for a, b in zip(flat(result).values(), flat(expected).values(), strict=True))
@@ -194,19 +209,21 @@ def test_results_outlive_the_next_call():
     assert_close((states, result), first.run(torch_kernels, first.gradient("last")))
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm projected"])
 @pytest.mark.parametrize("clients", [1, 4])
-def test_gradients_go_where_they_are_wanted(clients):
+def test_gradients_go_where_they_are_wanted(clients, cell):
     numba_kernels.set_threads(2)
-    case = Case("gru", (clients, 16, 6, 16, 16), torch.float32)
-    row = torch.full((clients, 3 + sum(w[0].numel() for w in case.weights[:4])), torch.nan)
-    parts = row[:, 3:].split([w[0].numel() for w in case.weights[:4]], 1)
-    into = Weights(*(part.view(w.shape) for part, w in zip(parts, case.weights[:4], strict=True)))
-    states, saved = numba_kernels.forward("gru", case.x, case.weights)
-    arguments = "gru", case.x, case.weights, states, saved, case.gradient("last")
+    case = Case(cell, (clients, 16, 6, 16, 16), torch.float32)
+    weights = [w for w in case.weights if w is not None]
+    row = torch.full((clients, 3 + sum(w[0].numel() for w in weights)), torch.nan)
+    parts = row[:, 3:].split([w[0].numel() for w in weights], 1)
+    into = Weights(*(part.view(w.shape) for part, w in zip(parts, weights, strict=True)))
+    states, saved = numba_kernels.forward(case.cell, case.x, case.weights)
+    arguments = case.cell, case.x, case.weights, states, saved, case.gradient("last")
     expected = numba_kernels.backward(*arguments, need_x=True)
     result = numba_kernels.backward(*arguments, need_x=True, into=into)
     assert result.weights is into
-    assert all(torch.equal(a, b) for a, b in zip(into[:4], expected.weights[:4], strict=True))
+    assert all(torch.equal(into[i], expected.weights[i]) for i in range(len(weights)))
     assert row[:, :3].isnan().all()
 
 
@@ -218,14 +235,16 @@ def test_x_gradient_only_if_wanted():
     torch.testing.assert_close(gradients.weights.w_ih, expected.weights.w_ih)
 
 
-@pytest.mark.parametrize("where", ["x", "w_ih", "w_hh", "b_ih", "last"])
+@pytest.mark.parametrize("where", ["x", "w_ih", "w_hh", "b_ih", "w_hr", "last"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("cell", KINDS)
 def test_what_is_not_finite_shows_and_stays_with_its_client(cell, value, where):
     for hidden in (16, 11):
         case = Case(cell, (3, 5, 6, 4, hidden), torch.float32)
         clean = flat(case.run(numba_kernels, case.gradient("last")))
         target = {"x": case.x, "last": case.last, **case.weights._asdict()}[where]
+        if target is None:
+            return
         target[1].view(-1)[0] = value
         result = flat(case.run(numba_kernels, case.gradient("last")))
         expected = flat(case.run(torch_kernels, case.gradient("last")))
@@ -237,7 +256,7 @@ def test_what_is_not_finite_shows_and_stays_with_its_client(cell, value, where):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_extreme_gates_saturate(dtype):
-    for cell, scale in itertools.product(GATES, [30.0, 1e4]):
+    for cell, scale in itertools.product(KINDS, [30.0, 1e4]):
         case = Case(cell, (2, 3, 2, 4, 8), dtype)
         case.x *= scale
         # Where a gate is nearly shut, 1 - z is a difference of almost equal numbers.
@@ -259,19 +278,26 @@ def test_wrong_shapes_are_refused():
     case = Case("gru", (2, 3, 4, 5, 6), torch.float32)
     with pytest.raises(ValueError, match=r"expected \[2, 18, 5\]"):
         numba_kernels.forward("gru", case.x, case.weights._replace(w_ih=case.weights.w_ih[:, :, :4]))
+    with pytest.raises(ValueError, match=r"expected \[2, 18, 6\]"):
+        numba_kernels.forward("gru", case.x, case.weights._replace(w_hh=case.weights.w_hh[:, :, :5]))
+    wide = Case("lstm projected", (2, 3, 4, 5, 6), torch.float32)
+    with pytest.raises(ValueError, match=r"expected \[2, 24, 3\]"):
+        numba_kernels.forward("lstm", wide.x, wide.weights._replace(w_hr=wide.weights.w_hr[:, :3]))
+    with pytest.raises(ValueError, match="fewer than the 6 units after a projection, not 6"):
+        numba_kernels.forward("lstm", wide.x, wide.weights._replace(w_hr=torch.zeros(2, 6, 6)))
     with pytest.raises(ValueError, match="int64"):
         numba_kernels.forward("gru", case.x, case.weights, case.lengths.int())
 
 
-@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("cell", KINDS)
 @pytest.mark.parametrize("shape", [*SHAPES, (2, 40, 30, 2, 5)])  # the last: ten blocks of steps
 def test_without_a_backward_pass_the_states_are_the_same_bytes(cell, shape):
     for threads in (1, 2):
         numba_kernels.set_threads(threads)
         case = Case(cell, shape, torch.float32)
         for lengths in (None, case.lengths):
-            kept, saved = numba_kernels.forward(cell, case.x, case.weights, lengths)
-            states, left = numba_kernels.forward(cell, case.x, case.weights, lengths, keep=False)
+            kept, saved = numba_kernels.forward(case.cell, case.x, case.weights, lengths)
+            states, left = numba_kernels.forward(case.cell, case.x, case.weights, lengths, keep=False)
             assert torch.equal(states, kept)
             assert saved[0].numel() > 0
             assert left[0].numel() == 0

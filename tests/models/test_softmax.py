@@ -1,4 +1,4 @@
-"""The kernel of heads with many outputs against autograd, and where it takes part in training."""
+"""The kernels of heads with many outputs, and where they take part in training and evaluation."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedsim.clients.engine import StackedEngine
-from fedsim.data.dataset import Task
+from fedsim.data.dataset import Task, WordTokens
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.models import numba_kernels, stacked
 from fedsim.models.numba_kernels import softmax
@@ -135,6 +135,83 @@ def test_training_with_it(tiny, monkeypatch, overrides):
     assert seen
     torch.testing.assert_close(deltas, expected, rtol=1e-10, atol=1e-13)
     torch.testing.assert_close(same.train_loss, report.train_loss, rtol=1e-12, atol=0)
+
+
+# one row of everything; three parts of unequal size, of more than a block each; a row of less than a chunk
+@pytest.mark.parametrize("shape", [(1, 1, 16, 1), (1, 800, 32, 1003), (3, 301, 16, 65), (2, 5, 48, 17)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_scores_are_those_of_all_outputs(shape, bias, dtype):
+    """Against all outputs in float64; with two threads, and of one model for several clients, the same bytes."""
+    features, models, targets, _ = drawn(shape, dtype)
+    width, tokens = shape[2:]
+    models = models[:1].expand(len(features), -1)
+    weight, biases = parts(models, width, tokens)
+    biases = biases if bias else None
+    targets[:, ::3] = -1
+    outputs = features.double() @ weight.double().transpose(1, 2) + (biases.double()[:, None] if bias else 0)
+    counted, at = targets >= 0, targets.clamp(min=0)[..., None]
+    expected = -outputs.log_softmax(2).gather(2, at)[..., 0] * counted
+    results = []
+    for threads, given in ((1, models), (2, models), (8, models.contiguous())):
+        numba_kernels.set_threads(threads)
+        weight, biases = parts(given, width, tokens)
+        results.append(numba_kernels.head_scores(features, weight, biases if bias else None, targets))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    loss, hits, ahead = results[0]
+    close = {"rtol": 1e-12, "atol": 1e-13} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 2e-5}
+    torch.testing.assert_close(loss.double(), expected, **close)
+    assert torch.equal(hits, (outputs.argmax(2) == targets) & counted)
+    larger = (outputs > outputs.gather(2, at)).sum(2)
+    apart = (outputs - outputs.gather(2, at)).abs().scatter(2, at, 1.0).amin(2) > 1e-5  # no rounding changes the order
+    assert torch.equal(ahead[counted & apart], larger[counted & apart].to(dtype))
+    assert bool((ahead[~counted] == tokens).all())
+    assert apart.float().mean() > 0.9
+
+
+def test_scores_of_ties_and_of_what_is_not_finite():
+    """As ``argmax`` has it: the first of equal outputs, and NaN before any number. Features are 1, width is 16."""
+    numbers = torch.tensor([0.0, 5, 5, 2, 5, *[-1] * 35])
+    nan, inf = numbers.clone(), numbers.clone()
+    nan[[2, 4]], inf[[2, 3]] = torch.nan, torch.tensor([-torch.inf, torch.inf])
+    for row, cases in (
+        (numbers, {1: (True, 0), 2: (False, 0), 4: (False, 0), 3: (False, 3), 0: (False, 4), 39: (False, 5)}),
+        (nan, {1: (False, 0), 2: (True, 0), 4: (False, 0), 3: (False, 1)}),
+        (inf, {3: (True, 0), 1: (False, 1), 2: (False, 39)}),
+    ):
+        weight = torch.zeros(1, 40, 16)
+        targets = torch.tensor([[*cases]])
+        features = torch.ones(1, len(cases), 16)
+        _, hits, ahead = numba_kernels.head_scores(features, weight, row[None], targets)
+        assert [*zip(hits[0].tolist(), ahead[0].tolist(), strict=True)] == [*cases.values()]
+        assert hits[0].tolist() == (row.argmax() == targets[0]).tolist()
+        assert ahead[0].tolist() == [(row > row[target]).sum().item() for target in cases]
+
+
+@pytest.mark.parametrize("words", [None, WordTokens((1, 3), 4)])
+@pytest.mark.parametrize("task", [Task.SEQUENCE_LABELLING, Task.CLASSIFICATION])
+def test_evaluation_with_it(tiny, monkeypatch, task, words):
+    """The global model and own ones, by this kernel and by torch's operations, padded steps and samples included."""
+    sim = prepare(replace(tiny("model.head_projection=8", task=task), engine=StackedEngine(kernels="numba")))
+    trainer = replace(sim.trainer, task=replace(sim.task, arch=replace(sim.task.arch, words=words)))
+    row, clients, samples = initial_state(sim).row * 3, torch.arange(3), sim.population.test
+    rows = row * torch.tensor([[1.0], [2.0], [-1.0]], dtype=row.dtype)
+
+    def scored():
+        sums = (trainer.score_samples(row, samples), trainer.score_clients(rows, clients, samples))
+        return [column for one in sums for column in one.columns()]
+
+    expected = scored()
+    seen = []
+    monkeypatch.setattr(softmax, "FEWEST_TOKENS", 2)
+    real = numba_kernels.head_scores
+    monkeypatch.setattr(numba_kernels, "head_scores", lambda *arguments: seen.append(1) or real(*arguments))
+    found = scored()
+    assert len(seen) == 2
+    for value, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-12, atol=0)
+    assert expected[3].shape[1] == (0 if words is None else 5)
 
 
 def test_embeddings_of_many_tokens(tiny, monkeypatch):

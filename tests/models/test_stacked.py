@@ -110,16 +110,18 @@ def test_gradient(cell, task, tokens, bias, layers):
     check(arch, *case(arch))
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("task", list(Task))
 @pytest.mark.parametrize("cell", ["lstm", "cifg"])
-def test_gradient_with_a_recurrent_projection(cell, task, layers, bias):
+def test_gradient_with_a_recurrent_projection(cell, task, layers, bias, kernels):
     arch = arch_of(cell, task, False, num_layers=layers, bias=bias, recurrent_projection=4)
-    check(arch, *case(arch))
+    check(arch, *case(arch), load_kernels(kernels))
 
 
-def test_gradient_with_everything_that_projects():
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_gradient_with_everything_that_projects(kernels):
     """Dropout acts on the states of width 3, which are the head's features through a dense layer of width 5."""
     model = CIFG(
         **{"hidden_size": H, "num_layers": 3, "dropout": 0.5, "gate_biases": 1, "recurrent_projection": 3},
@@ -130,7 +132,7 @@ def test_gradient_with_everything_that_projects():
     rng = torch.Generator().manual_seed(3)
     masks = 2.0 * (torch.rand(2, C, T, B, 3, generator=rng, dtype=torch.float64) < 0.5)
     batch = Batch(batch.inputs % K, batch.lengths, batch.targets, batch.real)
-    check(arch, rows, batch, dropout=lambda layer, t_max, b: masks[layer])
+    check(arch, rows, batch, load_kernels(kernels), lambda layer, t_max, b: masks[layer])
 
 
 BOTH_WAYS = {
@@ -150,13 +152,14 @@ def test_gradient_of_layers_that_read_both_ways(cell, name, tokens, kernels):
     check(arch, *case(arch), load_kernels(kernels))
 
 
-def test_gradient_both_ways_with_projection_and_dropout():
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_gradient_both_ways_with_projection_and_dropout(kernels):
     arch = arch_of(
         "lstm", Task.REGRESSION, False, num_layers=3, dropout=0.5, recurrent_projection=2, bidirectional=True
     )
     rng = torch.Generator().manual_seed(3)
     masks = 2.0 * (torch.rand(2, C, T, B, 4, generator=rng, dtype=torch.float64) < 0.5)
-    check(arch, *case(arch), dropout=lambda layer, t_max, b: masks[layer])
+    check(arch, *case(arch), load_kernels(kernels), lambda layer, t_max, b: masks[layer])
 
 
 HEADS = {

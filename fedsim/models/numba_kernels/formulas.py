@@ -225,3 +225,7 @@ def _masked(
     for place, result in zip(places, results, strict=True):
         if result is not None:
             builder.call(store, [result.value, place, align, mask])
+
+
+units_row = elementwise(lambda units, o, cell: (o * tanh(cell), None, None))
+"""What an LSTM lets out of its cells: ``units = o * tanh(cell)``."""

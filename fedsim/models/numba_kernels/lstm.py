@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedsim.models.numba_kernels.formulas import Vector, elementwise, sigmoid, tanh
+from fedsim.models.numba_kernels.formulas import Vector, elementwise, sigmoid, tanh, units_row
 from fedsim.models.numba_kernels.pointers import advance
 from fedsim.models.numba_kernels.product import product
 
@@ -54,23 +54,25 @@ def step(
     d_cell: Any,
     ldh: int,
     work: Any,
+    units: Any,
     d_gates: Any,
     ldg: int,
     m: int,
     hidden: int,
+    state: int,
     w: Any,
     w_rest: Any,
     multiply: int,
 ) -> None:
     """One forward step; arguments as in `walk_forward`."""
-    product(multiply, (saved, ld, saved, ld, h, ldh, 1, w, 0, m, 4 * hidden, hidden))
+    product(multiply, (saved, ld, saved, ld, h, ldh, 1, w, 0, m, 4 * hidden, state))
     for row in range(m):
         i = advance(saved, row * ld)
         f = advance(i, hidden)
         g = advance(f, hidden)
         o = advance(g, hidden)
         before = advance(previous, row * previous_ld + 4 * hidden)
-        _gates_row((i, f, g, o, advance(o, hidden), before, advance(h, row * ldh)), hidden)
+        _gates_row((i, f, g, o, advance(o, hidden), before, advance(units, row * ldh)), hidden)
 
 
 def step_back(
@@ -84,15 +86,21 @@ def step_back(
     d_cell: Any,
     ldh: int,
     work: Any,
+    units: Any,
     d_gates: Any,
     ldg: int,
     m: int,
     hidden: int,
+    state: int,
     w: Any,
     w_rest: Any,
     multiply: int,
 ) -> None:
     """One backward step; arguments as in `walk_forward`."""
+    if state < hidden:
+        for row in range(m):
+            o = advance(saved, row * ld + 3 * hidden)
+            units_row((advance(extra, row * ldh), o, advance(o, hidden)), hidden)
     for row in range(m):
         i = advance(saved, row * ld)
         f = advance(i, hidden)
@@ -109,7 +117,7 @@ def step_back(
                 o,
                 advance(o, hidden),
                 advance(previous, row * previous_ld + 4 * hidden),
-                advance(d_h, row * ldh),
+                advance(units, row * ldh),
                 advance(d_cell, row * ldh),
                 to_i,
                 to_f,
@@ -118,4 +126,4 @@ def step_back(
             ),
             hidden,
         )
-    product(multiply, (d_h, ldh, d_h, ldh, d_gates, ldg, 1, w, 0, m, hidden, 4 * hidden))
+    product(multiply, (d_h, ldh, units, ldh, d_gates, ldg, 1, w, 0, m, state, 4 * hidden))

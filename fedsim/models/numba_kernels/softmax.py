@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FEWEST_TOKENS = 256
 """Below as many outputs, torch's operations are as good."""
 _BLOCK_ROWS = 128
-_CHUNK = 64
+CHUNK = 64
 """Numbers of a row that are reduced side by side, whatever a vector of the machine has."""
 
 # Places in the int64 table: counters shared by the threads, sizes, addresses and strides, and regions of the scratch.
@@ -95,26 +95,27 @@ _largest_row, _exp_row, _scaled_row = elementwise(_largest), elementwise(_exp_an
 
 
 @njit
-def _fill(target: Any, count: int, value: float) -> None:
+def fill(target: Any, count: int, value: float) -> None:
+    """Write a number `count` times."""
     for j in range(count):
         target[j] = value
 
 
 @njit
-def _softmax(row: Any, ld: int, reduced: Any) -> float:
+def softmax(row: Any, ld: int, reduced: Any) -> float:
     """Turn a row of `ld` logits into their exponentials below the largest; return the logarithm of their sum."""
-    most, total = reduced, advance(reduced, _CHUNK)
-    copy(most, row, _CHUNK)
-    for j in range(_CHUNK, ld, _CHUNK):
-        _largest_row((advance(row, j), most), _CHUNK)
+    most, total = reduced, advance(reduced, CHUNK)
+    copy(most, row, CHUNK)
+    for j in range(CHUNK, ld, CHUNK):
+        _largest_row((advance(row, j), most), CHUNK)
     largest = most[0]
-    for j in range(1, _CHUNK):
+    for j in range(1, CHUNK):
         largest = most[j] if most[j] > largest else largest
-    _fill(most, _CHUNK, largest)
-    clear(total, _CHUNK)
-    for j in range(0, ld, _CHUNK):
-        _exp_row((advance(row, j), most, total), _CHUNK)
-    for j in range(1, _CHUNK):
+    fill(most, CHUNK, largest)
+    clear(total, CHUNK)
+    for j in range(0, ld, CHUNK):
+        _exp_row((advance(row, j), most, total), CHUNK)
+    for j in range(1, CHUNK):
         total[0] += total[j]
     log_sum: float = math.log(total[0]) + largest
     return log_sum
@@ -135,7 +136,7 @@ def _item(data: Any, region: Any, client: int) -> None:
     bias, d_bias = advance(region, table[AT_BIAS]), advance(region, table[AT_D_BIAS])
     across, down = advance(region, table[AT_ACROSS]), advance(region, table[AT_DOWN])
     own = advance(region, table[AT_FEATURES])
-    zeros, one = advance(reduced, 2 * _CHUNK), advance(reduced, 2 * _CHUNK + width)
+    zeros, one = advance(reduced, 2 * CHUNK), advance(reduced, 2 * CHUNK + width)
     clear(zeros, width)
     one[0] = 1.0
     pack_transposed(across, w, 0, tokens, width, 0, tokens)
@@ -154,14 +155,14 @@ def _item(data: Any, region: Any, client: int) -> None:
             if share == 0.0:
                 clear(row, ld)
                 continue
-            _fill(advance(row, tokens), ld - tokens, -math.inf)  # the columns that fill up the last chunk
+            fill(advance(row, tokens), ld - tokens, -math.inf)  # the columns that fill up the last chunk
             target = targets[first + i]
             right = row[target]
-            log_sum = _softmax(row, ld, reduced)
+            log_sum = softmax(row, ld, reduced)
             loss += share * (log_sum - right)
-            _fill(reduced, _CHUNK, share / advance(reduced, _CHUNK)[0])
-            for j in range(0, ld, _CHUNK):
-                _scaled_row((advance(row, j), reduced), _CHUNK)
+            fill(reduced, CHUNK, share / advance(reduced, CHUNK)[0])
+            for j in range(0, ld, CHUNK):
+                _scaled_row((advance(row, j), reduced), CHUNK)
             row[target] -= share
         d_block = advance(d_features, first * width)
         multiply_by(call, (d_block, width, zeros, 0, logits, ld, 1, down, 0, m, width, tokens))
@@ -203,7 +204,7 @@ def _plan(shape: tuple[int, int, int], tokens: int, dtype: torch.dtype) -> tuple
     """The table without addresses, and the bytes of a worker's scratch memory."""
     clients, rows, width = shape
     table = np.zeros(TABLE_SIZE, np.int64)
-    ld = -(-tokens // _CHUNK) * _CHUNK
+    ld = -(-tokens // CHUNK) * CHUNK
     blocks = -(-rows // _BLOCK_ROWS)
     block = -(-rows // blocks)
     lanes = VECTOR_BYTES // dtype.itemsize
@@ -217,7 +218,7 @@ def _plan(shape: tuple[int, int, int], tokens: int, dtype: torch.dtype) -> tuple
         (AT_FEATURES, block * (width + 4 * lanes)),
         (AT_BIAS, ld),
         (AT_D_BIAS, ld),
-        (AT_REDUCED, 2 * _CHUNK + width + 1),
+        (AT_REDUCED, 2 * CHUNK + width + 1),
     ):
         table[place] = end
         end += -(-count // 64) * 64 + 64

@@ -17,6 +17,7 @@ from fedsim.models.numba_kernels.pointers import advance, at_address, caller, nj
     SAMPLES,
     INPUTS,
     HIDDEN,
+    STATE,
     GATES,
     X_FIRST,
     ROLL,
@@ -35,6 +36,8 @@ from fedsim.models.numba_kernels.pointers import advance, at_address, caller, nj
     B_IH_STRIDE,
     B_HH,
     B_HH_STRIDE,
+    W_HR,
+    W_HR_STRIDE,
     LENGTHS,
     STATES,
     SAVED,
@@ -53,7 +56,10 @@ from fedsim.models.numba_kernels.pointers import advance, at_address, caller, nj
     D_B_IH_STRIDE,
     D_B_HH,
     D_B_HH_STRIDE,
+    D_W_HR,
+    D_W_HR_STRIDE,
     GATES_LD,
+    D_HH_LD,
     SCRATCH,
     SCRATCH_STRIDE,
     AT_PLAN,
@@ -61,21 +67,25 @@ from fedsim.models.numba_kernels.pointers import advance, at_address, caller, nj
     AT_SAVED,
     AT_H,
     AT_WORK,
+    AT_UNITS,
     AT_CELL,
     AT_BIAS,
     AT_PACKED_IH,
     AT_PACKED_HH,
+    AT_PACKED_HR,
     AT_PREVIOUS,
     AT_EXTRA,
     AT_GATES,
     AT_D_IH,
     AT_D_HH,
+    AT_D_HR,
+    AT_D_STATES,
     AT_D_X,
     D_X_LD,
     TABLE_SIZE,
-) = range(63)
+) = range(73)
 
-STEP_KINDS = "pipippppippiiippi"
+STEP_KINDS = "pipippppipppiiiippi"
 """Arguments of a cell's step, forward and backward."""
 
 take_step = caller(STEP_KINDS)

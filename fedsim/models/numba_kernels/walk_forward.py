@@ -13,18 +13,24 @@ pre-activations (products and biases), then, in the same place, the gates. The p
 in r and z, and the rows of the state's weights are rolled by ``ROLL`` blocks, so that both remain one product. A cell
 whose last blocks take another left factor (the GRU of Cho 2014) gets them packed apart, from block ``SPLIT`` on.
 
+The state has ``STATE`` numbers, H of them unless ``W_HR`` projects an LSTM's units to fewer. That product is the walk's
+own: after the cell's step forwards, before it backwards.
+
 A cell's step is a C function, the same for both directions (the forward step has no use for most gradients)::
 
-    step(saved, ld, previous, previous_ld, h, extra, d_h, d_cell, ldh, work, d_gates, ldg, m, hidden,
+    step(saved, ld, previous, previous_ld, h, extra, d_h, d_cell, ldh, work, units, d_gates, ldg, m, hidden, state,
          w, w_rest, multiply)
 
     saved [m, ld]              this step's rows; forward turns pre-activations into gates
     previous [m, previous_ld]  the rows of the step before (a row of zeros with stride 0 before the first)
     h [m, ldh]                 the state: forward replaces the old by the new one, backward reads the old one
-    extra [m, ldh]             backward: what the blocks from ``SPLIT`` on were multiplied with
+    extra [m, ldh]             backward: what the blocks from ``SPLIT`` on were multiplied with, or the projection
     d_h, d_cell [m, ldh]       backward: gradients of the state after the step, replaced by those of the one before
     work [m, ldh]              scratch
+    units [m, ldh]             an LSTM's H units, which are the state, unless it is a projection of them: forward
+                               writes them, backward replaces their gradient by zeros
     d_gates [m, ldg]           backward: gradients of the pre-activations, in the columns that `saved` had for them
+    hidden, state              H, and the width of the state: less than H where it is a projection
     w, w_rest                  the state's packed weights
     multiply                   the address of `product.multiply`
 """
@@ -40,9 +46,11 @@ from fedsim.models.numba_kernels.table import (
     AT_CELL,
     AT_H,
     AT_PACKED_HH,
+    AT_PACKED_HR,
     AT_PACKED_IH,
     AT_PLAN,
     AT_SAVED,
+    AT_UNITS,
     AT_WORK,
     AT_X,
     B_HH,
@@ -65,12 +73,15 @@ from fedsim.models.numba_kernels.table import (
     SCRATCH_STRIDE,
     SHARES,
     SPLIT,
+    STATE,
     STATE_LD,
     STATES,
     STEP,
     STEPS,
     W_HH,
     W_HH_STRIDE,
+    W_HR,
+    W_HR_STRIDE,
     W_IH,
     W_IH_STRIDE,
     WORKER,
@@ -102,7 +113,7 @@ def _forward_item(data: Any, scratch: Any, item: int) -> None:
     gates, x_first, roll, split = table[GATES], table[X_FIRST], table[ROLL], table[SPLIT]
     step, multiply = table[STEP], table[MULTIPLY]
     steps, b, d, hidden = table[STEPS], table[SAMPLES], table[INPUTS], table[HIDDEN]
-    ld, ldh, rows_g = table[SAVED_LD], table[STATE_LD], gates * hidden
+    ld, ldh, rows_g, state = table[SAVED_LD], table[STATE_LD], gates * hidden, table[STATE]
     client, share = item // table[SHARES], item % table[SHARES]
     active = as_table(advance(scratch, table[AT_PLAN]))
     order = advance(active, steps + 1)
@@ -113,10 +124,14 @@ def _forward_item(data: Any, scratch: Any, item: int) -> None:
     pack_transposed(packed_ih, w_ih, 0, rows_g, d, 0, rows_g)
     packed_hh = advance(scratch, table[AT_PACKED_HH])
     w_hh = advance(at_address(data, table[W_HH]), client * table[W_HH_STRIDE])
-    size = pack_transposed(packed_hh, w_hh, 0, split * hidden, hidden, roll * hidden, rows_g)
+    size = pack_transposed(packed_hh, w_hh, 0, split * hidden, state, roll * hidden, rows_g)
     packed_rest = advance(packed_hh, size)
     if split < gates:
-        pack_transposed(packed_rest, w_hh, split * hidden, rows_g - split * hidden, hidden, 0, rows_g)
+        pack_transposed(packed_rest, w_hh, split * hidden, rows_g - split * hidden, state, 0, rows_g)
+    packed_hr = advance(scratch, table[AT_PACKED_HR])
+    if table[W_HR] != 0:
+        w_hr = advance(at_address(data, table[W_HR]), client * table[W_HR_STRIDE])
+        pack_transposed(packed_hr, w_hr, 0, state, hidden, 0, state)
     bias = advance(scratch, table[AT_BIAS])  # what a row of pre-activations starts from
     clear(bias, ld)
     if table[B_IH] != 0:
@@ -127,16 +142,18 @@ def _forward_item(data: Any, scratch: Any, item: int) -> None:
         add((advance(bias, rows_g - roll * hidden), b_hh), roll * hidden)
 
     x = advance(at_address(data, table[X]), client * table[X_STRIDE])
-    states = advance(at_address(data, table[STATES]), client * (steps + 1) * b * hidden)
+    states = advance(at_address(data, table[STATES]), client * (steps + 1) * b * state)
     saved = advance(at_address(data, table[SAVED]), first_row(table, client, share) * ld)
     halves = advance(scratch, table[AT_SAVED])  # of two blocks: a step still reads the rows of the step before
     h, work = advance(scratch, table[AT_H]), advance(scratch, table[AT_WORK])
+    units = h if table[W_HR] == 0 else advance(scratch, table[AT_UNITS])
     rows_x = advance(scratch, table[AT_X])
-    previous, previous_ld = advance(scratch, table[AT_CELL]), 0  # one row of zeros, for every sample
-    clear(previous, ld)
+    zeros = advance(scratch, table[AT_CELL])
+    clear(zeros, ld)
+    previous, previous_ld = zeros, 0  # one row for every sample
     clear(h, m0 * ldh)
     for i in range(m0):
-        clear(advance(states, order[i] * hidden), hidden)
+        clear(advance(states, order[i] * state), state)
     for first in range(0, steps, table[BLOCK]):
         last = min(first + table[BLOCK], steps)
         if table[KEEP] == 0:
@@ -182,19 +199,23 @@ def _forward_item(data: Any, scratch: Any, item: int) -> None:
                         h,
                         ldh,
                         work,
+                        units,
                         h,
                         ldh,
                         m,
                         hidden,
+                        state,
                         packed_hh,
                         packed_rest,
                         multiply,
                     ),
                 )
-            out = advance(states, (t + 1) * b * hidden)
+                if table[W_HR] != 0:
+                    product(multiply, (h, ldh, zeros, 0, units, ldh, 1, packed_hr, 0, m, state, hidden))
+            out = advance(states, (t + 1) * b * state)
             for i in range(m):
-                copy(advance(out, order[i] * hidden), advance(h, i * ldh), hidden)
+                copy(advance(out, order[i] * state), advance(h, i * ldh), state)
             for i in range(m, m0):
-                clear(advance(out, order[i] * hidden), hidden)
+                clear(advance(out, order[i] * state), state)
             previous, previous_ld = saved, ld
             saved = advance(saved, m * ld)
