@@ -194,13 +194,19 @@ def draw(file: Path, found: Sequence[Sequence[Point]]) -> None:
     plt.close(figure)
 
 
+def listed(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, print the table and draw the picture; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help=f"a text of {CHARACTERS:,} characters for each client")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, the table and the picture")
-    parser.add_argument("--populations", type=int, nargs="+", default=POPULATIONS, help="numbers of clients")
-    parser.add_argument("--epsilons", type=float, nargs="+", default=EPSILONS)
+    parser.add_argument(
+        "--populations", type=listed, default=[*POPULATIONS], help="numbers of clients, comma-separated"
+    )
+    parser.add_argument("--epsilons", type=listed, default=[*EPSILONS], help="comma-separated")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--cohort", type=int, default=100, help="clients in a round")
@@ -213,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("| clients | `privacy=` | epsilon | server lr | test accuracy | worst to best seed |")
     print("|---:|---|---:|---:|---:|---|")
     try:
-        for points in curve(task, options.populations, options.epsilons, options.seeds):
+        for points in curve(task, [round(n) for n in options.populations], options.epsilons, options.seeds):
             found.append(points)
             print(line(points), flush=True)
             report.write_csv(task.out / "curve.csv", [one for points in found for one in points])
