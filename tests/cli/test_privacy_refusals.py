@@ -1,4 +1,4 @@
-"""`docs/privacy-refusals.md`: each line of its tables is what the command says, and no refusal of privacy is missing."""
+"""`docs/privacy-refusals.md`: its tables say what the commands say, and no refusal of privacy is missing."""
 
 import ast
 import re
