@@ -1,7 +1,7 @@
 """Attack each private mechanism, and hold what the attacker can prove against the epsilon that is printed.
 
-    python scripts/privacy_audit.py                          # 2,000 runs of each kind, a minute or two on one core
-    python scripts/privacy_audit.py --runs 600               # the short version, half a minute
+    python scripts/privacy_audit.py                          # 2,000 runs of each kind, five minutes on one core
+    python scripts/privacy_audit.py --runs 600               # the short version, a minute or two
     python scripts/privacy_audit.py --only local_dp --runs 5000
 
 One client is the canary: it sends the same large row in every round, or does not. All others send zeros, so that the
@@ -9,7 +9,9 @@ attacker, who knows everything but the noise and who was drawn, has nothing else
 of neighbours that the definition allows. Hundreds of tiny runs with it and without it, each with a seed of its own, go
 through the rounds of fedsim as any other (sampling, clipping, noise, server step). The attacker looks at the models of
 all rounds, ranks the runs by the likelihood ratio, and guesses by a threshold which of them had the canary; the
-threshold is chosen on half of the runs, and judged on the other half. Differential privacy bounds every such attacker,
+threshold is chosen on half of the runs, and judged on the other half. Where noise is correlated over rounds, it is also
+known who takes part when, and the canary is a client of the first cohort. Differential privacy bounds every such
+attacker,
 
     true positives <= delta + exp(epsilon) * false positives     (Kairouz, Oh and Viswanath 2015)
 
@@ -27,6 +29,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,14 +40,14 @@ from fedsim.clients.report import Report
 from fedsim.config.compose import Request, check_request, normalise
 from fedsim.federation.prepare import Simulation, initial_state, prepare
 from fedsim.federation.round import play_round
+from fedsim.privacy.correlated import CorrelatedInRun, Encoder
 
 DELTA, ROUNDS, RUNS, CONFIDENCE = 0.2, 3, 2000, 0.95
 CLIENTS = 8
 TINY = (
     *("data=synthetic", f"num_clients={CLIENTS}", "data.samples_per_client=1", "data.test_samples_per_client=1"),
     *("data.length=1", "data.features=1", "data.classes=2", "partition=iid", "model.hidden_size=1", "aggregator=mean"),
-    *("dtype=float64", "device=cpu", "threads=1", "engine.kernels=torch", f"privacy.delta={DELTA}"),
-    *(f"rounds={ROUNDS + 1}", "eval.every=1000"),  # so that no round is evaluated
+    *("dtype=float64", "device=cpu", "threads=1", "engine.kernels=torch", f"privacy.delta={DELTA}", "eval.every=1000"),
 )
 
 
@@ -54,7 +57,8 @@ class Seen:
 
     Attributes:
         moved: how far the sum moved in the canary's direction.
-        noise: standard deviation of the noise on that.
+        noise: standard deviation of the noise on that, or of fresh noise where it is correlated.
+        there: whether the canary took part, which is known only where noise is correlated.
         share: what ``central_dp_adaptive`` tells of the clients within the norm: the sum of 1/2 or -1/2 for each, less
             that of all others than the canary, with its noise; 0 elsewhere.
         share_noise: standard deviation of that noise.
@@ -62,6 +66,7 @@ class Seen:
 
     moved: float
     noise: float
+    there: bool = True
     share: float = 0.0
     share_noise: float = 1.0
 
@@ -73,14 +78,30 @@ class Case:
     Attributes:
         settings: overrides.
         other: what the canary sends in the runs without it, in clipping norms: 0 is nothing, -1 the opposite row.
-        score: returns the logarithm of the likelihood ratio of one round, given the probability that a client is drawn.
-        probability: that of a client to be drawn into a round.
+        score: returns the logarithm of the likelihood ratio of a run, given what is seen of its rounds.
+        rounds: how many are played.
     """
 
     settings: tuple[str, ...]
     other: float
-    score: Callable[[Seen, float], float]
-    probability: float = 1.0
+    score: Callable[[Sequence[Seen], Simulation], float]
+    rounds: int = ROUNDS
+
+
+def by_round(
+    score: Callable[[Seen, float], float], probability: float = 1.0
+) -> Callable[[Sequence[Seen], Simulation], float]:
+    """Return the score of a run whose rounds have noise of their own.
+
+    Args:
+        score: returns that of a round, given the probability that a client is drawn.
+        probability: that of a client to be drawn into a round.
+    """
+
+    def of_run(seen: Sequence[Seen], _: Simulation) -> float:
+        return sum(score(one, probability) for one in seen)
+
+    return of_run
 
 
 def log_mixture(seen: Seen, at: float, probability: float) -> float:
@@ -104,58 +125,101 @@ def replaced_and_counted(seen: Seen, probability: float) -> float:
     return replaced(seen, probability) - seen.share / seen.share_noise**2
 
 
+def decorrelated(seen: Sequence[Seen], simulation: Simulation) -> float:
+    """The canary's rounds are ``N(p, z^2 W W')`` or ``N(0, z^2 W W')``, where p is 1 whenever it takes part."""
+    there, moved = np.array([[one.there, one.moved] for one in seen], dtype=float).T
+    weights = precision(simulation.privacy.fresh.encoder, len(seen)) @ there / seen[0].noise ** 2
+    return float(weights @ (moved - there / 2))
+
+
+@cache
+def precision(encoder: Encoder, rounds: int) -> Any:
+    """Return the inverse of ``W W'``; row t of W has the weights of all draws in the unit noise of round t."""
+    columns: dict[tuple[int, ...], int] = {}
+
+    def draw(*key: int) -> Any:
+        return np.eye(1, 2 * rounds, columns.setdefault(key, len(columns)))[0]  # a tree of R leaves has 2 R - 1 nodes
+
+    noise = encoder.noise(draw)
+    rows = np.array([next(noise) for _ in range(rounds)])
+    return np.linalg.inv(rows @ rows.T)
+
+
+APART = ("sampler=min_separation", "sampler.fraction=null", "sampler.cohort_size=4")
+"""Four of the eight clients take part in rounds 1, 3, ..., the canary among them, and the others in rounds 2, 4, ..."""
 Z = 2 * math.sqrt(ROUNDS)
 """Noise multiplier that makes rounds in which everybody takes part as one Gaussian mechanism with mu = 1."""
 CASES = {
-    "central_dp, all take part": Case(("privacy=central_dp", f"privacy.noise_multiplier={Z}"), -1.0, replaced),
+    "central_dp, all take part": Case(
+        ("privacy=central_dp", f"privacy.noise_multiplier={Z}"), -1.0, by_round(replaced)
+    ),
     "central_dp, uniform, 7 of 8": Case(
         ("privacy=central_dp", f"privacy.noise_multiplier={Z}", "sampler.fraction=null", "sampler.cohort_size=7"),
         -1.0,
-        replaced,
-        7 / 8,
+        by_round(replaced, 7 / 8),
     ),
     "central_dp, poisson, 0.9": Case(
         ("privacy=central_dp", f"privacy.noise_multiplier={Z / 2}", "sampler=poisson", "sampler.probability=0.9"),
         0.0,
-        added,
-        0.9,
+        by_round(added, 0.9),
     ),
     "central_dp_adaptive, all take part": Case(
         ("privacy=central_dp_adaptive", f"privacy.noise_multiplier={Z}", "privacy.count_noise=3"),
         -1.0,
-        replaced_and_counted,
+        by_round(replaced_and_counted),
     ),
-    "local_dp": Case(("privacy=local_dp", f"privacy.noise_multiplier={Z}", "num_clients=1"), -1.0, replaced),
+    "local_dp": Case(("privacy=local_dp", f"privacy.noise_multiplier={Z}", "num_clients=1"), -1.0, by_round(replaced)),
+    # With noise of as many clipping norms as one client moves the nodes, or C X, in four rounds: mu = 1 again.
+    "dp_ftrl": Case(("privacy=dp_ftrl", "privacy.noise_multiplier=2.828", *APART), 0.0, decorrelated, 4),
+    "dp_ftrl, a tree every 2 rounds": Case(
+        ("privacy=dp_ftrl", "privacy.restart_every=2", "privacy.noise_multiplier=2", *APART), 0.0, decorrelated, 4
+    ),
+    "matrix_factorisation, banded": Case(
+        ("privacy=matrix_factorisation", "privacy.noise_multiplier=1.557", *APART), 0.0, decorrelated, 4
+    ),
+    "matrix_factorisation, blt": Case(
+        ("privacy=matrix_factorisation", "privacy.matrix=blt", "privacy.noise_multiplier=1.613", *APART),
+        0.0,
+        decorrelated,
+        4,
+    ),
 }
 
 
 class Canary:
-    """An engine whose clients do not train: client 0 sends a row, all others zeros."""
+    """An engine whose clients do not train: one sends a row, all others zeros."""
 
-    def __init__(self, trainer: Any) -> None:
-        self._trainer, self.first = trainer, 0.0
+    def __init__(self, trainer: Any, who: int | None) -> None:
+        """Take the engine in whose place it stands, and the canary; None is a client of the first cohort."""
+        self._trainer, self._who = trainer, who
+        self.first, self.there = 0.0, False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trainer, name)
 
     def train(self, anchors: Any, clients: Any, *_: Any) -> tuple[Any, Report]:
         """Return deltas ``[c, P]`` and a report on nothing."""
+        if self._who is None:
+            self._who = int(clients[0])
         deltas = torch.zeros((len(clients), anchors.shape[-1]), dtype=anchors.dtype)
-        deltas[clients == 0, 0] = self.first
+        deltas[clients == self._who, 0] = self.first
+        self.there = bool((clients == self._who).any())
         ones = torch.ones(len(clients), dtype=torch.int64)
         return deltas, Report(ones, ones, ones.double())
 
 
-def prepared(settings: Sequence[str]) -> Simulation:
-    """Prepare a run with these overrides."""
-    return prepare(check_request(normalise(Request((*TINY, *settings))))[0].experiment)
+def prepared(case: Case) -> Simulation:
+    """Prepare a run, with a round more than are played, for the last one would be evaluated."""
+    texts = (*TINY, f"rounds={case.rounds + 1}", *case.settings)
+    return prepare(check_request(normalise(Request(texts)))[0].experiment)
 
 
 def seeded(simulation: Simulation, seed: int, weaken: float) -> Simulation:
     """Return the run with another seed, `weaken` times the noise, and a canary among its clients."""
     privacy = simulation.privacy
-    budget = replace(privacy.budget, noise_multiplier=privacy.budget.noise_multiplier * weaken)
-    changed = replace(privacy, seed=seed, budget=budget)
+    noise, correlated = privacy.budget.noise_multiplier * weaken, isinstance(privacy, CorrelatedInRun)
+    more = {"fresh": replace(privacy.fresh, multiplier=noise)} if correlated else {}
+    changed = replace(privacy, seed=seed, budget=replace(privacy.budget, noise_multiplier=noise), **more)
 
     def swapped(parts: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(changed if part is privacy else part for part in parts)
@@ -166,15 +230,15 @@ def seeded(simulation: Simulation, seed: int, weaken: float) -> Simulation:
         privacy=changed,
         parts=swapped(simulation.parts),
         stages=swapped(simulation.stages),
-        trainer=Canary(simulation.trainer),
+        trainer=Canary(simulation.trainer, None if correlated else 0),
     )
 
 
 def score(case: Case, simulation: Simulation, there: bool) -> float:
     """Play one run, and return how much it looks as if the canary were there."""
-    state, total = initial_state(simulation), 0.0
+    state, seen = initial_state(simulation), list[Seen]()
     budget, settings = simulation.privacy.budget, simulation.privacy.settings
-    for _ in range(ROUNDS):
+    for _ in range(case.rounds):
         before = float(state.row[0])
         drawer = state.drawers.get("privacy", {})
         norm = float(drawer.get("clip_norm", settings.clip_norm))
@@ -182,31 +246,26 @@ def score(case: Case, simulation: Simulation, there: bool) -> float:
         simulation.trainer.first = 10 * norm if there else case.other * norm * (1 - 1e-9)
         play_round(simulation, state)
         moved = (float(state.row[0]) - before) * (budget.expected or 1.0) / norm
-        seen = Seen(moved, budget.noise_multiplier)
-        if "clip_norm" in drawer:
-            noise = settings.count_noise
-            after = float(state.drawers["privacy"]["clip_norm"])
-            share = settings.quantile - math.log(after / norm) / settings.clip_lr - 0.5
-            seen = Seen(
-                moved,
-                (budget.noise_multiplier**-2 - (2 * noise) ** -2) ** -0.5,
-                share * budget.expected - (CLIENTS - 1) / 2,
-                noise,
-            )
-        total += case.score(seen, case.probability)
-    return total
+        if "clip_norm" not in drawer:
+            seen.append(Seen(moved, budget.noise_multiplier, simulation.trainer.there))
+            continue
+        after = float(state.drawers["privacy"]["clip_norm"])
+        share = settings.quantile - math.log(after / norm) / settings.clip_lr - 0.5
+        noise = (budget.noise_multiplier**-2 - (2 * settings.count_noise) ** -2) ** -0.5
+        seen.append(Seen(moved, noise, True, share * budget.expected - (CLIENTS - 1) / 2, settings.count_noise))
+    return case.score(seen, simulation)
 
 
 def play(case: Case, runs: int, weaken: float, first_seed: int) -> tuple[Any, Any, float]:
     """Return the scores of `runs` runs with the canary and of as many without it, and the epsilon that is printed."""
-    simulation = prepared(case.settings)
+    simulation = prepared(case)
     scores = np.array(
         [
             [score(case, seeded(simulation, first_seed + 2 * run + (not there), weaken), there) for run in range(runs)]
             for there in (True, False)
         ]
     )
-    return scores[0], scores[1], simulation.privacy.budget.epsilon(ROUNDS)
+    return scores[0], scores[1], simulation.privacy.budget.epsilon(case.rounds)
 
 
 def proven(positives: int, negatives: int, runs: int, delta: float, confidence: float = CONFIDENCE) -> float:

@@ -152,8 +152,7 @@ class Timed(System, ABC):
             if Fact.PRIVATE_MEAN in bound.facts:
                 raise UserError(
                     f"system: {message}. That depends on their data, and who is left decides how likely the others are "
-                    "drawn, which the accountant of privacy=central_dp does not know; take a smaller model or more "
-                    "memory"
+                    "drawn, which the accountant does not know; take a smaller model or more memory"
                 )
         return TimedInRun(self, clock, bound.seed, bound.sampler, short)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binom, norm
+from scipy.stats import binom, multivariate_normal, norm
 
 import fedsim
 
@@ -72,7 +72,58 @@ def test_scores_are_those_of_the_mechanism(audit):
     assert printed > 1
 
 
-@pytest.mark.parametrize("name", ["central_dp, poisson, 0.9", "central_dp_adaptive, all take part", "local_dp"])
+CORRELATED = {
+    "dp_ftrl": [[1, -2 / 3, 0], [-2 / 3, 1, 0], [0, 0, 1]],
+    "matrix_factorisation, banded": None,
+    "matrix_factorisation, blt": None,
+}
+"""Covariances of three rounds' noise: trees give n1, then 2/3 p + 1/3 (n1 + n2) - n1, then n3, all of variance 1."""
+
+
+@pytest.mark.parametrize("name", CORRELATED)
+def test_correlated_noise_is_seen_through_all_rounds_together(audit, name):
+    """Against scipy's densities, with the covariance by hand for trees and by ``(C'C)^-1`` for bands and BLTs."""
+    pytest.importorskip("dp_accounting")
+    simulation = audit.prepared(audit.CASES[name])
+    covariance, encoder = CORRELATED[name], simulation.privacy.fresh.encoder
+    if covariance is None:
+        taps = encoder.column if "banded" in name else [1, encoder.scales.sum(), encoder.scales @ encoder.decays]
+        c = sum(np.diag(np.full(3 - lag, tap), -lag) for lag, tap in enumerate(taps))
+        covariance = np.linalg.inv(c.T @ c)
+    there, moved = np.array([1.0, 0.0, 1.0]), np.array([0.9, -0.4, 1.3])
+    seen = [audit.Seen(x, 1.7, bool(p)) for x, p in zip(moved, there, strict=True)]
+    both = [multivariate_normal(mean, 1.7**2 * np.array(covariance)).logpdf(moved) for mean in (there, 0 * there)]
+    assert audit.decorrelated(seen, simulation) == pytest.approx(both[0] - both[1])
+
+
+@pytest.mark.parametrize("name", ["dp_ftrl", "dp_ftrl, a tree every 2 rounds", *[*CORRELATED][1:]])
+def test_the_noise_makes_mu_one(audit, name):
+    """It is as many clipping norms as the sensitivity, so that all print the epsilon of one Gaussian mechanism."""
+    pytest.importorskip("dp_accounting")
+    privacy = audit.prepared(audit.CASES[name]).privacy
+    assert privacy.budget.noise_multiplier == pytest.approx(privacy.fresh.encoder.sensitivity(4), rel=1e-3)
+    assert privacy.budget.epsilon(4) == pytest.approx(1.18, abs=0.01)
+
+
+def test_the_canary_takes_part_in_the_rounds_that_are_assumed(audit):
+    """Scores of ``N(+-1/2, 1)``, as mu = 1: whatever the seed, the canary is in rounds 1 and 3."""
+    pytest.importorskip("dp_accounting")
+    there, absent, _ = audit.play(audit.CASES["matrix_factorisation, banded"], 100, 1.0, 0)
+    scores = np.concatenate([there, -absent])
+    assert scores.mean() == pytest.approx(0.5, abs=0.22)  # three standard errors
+    assert scores.std() == pytest.approx(1, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "central_dp, poisson, 0.9",
+        "central_dp_adaptive, all take part",
+        "local_dp",
+        "matrix_factorisation, banded",
+        pytest.param("dp_ftrl", marks=pytest.mark.slow),
+    ],
+)
 def test_half_the_noise_is_found(audit, name):
     pytest.importorskip("dp_accounting")
     case = audit.CASES[name]
