@@ -95,7 +95,8 @@ class HierFAVG(Schedule):
                 )
         if setting.rounds < self.cloud_every:
             raise UserError(
-                f"schedule.cloud_every={self.cloud_every}: the cloud would never average in rounds={setting.rounds}"
+                f"schedule.cloud_every={self.cloud_every}: the cloud would never average in rounds={setting.rounds}; "
+                "take fewer rounds between its averages, or more rounds"
             )
         timed = setting.facts.get(Fact.TIMED)
         if timed and self.backhaul_mbps is None:

@@ -36,6 +36,11 @@ def refuse_one_model(setting: Setting, name: str) -> None:
         UserError: if some part does.
     """
     facts, where = setting.facts, f"under schedule={name} clients start from different ones"
+    if Fact.NO_FEDERATION in facts:
+        raise UserError(
+            f"{facts[Fact.NO_FEDERATION]}: is no federation, in which schedule={name} would act; take "
+            "schedule=synchronous or baseline=none"
+        )
     for fact in (Fact.PRIVATE_BLOCKS, Fact.REMEMBERS, Fact.LOSSY_DOWN, Fact.JUDGES_MODEL, Fact.READS_UPDATES):
         if fact in facts:
             raise UserError(
@@ -52,11 +57,6 @@ def refuse_one_model(setting: Setting, name: str) -> None:
             )
     if (other := facts.get(Fact.PERSONAL, f"schedule={name}")) != f"schedule={name}":
         raise UserError(f"{other}: makes personal models from one model, and {where}; take schedule=synchronous")
-    if Fact.NO_FEDERATION in facts:
-        raise UserError(
-            f"{facts[Fact.NO_FEDERATION]}: is no federation, in which schedule={name} would act; take "
-            "schedule=synchronous or baseline=none"
-        )
 
 
 def gathered(updates: Iterator[Update], round: Round) -> tuple[list[Update], Tensor | None, Tensor, Report | None]:
