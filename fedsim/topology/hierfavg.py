@@ -93,11 +93,6 @@ class HierFAVG(Schedule):
                     f"{setting.facts[fact]}: is about one sum over the cohort, and under schedule=hierfavg every edge "
                     "has its own; take privacy=local_dp or none"
                 )
-        if setting.rounds < self.cloud_every:
-            raise UserError(
-                f"schedule.cloud_every={self.cloud_every}: the cloud would never average in rounds={setting.rounds}; "
-                "take fewer rounds between its averages, or more rounds"
-            )
         timed = setting.facts.get(Fact.TIMED)
         if timed and self.backhaul_mbps is None:
             raise UserError(
@@ -129,6 +124,7 @@ class HierFAVG(Schedule):
             cloud_every=self.cloud_every,
             assignment=self.assignment,
             backhaul_mbps=self.backhaul_mbps,
+            rounds=bound.rounds,
             edge=edge,
             shares=shares / shares.sum(),
         )
@@ -168,10 +164,12 @@ class HierFAVGInRun(HierFAVG):
     """HierFAVG, bound to a population.
 
     Attributes:
+        rounds: R, the round limit.
         edge: ``[N]`` int64, the edge of each client.
         shares: ``[E]`` float64, how much each edge counts in the cloud; they add up to 1.
     """
 
+    rounds: int
     edge: Tensor
     shares: Tensor
 
@@ -252,9 +250,12 @@ class HierFAVGInRun(HierFAVG):
         """Say what the global model is where clients do not have it in every round."""
         if self.cloud_every == 1 or len(self.shares) == 1:
             return []
+        when = f"have after every {self.cloud_every} rounds only"
+        if self.rounds < self.cloud_every:
+            when = f"never have: schedule.cloud_every={self.cloud_every} is more than rounds={self.rounds}"
         return [
             f"schedule=hierfavg: test_*, the best round and the saved model are of the mean of {len(self.shares)} "
-            f"edges, which clients have after every {self.cloud_every} rounds only"
+            f"edges, which clients {when}"
         ]
 
     def plan(self, federation: Federation, state: State, cohort: Cohort) -> dict[str, str]:

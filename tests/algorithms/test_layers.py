@@ -217,7 +217,6 @@ def test_refused_without_one_model(tiny, which, overrides, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("schedule.cloud_every=9",), "schedule.cloud_every=9: the cloud would never average in rounds=8"),
         (("schedule.edges=0",), "edges=0: must be at least 1"),
         (("schedule.assignment=rund_robin", "schedule.edges=2"), r"edges=2: has an effect only.*round_robin"),
         (("schedule.backhaul_mbps=1",), "backhaul_mbps=1: has an effect only with system=devices or profiles"),
@@ -281,6 +280,20 @@ def test_an_attack_stays_in_its_edge_until_the_cloud_averages(tiny):
     honest, attacked = rows
     assert torch.equal(honest[0], attacked[0])
     assert not torch.allclose(honest[1], attacked[1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((), "of the mean of 2 edges, which clients have after every 2 rounds only"),
+        (("schedule.cloud_every=9",), "which clients never have: schedule.cloud_every=9 is more than rounds=4"),
+        (("schedule.cloud_every=1",), None),
+        (("schedule.edges=1",), None),
+    ],
+)
+def test_what_is_judged_is_said(tiny, overrides, said):
+    lines = prepare(tiny("schedule=hierfavg", "rounds=4", *overrides)).schedule.introduce()
+    assert [said in line for line in lines] == ([] if said is None else [True])
 
 
 def test_plans(tiny):
