@@ -19,7 +19,7 @@ from fedsim.evaluation.evaluate import evaluate, evaluate_own
 from fedsim.machine import refuse_larger
 from fedsim.metrics import Column
 from fedsim.topology.graphs import GRAPHS, make_graph, matrix, metropolis, spectral_gap
-from fedsim.topology.rows import NEXT, ROWS, gathered, refuse_one_model
+from fedsim.topology.rows import NEXT, ROWS, gathered, refuse_one_model, refuse_server_schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,6 +103,10 @@ class DPSGD(Schedule):
                 f"schedule=dpsgd: there is no server that draws clients, and all take part in every round; the sampler "
                 f"draws {drawn} of {setting.num_clients}: take sampler=uniform sampler.fraction=1"
             )
+
+    def check_bound(self, federation: Federation, state: State) -> None:
+        """Refuse a schedule of the server's learning rate, which nothing would use."""
+        refuse_server_schedule(federation, "dpsgd")
 
     def bind(self, bound: Bound) -> DPSGD:
         """Return the schedule that runs, on the graph of the clients.

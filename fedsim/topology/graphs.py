@@ -10,6 +10,7 @@ import torch
 
 from fedsim import seeding
 from fedsim.errors import UserError, did_you_mean
+from fedsim.machine import refuse_larger
 from fedsim.topology.pairs import read_pairs
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ GRAPHS = ("ring", "torus", "random_regular", "complete")
 
 SWITCHES = 10
 """How often each edge of a random graph is switched with another, on average."""
+
+EDGE = 250
+"""Bytes of an edge while a random graph is drawn, about."""
 
 TRIES = 100
 """Random graphs that are tried until one is connected."""
@@ -43,10 +47,12 @@ def make_graph(graph: str, names: Sequence[str], degree: int, seed: int) -> list
     count = len(names)
     if count < 2:
         raise UserError(f"schedule.graph={graph}: needs two clients or more, and there is {count}")
+    if graph == "complete":
+        return complete(count)
     if graph == "random_regular":
         edges = random_regular(count, degree, seed)
     elif graph in GRAPHS:
-        edges = {"ring": ring, "torus": torus, "complete": complete}[graph](count)
+        edges = {"ring": ring, "torus": torus}[graph](count)
     else:
         edges = edges_of_file(graph, names)
     return connected(graph, neighbours(edges, count), names)
@@ -73,9 +79,11 @@ def torus(count: int) -> set[Edge]:
     return right | {_edge(k, (k + columns) % count) for k in range(count)}
 
 
-def complete(count: int) -> set[Edge]:
-    """Return all edges."""
-    return {(k, other) for other in range(count) for k in range(other)}
+def complete(count: int) -> list[Tensor]:
+    """Return all other clients, for every client."""
+    refuse_larger(16 * count**2, "num_clients", count, "the neighbours in a complete graph", "take a sparser one")
+    every = torch.arange(count)
+    return [torch.cat([every[:k], every[k + 1 :]]) for k in range(count)]
 
 
 def random_regular(count: int, degree: int, seed: int) -> set[Edge]:
@@ -89,6 +97,7 @@ def random_regular(count: int, degree: int, seed: int) -> set[Edge]:
             f"schedule.degree={degree}: there is no graph of {count} clients with so many neighbours each; it must be "
             f"less than {count}" + (", and even, as the number of clients is odd" if count % 2 else "")
         )
+    refuse_larger(EDGE * count * degree // 2, "schedule.degree", degree, "the edges", "take a smaller degree")
     steps = {(k, (k + step) % count) for k in range(count) for step in range(1, degree // 2 + 1)}
     across = {(k, k + count // 2) for k in range(count // 2)} if degree % 2 else set()
     edges = sorted(_edge(*edge) for edge in steps | across)

@@ -18,7 +18,7 @@ from fedsim.core.state import Drawer, State
 from fedsim.errors import FieldError, UserError, check_above, check_at_least, did_you_mean
 from fedsim.metrics import Column
 from fedsim.topology.pairs import read_pairs
-from fedsim.topology.rows import NEXT, ROWS, gathered, refuse_one_model
+from fedsim.topology.rows import NEXT, ROWS, gathered, refuse_one_model, refuse_server_schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,6 +112,10 @@ class HierFAVG(Schedule):
     def cohort_sizes(self, smallest: int, largest: int) -> tuple[int, int]:
         """Return how many clients an edge combines: with several edges, any number."""
         return (smallest if self.edges == 1 else 1), largest
+
+    def check_bound(self, federation: Federation, state: State) -> None:
+        """Refuse a schedule of the server's learning rate, which nothing would use."""
+        refuse_server_schedule(federation, "hierfavg")
 
     def bind(self, bound: Bound) -> HierFAVG:
         """Return the schedule that runs, which knows the edge of each client and how much an edge counts."""

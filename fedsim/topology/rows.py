@@ -11,9 +11,12 @@ from fedsim.aggregation.rules import concatenate_reports, whole_reports
 from fedsim.clients.report import Report
 from fedsim.core.cohort import Update
 from fedsim.core.facts import Fact
-from fedsim.core.part import Round
+from fedsim.core.names import option_name
+from fedsim.core.part import Federation, Round
 from fedsim.core.setting import Setting
 from fedsim.errors import UserError
+from fedsim.server.schedules import CONSTANT
+from fedsim.server.step import OptimizerStep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +60,21 @@ def refuse_one_model(setting: Setting, name: str) -> None:
             )
     if (other := facts.get(Fact.PERSONAL, f"schedule={name}")) != f"schedule={name}":
         raise UserError(f"{other}: makes personal models from one model, and {where}; take schedule=synchronous")
+
+
+def refuse_server_schedule(federation: Federation, name: str) -> None:
+    """Refuse a learning rate of the server that changes over rounds, since nothing steps with it.
+
+    Raises:
+        UserError: if there is one.
+    """
+    server = federation.server
+    if isinstance(server, OptimizerStep) and server.optimizer.schedule != CONSTANT:
+        group, option = "aggregator/server_optimizer/schedule", option_name(server.optimizer.schedule)
+        raise UserError(
+            f"{group}={option}: is about the length of a server's step, and schedule={name} averages models; take "
+            f"{group}=constant"
+        )
 
 
 def gathered(updates: Iterator[Update], round: Round) -> tuple[list[Update], Tensor | None, Tensor, Report | None]:

@@ -214,6 +214,13 @@ def test_refused_without_one_model(tiny, which, overrides, message):
         tiny(f"schedule={which}", "aggregator=mean", *overrides)
 
 
+@pytest.mark.parametrize("which", ["hierfavg", "dpsgd"])
+def test_a_schedule_of_the_server_is_refused(tiny, which):
+    falling = tiny(f"schedule={which}", "aggregator=mean", "aggregator/server_optimizer/schedule=cosine")
+    with pytest.raises(UserError, match=f"schedule=cosine: is about the length .* schedule={which} averages models"):
+        prepare(falling)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

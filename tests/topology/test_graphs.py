@@ -111,6 +111,16 @@ def test_graphs_that_are_none(graph, count, degree, message):
         around(graph, count, degree)
 
 
+def test_graphs_that_do_not_fit_are_refused(monkeypatch):
+    """Of all neighbours of 100 clients each takes two numbers of 8 bytes; an edge that is drawn takes 250 bytes."""
+    for graph, needed in (("complete", 16 * 100**2), ("random_regular", 250 * 100 * 6 // 2)):
+        monkeypatch.setattr("fedsim.machine.available_bytes", lambda needed=needed: needed)
+        around(graph, 100, 6)
+        monkeypatch.setattr("fedsim.machine.available_bytes", lambda needed=needed: needed - 1)
+        with pytest.raises(UserError, match="take a "):
+            around(graph, 100, 6)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
