@@ -15,7 +15,7 @@ from fedsim.core.part import Bound, Federation, Round, Schedule
 from fedsim.core.results import Metrics
 from fedsim.core.setting import Setting
 from fedsim.core.state import Drawer, State
-from fedsim.errors import FieldError, UserError, check_above, check_at_least, did_you_mean
+from fedsim.errors import FieldError, UserError, check_at_least, check_between, did_you_mean
 from fedsim.metrics import Column
 from fedsim.topology.pairs import read_pairs
 from fedsim.topology.rows import NEXT, ROWS, gathered, refuse_one_model, refuse_server_schedule
@@ -73,7 +73,7 @@ class HierFAVG(Schedule):
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "edges", "cloud_every")
-        check_above(self, 0, "backhaul_mbps")
+        check_between(self, 1e-9, 1e9, "backhaul_mbps")
         if not self.assignment:
             raise FieldError("assignment", self.assignment, f"must be {', '.join(ASSIGNMENTS)} or a CSV file")
         if self.edges is not None and self.assignment not in ASSIGNMENTS:

@@ -225,6 +225,7 @@ def test_a_schedule_of_the_server_is_refused(tiny, which):
     ("overrides", "message"),
     [
         (("schedule.edges=0",), "edges=0: must be at least 1"),
+        (("schedule.backhaul_mbps=0", "system=devices"), "backhaul_mbps=0.*must be at least 1e-09"),
         (("schedule.assignment=rund_robin", "schedule.edges=2"), r"edges=2: has an effect only.*round_robin"),
         (("schedule.backhaul_mbps=1",), "backhaul_mbps=1: has an effect only with system=devices or profiles"),
         (("system=devices",), "schedule=hierfavg: system=devices counts virtual seconds.* take schedule.backhaul_mbps"),
