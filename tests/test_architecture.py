@@ -15,7 +15,7 @@ ORDER = (
     ("runs",),
     ("config",),
     ("federation",),
-    ("asynchrony", "attacks", "audits", "baselines", "devices", "links", "personalization", "privacy"),
+    ("asynchrony", "attacks", "audits", "baselines", "devices", "links", "personalization", "privacy", "topology"),
     ("corrections", "evaluation", "samplers"),
     ("aggregation",),
     ("server",),

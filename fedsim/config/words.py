@@ -175,6 +175,8 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("attentive",), "aggregator=fedatt"),
         **dict.fromkeys(("ifca", "hypcluster", "cfl"), "schedule=ifca"),
         **dict.fromkeys(("flhc", "fl_hc"), "schedule=flhc"),
+        **dict.fromkeys(("hierfavg", "hierarchical", "edge", "edges"), "schedule=hierfavg"),
+        **dict.fromkeys(("dpsgd", "d_psgd", "gossip", "decentralized", "p2p"), "schedule=dpsgd aggregator=mean"),
         **dict.fromkeys(("dp_fedavg", "dpfedavg", "dp"), "privacy=central_dp"),
         **dict.fromkeys(("secagg", "secure"), "privacy=secure_aggregation"),
         **dict.fromkeys(("centralized", "centralised", "pooled"), "baseline=centralised"),
@@ -198,6 +200,8 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "schedule": {
         **dict.fromkeys(("async", "asynchronous"), "schedule=fedbuff or fedasync"),
         **dict.fromkeys(("sync",), "schedule=synchronous"),
+        **dict.fromkeys(("hierarchical", "edge", "edges", "layers"), "schedule=hierfavg"),
+        **dict.fromkeys(("gossip", "d_psgd", "decentralized", "p2p"), "schedule=dpsgd aggregator=mean"),
     },
     "client/optimizer": {**dict.fromkeys(("rmsprop", "adagrad", "momentum"), "client/optimizer=sgd, adam or adamw")},
     "console": {**dict.fromkeys(("quiet", "off", "false", "silent"), "console=none")},

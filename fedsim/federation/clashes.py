@@ -317,9 +317,9 @@ def claims_of(components: Mapping[str, Any]) -> list[Claim]:
     for group, component in components.items():
         name = f"{group}={option_name(component)}"
         cls: Any = type(component)
-        assumed = not _declares(cls)
+        assumed, off = not _declares(cls), "synchronous" if group == "schedule" else "none"
         for fact, setting in facts_of(group, component).items():
-            claims.append(Claim(fact, setting or name, f"{group}=none", assumed and not setting))
+            claims.append(Claim(fact, setting or name, f"{group}={off}", assumed and not setting))
     return claims
 
 

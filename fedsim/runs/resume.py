@@ -251,10 +251,12 @@ def _find_start(
             raise UserError(f"rounds={simulation.experiment.rounds}: {directory} has done {round_number} already")
         check_record(facts, recorded or simulation.experiment, directory)
         check_facts(facts, simulation)
-        same_system = recorded is None or recorded.system == simulation.experiment.system
-        if same_system and facts.get("devices") != devices_hash(simulation):
+        now = simulation.experiment
+        same = recorded is None or (recorded.system, recorded.schedule) == (now.system, now.schedule)
+        if same and facts.get("devices") != devices_hash(simulation):
+            what = "devices, edges or neighbours" if simulation.schedule.fingerprint() else "devices"
             raise UserError(
-                "the clients do not have the devices with which the run began (the file has changed); fedsim run "
+                f"the clients do not have the {what} with which the run began (the file has changed); fedsim run "
                 "starts a new run"
             )
         check_fit(state, simulation, recorded or simulation.experiment)

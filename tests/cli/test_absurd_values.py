@@ -32,6 +32,7 @@ NEEDED = {
     "privacy=matrix_factorisation": ("aggregator/combine=mean", "sampler=min_separation"),
     "schedule=fedasync": ("system=devices", "sampler.fraction=0.5"),
     "schedule=fedbuff": ("system=devices", "schedule.buffer_size=2", "sampler.fraction=0.5"),
+    "schedule=dpsgd": ("aggregator=mean",),
     "partition=labels_per_client": ("num_clients=4",),
     "partition=shards": ("num_clients=4",),
 }

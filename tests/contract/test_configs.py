@@ -39,6 +39,7 @@ NEEDS = {
     "privacy/dp_ftrl.yaml": ("aggregator=mean",),
     "privacy/local_dp.yaml": ("aggregator=mean",),
     "privacy/matrix_factorisation.yaml": ("aggregator=mean",),
+    "schedule/dpsgd.yaml": ("aggregator=mean",),
     "schedule/fedasync.yaml": ("system=devices",),
     "schedule/fedbuff.yaml": ("system=devices",),
     "experiment/keyboard_shakespeare.yaml": ("data.path=play.txt",),

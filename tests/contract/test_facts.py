@@ -341,8 +341,8 @@ def test_audits_that_do_not_read_updates_get_rows_that_are_not_numbers(compose, 
 
 @pytest.mark.parametrize("name", options("schedule"))
 def test_schedules(played, name):
-    more = ("system=devices",) if name != "synchronous" else ()
-    more += ("schedule.after=1",) if name == "flhc" else ()
+    more = ("system=devices",) if name not in ("synchronous", "dpsgd") else ()
+    more += {"flhc": ("schedule.after=1",), "hierfavg": ("schedule.backhaul_mbps=1",)}.get(name, ())
     simulation, state = played(f"schedule={name}", *more, "aggregator=mean")
     own = facts("schedule", name)
     cohort = simulation.schedule.next_cohort(simulation, state, 4)

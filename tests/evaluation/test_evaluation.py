@@ -371,12 +371,15 @@ def test_unseen_clients_need_a_common_model(tiny):
 
 @pytest.mark.parametrize(
     "method",
-    ["personalize=finetune", "personalize=ditto", "personalize=apfl", "personalize=knn_per", "schedule=ifca"],
+    [
+        *("personalize=finetune", "personalize=ditto", "personalize=apfl", "personalize=knn_per", "schedule=ifca"),
+        "schedule=dpsgd aggregator=mean sampler.fraction=1 sampler.cohort_size=null",
+    ],
 )
 def test_own_models_on_samples_held_back(tiny, run, method):
     """They are judged as on test samples, with those in their place; ``stop.metric`` may go by them."""
     settings = "eval.validation_fraction=0.4", "rounds=2", "stop.metric=validation_personal_accuracy"
-    result = run(tiny(method, *settings))
+    result = run(tiny(*method.split(), *settings))
     sim, state = result.simulation, result.state
     population = replace(sim.population, test=sim.population.validation, validation=None)
     swapped = replace(sim, bound=replace(sim.bound, population=population))

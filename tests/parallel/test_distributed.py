@@ -53,6 +53,7 @@ NEEDS = {
     "aggregator=local": ("personalize=none",),
     **dict.fromkeys(("aggregator/correction=fedrep", "aggregator/correction=fedbabu"), ("aggregator.blocks=[-head]",)),
     "schedule=flhc": ("schedule.after=1",),
+    "schedule=hierfavg": ("schedule.backhaul_mbps=1", "schedule.cloud_every=2"),
     "sampler=power_of_choice": ("sampler.fraction=0.25",),
     "sampler=poisson": ("sampler.probability=0.15",),  # rounds in which a process has no client, or none has
     "attack=alie": ("attack.z=1",),
@@ -87,6 +88,10 @@ MORE = {
     "private blocks": ("aggregator.blocks=[recurrent]", "personalize=finetune", "sampler.fraction=0.5"),
     "clusters, a rule of the whole cohort": ("seed=7", "schedule=ifca", "schedule.models=3", "aggregator=median"),
     "clusters, forged": (*TOO_FAR, "schedule=flhc", "schedule.after=1"),
+    "edges, forged": (*TOO_FAR, "schedule=hierfavg", "schedule.edges=3", "sampler.fraction=0.5"),
+    "diverges at an edge": (*BROKEN, "schedule=hierfavg"),
+    "gossip, held out": ("schedule=dpsgd", "aggregator=mean", "eval.unseen_clients=3", "eval.validation_fraction=0.3"),
+    "diverges without a server": (*BROKEN, "schedule=dpsgd", "aggregator=mean"),
     "diverges": BROKEN,
     "diverges on one side": (*BROKEN, "sampler.cohort_size=1", "aggregator=median"),
 }
@@ -99,6 +104,9 @@ def cases():
         for option in every[group]:
             chosen = f"{group}={option}"
             if chosen == "audit=tokens":  # needs text
+                continue
+            if chosen == "schedule=dpsgd":  # has no server for which devices or a sampler would be
+                yield chosen, (chosen, "aggregator=mean")
                 continue
             yield chosen, (chosen, *more, *NEEDS.get(chosen, ()))
     yield from MORE.items()

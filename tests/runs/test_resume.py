@@ -49,6 +49,7 @@ NEEDS = {
     "aggregator=local": ("personalize=none",),
     **dict.fromkeys(("aggregator/correction=fedrep", "aggregator/correction=fedbabu"), ("aggregator.blocks=[-head]",)),
     "schedule=flhc": ("schedule.after=2",),
+    "schedule=hierfavg": ("schedule.backhaul_mbps=1", "schedule.cloud_every=3"),
     "sampler=power_of_choice": ("sampler.fraction=0.25",),
     "attack=alie": ("attack.z=1",),
     "privacy=central_dp_adaptive": ("privacy.count_noise=5",),
@@ -71,6 +72,9 @@ def options():
         for option in every[group]:
             chosen = f"{group}={option}"
             if chosen == "audit=tokens":  # needs text, and is heard as audit=inversion is
+                continue
+            if chosen == "schedule=dpsgd":  # has no server for which devices or a sampler would be
+                yield pytest.param((chosen, "aggregator=mean", "schedule.graph=random_regular"), id=chosen)
                 continue
             yield pytest.param((chosen, *more, *NEEDS.get(chosen, ())), id=chosen)
 
@@ -602,6 +606,27 @@ def test_other_devices_in_the_file_are_refused(make, broken_off, capsys):
     assert "do not have the devices with which the run began" in capsys.readouterr().err
     Path("devices.csv").write_text(DEVICES)
     assert resume_run(directory) == "done"
+
+
+@pytest.mark.parametrize("which", ["hierfavg", "dpsgd"])
+def test_other_edges_in_the_file_are_refused(make, broken_off, capsys, which):
+    key, column = {"hierfavg": ("assignment", "edge"), "dpsgd": ("graph", "neighbour")}[which]
+    pairs = [f"client_{k},client_{(k + 1) % 10}\n" for k in range(10)]  # a ring; or each an edge server of its own
+    Path("pairs.csv").write_text("".join((f"client,{column}\n", *pairs)))
+    experiment = make(f"schedule={which}", f"schedule.{key}=pairs.csv", "aggregator=mean")
+    directory = broken_off(experiment, "broken", 2)
+    Path("pairs.csv").write_text("".join((f"client,{column}\n", *pairs[:-1], "client_9,client_1\n")))
+    assert resume_run(directory) == "refused"
+    assert "edges or neighbours with which the run began" in capsys.readouterr().err
+    Path("pairs.csv").write_text("".join((f"client,{column}\n", *pairs)))
+    assert resume_run(directory) == "done"
+
+
+def test_a_fork_may_have_another_graph(make, broken_off):
+    """Every client's row goes on, whoever its neighbours are."""
+    directory = broken_off(make("schedule=dpsgd", "aggregator=mean"), "broken", 2)
+    other = make("schedule=dpsgd", "aggregator=mean", "schedule.graph=complete")
+    assert fork_run(directory, other, Path("fork")) == "done"
 
 
 def test_a_fork_may_have_other_devices_and_its_clock_goes_on(make):

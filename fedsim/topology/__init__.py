@@ -1,0 +1,1 @@
+"""Federations in layers and without a server: who averages with whom."""
