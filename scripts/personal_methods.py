@@ -3,7 +3,7 @@
     python scripts/personal_methods.py --roles shakespeare.txt --engines cmapss    # an hour on one core
     python scripts/personal_methods.py --roles shakespeare.txt --methods fedavg,ditto --seeds 0 --rounds 10
 
-Stopped, it goes on where it was. Roles are those of a text of plays (`data=shakespeare data.path=...`) with 150 samples
+Stopped, it goes on where it was. Roles are those of a text of plays (`data=shakespeare data.path=...`) with 300 samples
 or more; engines are those of C-MAPSS FD001 (`data=cmapss`), each of which saw one failure. Every method gets the same
 rounds, the same local work and the same grid of local learning rates. A rate is chosen by what a client would use, its
 own model if the method has one, on a fifth of its training samples that are held back (seed 0); test samples have no
@@ -41,7 +41,7 @@ class Task(NamedTuple):
 
 
 COMMON = (
-    *("partition=natural", "sampler.fraction=1", "client.epochs=null", "client.steps=5", "client/optimizer=sgd"),
+    *("partition=natural", "sampler.fraction=1", "client.epochs=null", "client.steps=10", "client/optimizer=sgd"),
     *("client.clip_norm=null", "eval.validation_fraction=0.2", "threads=1", "device=cpu", "console=none"),
 )
 TASKS = {
@@ -50,16 +50,16 @@ TASKS = {
         "accuracy",
         False,
         (
-            *("data=shakespeare", "partition.min_samples=150", "model=lstm", "model.hidden_size=64"),
-            *("client.batch_size=16", "rounds=60"),
+            *("data=shakespeare", "data.sequence_length=40", "partition.min_samples=300", "model=lstm"),
+            *("model.hidden_size=64", "client.batch_size=16"),
         ),
-        (0.5, 1.0, 2.0),
+        (1.0, 2.0, 4.0),
     ),
     "engines": Task(
         "Turbofan engines: flights left, RMSE",
         "rmse",
         True,
-        ("data=cmapss", "model=lstm", "model.hidden_size=32", "client.batch_size=32", "rounds=60"),
+        ("data=cmapss", "model=lstm", "model.hidden_size=32", "client.batch_size=32"),
         (0.1, 0.3, 1.0),
     ),
 }
