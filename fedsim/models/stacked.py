@@ -8,6 +8,7 @@ graph to build at every local step.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -231,8 +232,19 @@ def _loss(arch: Architecture, outputs: Tensor, batch: Batch) -> tuple[Tensor, Te
 
 def _shares_of_targets(task: Task, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The targets ``[C, R]``, and the weight of each in the mean loss of its client."""
+    if task is Task.CLASSIFICATION and batch.real is None and batch.targets.device.type == "cpu":
+        return batch.targets, _even_shares(*batch.targets.shape, dtype)
     targets, valid = _valid_targets(task, batch)
     return targets, valid / valid.sum(1).clamp(min=1).to(dtype)[:, None]
+
+
+@lru_cache(maxsize=16)
+def _even_shares(clients: int, targets: int, dtype: torch.dtype) -> Tensor:
+    """The weights ``[C, R]`` where all targets count, the same at every step; not to be written to.
+
+    On the CPU alone: what a CUDA graph has made while it was recorded belongs to that graph.
+    """
+    return torch.ones((clients, targets), dtype=dtype) / targets
 
 
 def _valid_targets(task: Task, batch: Batch) -> tuple[Tensor, Tensor]:
