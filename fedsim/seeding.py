@@ -118,7 +118,9 @@ def permutations(key: int, clients: Tensor, sizes: Tensor, epochs: Tensor) -> Te
         ``[C, max(sizes)]`` int64; the first ``sizes[c]`` entries of row c are a permutation of its samples, the rest
         are the positions beyond them.
     """
-    position = torch.arange(int(sizes.max()), device=clients.device)
-    keys = random_bits(key, clients[:, None], epochs[:, None], position[None, :])
-    keys = torch.where(position[None, :] < sizes[:, None], keys >> 1, _MAX_INT64)  # real keys stay below the filler
+    fewest, most = (int(bound) for bound in sizes.aminmax())
+    position = torch.arange(most, device=clients.device)
+    keys = random_bits(key, clients[:, None], epochs[:, None], position[None, :]) >> 1  # they stay below the filler
+    if fewest < most:
+        keys = torch.where(position[None, :] < sizes[:, None], keys, _MAX_INT64)
     return torch.argsort(keys, dim=1, stable=True)
