@@ -142,7 +142,8 @@ def measure(seeds: int, overrides: Sequence[str], repeats: int) -> float:
     found = {name: median(values) for name, values in times.items()}
     saved = sum(found[f"{name} apart"] - found[f"{name} together"] for name in ("train", "evaluate"))
     bound = found["rounds"] / (found["rounds"] - saved)
-    print(f"{seeds} seeds:", ", ".join(f"{name} {value:.2f}" for name, value in found.items()), f"ms; bound {bound:.2f}")
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+    print(f"{seeds} seeds: {shown} ms; bound {bound:.2f}")
     return bound
 
 
