@@ -16,13 +16,11 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
-# The finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"),
-# written with signed 64-bit integers because those are what torch multiplies, with the same bits on every device.
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-_MULTIPLY_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MULTIPLY_2 = 0x94D049BB133111EB - (1 << 64)
+# Those of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators").
+_GOLDEN, _MULTIPLY_1, _MULTIPLY_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MAX_INT64 = (1 << 63) - 1
 
 
@@ -42,10 +40,33 @@ def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
 
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _MULTIPLY_1
-    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _MULTIPLY_2
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
+def _hash(key: int, counters: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """Hash with NumPy, whose loops over unsigned numbers take a fifth of the time of `_hash_on_device`."""
+    bits: NDArray[np.uint64] = np.array([key], np.int64).view(np.uint64)
+    for counter in counters:
+        bits = bits + (counter + np.uint64(1)) * np.uint64(_GOLDEN)
+        bits ^= bits >> np.uint64(30)
+        bits *= np.uint64(_MULTIPLY_1)
+        bits ^= bits >> np.uint64(27)
+        bits *= np.uint64(_MULTIPLY_2)
+        bits ^= bits >> np.uint64(31)
+    return bits
+
+
+def _hash_on_device(key: int, counters: tuple[Tensor, ...]) -> Tensor:
+    """Hash with torch, which multiplies signed 64-bit integers on every device, to the same bits."""
+    bits = torch.tensor(key, dtype=torch.int64, device=counters[0].device)
+    for counter in counters:
+        x = bits + (counter + 1) * _signed(_GOLDEN)
+        x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _signed(_MULTIPLY_1)
+        x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _signed(_MULTIPLY_2)
+        bits = x ^ ((x >> 31) & ((1 << 33) - 1))
+    return bits
+
+
+def _signed(number: int) -> int:
+    """The negative number with the same 64 bits."""
+    return number - (1 << 64)
 
 
 def random_bits(key: int, *counters: Tensor) -> Tensor:
@@ -58,10 +79,12 @@ def random_bits(key: int, *counters: Tensor) -> Tensor:
     Returns:
         int64 tensor of the broadcast shape; every bit pattern is equally likely.
     """
-    bits = torch.tensor(key, dtype=torch.int64, device=counters[0].device)
-    for counter in counters:
-        bits = _mix(bits + (counter + 1) * _GOLDEN)
-    return bits
+    if any(counter.device.type != "cpu" for counter in counters):
+        return _hash_on_device(key, counters)
+    with np.errstate(over="ignore"):  # of which NumPy warns where no counter has a dimension
+        bits = _hash(key, [counter.numpy().view(np.uint64) for counter in counters])
+    scalar = all(counter.dim() == 0 for counter in counters)
+    return torch.from_numpy(bits.view(np.int64)).reshape(() if scalar else bits.shape)
 
 
 def uniforms(key: int, *counters: Tensor) -> Tensor:
@@ -95,7 +118,9 @@ def permutations(key: int, clients: Tensor, sizes: Tensor, epochs: Tensor) -> Te
         ``[C, max(sizes)]`` int64; the first ``sizes[c]`` entries of row c are a permutation of its samples, the rest
         are the positions beyond them.
     """
-    position = torch.arange(int(sizes.max()), device=clients.device)
-    keys = random_bits(key, clients[:, None], epochs[:, None], position[None, :])
-    keys = torch.where(position[None, :] < sizes[:, None], keys >> 1, _MAX_INT64)  # real keys stay below the filler
+    fewest, most = (int(bound) for bound in sizes.aminmax())
+    position = torch.arange(most, device=clients.device)
+    keys = random_bits(key, clients[:, None], epochs[:, None], position[None, :]) >> 1  # they stay below the filler
+    if fewest < most:
+        keys = torch.where(position[None, :] < sizes[:, None], keys, _MAX_INT64)
     return torch.argsort(keys, dim=1, stable=True)

@@ -70,6 +70,11 @@ def test_counters_broadcast():
     assert [unsigned(row) for row in table] == [[hashed(42, c, p) for p in range(5)] for c in (3, 8)]
 
 
+@given(key=INT64, numbers=st.lists(st.integers(0, 1 << 40), min_size=1, max_size=4))
+def test_every_device_has_the_same_bits(key, numbers):
+    assert seeding._hash_on_device(key, tuple(counters(*numbers))).item() & MASK == hashed(key & MASK, *numbers)
+
+
 def test_every_bit_is_fair():
     """64 bits of n = 40000 draws: a count has deviation sqrt(n)/2, and 5 of them are exceeded once in 27000 tests."""
     n = 40_000

@@ -118,7 +118,6 @@ class StackedTrainer:
         state = starting_state(task, rows, ranked, store)
         lr = task.lr(round_number)
         loss_sum = torch.zeros(len(clients), dtype=torch.float64, device=rows.device)
-        seen = torch.zeros_like(loss_sum)
         key = task.batch_key(round_number)
         plan = batch_indices(task.population.train, ranked, all_steps[order], task.config.batch_size, key)
         active = 0
@@ -126,7 +125,7 @@ class StackedTrainer:
             if len(index) != active:
                 # Only the prefix changes: a finished client's row and optimizer state stay as they are.
                 active = len(index)
-                now, slope = rows[:active], gradient[:active]
+                now, slope, losses = rows[:active], gradient[:active], loss_sum[:active]
                 layout = task.arch.layout
                 pieces = [
                     (piece, layout.views(now[piece]), layout.views(slope[piece]))
@@ -139,9 +138,7 @@ class StackedTrainer:
             batch = gather(task.population.train, index, real)
             dropouts = partial(self._dropout, round_number, ranked[:active], step, rows)
             loss = self._loss_and_gradient(now, pieces, batch, dropouts, slope)
-            count = batch.num_samples
-            loss_sum[:active] += loss * count
-            seen[:active] += count
+            losses += loss * (index.shape[1] if real is None else batch.num_samples)
             at = partial(self._gradient, batch=batch, dropouts=dropouts)
             task.correction.correct(slope, Step(now, pulled, known, step, total, task.arch.layout, task.blocks, at))
             if task.config.clip_norm is not None:
@@ -149,7 +146,7 @@ class StackedTrainer:
                 slope.mul_((task.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))  # as clip_grad_norm_
             optimizer.step(now, slope, moments, lr)
         keep_state(task, state, ranked, store)
-        train_loss = loss_sum / seen
+        train_loss = loss_sum / task.samples(ranked, all_steps[order]).to(rows.device, non_blocking=True)
         if not torch.equal(ranked, clients):
             back = torch.argsort(order).to(rows.device, non_blocking=True)
             rows, train_loss = rows[back], train_loss[back]

@@ -8,6 +8,7 @@ graph to build at every local step.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -237,11 +238,23 @@ def _loss(arch: Architecture, outputs: Tensor, batch: Batch) -> tuple[Tensor, Te
 
 def _shares_of_targets(arch: Architecture, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
     """The targets ``[C, R]``, and the weight of each in the mean loss of its client."""
-    targets, valid = _valid_targets(arch.task, batch)
     if arch.class_weights:
+        targets, valid = _valid_targets(arch.task, batch)
         weight = constant(arch.class_weights, like)[targets] * valid
         return targets, weight / weight.sum(1).clamp(min=torch.finfo(like.dtype).tiny)[:, None]
+    if arch.task is Task.CLASSIFICATION and batch.real is None and batch.targets.device.type == "cpu":
+        return batch.targets, _even_shares(*batch.targets.shape, like.dtype)
+    targets, valid = _valid_targets(arch.task, batch)
     return targets, valid / valid.sum(1).clamp(min=1).to(like.dtype)[:, None]
+
+
+@lru_cache(maxsize=16)
+def _even_shares(clients: int, targets: int, dtype: torch.dtype) -> Tensor:
+    """The weights ``[C, R]`` where all targets count, the same at every step; not to be written to.
+
+    On the CPU alone: what a CUDA graph has made while it was recorded belongs to that graph.
+    """
+    return torch.ones((clients, targets), dtype=dtype) / targets
 
 
 def _valid_targets(task: Task, batch: Batch) -> tuple[Tensor, Tensor]:

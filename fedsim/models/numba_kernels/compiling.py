@@ -42,9 +42,15 @@ def disk_cache(function: Callable[..., None]) -> Any:
     if not find_place_for_numba(here):
         return None
     disk = _Kept(function)
-    files = (path.stat() for path in sorted(here.glob("*.py")))
-    disk._cache_file._source_stamp = [(file.st_mtime, file.st_size) for file in files]
+    disk._cache_file._source_stamp = _stamp(here)
     return disk
+
+
+@cache
+def _stamp(package: Path) -> list[tuple[float, int]]:
+    """Times and sizes of the files of a package, as this process has imported them."""
+    files = (path.stat() for path in sorted(package.glob("*.py")))
+    return [(file.st_mtime, file.st_size) for file in files]
 
 
 @cache
