@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedsim.data.dataset import Task
 from fedsim.models import numba_kernels, torch_kernels
+from fedsim.models.numba_kernels import plans
 from fedsim.models.recurrent import CIFG, GRU, LSTM, RNN, Architecture, GRUResetBefore
 from fedsim.models.reference import ReferenceModel
 from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
@@ -174,6 +175,27 @@ def test_few_clients_share_their_samples(cell):
         assert_close((states, gradients), (wanted_states, wanted))
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru_reset_before", "cifg projected"])
+def test_large_layers(cell):
+    """Their backward pass has longer blocks of steps: two of them here, 13 and 3 steps of 24 samples."""
+    case = Case(cell, (1, 24, 16, 8, 520), torch.float32)
+    assert case.weights.w_hh[0].numel() > plans._LARGE
+    assert_close(case.run(numba_kernels, case.gradient("both")), case.run(torch_kernels, case.gradient("both")), 2)
+
+
+@pytest.mark.parametrize("cell", KINDS)
+def test_a_client_without_any_step_has_gradients_of_zero(cell):
+    """Whatever an earlier call has left in the scratch memory."""
+    case = Case(cell, (3, 7, 5, 4, 19), torch.float64)
+    case.run(numba_kernels, case.gradient("both"))
+    case.lengths[1] = 0
+    _, gradients = case.run(numba_kernels, case.gradient("both"), lengths=case.lengths)
+    for value in (gradients.x, *gradients.weights):
+        if value is not None:
+            assert not value[1].any()
+            assert value[[0, 2]].flatten(1).any(1).all()
+
+
 @pytest.mark.parametrize("cell", KINDS)
 def test_reads_views_and_leaves_inputs_alone(cell):
     case = Case(cell, (2, 5, 6, 16, 16), torch.float32)
@@ -235,16 +257,17 @@ def test_x_gradient_only_if_wanted():
     torch.testing.assert_close(gradients.weights.w_ih, expected.weights.w_ih)
 
 
-@pytest.mark.parametrize("where", ["x", "w_ih", "w_hh", "b_ih", "w_hr", "last"])
+PLACES = [(cell, where) for cell in KINDS for where in ("x", "w_ih", "w_hh", "b_ih", "last")]
+PLACES += [(cell, "w_hr") for cell in KINDS if "projected" in cell]
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("cell", KINDS)
+@pytest.mark.parametrize(("cell", "where"), PLACES)
 def test_what_is_not_finite_shows_and_stays_with_its_client(cell, value, where):
     for hidden in (16, 11):
         case = Case(cell, (3, 5, 6, 4, hidden), torch.float32)
         clean = flat(case.run(numba_kernels, case.gradient("last")))
         target = {"x": case.x, "last": case.last, **case.weights._asdict()}[where]
-        if target is None:
-            return
         target[1].view(-1)[0] = value
         result = flat(case.run(numba_kernels, case.gradient("last")))
         expected = flat(case.run(torch_kernels, case.gradient("last")))
