@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,10 +26,13 @@ from fedsim.evaluation.evaluate import check_testable, default_metric, score_col
 from fedsim.evaluation.global_scores import GlobalScores
 from fedsim.federation.advice import advise
 from fedsim.federation.experiment import Experiment
+from fedsim.federation.shared import Held, Laid, share
 from fedsim.federation.traffic import Books
 from fedsim.metrics import COLUMNS, Column
 from fedsim.models.blocks import divide_parameters
 from fedsim.models.recurrent import architecture, initial_row
+from fedsim.parallel.processes import world
+from fedsim.partition.partition import Partition
 from fedsim.server.screening import Screening
 from fedsim.server.step import OptimizerStep
 
@@ -43,20 +46,25 @@ class Simulation(Federation):
 
     Attributes:
         experiment: the settings.
+        laid: where the other processes of this machine find the data, if there are any.
         advice: what a user may not expect of them, a line each.
     """
 
     experiment: Experiment
+    laid: Laid | None = None
     advice: tuple[str, ...] = ()
 
 
-def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin | None = None) -> Simulation:
+def prepare(
+    experiment: Experiment, fitted: Fitted | None = None, origin: Origin | None = None, held: Held | None = None
+) -> Simulation:
     """Load the data, divide them among clients and bind all parts; nothing is trained.
 
     Args:
         experiment: the settings.
         fitted: how the data of a saved model were prepared, which is how these are to be; None fits them anew.
         origin: what is known of the model that the run starts from; None for an untrained one.
+        held: the data, if another process has loaded and divided them.
 
     Raises:
         UserError: if data, partition and settings do not go together, or the data do not go with `fitted`.
@@ -65,25 +73,9 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin
     changes = experiment.baseline.changes(dividing, experiment.client)
     e = replace(experiment, **changes)
     device, dtype = e.torch_device(), e.torch_dtype()
-    dataset = load_dataset(e.data, e.seed, fitted)
     facts = e.setting(e.claims()).facts
-    assignment = changes.get("partition", dividing).assign(dataset, e.num_clients, e.seed)
-    columns = _columns(e, dataset, facts, assignment)
-    e.check_columns(columns)
-    population = build_population(
-        dataset, assignment, validation_fraction=e.client.validation_fraction, seed=e.seed, dtype=dtype
-    )
-    if population.unseen is not None and Fact.NO_COMMON_MODEL in facts:
-        raise UserError(
-            f"eval.unseen_clients={e.eval.unseen_clients}: has nothing to judge, as with {facts[Fact.NO_COMMON_MODEL]} "
-            "there is no common model that a new client could get"
-        )
-    try:
-        check_testable(population)
-    except ValueError as error:
-        raise UserError(f"{dataset.name}: {error}") from None
-    e.check_clients(population, population.num_clients)
-    population = to_device(population, device)
+    held = held or share(_load(e, changes.get("partition", dividing), facts, fitted), world())
+    population = to_device(held.population, device)
     arch = architecture(e.model, population)
     blocks = divide_parameters(arch.layout, e.aggregator.blocks, device)
     combine = e.aggregator.combine
@@ -121,10 +113,11 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin
     advice = advise(facts, e.stop, equal_sizes=len(sizes.unique()) == 1, all_take_part=fewest == population.num_clients)
     simulation = Simulation(
         experiment=e,
+        laid=held.laid,
         advice=tuple(advice),
         bound=bound,
         trainer=bound.make_trainer(task),
-        columns=columns,
+        columns=held.columns,
         needs=needs_of(combine),
         evaluates_round=partial(e.eval.evaluates, rounds=e.rounds),
         stop=e.stop,
@@ -141,6 +134,28 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin
     )
     _check_bound(simulation)
     return simulation
+
+
+def _load(e: Experiment, dividing: Partition, facts: Mapping[Fact, str], fitted: Fitted | None) -> Held:
+    """Load the data and divide them among the clients."""
+    dataset = load_dataset(e.data, e.seed, fitted)
+    assignment = dividing.assign(dataset, e.num_clients, e.seed)
+    columns = _columns(e, dataset, facts, assignment)
+    e.check_columns(columns)
+    population = build_population(
+        dataset, assignment, validation_fraction=e.client.validation_fraction, seed=e.seed, dtype=e.torch_dtype()
+    )
+    if population.unseen is not None and Fact.NO_COMMON_MODEL in facts:
+        raise UserError(
+            f"eval.unseen_clients={e.eval.unseen_clients}: has nothing to judge, as with {facts[Fact.NO_COMMON_MODEL]} "
+            "there is no common model that a new client could get"
+        )
+    try:
+        check_testable(population)
+    except ValueError as error:
+        raise UserError(f"{dataset.name}: {error}") from None
+    e.check_clients(population, population.num_clients)
+    return Held(population, columns)
 
 
 def initial_state(simulation: Simulation, row: Tensor | None = None) -> State:

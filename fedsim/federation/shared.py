@@ -1,0 +1,96 @@
+"""One copy of the clients' data for all processes of a machine.
+
+The first process of each machine loads the data, divides them among the clients and lays the result down in shared
+memory; the others map it. Where they cannot, as on a system without such memory, each loads the data itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedsim.data.laid_out import population_of, record_of
+from fedsim.data.source import load_dataset
+from fedsim.metrics import Column
+from fedsim.parallel.shared_memory import SharedMemory
+
+if TYPE_CHECKING:
+    from fedsim.data.population import Population
+    from fedsim.parallel.processes import World
+    from fedsim.parallel.shared_memory import Place
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Where the processes of a machine find the data.
+
+    Attributes:
+        memory: which they share.
+        place: of the record in it.
+    """
+
+    memory: SharedMemory
+    place: Place
+
+
+@dataclass(frozen=True)
+class Held:
+    """The clients with their samples, before a device holds these, and the columns of ``metrics.csv``.
+
+    Attributes:
+        population: the clients.
+        columns: in order.
+        laid: where they lie, if processes share them.
+    """
+
+    population: Population
+    columns: tuple[Column, ...]
+    laid: Laid | None = None
+
+
+def share(held: Held, here: World) -> Held:
+    """Lay the population down for the other processes of this machine, and drop the data it came from.
+
+    The numbers are the same. Returns `held` itself where there are no others, or where it cannot be done.
+    """
+    memory = SharedMemory.make() if here.local_size > 1 and here.local_rank == 0 else None
+    if memory is None:
+        return held
+    try:
+        record = record_of(held.population, memory.lay)
+        place = memory.lay_text({"population": record, "columns": held.columns})
+        found = _read(Laid(memory, place), [record["score"][1]] if record["score"] else [])
+    except (OSError, ValueError):
+        return held
+    load_dataset.cache_clear()
+    return found
+
+
+def publish(here: World, laid: Laid | None) -> None:
+    """Tell the other processes of this machine where the data lie; None: each has to load its own."""
+    if here.local_size > 1:
+        here.offer(None if laid is None else [laid.memory.offer(), laid.place])
+
+
+def receive(here: World, allowed: Sequence[str] = ()) -> Held | None:
+    """Return the data that the first process of this machine published; None if this one has to load its own.
+
+    Args:
+        here: the processes; this is another than the first.
+        allowed: modules besides fedsim that the settings may name.
+    """
+    offered = here.offered()
+    memory = None if offered is None else SharedMemory.open(offered[0])
+    if memory is None:
+        return None
+    try:
+        return _read(Laid(memory, offered[1]), allowed)
+    except (OSError, ValueError):
+        return None
+
+
+def _read(laid: Laid, allowed: Sequence[str]) -> Held:
+    record = laid.memory.text_at(laid.place)
+    columns = tuple(Column(*column) for column in record["columns"])
+    return Held(population_of(record["population"], laid.memory.at, allowed), columns, laid)
