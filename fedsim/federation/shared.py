@@ -1,4 +1,4 @@
-"""One copy of the clients' data for all processes of a machine.
+"""One copy of the clients' data, and of what clients keep, for all processes of a machine.
 
 The first process of each machine loads the data, divides them among the clients and lays the result down in shared
 memory; the others map it. Where they cannot, as on a system without such memory, each loads the data itself.
@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Laid:
-    """Where the processes of a machine find the data.
+    """Where the processes of a machine find the data, and keep what clients keep.
 
     Attributes:
-        memory: which they share.
-        place: of the record in it.
+        memory: of the data.
+        place: of their record in it.
+        rows: of what clients keep, empty at first.
     """
 
     memory: SharedMemory
     place: Place
+    rows: SharedMemory
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,15 @@ def share(held: Held, here: World) -> Held:
 
     The numbers are the same. Returns `held` itself where there are no others, or where it cannot be done.
     """
-    memory = SharedMemory.make() if here.local_size > 1 and here.local_rank == 0 else None
-    if memory is None:
+    if here.local_size == 1 or here.local_rank > 0:
+        return held
+    memory, rows = SharedMemory.make(), SharedMemory.make()
+    if memory is None or rows is None:
         return held
     try:
         record = record_of(held.population, memory.lay)
         place = memory.lay_text({"population": record, "columns": held.columns})
-        found = _read(Laid(memory, place), [record["score"][1]] if record["score"] else [])
+        found = _read(Laid(memory, place, rows), [record["score"][1]] if record["score"] else [])
     except (OSError, ValueError):
         return held
     load_dataset.cache_clear()
@@ -70,7 +74,7 @@ def share(held: Held, here: World) -> Held:
 def publish(here: World, laid: Laid | None) -> None:
     """Tell the other processes of this machine where the data lie; None: each has to load its own."""
     if here.local_size > 1:
-        here.offer(None if laid is None else [laid.memory.offer(), laid.place])
+        here.offer(None if laid is None else [laid.memory.offer(), laid.place, laid.rows.offer()])
 
 
 def receive(here: World, allowed: Sequence[str] = ()) -> Held | None:
@@ -81,11 +85,13 @@ def receive(here: World, allowed: Sequence[str] = ()) -> Held | None:
         allowed: modules besides fedsim that the settings may name.
     """
     offered = here.offered()
-    memory = None if offered is None else SharedMemory.open(offered[0])
-    if memory is None:
+    if offered is None:
+        return None
+    memory, rows = SharedMemory.open(offered[0]), SharedMemory.open(offered[2])
+    if memory is None or rows is None:
         return None
     try:
-        return _read(Laid(memory, offered[1]), allowed)
+        return _read(Laid(memory, offered[1], rows), allowed)
     except (OSError, ValueError):
         return None
 

@@ -71,7 +71,7 @@ class SharedMemory:
         content = tensor.contiguous()
         if (found := _file_below(content)) is not None:
             return [*described, *found]
-        first, left = self._end, memoryview(content.reshape(-1).view(torch.uint8).numpy())
+        first, left = self._end, content.reshape(-1).view(torch.uint8).numpy().data
         self._end += -(-len(left) // _PAGE) * _PAGE
         at = first
         while left:
@@ -96,6 +96,27 @@ class SharedMemory:
             if os.stat(path).st_ino != inode:
                 raise OSError(f"{path} has been replaced")
         mapped = np.memmap(path, np.uint8, "c", first, (size,))
+        return torch.from_numpy(mapped).view(dtype).view(shape)
+
+    def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+        """Return zeros that all processes see and may write to; they all ask for the same, in the same order.
+
+        Memory is taken for the pages that are written to.
+
+        Returns:
+            None if this process cannot map so much. It differs for no other process.
+        """
+        size, first = math.prod(shape) * dtype.itemsize, self._end
+        self._end += (-(-size // _PAGE) + 1) * _PAGE
+        if size == 0:
+            return None
+        try:
+            # The page behind it is nobody's. A write lengthens the file, but does not shorten it like a truncation by a
+            # process that comes late.
+            os.pwrite(self._descriptor, b"\0", self._end - 1)
+            mapped = np.memmap(f"/proc/self/fd/{self._descriptor}", np.uint8, "r+", first, (size,))
+        except (OSError, ValueError, OverflowError):
+            return None
         return torch.from_numpy(mapped).view(dtype).view(shape)
 
     def lay_text(self, text: Any) -> Place:

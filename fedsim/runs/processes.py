@@ -58,6 +58,8 @@ def lead(simulation: Simulation, state: State, directory: Path) -> Simulation:
     here.send(json.dumps(word).encode())
     here.send(encode_state(state))
     here.busy = True
+    if simulation.laid is not None:
+        state.store.share(simulation.laid.rows.room)
     return replace(simulation, world=here)
 
 
@@ -142,6 +144,8 @@ def _follow(here: World, word: dict[str, str], allow_modules: Sequence[str], ask
     torch.set_num_threads(experiment.threads or torch.get_num_threads())
     simulation = _prepared(here, experiment, word, allow_modules)
     state = decode_state(content, experiment.torch_device())
+    if simulation.laid is not None:
+        state.store.share(simulation.laid.rows.room)
     with suppress(Diverged):  # the leader reports it
         for _ in in_step(replace(simulation, world=here), state, asked):
             pass

@@ -33,6 +33,8 @@ def run(world, record):
         publish(world, simulation.laid)
     assert (simulation.laid is not None) == (world.size > 1)
     state = initial_state(simulation)
+    if simulation.laid is not None:
+        state.store.share(simulation.laid.rows.room)
     world.added_up = world.gathered = 0
     metrics, evaluation, reason = [], None, ""
     try:
