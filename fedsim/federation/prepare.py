@@ -11,6 +11,7 @@ import torch
 
 from fedsim.aggregation.rules import Layered, needs_of
 from fedsim.client_store import ClientStore
+from fedsim.clients.malloc import return_freed_memory
 from fedsim.clients.task import LocalTask
 from fedsim.core import stopping
 from fedsim.core.facts import Fact
@@ -31,7 +32,7 @@ from fedsim.federation.traffic import Books
 from fedsim.metrics import COLUMNS, Column
 from fedsim.models.blocks import divide_parameters
 from fedsim.models.recurrent import architecture, initial_row
-from fedsim.parallel.processes import world
+from fedsim.parallel.processes import ALONE, World
 from fedsim.partition.partition import Partition
 from fedsim.server.screening import Screening
 from fedsim.server.step import OptimizerStep
@@ -56,7 +57,11 @@ class Simulation(Federation):
 
 
 def prepare(
-    experiment: Experiment, fitted: Fitted | None = None, origin: Origin | None = None, held: Held | None = None
+    experiment: Experiment,
+    fitted: Fitted | None = None,
+    origin: Origin | None = None,
+    held: Held | None = None,
+    here: World = ALONE,
 ) -> Simulation:
     """Load the data, divide them among clients and bind all parts; nothing is trained.
 
@@ -64,7 +69,8 @@ def prepare(
         experiment: the settings.
         fitted: how the data of a saved model were prepared, which is how these are to be; None fits them anew.
         origin: what is known of the model that the run starts from; None for an untrained one.
-        held: the data, if another process has loaded and divided them.
+        held: the data, if another process has loaded and divided them; None loads them.
+        here: the processes that are about to run this; the first of each machine lays the data down for the others.
 
     Raises:
         UserError: if data, partition and settings do not go together, or the data do not go with `fitted`.
@@ -74,7 +80,9 @@ def prepare(
     e = replace(experiment, **changes)
     device, dtype = e.torch_device(), e.torch_dtype()
     facts = e.setting(e.claims()).facts
-    held = held or share(_load(e, changes.get("partition", dividing), facts, fitted), world())
+    held = held or share(_load(e, changes.get("partition", dividing), facts, fitted), here)
+    if held.laid is not None:
+        return_freed_memory()
     population = to_device(held.population, device)
     arch = architecture(e.model, population)
     blocks = divide_parameters(arch.layout, e.aggregator.blocks, device)

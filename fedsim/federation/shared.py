@@ -54,7 +54,12 @@ class Held:
 def share(held: Held, here: World) -> Held:
     """Lay the population down for the other processes of this machine, and drop the data it came from.
 
-    The numbers are the same. Returns `held` itself where there are no others, or where it cannot be done.
+    Args:
+        held: what this process has loaded; the caller must drop it, too.
+        here: the processes, of which this is the first of its machine.
+
+    Returns:
+        The same numbers elsewhere, or `held` itself where there are no others or where it cannot be done.
     """
     if here.local_size == 1 or here.local_rank > 0:
         return held

@@ -155,7 +155,8 @@ def _prepared(here: World, experiment: Experiment, word: dict[str, str], allow_m
     """Prepare the run as process 0 has done, with the data that the first process of this machine has loaded."""
     held, laid = receive(here, allow_modules) if here.local_rank > 0 else None, None
     try:
-        simulation = prepare(experiment, read_fitted(json.loads(word["prepared"]), "process 0"), held=held)
+        fitted = read_fitted(json.loads(word["prepared"]), "process 0")
+        simulation = prepare(experiment, fitted, held=held, here=here)
         its = data_hash(simulation.population) if held is None else word["data"]
         if (its, devices_hash(simulation) or "") != (word["data"], word["devices"]):
             raise UserError(

@@ -28,7 +28,7 @@ def canonical(state):
 
 
 def run(world, record):
-    simulation = prepare(build.build(record, Experiment), held=receive(world) if world.rank else None)
+    simulation = prepare(build.build(record, Experiment), held=receive(world) if world.rank else None, here=world)
     if world.rank == 0:
         publish(world, simulation.laid)
     assert (simulation.laid is not None) == (world.size > 1)
