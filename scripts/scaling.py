@@ -12,7 +12,7 @@ them alike; the first round (compilation, first allocations) is not counted. `do
 where latency and bandwidth are measured in the same processes, with messages of 8 bytes and of 16 MB.
 
 With `--memory` it starts runs of `fedsim` with that many clients instead, and looks at their processes from outside
-(Linux). A page that n processes share counts one n-th in each (Pss), so that the sum is what the machine needs.
+(Linux). A page that n processes have in common counts one n-th in each (Pss). The sum is what the machine needs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -173,19 +174,20 @@ def memory(clients: int, size: int, rounds: int, more: list[str]) -> tuple[float
         paths = os.pathsep.join([folder, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths.strip(os.pathsep)}
         started, process = time.perf_counter(), subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-        largest, last, first = 0.0, [0.0], 0.0
+        largest, last, first = 0.0, (0.0, 0.0), 0.0
         metrics = Path(folder, "run", "metrics.csv")
         while process.poll() is None:
-            found = [proportional(pid) for pid in (children(process.pid) if size > 1 else [process.pid])]
-            largest = max(largest, sum(found))
+            pids = children(process.pid) if size > 1 else [process.pid]
+            found, total = [proportional(pid) for pid in pids], together(pids)
+            largest = max(largest, total)
             done = metrics.read_text().count("\n") - 2 if metrics.exists() else 0  # the header and round 0
             first = first or (time.perf_counter() - started if done > 0 else 0.0)
             if 0 < done < rounds and len(found) == size and min(found) > 0:
-                last = found
+                last = max(found), total
             time.sleep(0.1)
         if process.returncode != 0:
             sys.exit(f"{' '.join(command)} ended with {process.returncode}")
-    return max(last), sum(last), largest, first
+    return *last, largest, first
 
 
 def children(parent: int) -> list[int]:
@@ -194,13 +196,26 @@ def children(parent: int) -> list[int]:
     return [int(pid) for pid in found.read_text().split()] if found.exists() else []
 
 
-def proportional(pid: int) -> float:
-    """MB of memory of a process, each page divided by the number of processes that share it; 0 if it has ended."""
+def proportional(pid: int, *without: str) -> float:
+    """MB of memory of a process, each page divided by the number of processes that map it; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
+    found = {line.split()[0]: int(line.split()[1]) * 1024 / 1e6 for line in lines if line.endswith("kB")}
+    return found["Pss:"] - sum(found[f"{name}:"] for name in without)
+
+
+def together(pids: list[int]) -> float:
+    """MB of memory of some processes, what they share counted once, whether or not a process has touched it yet."""
+    shared: dict[int, float] = {}
+    for pid in pids:
+        for file in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):
+                if os.readlink(file).startswith("/memfd:"):
+                    about = file.stat()
+                    shared[about.st_ino] = about.st_blocks * 512 / 1e6
+    return sum(proportional(pid, "Pss_Shmem") for pid in pids) + sum(shared.values())
 
 
 def work(overrides: list[str]) -> None:
