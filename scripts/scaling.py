@@ -2,6 +2,7 @@
 
     python scripts/scaling.py --processes 1 2 --turns 5 --csv scaling.csv
     python scripts/scaling.py --processes 1 2 --turns 1 --rounds 2 --only W2      # a quick look
+    python scripts/scaling.py --processes 1 2 --memory 100000 1000000             # of how many clients
 
 Every process has one thread. Runs with different numbers of processes take turns, so that a busy machine affects all of
 them alike; the first round (compilation, first allocations) is not counted. `docs/scaling.md` explains the model:
@@ -9,6 +10,9 @@ them alike; the first round (compilation, first allocations) is not counted. `do
     seconds(N) = seconds(1) * (largest share of the work) + meetings * latency + bytes / bandwidth
 
 where latency and bandwidth are measured in the same processes, with messages of 8 bytes and of 16 MB.
+
+With `--memory` it starts runs of `fedsim` with that many clients instead, and looks at their processes from outside
+(Linux). A page that n processes have in common counts one n-th in each (Pss). The sum is what the machine needs.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -50,6 +56,32 @@ WORKLOADS = {
         "aggregator=scaffold",
     ),
 }
+LARGE = ("data=many", "partition=natural", "threads=1", "device=cpu", "console=none", "checkpoint=none")
+LARGE = (*LARGE, "client.epochs=1", "sampler.cohort_size=1000", "model.hidden_size=16", "eval.every=1000")
+"""Of `--memory`: each client has 2.4 kB of samples, numbers at random that are made in seconds."""
+MANY = """
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsim.data.dataset import Dataset, Split, Task
+
+
+@dataclass(frozen=True)
+class Many:
+    clients: int = 1
+
+    def load(self, seed):
+        def split(count):
+            shape = (self.clients * count, 20, 5)
+            owners = np.repeat(np.arange(self.clients), count)
+            labels = np.arange(len(owners)) % 5
+            inputs = np.random.default_rng(count).standard_normal(shape, np.float32)
+            return Split(inputs, np.full(len(owners), 20), labels, owners)
+
+        names = tuple(f"client_{k}" for k in range(self.clients))
+        return Dataset("many", Task.CLASSIFICATION, split(5), split(1), 5, client_names=names)
+"""
 COLUMNS = (
     "workload",
     "processes",
@@ -70,18 +102,29 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--memory", type=int, nargs="+", metavar="CLIENTS", help="measure memory alone")
+    parser.add_argument("--with", dest="more", nargs="+", default=[], help="overrides of the runs of --memory")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         work(json.loads(arguments.worker))
         return
-    rows = [row for name in arguments.only for row in compare(name, arguments)]
-    print("| " + " | ".join(COLUMNS) + " |\n|---" + "|---:" * (len(COLUMNS) - 1) + "|")
+    columns: tuple[str, ...] = COLUMNS
+    if arguments.memory:
+        columns = ("clients", "processes", "each_mb", "sum_mb", "largest_sum_mb", "seconds_to_round_1")
+        sizes = [(clients, size) for clients in arguments.memory for size in arguments.processes]
+        rows = []
+        for one in sizes:
+            rows.append((*one, *memory(*one, arguments.rounds, arguments.more)))
+            print(*rows[-1], file=sys.stderr)
+    else:
+        rows = [row for name in arguments.only for row in compare(name, arguments)]
+    print("| " + " | ".join(columns) + " |\n|---" + "|---:" * (len(columns) - 1) + "|")
     for row in rows:
         print("| " + " | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row) + " |")
     if arguments.csv:
         with arguments.csv.open("w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
+            csv.writer(file).writerows([columns, *rows])
 
 
 def compare(name: str, arguments: argparse.Namespace) -> list[tuple[object, ...]]:
@@ -110,6 +153,69 @@ def measure(overrides: list[str], size: int) -> dict[str, float]:
     if done.returncode != 0:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def memory(clients: int, size: int, rounds: int, more: list[str]) -> tuple[float, float, float, float]:
+    """Run `size` processes with many clients.
+
+    Returns:
+        MB of memory in the last round: the most of a process, the sum of all; the largest sum at any time; and how long
+        the first round took to come.
+    """
+    launch = [sys.executable, "-m", "fedsim"]
+    if size > 1:
+        launch[1:2] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", "-m"]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "many_clients.py").write_text(MANY)
+        Path(folder, "data").mkdir()
+        Path(folder, "data", "many.yaml").write_text("_target_: many_clients.Many\nclients: 1\n")
+        command = [*launch, "run", f"--config-dir={folder}", "--allow-module=many_clients", *LARGE]
+        command += [f"data.clients={clients}", f"rounds={rounds}", f"hydra.run.dir={folder}/run", *more]
+        paths = os.pathsep.join([folder, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths.strip(os.pathsep)}
+        started, process = time.perf_counter(), subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+        largest, last, first = 0.0, (0.0, 0.0), 0.0
+        metrics = Path(folder, "run", "metrics.csv")
+        while process.poll() is None:
+            pids = children(process.pid) if size > 1 else [process.pid]
+            found, total = [proportional(pid) for pid in pids], together(pids)
+            largest = max(largest, total)
+            done = metrics.read_text().count("\n") - 2 if metrics.exists() else 0  # the header and round 0
+            first = first or (time.perf_counter() - started if done > 0 else 0.0)
+            if 0 < done < rounds and len(found) == size and min(found) > 0:
+                last = max(found), total
+            time.sleep(0.1)
+        if process.returncode != 0:
+            sys.exit(f"{' '.join(command)} ended with {process.returncode}")
+    return *last, largest, first
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    found = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(pid) for pid in found.read_text().split()] if found.exists() else []
+
+
+def proportional(pid: int, *without: str) -> float:
+    """MB of memory of a process, each page divided by the number of processes that map it; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    found = {line.split()[0]: int(line.split()[1]) * 1024 / 1e6 for line in lines if line.endswith("kB")}
+    return found["Pss:"] - sum(found[f"{name}:"] for name in without)
+
+
+def together(pids: list[int]) -> float:
+    """MB of memory of some processes, what they share counted once, whether or not a process has touched it yet."""
+    shared: dict[int, float] = {}
+    for pid in pids:
+        for file in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):
+                if os.readlink(file).startswith("/memfd:"):
+                    about = file.stat()
+                    shared[about.st_ino] = about.st_blocks * 512 / 1e6
+    return sum(proportional(pid, "Pss_Shmem") for pid in pids) + sum(shared.values())
 
 
 def work(overrides: list[str]) -> None:

@@ -102,7 +102,7 @@ class Spread:
         """Add a block of deltas ``[C, P]`` float64."""
         flat = deltas.reshape(-1)
         self.total += deltas.sum(0)
-        self.squares += float(flat @ flat)
+        self.squares += dot(flat, flat)
         self.count += len(deltas)
 
     def drift(self, combined: Tensor) -> float:
@@ -114,10 +114,22 @@ class Spread:
         """
         combined = combined.double()
         mean_norm = self.squares / self.count
-        mean_square = mean_norm - 2 * float(self.total @ combined) / self.count + float(combined @ combined)
+        mean_square = mean_norm - 2 * dot(self.total, combined) / self.count + dot(combined, combined)
         if not math.isfinite(mean_square):
             return math.inf
         return mean_square**0.5 if mean_square > 1e-14 * mean_norm else 0.0
+
+
+def dot(one: Tensor, other: Tensor) -> float:
+    """The product of two vectors ``[n]``, summed by one thread: several would add in an order that depends on them."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return float(one @ other)
+    torch.set_num_threads(1)
+    try:
+        return float(one @ other)
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Combined(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from functools import cache
+from typing import Any
 
 # From malloc.h of the GNU C library.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -22,11 +23,20 @@ def keep_freed_memory() -> bool:
     Returns:
         whether the setting took effect (only the GNU C library has it; elsewhere nothing changes).
     """
-    if sys.platform != "linux":
-        return False
-    try:
-        set_option = ctypes.CDLL(None).mallopt
-    except AttributeError:  # another C library
+    set_option = _function("mallopt")
+    if set_option is None:
         return False
     settings = ((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, _LARGE), (_M_TOP_PAD, _AT_A_TIME))
     return all(set_option(name, value) == 1 for name, value in settings)
+
+
+def return_freed_memory() -> None:
+    """Return all freed memory to the system once, where the C library can; what is freed later is kept as before."""
+    trim = _function("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _function(name: str) -> Any | None:
+    """A function of the C library; None if this is another than GNU's."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -106,8 +106,8 @@ class Population:
     num_outputs: int
     input_size: int
     vocabulary_size: int | None
-    client_names: tuple[str, ...]
-    source_names: tuple[str, ...] = ()
+    client_names: Sequence[str]
+    source_names: Sequence[str] = ()
     groups: NDArray[np.int64] | None = None
     fitted: Fitted = NOTHING
     forecast: Forecast | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import torch
 from fedsim.aggregation.rules import Layered, needs_of
 from fedsim.client_store import ClientStore
 from fedsim.clients.class_weights import BALANCED, class_weights
+from fedsim.clients.malloc import return_freed_memory
 from fedsim.clients.task import LocalTask
 from fedsim.core import stopping
 from fedsim.core.facts import Fact
@@ -27,10 +28,13 @@ from fedsim.evaluation.evaluate import check_testable, default_metric, score_col
 from fedsim.evaluation.global_scores import GlobalScores
 from fedsim.federation.advice import advise
 from fedsim.federation.experiment import Experiment
+from fedsim.federation.shared import Held, Laid, share
 from fedsim.federation.traffic import Books
 from fedsim.metrics import COLUMNS, Column
 from fedsim.models.blocks import divide_parameters
 from fedsim.models.recurrent import architecture, initial_row
+from fedsim.parallel.processes import ALONE, World
+from fedsim.partition.partition import Partition
 from fedsim.server.screening import Screening
 from fedsim.server.step import OptimizerStep
 
@@ -44,20 +48,30 @@ class Simulation(Federation):
 
     Attributes:
         experiment: the settings.
+        laid: where the other processes of this machine find the data, if there are any.
         advice: what a user may not expect of them, a line each.
     """
 
     experiment: Experiment
+    laid: Laid | None = None
     advice: tuple[str, ...] = ()
 
 
-def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin | None = None) -> Simulation:
+def prepare(
+    experiment: Experiment,
+    fitted: Fitted | None = None,
+    origin: Origin | None = None,
+    held: Held | None = None,
+    here: World = ALONE,
+) -> Simulation:
     """Load the data, divide them among clients and bind all parts; nothing is trained.
 
     Args:
         experiment: the settings.
         fitted: how the data of a saved model were prepared, which is how these are to be; None fits them anew.
         origin: what is known of the model that the run starts from; None for an untrained one.
+        held: the data, if another process has loaded and divided them; None loads them.
+        here: the processes that are about to run this; the first of each machine lays the data down for the others.
 
     Raises:
         UserError: if data, partition and settings do not go together, or the data do not go with `fitted`.
@@ -66,25 +80,11 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin
     changes = experiment.baseline.changes(dividing, experiment.client)
     e = replace(experiment, **changes)
     device, dtype = e.torch_device(), e.torch_dtype()
-    dataset = load_dataset(e.data, e.seed, fitted)
     facts = e.setting(e.claims()).facts
-    assignment = changes.get("partition", dividing).assign(dataset, e.num_clients, e.seed)
-    columns = _columns(e, dataset, facts, assignment)
-    e.check_columns(columns)
-    population = build_population(
-        dataset, assignment, validation_fraction=e.client.validation_fraction, seed=e.seed, dtype=dtype
-    )
-    if population.unseen is not None and Fact.NO_COMMON_MODEL in facts:
-        raise UserError(
-            f"eval.unseen_clients={e.eval.unseen_clients}: has nothing to judge, as with {facts[Fact.NO_COMMON_MODEL]} "
-            "there is no common model that a new client could get"
-        )
-    try:
-        check_testable(population)
-    except ValueError as error:
-        raise UserError(f"{dataset.name}: {error}") from None
-    e.check_clients(population, population.num_clients)
-    population = to_device(population, device)
+    held = held or share(_load(e, changes.get("partition", dividing), facts, fitted), here)
+    if held.laid is not None:
+        return_freed_memory()
+    population = to_device(held.population, device)
     arch = replace(architecture(e.model, population), class_weights=class_weights(e.client.class_weights, population))
     if arch.class_weights and "start_loss" in needs_of(e.aggregator.combine):
         raise UserError(
@@ -130,10 +130,11 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin
     advice = advise(facts, e.stop, equal_sizes=len(sizes.unique()) == 1, all_take_part=fewest == population.num_clients)
     simulation = Simulation(
         experiment=e,
+        laid=held.laid,
         advice=tuple(advice),
         bound=bound,
         trainer=bound.make_trainer(task),
-        columns=columns,
+        columns=held.columns,
         needs=needs_of(combine),
         evaluates_round=partial(e.eval.evaluates, rounds=e.rounds),
         stop=e.stop,
@@ -150,6 +151,28 @@ def prepare(experiment: Experiment, fitted: Fitted | None = None, origin: Origin
     )
     _check_bound(simulation)
     return simulation
+
+
+def _load(e: Experiment, dividing: Partition, facts: Mapping[Fact, str], fitted: Fitted | None) -> Held:
+    """Load the data and divide them among the clients."""
+    dataset = load_dataset(e.data, e.seed, fitted)
+    assignment = dividing.assign(dataset, e.num_clients, e.seed)
+    columns = _columns(e, dataset, facts, assignment)
+    e.check_columns(columns)
+    population = build_population(
+        dataset, assignment, validation_fraction=e.client.validation_fraction, seed=e.seed, dtype=e.torch_dtype()
+    )
+    if population.unseen is not None and Fact.NO_COMMON_MODEL in facts:
+        raise UserError(
+            f"eval.unseen_clients={e.eval.unseen_clients}: has nothing to judge, as with {facts[Fact.NO_COMMON_MODEL]} "
+            "there is no common model that a new client could get"
+        )
+    try:
+        check_testable(population)
+    except ValueError as error:
+        raise UserError(f"{dataset.name}: {error}") from None
+    e.check_clients(population, population.num_clients)
+    return Held(population, columns)
 
 
 def initial_state(simulation: Simulation, row: Tensor | None = None) -> State:

@@ -133,16 +133,12 @@ class Division:
             yield columns
             columns |= own()
             return
-        with store.noting() as notes:
+        with store.aside() as written:
             yield columns
-        sent = {f"{_COLUMN}{name}": column for name, column in own().items()}
-        for block, parts in notes.items():
-            clients = torch.cat(parts).unique()
-            sent |= {f"{block}/clients": clients, f"{block}/rows": store.rows(block, clients)}
+        sent = {f"{_COLUMN}{name}": column for name, column in own().items()} | written.state_dict()
         everything = self.world.gather(sent)
-        for rank, found in enumerate(everything):
-            if rank != self.world.rank:
-                store.load_state_dict({name: part for name, part in found.items() if not name.startswith(_COLUMN)})
+        for found in everything:
+            store.take({name: part for name, part in found.items() if not name.startswith(_COLUMN)})
         travelled = [{name: part for name, part in one.items() if name.startswith(_COLUMN)} for one in everything]
         columns |= {name.removeprefix(_COLUMN): part for name, part in self._joined(travelled).items()}
 

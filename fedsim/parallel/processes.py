@@ -48,6 +48,7 @@ class World:
         added_up: bytes of the tensors that were summed (payload; see docs/scaling.md for what the network carries).
         gathered: bytes of the tensors received from other processes.
         meetings: how often the processes have waited for each other to add up, gather or exchange.
+        offers: how many this process has made or asked for.
     """
 
     rank: int = 0
@@ -59,6 +60,7 @@ class World:
     added_up: int = 0
     gathered: int = 0
     meetings: int = 0
+    offers: int = 0
 
     def add_up(self, values: Tensor) -> None:
         """Replace `values` by their sum over all processes, the same bits in each."""
@@ -142,6 +144,19 @@ class World:
             content = torch.empty(int(length), dtype=torch.uint8)
             torch.distributed.broadcast(content, src=0)
         return _as_bytes(content)
+
+    def offer(self, value: Any) -> None:
+        """Leave plain data for the other processes of this machine, each of which calls `offered` once."""
+        self.store.set(self._next_offer(), json.dumps(value))
+
+    def offered(self) -> Any:
+        """Wait for what the first process of this machine offers."""
+        with _communication():
+            return json.loads(self.store.get(self._next_offer()))
+
+    def _next_offer(self) -> str:
+        self.offers += 1
+        return f"fedsim/offer/{self.rank - self.local_rank}/{self.offers}"
 
     def agree(self, row: Tensor, signals: list[int]) -> int:
         """After a round, check that all processes hold the same model `row` ``[P]``, and agree on a signal.

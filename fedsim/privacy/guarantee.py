@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,9 +133,7 @@ def _words(where: Sampling | None) -> str:
     return f"{where.expected:g} of {where.num_clients} clients, drawn without replacement"
 
 
-def _before(
-    origin: Origin | None, relation: str, names: tuple[str, ...]
-) -> tuple[tuple[Spending, ...], tuple[str, ...]]:
+def _before(origin: Origin | None, relation: str, names: Sequence[str]) -> tuple[tuple[Spending, ...], tuple[str, ...]]:
     """What was spent on these clients before round 1, and what must be said of the model that the run starts from."""
     if origin is None:
         return (), ()

@@ -25,6 +25,7 @@ from fedsim.errors import Diverged, ProcessLost, UserError, print_error
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, prepare
 from fedsim.federation.round import simulate
+from fedsim.federation.shared import publish, receive
 from fedsim.interrupts import Asked, after_the_round
 from fedsim.parallel.processes import World, join, world
 from fedsim.runs.checkpoints import decode_state, encode_state
@@ -51,11 +52,14 @@ def lead(simulation: Simulation, state: State, directory: Path) -> Simulation:
         return simulation
     _check_devices(here, simulation.experiment)
     record = (directory / "config.yaml").read_text(encoding="utf-8")
-    word = {"record": record, "directory": str(directory), "holds": _holds(simulation)}
-    word["prepared"] = json.dumps(simulation.population.fitted.record())
+    publish(here, simulation.laid)
+    word = {"record": record, "directory": str(directory), "data": data_hash(simulation.population)}
+    word |= {"devices": devices_hash(simulation) or "", "prepared": json.dumps(simulation.population.fitted.record())}
     here.send(json.dumps(word).encode())
     here.send(encode_state(state))
     here.busy = True
+    if simulation.laid is not None:
+        state.store.share(simulation.laid.rows.room)
     return replace(simulation, world=here)
 
 
@@ -138,19 +142,31 @@ def _follow(here: World, word: dict[str, str], allow_modules: Sequence[str], ask
     _check_devices(here, experiment)
     content = here.receive()
     torch.set_num_threads(experiment.threads or torch.get_num_threads())
-    simulation = prepare(experiment, read_fitted(json.loads(word["prepared"]), "process 0"))
-    if _holds(simulation) != word["holds"]:
-        raise UserError(
-            f"process {here.rank} has other samples or devices than process 0; all must find the same files"
-        )
+    simulation = _prepared(here, experiment, word, allow_modules)
     state = decode_state(content, experiment.torch_device())
+    if simulation.laid is not None:
+        state.store.share(simulation.laid.rows.room)
     with suppress(Diverged):  # the leader reports it
         for _ in in_step(replace(simulation, world=here), state, asked):
             pass
 
 
-def _holds(simulation: Simulation) -> str:
-    return f"{data_hash(simulation.population)} {devices_hash(simulation)}"
+def _prepared(here: World, experiment: Experiment, word: dict[str, str], allow_modules: Sequence[str]) -> Simulation:
+    """Prepare the run as process 0 has done, with the data that the first process of this machine has loaded."""
+    held, laid = receive(here, allow_modules) if here.local_rank > 0 else None, None
+    try:
+        fitted = read_fitted(json.loads(word["prepared"]), "process 0")
+        simulation = prepare(experiment, fitted, held=held, here=here)
+        its = data_hash(simulation.population) if held is None else word["data"]
+        if (its, devices_hash(simulation) or "") != (word["data"], word["devices"]):
+            raise UserError(
+                f"process {here.rank} has other samples or devices than process 0; all must find the same files"
+            )
+        laid = simulation.laid
+    finally:
+        if here.local_rank == 0:
+            publish(here, laid)  # after a failure, too, for the others wait for it
+    return simulation
 
 
 def _check_devices(here: World, experiment: Experiment) -> None:

@@ -188,7 +188,7 @@ def fork_run(
 def _prepared(directory: Path, experiment: Experiment) -> Simulation:
     """Prepare the data as the run did: labels and scales are those of its record, whatever the files hold by now."""
     found = recorded_preparation(directory)
-    return prepared(experiment) if found is None else prepare(experiment, *found)
+    return prepared(experiment, world()) if found is None else prepare(experiment, *found, here=world())
 
 
 def read_experiment(directory: Path, allow_modules: Sequence[str] = ()) -> Experiment:

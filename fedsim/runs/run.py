@@ -209,7 +209,7 @@ def run_experiment(
 
     def run() -> str:
         experiment.tracker.check()
-        simulation = prepared(experiment)
+        simulation = prepared(experiment, world())
         write_atomically(directory / "config.yaml", config_yaml.encode())
         write_files(directory, files or {})
         return record_run(simulation, directory, Start(first_state(simulation)))

@@ -18,6 +18,7 @@ from fedsim.errors import UserError, print_error
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import Simulation, initial_state, prepare
 from fedsim.models.recurrent import Architecture
+from fedsim.parallel.processes import ALONE, World
 from fedsim.recording.moved import moved
 from fedsim.recording.run_directory import refuse_links
 from fedsim.runs.checkpoints import checkpoint_path, checkpoint_rounds, load_checkpoint, read_run_facts
@@ -178,20 +179,24 @@ def _read(path: Path, round_number: int | None = None) -> SavedModel:
     return SavedModel(path, state, facts, run_facts)
 
 
-def prepared(experiment: Experiment) -> Simulation:
+def prepared(experiment: Experiment, here: World = ALONE) -> Simulation:
     """Prepare a run, whose data are prepared as those of the model that ``init_from`` names, if it names one.
+
+    Args:
+        experiment: the settings.
+        here: the processes that are about to run it; see `prepare`.
 
     Raises:
         UserError: if that model cannot be read, or data, partition and settings do not go together.
     """
     init_from = experiment.init_from
     if init_from is None:
-        return prepare(experiment)
+        return prepare(experiment, here=here)
     try:
         if is_state_dict(Path(init_from)):  # it does not say how its data were prepared, nor what was spent
-            return prepare(experiment, origin=Origin(init_from))
+            return prepare(experiment, origin=Origin(init_from), here=here)
         saved = read_model(Path(init_from))
-        simulation = prepare(experiment, saved.fitted, origin_of(saved, experiment))
+        simulation = prepare(experiment, saved.fitted, origin_of(saved, experiment), here=here)
     except UserError as error:
         raise UserError(f"init_from={init_from}: {error}") from None
     return simulation

@@ -10,6 +10,7 @@ from fedsim.errors import Diverged
 from fedsim.federation.experiment import Experiment
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.federation.round import simulate
+from fedsim.federation.shared import publish, receive
 from fedsim.parallel import processes as distributed
 from fedsim.runs.checkpoints import encode_state
 
@@ -27,8 +28,13 @@ def canonical(state):
 
 
 def run(world, record):
-    simulation = prepare(build.build(record, Experiment))
+    simulation = prepare(build.build(record, Experiment), held=receive(world) if world.rank else None, here=world)
+    if world.rank == 0:
+        publish(world, simulation.laid)
+    assert (simulation.laid is not None) == (world.size > 1)
     state = initial_state(simulation)
+    if simulation.laid is not None:
+        state.store.share(simulation.laid.rows.room)
     world.added_up = world.gathered = 0
     metrics, evaluation, reason = [], None, ""
     try:
