@@ -20,6 +20,7 @@ from numba.core.registry import cpu_target
 
 from fedsim.models.numba_kernels import scratch, softmax, softmax_scores, table, threads, walk_forward
 from fedsim.models.numba_kernels.compiling import disk_cache
+from fedsim.models.numba_kernels.plans import CELLS as CELLS  # for those who ask which there are
 from fedsim.models.numba_kernels.plans import Plan, backward_plan, forward_plan, functions, sizes_of
 from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
 
