@@ -33,7 +33,7 @@ LARGEST_MATRIX = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class DPSGD(Schedule):
-    """Gossip (D-PSGD, Lian 2017, Algorithm 1, whose lines 3 and 4 are exchanged as the paper allows).
+    """Gossip (D-PSGD, Lian 2017, Algorithm 1, with its two steps in the other order: training, then the average).
 
     Every client has a model of its own, all the same at first. In a round each trains it on its own samples and sends
     it to its neighbours, and
