@@ -76,6 +76,8 @@ METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ifca": ("IFCA, two models", ("schedule=ifca",)),
     "knn_per": ("kNN-Per", ("personalize=knn_per",)),
 }
+NO_COMMON_MODEL = ("local", "fedrep")
+"""Methods without one: in FedRep every client has a head of its own."""
 
 
 class Result(NamedTuple):
@@ -159,7 +161,7 @@ def table(task: Task, found: Sequence[tuple[str, float, list[Result]]]) -> Itera
     for method, rate, every in ordered:
         own, common = ([factor * getattr(r, part) for r in every] for part in ("own", "common"))
         spread = f" ± {stdev(own):.{digits}f}" if len(own) > 1 else ""
-        shared = "-" if method == "local" else f"{fmean(common):.{digits}f}"
+        shared = "-" if method in NO_COMMON_MODEL else f"{fmean(common):.{digits}f}"
         yield (
             f"| {METHODS[method][0]} | {fmean(own):.{digits}f}{spread} | {shared} | {rate:g} | "
             f"{fmean(r.bytes for r in every) / 1e6:,.0f} | {fmean(r.seconds for r in every):,.0f} |"
