@@ -60,7 +60,7 @@ TASKS = {
         "rmse",
         True,
         ("data=cmapss", "model=lstm", "model.hidden_size=32", "client.batch_size=32"),
-        (0.1, 0.3, 1.0),
+        (0.03, 0.1, 0.3),
     ),
 }
 METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {
