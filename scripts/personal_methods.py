@@ -2,13 +2,13 @@
 
     python scripts/personal_methods.py --roles shakespeare.txt --engines cmapss    # an hour on one core
     python scripts/personal_methods.py --roles shakespeare.txt --methods fedavg,ditto --seeds 0 --rounds 10
+    python scripts/personal_methods.py --roles shakespeare.txt --times             # seconds, with nothing else running
 
 Stopped, it goes on where it was. Roles are those of a text of plays (`data=shakespeare data.path=...`) with 300 samples
 or more; engines are those of C-MAPSS FD001 (`data=cmapss`), each of which saw one failure. Every method gets the same
 rounds, the same local work and the same grid of local learning rates. A rate is chosen by what a client would use, its
 own model if the method has one, on a fifth of its training samples that are held back (seed 0); test samples have no
-part in that. All clients take part in every round. Seconds are those of training on this machine, bytes those of all
-rounds in both directions.
+part in that. All clients take part in every round. Bytes are those of all rounds in both directions.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import json
 import math
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import NamedTuple
 
 import pandas as pd
@@ -76,18 +77,18 @@ METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ifca": ("IFCA, two models", ("schedule=ifca",)),
     "knn_per": ("kNN-Per", ("personalize=knn_per", "personalize.capacity=2000")),  # which takes seconds, not minutes
 }
+TURNS = 3
 NO_COMMON_MODEL = ("local", "fedrep")
 """Methods without one: in FedRep every client has a head of its own."""
 
 
 class Result(NamedTuple):
-    """Of a finished run: what a client would use, by held-back and by test samples; the common model; and the cost."""
+    """Of a finished run: what a client would use, by held-back and by test samples; the common model; and bytes."""
 
     validation: float
     own: float
     common: float
     bytes: float
-    seconds: float
 
 
 def result(place: Path, task: Task) -> Result | None:
@@ -96,11 +97,10 @@ def result(place: Path, task: Task) -> Result | None:
     status = json.loads(summary.read_text(encoding="utf-8")).get("status") if summary.exists() else None
     if status == "diverged":
         worst = math.inf if task.lower else -math.inf
-        return Result(worst, worst, worst, math.nan, math.nan)
+        return Result(worst, worst, worst, math.nan)
     if status not in ("done", "stopped"):
         return None
     last = pd.read_csv(place / "metrics.csv").iloc[-1]
-    timing = pd.read_csv(place / "timing.csv")
 
     def score(prefix: str, otherwise: str = "") -> float:
         name = f"{prefix}_{task.score}"
@@ -111,7 +111,6 @@ def result(place: Path, task: Task) -> Result | None:
         score("personal", "test"),
         score("test"),
         float(last.get("bytes_down", 0) + last.get("bytes_up", 0)),
-        float(timing["train"].sum()),
     )
 
 
@@ -146,6 +145,25 @@ def measured(name: str, task: Task, path: str, args: argparse.Namespace) -> Iter
         yield method, rate, every
 
 
+def times(task: Task, path: str, args: argparse.Namespace) -> Iterator[str]:
+    """The lines of a table of seconds; methods take turns, so that all meet the same moods of the machine."""
+    found: dict[str, list[tuple[float, float]]] = {method: [] for method in args.methods}
+    for _ in range(TURNS):
+        for method in args.methods:
+            with tempfile.TemporaryDirectory() as folder:
+                overrides = (*METHODS[method][1], f"data.path={path}", f"client.optimizer.lr={task.rates[0]:g}")
+                fedsim.run(
+                    *COMMON, *task.settings, *overrides, "rounds=4", "eval.every=4", directory=Path(folder) / "run"
+                )
+                timing = pd.read_csv(Path(folder) / "run" / "timing.csv")
+            found[method].append((median(timing["train"][2:]), timing["evaluate"].iloc[-1]))  # without the first round
+    yield f"| {task.title.partition(':')[0]} | seconds a round | seconds an evaluation |"
+    yield "|---|---:|---:|"
+    for method, turns in found.items():
+        train, evaluate = (median(column) for column in zip(*turns, strict=True))
+        yield f"| {METHODS[method][0]} | {train:.2f} | {evaluate:.2f} |"
+
+
 def rounds(args: argparse.Namespace) -> tuple[str, ...]:
     """The overrides of `--rounds`; models are judged at the end."""
     number = args.rounds or 60
@@ -155,8 +173,8 @@ def rounds(args: argparse.Namespace) -> tuple[str, ...]:
 def table(task: Task, found: Sequence[tuple[str, float, list[Result]]]) -> Iterator[str]:
     """The lines of a table, the best method first."""
     factor, digits = (1, 1) if task.lower else (100, 1)
-    yield f"| {task.title} | what a client uses | the common model | learning rate | MB in all | seconds |"
-    yield "|---|---:|---:|---:|---:|---:|"
+    yield f"| {task.title} | what a client uses | the common model | learning rate | MB in all |"
+    yield "|---|---:|---:|---:|---:|"
     ordered = sorted(found, key=lambda one: fmean(r.own for r in one[2]), reverse=not task.lower)
     for method, rate, every in ordered:
         own, common = ([factor * getattr(r, part) for r in every] for part in ("own", "common"))
@@ -164,7 +182,7 @@ def table(task: Task, found: Sequence[tuple[str, float, list[Result]]]) -> Itera
         shared = "-" if method in NO_COMMON_MODEL else f"{fmean(common):.{digits}f}"
         yield (
             f"| {METHODS[method][0]} | {fmean(own):.{digits}f}{spread} | {shared} | {rate:g} | "
-            f"{fmean(r.bytes for r in every) / 1e6:,.0f} | {fmean(r.seconds for r in every):,.0f} |"
+            f"{fmean(r.bytes for r in every) / 1e6:,.0f} |"
         )
 
 
@@ -175,6 +193,7 @@ def main() -> None:
     parser.add_argument("--engines", help="the folder with NASA's files")
     parser.add_argument("--methods", default=",".join(METHODS), help="some of them")
     parser.add_argument("--seeds", default="0,1,2", help="the first one chooses learning rates")
+    parser.add_argument("--times", action="store_true", help="measure how long rounds and evaluations take, no more")
     parser.add_argument("--rounds", type=int, help="instead of 60")
     parser.add_argument("--out", type=Path, default=Path("outputs/personal_methods"), help="where runs and tables go")
     args = parser.parse_args()
@@ -186,6 +205,9 @@ def main() -> None:
     args.out = args.out.absolute()
     for name, task in TASKS.items():
         if not (path := getattr(args, name)):
+            continue
+        if args.times:
+            print("\n".join(times(task, str(Path(path).absolute()), args)), end="\n\n")
             continue
         found = list(measured(name, task, str(Path(path).absolute()), args))
         text = "\n".join(table(task, found))

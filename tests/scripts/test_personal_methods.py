@@ -61,7 +61,16 @@ def test_validation_chooses_and_runs_are_kept(study, monkeypatch, capsys):
     one = module.result(places[best], task)
     assert 0 <= one.own <= 1
     assert one.bytes > 0
-    assert one.seconds > 0
+
+
+def test_times(study, capsys):
+    study("--times", "--methods", "fedavg,local")
+    lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [
+        "FedAvg, one model for all",
+        "local training, no exchange",
+    ]
+    assert not (study.out / "roles").exists()
 
 
 def test_a_run_that_diverged_is_the_worst(study, tmp_path):
