@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
     from fedsim.data.population import Population
 
 BALANCED = "balanced"
+LEAST, MOST = 1e-9, 1e9
+"""Of a weight: float32 would make 0 or infinity of what is far beyond, and all gradients zero or NaN."""
 
 
 def class_weights(setting: str | Sequence[float] | None, population: Population) -> tuple[float, ...]:
@@ -55,13 +56,13 @@ def check_class_weights(setting: str | Sequence[float] | None) -> str | None:
     """Return why a value of ``client.class_weights`` is none of those that are allowed; None if it is."""
     if setting is None or setting == BALANCED:
         return None
-    if not isinstance(setting, str) and setting and all(map(_positive, setting)):
+    if not isinstance(setting, str) and setting and all(map(_allowed, setting)):
         return None
-    return "must be null, balanced, or a list of finite numbers above 0, one for each class"
+    return f"must be null, balanced, or a list of numbers from {LEAST:g} to {MOST:g}, one for each class"
 
 
-def _positive(x: object) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) and x > 0
+def _allowed(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and LEAST <= x <= MOST
 
 
 def _shown(setting: str | Sequence[float]) -> str:

@@ -173,7 +173,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("lg", "lgfedavg"), "aggregator=lg_fedavg"),
         **dict.fromkeys(("mime_lite",), "aggregator=mimelite"),
         **dict.fromkeys(("attentive",), "aggregator=fedatt"),
-        **dict.fromkeys(("ifca", "hypcluster", "cfl"), "schedule=ifca"),
+        **dict.fromkeys(("ifca", "hypcluster"), "schedule=ifca"),
         **dict.fromkeys(("flhc", "fl_hc"), "schedule=flhc"),
         **dict.fromkeys(("hierfavg", "hierarchical", "edge", "edges"), "schedule=hierfavg"),
         **dict.fromkeys(("dpsgd", "d_psgd", "gossip", "decentralized", "p2p"), "schedule=dpsgd aggregator=mean"),

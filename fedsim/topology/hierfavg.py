@@ -159,8 +159,8 @@ class HierFAVG(Schedule):
                 + (f" (and for {len(missing) - 1} more of {len(names)})" if len(missing) > 1 else "")
                 + did_you_mean(missing[0], known)
             )
-        found = list(dict.fromkeys(known[name] for name in names))
-        return torch.tensor([found.index(known[name]) for name in names])
+        number = {edge: k for k, edge in enumerate(dict.fromkeys(known[name] for name in names))}
+        return torch.tensor([number[known[name]] for name in names])
 
 
 @dataclass(frozen=True, kw_only=True)
