@@ -178,9 +178,9 @@ def loss_and_gradient(
 
 
 def _has_head(arch: Architecture, kernels: ModuleType, dtype: torch.dtype) -> bool:
-    """Whether the kernels have one for the head, its softmax and loss."""
+    """Whether the kernels have one for the head, its softmax, loss and gradients."""
     fits = getattr(kernels, "head_fits", lambda *shape: False)
-    return arch.task is not Task.REGRESSION and fits(arch.head_size, arch.num_outputs, dtype)
+    return arch.task is not Task.REGRESSION and fits(arch.head_size, dtype)
 
 
 def _head_loss(
@@ -283,7 +283,8 @@ def score(arch: Architecture, rows: Tensor, batch: Batch, kernels: ModuleType) -
     """Evaluate a batch per client without dropout; `rows` is ``[C, P]``, sums are ``[C, b]``."""
     views = arch.layout.views(rows)
     tape = _forward(arch, views, batch, kernels, None, keep=False)
-    if not _has_head(arch, kernels, rows.dtype):
+    fits = getattr(kernels, "scores_fit", lambda *shape: False)
+    if arch.task is Task.REGRESSION or not fits(arch.head_size, arch.num_outputs, rows.dtype):
         return score_outputs(arch, head.outputs(arch, views, tape.head), batch)
     targets, valid = _valid_targets(arch.task, batch)
     weight, bias = views[arch.head_weight], views.get("head.bias")

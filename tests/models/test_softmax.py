@@ -1,5 +1,6 @@
-"""The kernels of heads with many outputs, and where they take part in training and evaluation."""
+"""The kernels of heads, with few outputs and with many, and where they take part in training and evaluation."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,8 @@ from fedsim.clients.engine import StackedEngine
 from fedsim.data.dataset import Task, WordTokens
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.models import numba_kernels, stacked
-from fedsim.models.numba_kernels import softmax
+from fedsim.models.numba_kernels import head, softmax_scores
+from fedsim.models.numba_kernels.pointers import VECTOR_BYTES
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +46,15 @@ def by_autograd(features, models, targets, shares, tokens, bias):
     return loss.detach(), features.grad, models.grad
 
 
-# one block of predictions and three; fewer tokens than a chunk, as many, and one more; one of everything
-@pytest.mark.parametrize("shape", [(3, 301, 32, 1003), (2, 5, 16, 64), (1, 40, 48, 65), (4, 1, 16, 3), (1, 1, 16, 1)])
+# many outputs: three blocks of predictions; whole chunks, and one more; few: one of everything; a vector of predictions
+# that is not full; a block that is full, and two of them, the second one smaller; the most outputs
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((3, 301, 32, 1003), (2, 5, 16, 256), (1, 40, 48, 257)),
+        *((1, 1, 16, 1), (4, 1, 16, 3), (2, 21, 32, 9), (3, 64, 16, 17), (2, 101, 48, 5), (1, 40, 48, 255)),
+    ],
+)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_loss_and_gradients_are_those_of_autograd(shape, bias, dtype):
@@ -71,64 +80,104 @@ def test_loss_and_gradients_are_those_of_autograd(shape, bias, dtype):
 
 
 @pytest.mark.parametrize(("value", "shown"), [(torch.nan, torch.isnan), (torch.inf, torch.isnan)])
-def test_what_is_not_finite_shows(value, shown):
-    features, models, targets, shares = drawn((2, 9, 16, 70), torch.float32)
-    weight, biases = parts(models, 16, 70)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("tokens", [34, 70, 300])
+def test_what_is_not_finite_shows(value, shown, dtype, tokens):
+    """In the loss of the client that has it, whichever output it is in, and in no other's."""
+    features, models, targets, shares = drawn((2, 9, 16, tokens), dtype)
+    weight, biases = parts(models, 16, tokens)
     weight[1, 33, 2] = value
     shares[1] = 0.1
-    into = parts(torch.empty_like(models), 16, 70)
+    into = parts(torch.empty_like(models), 16, tokens)
     loss, d_features = numba_kernels.head_loss(features, weight, biases, targets, shares, into)
     assert loss[0].isfinite()
     assert shown(loss[1])
     assert shown(d_features[1]).any()
 
 
-def test_logits_far_apart():
+@pytest.mark.parametrize("tokens", [7, 300])
+def test_logits_far_apart(tokens):
     """The largest is 1,000 above the rest: a loss of 0 there, and of 1,000 for a target that is not the largest."""
     features = torch.ones(1, 2, 16)
-    weight = torch.zeros(1, 300, 16)
+    weight = torch.zeros(1, tokens, 16)
     weight[0, 5] = 1000 / 16
     targets, shares = torch.tensor([[5, 6]]), torch.tensor([[1.0, 0.5]])
     into = torch.empty_like(weight), None
     loss, _ = numba_kernels.head_loss(features, weight, None, targets, shares, into)
     assert loss.item() == 500.0
-    expected = torch.zeros(300)
+    expected = torch.zeros(tokens)
     expected[5], expected[6] = 0.5, -0.5  # p - 1 = 0 of the first; 0.5 (p - [target]) of the second
     torch.testing.assert_close(into[0][0], expected[:, None].expand(-1, 16), rtol=0, atol=1e-30)
 
 
-def test_logits_far_below():
-    """All are -1.6e31, below anything that might fill up a row: they are equally likely, p = 1/300."""
-    features, weight = torch.ones(1, 1, 16), torch.full((1, 300, 16), -1e30)
+@pytest.mark.parametrize(("tokens", "expected_loss"), [(12, math.log(12)), (300, 0.0)])
+def test_logits_far_below(tokens, expected_loss):
+    """All are -1.6e31, below anything that might fill up a row: they are equally likely, p = 1 / tokens.
+
+    Of many, log(300) is added to the largest first, and is beyond the digits of 1.6e31.
+    """
+    features, weight = torch.ones(1, 1, 16), torch.full((1, tokens, 16), -1e30)
     into = torch.empty_like(weight), None
     loss, _ = numba_kernels.head_loss(features, weight, None, torch.tensor([[7]]), torch.ones(1, 1), into)
-    assert loss.item() == 0.0  # log(300) is beyond the digits of 1.6e31
-    expected = torch.full((300,), 1 / 300)
+    assert loss.item() == pytest.approx(expected_loss, rel=1e-6)
+    expected = torch.full((tokens,), 1 / tokens)
     expected[7] -= 1
     torch.testing.assert_close(into[0][0], expected[:, None].expand(-1, 16), rtol=1e-5, atol=0)
 
 
-def test_shapes_that_it_takes():
-    lanes = softmax.VECTOR_BYTES // 4
-    assert softmax.fits(2 * lanes, 256, torch.float32)
-    assert not softmax.fits(2 * lanes, 255, torch.float32)
-    assert not softmax.fits(2 * lanes + 1, 256, torch.float32)
+def test_the_logarithm_of_a_softmax():
+    """One output is above the others by x: log(1 + (count - 1) exp(-x)), between log(count) and 0, in float32.
+
+    Each of the sum's additions rounds by up to 2^-24 of it, which the logarithm makes an absolute error; another 3e-7 of
+    the value are the last digits of the exponential and of the logarithm.
+    """
+    apart = torch.linspace(0, 20, 1001, dtype=torch.float64)
+    for count in (2, 200):
+        features = torch.zeros(1, 1001, 16)
+        features[0, :, 0] = apart
+        weight = torch.zeros(1, count, 16)
+        weight[0, 0, 0] = 1
+        targets, shares = torch.zeros(1, 1001, dtype=torch.int64), torch.zeros(1, 1001)
+        expected = ((count - 1) * (-features[0, :, 0].double()).exp()).log1p()
+        for place in range(0, 1001, 50):
+            shares.zero_()[0, place] = 1
+            loss, _ = numba_kernels.head_loss(features, weight, None, targets, shares, (torch.empty_like(weight), None))
+            assert loss.item() == pytest.approx(expected[place].item(), rel=3e-7, abs=count * 2**-24)
+
+
+def test_shapes_that_they_take():
+    lanes = VECTOR_BYTES // 4
+    assert head.fits(2 * lanes, torch.float32)
+    assert not head.fits(2 * lanes + 1, torch.float32)
+    assert numba_kernels.scores_fit(2 * lanes, 64, torch.float32)
+    assert not numba_kernels.scores_fit(2 * lanes, 63, torch.float32)
+    assert not numba_kernels.scores_fit(2 * lanes + 1, 64, torch.float32)
 
 
 TIED = ("model.embedding_size=8", "model.head_projection=8", "model.tied_embeddings=true")
 
 
+@pytest.mark.parametrize("fewest", [2, 256])
 @pytest.mark.parametrize(
-    "overrides", [("model.head_projection=8",), TIED, ("model.hidden_size=16", "model.bias=false")]
+    ("task", "overrides"),
+    [
+        (Task.SEQUENCE_LABELLING, ("model.head_projection=8",)),
+        (Task.SEQUENCE_LABELLING, TIED),
+        (Task.SEQUENCE_LABELLING, ("model.hidden_size=16", "model.bias=false")),
+        (Task.CLASSIFICATION, ("model.hidden_size=8",)),
+        (Task.CLASSIFICATION, ("model.hidden_size=8", "client.class_weights=[1,3,0.5,2]", "client.batch_size=7")),
+    ],
 )
-def test_training_with_it(tiny, monkeypatch, overrides):
-    """A tiny text, taken by this kernel and by torch's operations: the same deltas to rounding."""
-    experiment = replace(tiny(*overrides, task=Task.SEQUENCE_LABELLING), engine=StackedEngine(kernels="numba"))
+def test_training_with_them(tiny, monkeypatch, task, overrides, fewest):
+    """By the kernel of few outputs or of many, and by torch's operations: the same deltas to rounding."""
+    experiment = replace(tiny(*overrides, task=task), engine=StackedEngine(kernels="numba"))
     sim = prepare(experiment)
     state, clients = initial_state(sim), torch.arange(3)
-    expected, report = sim.trainer.train(state.row, clients, 1, state.store)
+    with monkeypatch.context() as without:
+        without.setattr(numba_kernels, "head_fits", lambda *shape: False)
+        expected, report = sim.trainer.train(state.row, clients, 1, state.store)
     seen = []
-    monkeypatch.setattr(softmax, "FEWEST_TOKENS", 2)
+    monkeypatch.setattr(head, "FEWEST_TOKENS", fewest)
     real = numba_kernels.head_loss
     monkeypatch.setattr(numba_kernels, "head_loss", lambda *arguments: seen.append(1) or real(*arguments))
     deltas, same = sim.trainer.train(state.row, clients, 1, state.store)
@@ -204,7 +253,7 @@ def test_evaluation_with_it(tiny, monkeypatch, task, words):
 
     expected = scored()
     seen = []
-    monkeypatch.setattr(softmax, "FEWEST_TOKENS", 2)
+    monkeypatch.setattr(softmax_scores, "FEWEST_TOKENS", 2)
     real = numba_kernels.head_scores
     monkeypatch.setattr(numba_kernels, "head_scores", lambda *arguments: seen.append(1) or real(*arguments))
     found = scored()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from numba.core.registry import cpu_target
 
-from fedsim.models.numba_kernels import scratch, softmax, softmax_scores, table, threads, walk_forward
+from fedsim.models.numba_kernels import head, scratch, softmax_scores, table, threads, walk_forward
 from fedsim.models.numba_kernels.compiling import disk_cache
 from fedsim.models.numba_kernels.plans import CELLS as CELLS  # for those who ask which there are
 from fedsim.models.numba_kernels.plans import Plan, backward_plan, forward_plan, functions, sizes_of
@@ -196,9 +196,14 @@ def _sum_shares(d_weights: Weights, c: int, into: Weights | None) -> Weights:
     return into or Weights(*sums)  # type: ignore[arg-type]  # the first two are never None
 
 
-def head_fits(width: int, tokens: int, dtype: torch.dtype) -> bool:
-    """Whether `head_loss` takes a head of `tokens` outputs from `width` numbers."""
-    return softmax.fits(width, tokens, dtype)
+def head_fits(width: int, dtype: torch.dtype) -> bool:
+    """Whether `head_loss` takes a head of outputs from `width` numbers."""
+    return head.fits(width, dtype)
+
+
+def scores_fit(width: int, tokens: int, dtype: torch.dtype) -> bool:
+    """Whether `head_scores` takes a head of `tokens` outputs from `width` numbers, and is worth compiling for it."""
+    return head.fits(width, dtype) and tokens >= softmax_scores.FEWEST_TOKENS
 
 
 def head_loss(
@@ -209,8 +214,8 @@ def head_loss(
     shares: Tensor,
     into: tuple[Tensor, Tensor | None],
 ) -> tuple[Tensor, Tensor]:
-    """See `softmax.loss_and_gradient`."""
-    return softmax.loss_and_gradient(features, weight, bias, targets, shares, most_threads(), into)
+    """See `head.loss_and_gradient`."""
+    return head.loss_and_gradient(features, weight, bias, targets, shares, most_threads(), into)
 
 
 def head_scores(

@@ -143,6 +143,38 @@ def exp(x: Vector) -> Vector:
     return _exp_minus_1(x.where_less(-87.0, -87.0))[1]
 
 
+# log(1 + z) = z - z^2 / 2 + z^3 * polynomial(z) to the last bit of float32 from sqrt(1/2) to sqrt(2): Cephes, logf.
+_LOG = (
+    *(7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1),
+    *(2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1),
+)
+_SQRT_HALF = 0x3F3504F3  # the bits of sqrt(1/2)
+_MANTISSA = 0x7FFFFF
+
+
+def log(x: Vector) -> Vector:
+    """The natural logarithm of positive normal numbers; NaN stays NaN."""
+    if isinstance(x.value.type.element, ir.DoubleType):
+        return x._library("log")
+    builder, vector = x.builder, x.value.type
+    whole = ir.VectorType(LANE, vector.count)
+
+    def bits(number: int) -> ir.Constant:
+        return ir.Constant(whole, [number] * vector.count)
+
+    # x = 2^n (1 + z), with 1 + z between sqrt(1/2) and sqrt(2)
+    above = builder.sub(builder.bitcast(x.value, whole), bits(_SQRT_HALF))
+    n = Vector(builder, builder.sitofp(builder.ashr(above, bits(23)), vector))
+    mantissa = builder.add(builder.and_(above, bits(_MANTISSA)), bits(_SQRT_HALF))
+    z = Vector(builder, builder.bitcast(mantissa, vector)) - 1.0
+    tail = z * _LOG[0] + _LOG[1]
+    for coefficient in _LOG[2:]:
+        tail = tail * z + coefficient
+    result = (tail * z - 0.5) * (z * z) + n * _LN2_LOW + z + n * _LN2_HIGH
+    nan = builder.fcmp_unordered("uno", x.value, x.value)
+    return Vector(builder, builder.select(nan, x.value, result.value))
+
+
 def load(builder: ir.IRBuilder, pointer: ir.Value, vector: ir.Type) -> ir.Value:
     """Load a vector that need not be aligned."""
     value = builder.load(builder.bitcast(pointer, vector.as_pointer()))

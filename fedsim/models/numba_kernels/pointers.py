@@ -141,6 +141,13 @@ def clear(context: Any, target: types.CPointer, count: types.Integer) -> Any:
     return types.void(target, types.intp), generate
 
 
+@njit
+def fill(target: Any, count: int, value: float) -> None:
+    """Write a number `count` times."""
+    for j in range(count):
+        target[j] = value
+
+
 @intrinsic
 def prefetch(context: Any, start: types.CPointer, count: types.Integer) -> Any:
     """Ask for `count` numbers to be brought into the cache."""

@@ -1,4 +1,4 @@
-"""The head over many tokens, its softmax, loss and gradients, a client at a time.
+"""The head over many outputs, its softmax, loss and gradients, a client at a time.
 
 For thousands of tokens the head is most of the work. Its products are those of the recurrent kernels here, which run
 faster on these shapes than the library's, and the logits of a block of predictions go through product, softmax and both
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numba import types
 
-from fedsim.models.numba_kernels import product, scratch, threads
+from fedsim.models.numba_kernels import product
 from fedsim.models.numba_kernels.compiling import compiled_function
 from fedsim.models.numba_kernels.formulas import Vector, elementwise, exp
 from fedsim.models.numba_kernels.pointers import (
@@ -26,22 +26,19 @@ from fedsim.models.numba_kernels.pointers import (
     c_type,
     clear,
     copy,
+    fill,
     njit,
     take_ticket,
 )
 from fedsim.models.numba_kernels.product import pack, pack_transposed
 from fedsim.models.numba_kernels.product import product as multiply_by
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-FEWEST_TOKENS = 256
-"""Below as many outputs, torch's operations are as good."""
 _BLOCK_ROWS = 128
 CHUNK = 64
 """Numbers of a row that are reduced side by side, whatever a vector of the machine has."""
 
-# Places in the int64 table: counters shared by the threads, sizes, addresses and strides, and regions of the scratch.
+# Places in the int64 table: counters shared by the threads, sizes, addresses and strides, which `softmax_few` has too,
+# and regions of the scratch.
 (
     WORKER,
     ITEM,
@@ -91,31 +88,27 @@ def _scaled(row: Vector, factor: Vector) -> tuple[Vector | None, ...]:
     return row * factor, None
 
 
-_largest_row, _exp_row, _scaled_row = elementwise(_largest), elementwise(_exp_and_sum), elementwise(_scaled)
+largest_row, exp_row, scaled_row = elementwise(_largest), elementwise(_exp_and_sum), elementwise(_scaled)
 
 
 @njit
-def fill(target: Any, count: int, value: float) -> None:
-    """Write a number `count` times."""
-    for j in range(count):
-        target[j] = value
+def softmax(row: Any, ld: int, chunk: int, reduced: Any) -> float:
+    """Turn a row of `ld` logits into their exponentials below the largest; return the logarithm of their sum.
 
-
-@njit
-def softmax(row: Any, ld: int, reduced: Any) -> float:
-    """Turn a row of `ld` logits into their exponentials below the largest; return the logarithm of their sum."""
-    most, total = reduced, advance(reduced, CHUNK)
-    copy(most, row, CHUNK)
-    for j in range(CHUNK, ld, CHUNK):
-        _largest_row((advance(row, j), most), CHUNK)
+    Of the row `chunk` numbers are reduced side by side, in `reduced`, which has room for twice as many.
+    """
+    most, total = reduced, advance(reduced, chunk)
+    copy(most, row, chunk)
+    for j in range(chunk, ld, chunk):
+        largest_row((advance(row, j), most), chunk)
     largest = most[0]
-    for j in range(1, CHUNK):
+    for j in range(1, chunk):
         largest = most[j] if most[j] > largest else largest
-    fill(most, CHUNK, largest)
-    clear(total, CHUNK)
-    for j in range(0, ld, CHUNK):
-        _exp_row((advance(row, j), most, total), CHUNK)
-    for j in range(1, CHUNK):
+    fill(most, chunk, largest)
+    clear(total, chunk)
+    for j in range(0, ld, chunk):
+        exp_row((advance(row, j), most, total), chunk)
+    for j in range(1, chunk):
         total[0] += total[j]
     log_sum: float = math.log(total[0]) + largest
     return log_sum
@@ -158,11 +151,11 @@ def _item(data: Any, region: Any, client: int) -> None:
             fill(advance(row, tokens), ld - tokens, -math.inf)  # the columns that fill up the last chunk
             target = targets[first + i]
             right = row[target]
-            log_sum = softmax(row, ld, reduced)
+            log_sum = softmax(row, ld, CHUNK, reduced)
             loss += share * (log_sum - right)
             fill(reduced, CHUNK, share / advance(reduced, CHUNK)[0])
             for j in range(0, ld, CHUNK):
-                _scaled_row((advance(row, j), reduced), CHUNK)
+                scaled_row((advance(row, j), reduced), CHUNK)
             row[target] -= share
         d_block = advance(d_features, first * width)
         multiply_by(call, (d_block, width, zeros, 0, logits, ld, 1, down, 0, m, width, tokens))
@@ -194,14 +187,9 @@ def _kernels(dtype: torch.dtype) -> tuple[Any, Any]:
     return compiled_function(run_softmax, walk), compiled_function(product.multiply, step)
 
 
-def fits(width: int, tokens: int, dtype: torch.dtype) -> bool:
-    """Whether `loss_and_gradient` takes a head of this shape: enough tokens, and rows of whole vectors."""
-    return tokens >= FEWEST_TOKENS and width % (VECTOR_BYTES // dtype.itemsize) == 0
-
-
 @lru_cache(maxsize=64)
-def _plan(shape: tuple[int, int, int], tokens: int, dtype: torch.dtype) -> tuple[Any, int]:
-    """The table without addresses, and the bytes of a worker's scratch memory."""
+def plan(shape: tuple[int, int, int], tokens: int, dtype: torch.dtype) -> tuple[Any, Any, int]:
+    """The kernel, its table without addresses, and the bytes of a worker's scratch memory."""
     clients, rows, width = shape
     table = np.zeros(TABLE_SIZE, np.int64)
     ld = -(-tokens // CHUNK) * CHUNK
@@ -209,7 +197,8 @@ def _plan(shape: tuple[int, int, int], tokens: int, dtype: torch.dtype) -> tuple
     block = -(-rows // blocks)
     lanes = VECTOR_BYTES // dtype.itemsize
     table[ITEMS], table[ROWS], table[WIDTH], table[TOKENS] = clients, rows, width, tokens
-    table[LD], table[BLOCK], table[MULTIPLY] = ld, block, _kernels(dtype)[1].address
+    walk, step = _kernels(dtype)
+    table[LD], table[BLOCK], table[MULTIPLY] = ld, block, step.address
     end = 0
     for place, count in (
         (AT_LOGITS, block * ld),
@@ -223,45 +212,4 @@ def _plan(shape: tuple[int, int, int], tokens: int, dtype: torch.dtype) -> tuple
         table[place] = end
         end += -(-count // 64) * 64 + 64
     table[SCRATCH_STRIDE] = end
-    return table, end * dtype.itemsize
-
-
-def loss_and_gradient(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    shares: Tensor,
-    most: int,
-    into: tuple[Tensor, Tensor | None],
-) -> tuple[Tensor, Tensor]:
-    """The loss of a softmax over the outputs of a linear head, and its gradients.
-
-    Args:
-        features: ``[C, R, F]``.
-        weight: ``[C, K, F]``, every client's part contiguous.
-        bias: ``[C, K]``, or None.
-        targets: ``[C, R]`` int64.
-        shares: ``[C, R]``, the weight of each prediction in the client's loss; 0 for one that does not count.
-        most: threads.
-        into: where to write the gradients of weight and bias; every client's part contiguous.
-
-    Returns:
-        ``[C]`` loss, and the gradient of the features ``[C, R, F]``.
-    """
-    clients = len(features)
-    features, shares, targets = features.contiguous(), shares.contiguous(), targets.contiguous()
-    values, scratch_bytes = _plan(tuple(features.shape), weight.shape[1], features.dtype)
-    table = values.copy()
-    loss, d_features = features.new_empty(clients), torch.empty_like(features)
-    for place, tensor in ((FEATURES, features), (TARGETS, targets), (SHARES, shares), (LOSS, loss)):
-        table[place] = tensor.data_ptr()
-    table[D_FEATURES] = d_features.data_ptr()
-    for place, one in ((W, weight), (BIAS, bias), (D_W, into[0]), (D_BIAS, into[1])):
-        if one is not None:
-            assert one[0].is_contiguous()
-            table[place], table[place + 1] = one.data_ptr(), one.stride(0)
-    workers = min(most, clients)
-    table[SCRATCH] = scratch.memory(workers * scratch_bytes)
-    threads.run(_kernels(features.dtype)[0], table.ctypes.data, workers)
-    return loss, d_features
+    return walk, table, end * dtype.itemsize

@@ -1,4 +1,4 @@
-"""Loss and hits of a head over many tokens, for evaluation: `softmax` without gradients.
+"""Loss and hits of a head, for evaluation: `softmax` without gradients.
 
 The outputs of a block of predictions are reduced to three numbers each while they are in the cache.
 """
@@ -24,16 +24,20 @@ from fedsim.models.numba_kernels.pointers import (
     c_type,
     clear,
     copy,
+    fill,
     njit,
     take_ticket,
 )
 from fedsim.models.numba_kernels.product import pack_transposed
 from fedsim.models.numba_kernels.product import product as multiply_by
-from fedsim.models.numba_kernels.softmax import CHUNK, fill, softmax
+from fedsim.models.numba_kernels.softmax import CHUNK as LONG_CHUNK
+from fedsim.models.numba_kernels.softmax import softmax
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+FEWEST_TOKENS = 64
+"""Below as many outputs, torch's operations are nearly as fast."""
 _BLOCK_ROWS = 64
 """Predictions at a time: enough to be worth fetching the weights again."""
 _FEWEST_ROWS = 256
@@ -50,6 +54,7 @@ _FEWEST_ROWS = 256
     WIDTH,
     TOKENS,
     LD,
+    CHUNK,
     BLOCK,
     FEATURES,
     TARGETS,
@@ -67,7 +72,7 @@ _FEWEST_ROWS = 256
     AT_BIAS,
     AT_REDUCED,
     TABLE_SIZE,
-) = range(26)
+) = range(27)
 
 
 def _larger(row: Vector, right: Vector, count: Vector) -> tuple[Vector | None, ...]:
@@ -78,14 +83,14 @@ _larger_row = elementwise(_larger)
 
 
 @njit
-def _count_larger(row: Any, ld: int, right: float, reduced: Any) -> float:
+def _count_larger(row: Any, ld: int, chunk: int, right: float, reduced: Any) -> float:
     """How many of a row are larger than `right`."""
-    count = advance(reduced, CHUNK)
-    fill(reduced, CHUNK, right)
-    clear(count, CHUNK)
-    for j in range(0, ld, CHUNK):
-        _larger_row((advance(row, j), reduced, count), CHUNK)
-    for j in range(1, CHUNK):
+    count = advance(reduced, chunk)
+    fill(reduced, chunk, right)
+    clear(count, chunk)
+    for j in range(0, ld, chunk):
+        _larger_row((advance(row, j), reduced, count), chunk)
+    for j in range(1, chunk):
         count[0] += count[j]
     total: float = count[0]
     return total
@@ -105,7 +110,8 @@ def _is_first(row: Any, tokens: int, target: int) -> bool:
 @njit
 def _item(data: Any, region: Any, item: int) -> None:
     table = as_table(data)
-    all_rows, width, tokens, ld, parts = table[ROWS], table[WIDTH], table[TOKENS], table[LD], table[PARTS]
+    all_rows, width, tokens, parts = table[ROWS], table[WIDTH], table[TOKENS], table[PARTS]
+    ld, chunk = table[LD], table[CHUNK]
     client, part = item // parts, item % parts
     start = part * all_rows // parts
     rows = (part + 1) * all_rows // parts - start
@@ -132,10 +138,10 @@ def _item(data: Any, region: Any, item: int) -> None:
                 continue
             fill(advance(row, tokens), ld - tokens, -math.inf)  # the columns that fill up the last chunk
             right = row[target]
-            larger = _count_larger(row, ld, right, reduced)
+            larger = _count_larger(row, ld, chunk, right, reduced)
             hits[first + i] = 1.0 if larger == 0.0 and _is_first(row, tokens, target) else 0.0
             ahead[first + i] = larger
-            loss[first + i] = softmax(row, ld, reduced) - right
+            loss[first + i] = softmax(row, ld, chunk, reduced) - right
 
 
 def run_scores(data: Any) -> None:
@@ -162,16 +168,18 @@ def _plan(shape: tuple[int, int, int], tokens: int, dtype: torch.dtype, most: in
     """The table without addresses, and the bytes of a worker's scratch memory."""
     clients, rows, width = shape
     table = np.zeros(TABLE_SIZE, np.int64)
-    ld = -(-tokens // CHUNK) * CHUNK
+    chunk = LONG_CHUNK if tokens >= 4 * LONG_CHUNK else VECTOR_BYTES // dtype.itemsize
+    ld = -(-tokens // chunk) * chunk
     parts = max(1, min(-(-4 * most // clients), rows // _FEWEST_ROWS))  # so that no thread idles for long
     table[ITEMS], table[PARTS], table[ROWS], table[WIDTH], table[TOKENS] = clients * parts, parts, rows, width, tokens
-    table[LD], table[BLOCK], table[MULTIPLY] = ld, min(rows, _BLOCK_ROWS), _kernels(dtype)[1].address
+    table[LD], table[CHUNK] = ld, chunk
+    table[BLOCK], table[MULTIPLY] = min(rows, _BLOCK_ROWS), _kernels(dtype)[1].address
     end = 0
     for place, count in (
         (AT_OUTPUTS, min(rows, _BLOCK_ROWS) * ld),
         (AT_ACROSS, width * (ld + 4 * VECTOR_BYTES // dtype.itemsize)),
         (AT_BIAS, ld),
-        (AT_REDUCED, 2 * CHUNK),
+        (AT_REDUCED, 2 * chunk),
     ):
         table[place] = end
         end += -(-count // 64) * 64 + 64
