@@ -67,6 +67,23 @@ def _say(text: str) -> None:
         print_error(text, "warning")
 
 
+def place_for_kernels(package: Path) -> Path | None:
+    """The folder for a package's compiled kernels, or None if there is none that can be written to.
+
+    That is where Numba would keep them: the folder in ``NUMBA_CACHE_DIR``, else the package's own for compiled code,
+    else the user's for caches. Where none can be written to, `temporary_folder` takes their place.
+    """
+    if named := os.environ.get("NUMBA_CACHE_DIR"):
+        usable = Path(named) if can_write(Path(named)) else None
+    else:
+        home = usual("XDG_CACHE_HOME", ".cache")
+        places = (package / "__pycache__", None if home is None else home / "fedsim" / "kernels")
+        usable = next((place for place in places if can_write(place)), None)
+    if usable is None and (folder := temporary_folder()) is not None:
+        usable = folder / "kernels"
+    return usable
+
+
 def find_place_for_numba(package: Path) -> bool:
     """Let Numba keep what it compiles of a package's files in a folder that can be written to.
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from numba.core import config
 
 from fedsim import caches
 from fedsim.models import numba_kernels
-from fedsim.models.numba_kernels import compiling, plans
+from fedsim.models.numba_kernels import kernels, machine_code, plans, table
 
 
 @pytest.fixture(autouse=True)
@@ -62,29 +63,116 @@ def test_numba_keeps_its_place_while_it_can(tmp_path, temporary, monkeypatch, ca
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("usable", "place"),
+    [
+        ({"own", "package", "home"}, "own/here"),
+        ({"package", "home"}, None),  # the folder that was named is the only one, besides the temporary
+        ({"package", "home", "unnamed"}, "package/__pycache__"),
+        ({"home", "unnamed"}, "home/fedsim/kernels"),
+        ({"unnamed"}, None),
+    ],
+)
+def test_where_kernels_are_kept(tmp_path, temporary, monkeypatch, usable, place):
+    for name in ("own", "package", "home"):
+        (tmp_path / name).mkdir() if name in usable else (tmp_path / name).touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "" if "unnamed" in usable else str(tmp_path / "own" / "here"))
+    expected = temporary / "kernels" if place is None else tmp_path / place
+    assert caches.place_for_kernels(tmp_path / "package") == expected
+
+
+def load(cell="gru", dtype=torch.float32):
+    """Load a small kernel as a process does that has not loaded it before."""
+    module, step, _, *_ = plans.CELLS[cell]
+    return kernels.kernel.__wrapped__(module, step, table.STEP_KINDS, dtype)
+
+
 def test_without_a_place_kernels_are_compiled_anew(monkeypatch):
-    monkeypatch.setattr(compiling, "find_place_for_numba", lambda package: False)
+    monkeypatch.setattr(machine_code, "place_for_kernels", lambda package: None)
     assert not numba_kernels.compiled("gru", torch.float32)
-    multiply, signature = plans.functions("gru", torch.float32)[2]
-    one = compiling.compiled_function.__wrapped__(multiply, signature)
-    assert one.address
-    assert one.cache_hits == 0
-    monkeypatch.undo()
-    again = compiling.compiled_function.__wrapped__(multiply, signature)
-    assert again.cache_hits <= 1
+    for _ in range(2):
+        one = load()
+        assert one.address
+        assert not one.kept
 
 
-@pytest.mark.parametrize("damage", ["index", "data"])
-def test_damaged_kernels_are_compiled_again(tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "kept"))
-    multiply, signature = plans.functions("gru", torch.float32)[2]
-    assert compiling.compiled_function.__wrapped__(multiply, signature).cache_hits == 0
-    assert compiling.compiled_function.__wrapped__(multiply, signature).cache_hits == 1
-    (file,) = (tmp_path / "kept").rglob("*.nbi" if damage == "index" else "*.nbc")
-    file.write_bytes(file.read_bytes()[:100])
-    again = compiling.compiled_function.__wrapped__(multiply, signature)
-    assert again.cache_hits == 0
+def test_kernels_are_kept(tmp_path, monkeypatch):
+    """One file per function and dtype; none of another program, processor or setting is taken."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kept"))
+    machine_code._key.cache_clear()
+    try:
+        assert not load().kept
+        assert load().kept
+        assert not load(dtype=torch.float64).kept
+        assert [file.name.partition("-")[0] for file in (tmp_path / "kept").iterdir()] == ["gru.step"] * 2
+        monkeypatch.setenv("NUMBA_OPT", "2")
+        machine_code._key.cache_clear()
+        assert not load().kept
+    finally:
+        monkeypatch.undo()
+        machine_code._key.cache_clear()
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "unreadable"])
+def test_damaged_kernels_are_compiled_again(tmp_path, monkeypatch, caplog, damage):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kept"))
+    load()
+    (file,) = (tmp_path / "kept").iterdir()
+    stored = file.read_bytes()
+    if damage == "unreadable":
+        file.unlink()
+        file.mkdir()
+    else:
+        changed = stored[:-1] + bytes([stored[-1] ^ 1])
+        file.write_bytes({"cut": stored[:-100], "changed": changed, "empty": b""}[damage])
+    again = load()
     assert again.address
+    assert not again.kept
+    if damage == "unreadable":
+        assert "cannot keep compiled kernels" in caplog.text
+        assert [path.name for path in (tmp_path / "kept").iterdir()] == [file.name]  # nothing half-written is left
+    else:
+        assert ("is damaged; compiling it again" in caplog.text) == (damage != "empty")
+        assert file.read_bytes() == stored or load().kept
+
+
+def test_kept_kernels_compute_the_same_bytes(tmp_path):
+    """A process that compiles, one that loads what it kept, and one that has Numba at work besides."""
+    program = """
+        import hashlib, sys
+        if sys.argv[1] == "numba":
+            import numba
+            assert numba.njit(lambda x: 10 // x)(3) == 3
+        import torch
+        from fedsim.models import numba_kernels
+        from fedsim.models.torch_kernels import Weights
+        torch.manual_seed(0)
+        x = torch.randn(3, 5, 4, 6, dtype=torch.float64)
+        weights = Weights(*(torch.randn(3, *shape, dtype=torch.float64) for shape in ((24, 6), (24, 8), (24,), (24,))))
+        states, _ = numba_kernels.forward("gru", x, weights)
+        print(hashlib.sha256(states.numpy().tobytes()).hexdigest())
+        if sys.argv[1] == "numba":  # its exceptions are still its own
+            try:
+                numba.njit(lambda x: 10 // x)(0)
+            except ZeroDivisionError:
+                print("raised")
+        else:
+            print("numba" in sys.modules)
+    """
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), way],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.split()
+        for way in ("compile", "load", "numba")
+    ]
+    assert [second for _, second in found] == ["True", "False", "raised"]
+    assert len({first for first, _ in found}) == 1
 
 
 def test_a_run_on_cached_data_without_a_home(tmp_path):

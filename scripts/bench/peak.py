@@ -19,7 +19,8 @@ from numba import types
 from numba.core import cgutils
 
 from bench.workloads import Spec, Turns
-from fedsim.models.numba_kernels.pointers import FEATURES, VECTOR_BYTES, intrinsic
+from fedsim.models.numba_kernels.machine import FEATURES, VECTOR_BYTES
+from fedsim.models.numba_kernels.pointers import intrinsic
 
 LANES = VECTOR_BYTES // 4
 MANY_REGISTERS = FEATURES.get("avx512f") or platform.machine().lower() in ("arm64", "aarch64")

@@ -215,7 +215,7 @@ def test_the_kernels_are_where_numba_says(doctor, elsewhere, monkeypatch):
     kernels = importlib.import_module("fedsim.models.numba_kernels")
     place = doctor()["kernels"][0].partition(";")[0]
     assert Path(place) == kernels.cache_place()
-    names = [path.name for path in Path(place).glob("walk_forward.run_forward*.nbi")]
+    names = [path.name for path in Path(place).glob("walk_forward.run_forward*.o")]
     assert names or "none compiled" in doctor()["kernels"][0]
 
 

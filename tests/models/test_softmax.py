@@ -10,8 +10,8 @@ from fedsim.clients.engine import StackedEngine
 from fedsim.data.dataset import Task, WordTokens
 from fedsim.federation.prepare import initial_state, prepare
 from fedsim.models import numba_kernels, stacked
-from fedsim.models.numba_kernels import head, softmax_scores
-from fedsim.models.numba_kernels.pointers import VECTOR_BYTES
+from fedsim.models.numba_kernels import head
+from fedsim.models.numba_kernels.machine import VECTOR_BYTES
 
 
 @pytest.fixture(autouse=True)
@@ -128,8 +128,8 @@ def test_logits_far_below(tokens, expected_loss):
 def test_the_logarithm_of_a_softmax():
     """One output is above the others by x: log(1 + (count - 1) exp(-x)), between log(count) and 0, in float32.
 
-    Each of the sum's additions rounds by up to 2^-24 of it, which the logarithm makes an absolute error; another 3e-7 of
-    the value are the last digits of the exponential and of the logarithm.
+    Each of the sum's additions rounds by up to 2^-24 of it, which the logarithm makes an absolute error; another 3e-7
+    of the value are the last digits of the exponential and of the logarithm.
     """
     apart = torch.linspace(0, 20, 1001, dtype=torch.float64)
     for count in (2, 200):
@@ -177,7 +177,7 @@ def test_training_with_them(tiny, monkeypatch, task, overrides, fewest):
         without.setattr(numba_kernels, "head_fits", lambda *shape: False)
         expected, report = sim.trainer.train(state.row, clients, 1, state.store)
     seen = []
-    monkeypatch.setattr(head, "FEWEST_TOKENS", fewest)
+    monkeypatch.setattr(head, "MANY", fewest)
     real = numba_kernels.head_loss
     monkeypatch.setattr(numba_kernels, "head_loss", lambda *arguments: seen.append(1) or real(*arguments))
     deltas, same = sim.trainer.train(state.row, clients, 1, state.store)
@@ -253,7 +253,7 @@ def test_evaluation_with_it(tiny, monkeypatch, task, words):
 
     expected = scored()
     seen = []
-    monkeypatch.setattr(softmax_scores, "FEWEST_TOKENS", 2)
+    monkeypatch.setattr(head, "FEWEST_SCORED", 2)
     real = numba_kernels.head_scores
     monkeypatch.setattr(numba_kernels, "head_scores", lambda *arguments: seen.append(1) or real(*arguments))
     found = scored()

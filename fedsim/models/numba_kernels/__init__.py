@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from numba.core.registry import cpu_target
 
-from fedsim.models.numba_kernels import head, scratch, softmax_scores, table, threads, walk_forward
-from fedsim.models.numba_kernels.compiling import disk_cache
+from fedsim.caches import place_for_kernels
+from fedsim.models.numba_kernels import head, machine_code, scratch, table, threads
+from fedsim.models.numba_kernels.kernels import name_of
 from fedsim.models.numba_kernels.plans import CELLS as CELLS  # for those who ask which there are
 from fedsim.models.numba_kernels.plans import Plan, backward_plan, forward_plan, functions, sizes_of
 from fedsim.models.torch_kernels import Gradients, StateGradient, Weights
@@ -43,23 +43,13 @@ def most_threads() -> int:
 
 def compiled(cell: str, dtype: torch.dtype) -> bool:
     """Whether the kernels of a cell and dtype are on disk, so that the first call need not compile."""
-    codegen = cpu_target.target_context.codegen()
-    for function, signature in functions(cell, dtype):
-        disk = disk_cache(function)
-        if disk is None:
-            return False
-        try:
-            if disk._index_key(signature, codegen) not in disk._cache_file._load_index():
-                return False
-        except Exception:  # unreadable, damaged, or another Numba inside
-            return False
-    return True
+    files = [machine_code.file_of(name_of(module, function, dtype)) for module, function, _ in functions(cell)]
+    return all(file is not None and file.exists() for file in files)
 
 
 def cache_place() -> Path | None:
     """The folder of the kernels on disk, or None if there is none that can be written to."""
-    disk = disk_cache(walk_forward.run_forward)
-    return None if disk is None else Path(disk.cache_path)
+    return place_for_kernels(Path(__file__).parent)
 
 
 class _Call:
@@ -203,7 +193,7 @@ def head_fits(width: int, dtype: torch.dtype) -> bool:
 
 def scores_fit(width: int, tokens: int, dtype: torch.dtype) -> bool:
     """Whether `head_scores` takes a head of `tokens` outputs from `width` numbers, and is worth compiling for it."""
-    return head.fits(width, dtype) and tokens >= softmax_scores.FEWEST_TOKENS
+    return head.fits(width, dtype) and tokens >= head.FEWEST_SCORED
 
 
 def head_loss(
@@ -221,5 +211,5 @@ def head_loss(
 def head_scores(
     features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `softmax_scores.scores`."""
-    return softmax_scores.scores(features, weight, bias, targets, most_threads())
+    """See `head.scores`."""
+    return head.scores(features, weight, bias, targets, most_threads())

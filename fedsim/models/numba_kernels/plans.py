@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
-import torch
-from numba import types
 
-from fedsim.models.numba_kernels import cifg, gru, lstm, product, rnn, table, walk_backward, walk_forward
-from fedsim.models.numba_kernels.compiling import compiled_function
-from fedsim.models.numba_kernels.pointers import VECTOR_BYTES, c_type
+from fedsim.models.numba_kernels import table
+from fedsim.models.numba_kernels.kernels import Kernel, kernel
+from fedsim.models.numba_kernels.machine import VECTOR_BYTES
 from fedsim.models.torch_kernels import Weights
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
 class _Cell(NamedTuple):
-    """A cell's two steps, and where its columns are (see `walk_forward`)."""
+    """A cell's module and its two steps in it, and where its columns are (see `walk_forward`)."""
 
-    step: Callable[..., None]
-    step_back: Callable[..., None]
+    module: str
+    step: str
+    step_back: str
     gates: int
     saved_blocks: int
     x_first: int = 0
@@ -32,12 +31,12 @@ class _Cell(NamedTuple):
 
 
 CELLS = {
-    "rnn_tanh": _Cell(rnn.tanh_step, rnn.tanh_step_back, 1, 1),
-    "rnn_relu": _Cell(rnn.relu_step, rnn.relu_step_back, 1, 1),
-    "lstm": _Cell(lstm.step, lstm.step_back, 4, 5),
-    "cifg": _Cell(cifg.step, cifg.step_back, 3, 4),
-    "gru": _Cell(gru.step, gru.step_back, 3, 4, x_first=1, roll=2),
-    "gru_reset_before": _Cell(gru.reset_before_step, gru.reset_before_step_back, 3, 3, rest=1),
+    "rnn_tanh": _Cell("rnn", "tanh_step", "tanh_step_back", 1, 1),
+    "rnn_relu": _Cell("rnn", "relu_step", "relu_step_back", 1, 1),
+    "lstm": _Cell("lstm", "step", "step_back", 4, 5),
+    "cifg": _Cell("cifg", "step", "step_back", 3, 4),
+    "gru": _Cell("gru", "step", "step_back", 3, 4, x_first=1, roll=2),
+    "gru_reset_before": _Cell("gru", "reset_before_step", "reset_before_step_back", 3, 3, rest=1),
 }
 _FORWARD_ROWS, _BACKWARD_ROWS, _MANY_ROWS = 128, 128, 320
 """Rows (steps times samples) of a block of steps: enough to be worth fetching the weights again, or their gradients,
@@ -49,24 +48,21 @@ _SMALL = 2_000_000
 """Multiply-adds below which waking other threads costs more than it saves."""
 
 
-def functions(cell: str, dtype: torch.dtype) -> list[tuple[Callable[..., None], Any]]:
-    """What has to be compiled, with signatures: the two walks, the matrix product, and the cell's steps."""
-    if dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"fused kernels are for float32 and float64, not {dtype}")
-    pointer = types.CPointer(types.float32 if dtype == torch.float32 else types.float64)
-    walk, step = c_type("p", pointer), c_type(table.STEP_KINDS, pointer)
+def functions(cell: str) -> list[tuple[str, str, str]]:
+    """What has to be compiled, by module, name and arguments: the two walks, the matrix product, the cell's steps."""
+    module, step, step_back, *_ = CELLS[cell]
     return [
-        (walk_forward.run_forward, walk),
-        (walk_backward.run_backward, walk),
-        (product.multiply, c_type(product.MULTIPLY_KINDS, pointer)),
-        (CELLS[cell].step, step),
-        (CELLS[cell].step_back, step),
+        ("walk_forward", "run_forward", table.WALK_KINDS),
+        ("walk_backward", "run_backward", table.WALK_KINDS),
+        ("product", "multiply", table.MULTIPLY_KINDS),
+        (module, step, table.STEP_KINDS),
+        (module, step_back, table.STEP_KINDS),
     ]
 
 
 @cache
-def _kernels(cell: str, dtype: torch.dtype) -> list[Any]:
-    return [compiled_function(function, signature) for function, signature in functions(cell, dtype)]
+def _kernels(cell: str, dtype: torch.dtype) -> list[Kernel]:
+    return [kernel(*function, dtype) for function in functions(cell)]
 
 
 Sizes: TypeAlias = tuple[tuple[int, ...], int, int | None]

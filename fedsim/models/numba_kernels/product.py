@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fedsim.models.numba_kernels.pointers import advance, caller, clear, copy, lanes, njit
+from fedsim.models.numba_kernels.table import MULTIPLY_KINDS
 from fedsim.models.numba_kernels.tiles import TILE_ROWS, tiles, transpose_block
 
 _ROWS_1, _ROWS_2, _ROWS_3 = TILE_ROWS[1], TILE_ROWS[2], TILE_ROWS[3]
-MULTIPLY_KINDS = "pipipiipiiii"
-"""Arguments of `multiply`."""
-
 product = caller(MULTIPLY_KINDS)
 
 _tiles_1, _tiles_2, _tiles_3 = tiles(1), tiles(2), tiles(3)

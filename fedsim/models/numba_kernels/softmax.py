@@ -8,22 +8,47 @@ gradients while they are in the cache: the matrix of all predictions by all toke
 from __future__ import annotations
 
 import math
-from functools import cache, lru_cache
 from typing import Any
 
-import numpy as np
-import torch
-from numba import types
-
-from fedsim.models.numba_kernels import product
-from fedsim.models.numba_kernels.compiling import compiled_function
 from fedsim.models.numba_kernels.formulas import Vector, elementwise, exp
+from fedsim.models.numba_kernels.head_table import (
+    AT_ACROSS,
+    AT_BIAS,
+    AT_D_BIAS,
+    AT_DOWN,
+    AT_FEATURES,
+    AT_LOGITS,
+    AT_REDUCED,
+    BIAS,
+    BIAS_STRIDE,
+    BLOCK,
+    D_BIAS,
+    D_BIAS_STRIDE,
+    D_FEATURES,
+    D_W,
+    D_W_STRIDE,
+    FEATURES,
+    ITEM,
+    ITEMS,
+    LD,
+    LONG_CHUNK,
+    LOSS,
+    MULTIPLY,
+    ROWS,
+    SCRATCH,
+    SCRATCH_STRIDE,
+    SHARES,
+    TARGETS,
+    TOKENS,
+    W_STRIDE,
+    WIDTH,
+    WORKER,
+    W,
+)
 from fedsim.models.numba_kernels.pointers import (
-    VECTOR_BYTES,
     advance,
     as_table,
     at_address,
-    c_type,
     clear,
     copy,
     fill,
@@ -32,47 +57,6 @@ from fedsim.models.numba_kernels.pointers import (
 )
 from fedsim.models.numba_kernels.product import pack, pack_transposed
 from fedsim.models.numba_kernels.product import product as multiply_by
-
-_BLOCK_ROWS = 128
-CHUNK = 64
-"""Numbers of a row that are reduced side by side, whatever a vector of the machine has."""
-
-# Places in the int64 table: counters shared by the threads, sizes, addresses and strides, which `softmax_few` has too,
-# and regions of the scratch.
-(
-    WORKER,
-    ITEM,
-    ITEMS,
-    MULTIPLY,
-    ROWS,
-    WIDTH,
-    TOKENS,
-    LD,
-    BLOCK,
-    FEATURES,
-    TARGETS,
-    SHARES,
-    LOSS,
-    D_FEATURES,
-    W,
-    W_STRIDE,
-    BIAS,
-    BIAS_STRIDE,
-    D_W,
-    D_W_STRIDE,
-    D_BIAS,
-    D_BIAS_STRIDE,
-    SCRATCH,
-    SCRATCH_STRIDE,
-    AT_LOGITS,
-    AT_ACROSS,
-    AT_DOWN,
-    AT_FEATURES,
-    AT_BIAS,
-    AT_D_BIAS,
-    AT_REDUCED,
-    TABLE_SIZE,
-) = range(32)
 
 
 def _largest(row: Vector, most: Vector) -> tuple[Vector | None, ...]:
@@ -129,7 +113,7 @@ def _item(data: Any, region: Any, client: int) -> None:
     bias, d_bias = advance(region, table[AT_BIAS]), advance(region, table[AT_D_BIAS])
     across, down = advance(region, table[AT_ACROSS]), advance(region, table[AT_DOWN])
     own = advance(region, table[AT_FEATURES])
-    zeros, one = advance(reduced, 2 * CHUNK), advance(reduced, 2 * CHUNK + width)
+    zeros, one = advance(reduced, 2 * LONG_CHUNK), advance(reduced, 2 * LONG_CHUNK + width)
     clear(zeros, width)
     one[0] = 1.0
     pack_transposed(across, w, 0, tokens, width, 0, tokens)
@@ -151,11 +135,11 @@ def _item(data: Any, region: Any, client: int) -> None:
             fill(advance(row, tokens), ld - tokens, -math.inf)  # the columns that fill up the last chunk
             target = targets[first + i]
             right = row[target]
-            log_sum = softmax(row, ld, CHUNK, reduced)
+            log_sum = softmax(row, ld, LONG_CHUNK, reduced)
             loss += share * (log_sum - right)
-            fill(reduced, CHUNK, share / advance(reduced, CHUNK)[0])
-            for j in range(0, ld, CHUNK):
-                scaled_row((advance(row, j), reduced), CHUNK)
+            fill(reduced, LONG_CHUNK, share / advance(reduced, LONG_CHUNK)[0])
+            for j in range(0, ld, LONG_CHUNK):
+                scaled_row((advance(row, j), reduced), LONG_CHUNK)
             row[target] -= share
         d_block = advance(d_features, first * width)
         multiply_by(call, (d_block, width, zeros, 0, logits, ld, 1, down, 0, m, width, tokens))
@@ -178,38 +162,3 @@ def run_softmax(data: Any) -> None:
         if client >= table[ITEMS]:
             return
         _item(data, region, client)
-
-
-@cache
-def _kernels(dtype: torch.dtype) -> tuple[Any, Any]:
-    pointer = types.CPointer(types.float32 if dtype == torch.float32 else types.float64)
-    walk, step = c_type("p", pointer), c_type(product.MULTIPLY_KINDS, pointer)
-    return compiled_function(run_softmax, walk), compiled_function(product.multiply, step)
-
-
-@lru_cache(maxsize=64)
-def plan(shape: tuple[int, int, int], tokens: int, dtype: torch.dtype) -> tuple[Any, Any, int]:
-    """The kernel, its table without addresses, and the bytes of a worker's scratch memory."""
-    clients, rows, width = shape
-    table = np.zeros(TABLE_SIZE, np.int64)
-    ld = -(-tokens // CHUNK) * CHUNK
-    blocks = -(-rows // _BLOCK_ROWS)
-    block = -(-rows // blocks)
-    lanes = VECTOR_BYTES // dtype.itemsize
-    table[ITEMS], table[ROWS], table[WIDTH], table[TOKENS] = clients, rows, width, tokens
-    walk, step = _kernels(dtype)
-    table[LD], table[BLOCK], table[MULTIPLY] = ld, block, step.address
-    end = 0
-    for place, count in (
-        (AT_LOGITS, block * ld),
-        (AT_ACROSS, width * (ld + 4 * lanes)),
-        (AT_DOWN, tokens * (width + 4 * lanes)),
-        (AT_FEATURES, block * (width + 4 * lanes)),
-        (AT_BIAS, ld),
-        (AT_D_BIAS, ld),
-        (AT_REDUCED, 2 * CHUNK + width + 1),
-    ):
-        table[place] = end
-        end += -(-count // 64) * 64 + 64
-    table[SCRATCH_STRIDE] = end
-    return walk, table, end * dtype.itemsize

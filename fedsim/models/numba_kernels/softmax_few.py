@@ -6,32 +6,21 @@ sums and logarithms of all predictions are taken side by side, however few outpu
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
 from typing import Any
 
-import numpy as np
-import torch
-from numba import types
-
-from fedsim.models.numba_kernels import product
-from fedsim.models.numba_kernels.compiling import compiled_function
 from fedsim.models.numba_kernels.formulas import Vector, elementwise, log
-from fedsim.models.numba_kernels.pointers import (
-    VECTOR_BYTES,
-    advance,
-    as_table,
-    at_address,
-    c_type,
-    clear,
-    copy,
-    fill,
-    lanes,
-    njit,
-    take_ticket,
-)
-from fedsim.models.numba_kernels.product import pack_transposed
-from fedsim.models.numba_kernels.product import product as multiply_by
-from fedsim.models.numba_kernels.softmax import (
+from fedsim.models.numba_kernels.head_table import (
+    AT_D_BIAS,
+    AT_FEATURES,
+    AT_LOGITS,
+    AT_LOSS,
+    AT_MOST,
+    AT_ONES,
+    AT_OWN,
+    AT_RIGHT,
+    AT_SHARES,
+    AT_TOTAL,
+    AT_ZEROS,
     BIAS,
     BIAS_STRIDE,
     BLOCK,
@@ -56,28 +45,21 @@ from fedsim.models.numba_kernels.softmax import (
     WIDTH,
     WORKER,
     W,
-    exp_row,
-    largest_row,
-    scaled_row,
 )
-
-_BLOCK_ROWS = 64
-
-# Places in the int64 table: those of `softmax`, and regions of the scratch.
-(
-    AT_LOGITS,
-    AT_OWN,
-    AT_FEATURES,
-    AT_MOST,
-    AT_TOTAL,
-    AT_RIGHT,
-    AT_SHARES,
-    AT_LOSS,
-    AT_D_BIAS,
-    AT_ONES,
-    AT_ZEROS,
-    TABLE_SIZE,
-) = range(SCRATCH_STRIDE + 1, SCRATCH_STRIDE + 13)
+from fedsim.models.numba_kernels.pointers import (
+    advance,
+    as_table,
+    at_address,
+    clear,
+    copy,
+    fill,
+    lanes,
+    njit,
+    take_ticket,
+)
+from fedsim.models.numba_kernels.product import pack_transposed
+from fedsim.models.numba_kernels.product import product as multiply_by
+from fedsim.models.numba_kernels.softmax import exp_row, largest_row, scaled_row
 
 
 def _loss_and_factor(
@@ -176,38 +158,3 @@ def run_softmax_few(data: Any) -> None:
         if client >= table[ITEMS]:
             return
         _item(data, region, client)
-
-
-@cache
-def _kernels(dtype: torch.dtype) -> tuple[Any, Any]:
-    pointer = types.CPointer(types.float32 if dtype == torch.float32 else types.float64)
-    walk, step = c_type("p", pointer), c_type(product.MULTIPLY_KINDS, pointer)
-    return compiled_function(run_softmax_few, walk), compiled_function(product.multiply, step)
-
-
-@lru_cache(maxsize=64)
-def plan(shape: tuple[int, int, int], tokens: int, dtype: torch.dtype) -> tuple[Any, Any, int]:
-    """The kernel, its table without addresses, and the bytes of a worker's scratch memory."""
-    clients, rows, width = shape
-    table = np.zeros(TABLE_SIZE, np.int64)
-    lane = VECTOR_BYTES // dtype.itemsize
-    blocks = -(-rows // _BLOCK_ROWS)
-    block = -(-rows // blocks)
-    ld = -(-block // lane) * lane
-    table[ITEMS], table[ROWS], table[WIDTH], table[TOKENS] = clients, rows, width, tokens
-    walk, step = _kernels(dtype)
-    table[LD], table[BLOCK], table[MULTIPLY] = ld, block, step.address
-    end = 0
-    for place, count in (
-        (AT_LOGITS, tokens * ld),
-        (AT_OWN, ld * width),
-        (AT_FEATURES, width * (ld + 3 * lane)),
-        *((place, ld) for place in (AT_MOST, AT_TOTAL, AT_RIGHT, AT_SHARES, AT_LOSS)),
-        (AT_D_BIAS, tokens * lane),
-        (AT_ONES, block * lane),
-        (AT_ZEROS, width),
-    ):
-        table[place] = end
-        end += -(-count // 64) * 64 + 64
-    table[SCRATCH_STRIDE] = end
-    return walk, table, end * dtype.itemsize

@@ -11,9 +11,12 @@ from __future__ import annotations
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from fedsim.models.numba_kernels.kernels import Kernel
 
 
 @cache
@@ -33,11 +36,11 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="fedsim-kernel")
 
 
-def run(kernel: Any, data: int, threads: int) -> None:
+def run(kernel: Kernel, data: int, threads: int) -> None:
     """Call a kernel on `threads` threads at once and wait for all of them.
 
     Args:
-        kernel: a `numba.core.ccallback.CFunc` of one pointer.
+        kernel: a compiled function of one pointer.
         data: the address that every thread gets.
         threads: 1 or more.
     """

@@ -10,7 +10,8 @@ from numba import types
 from numba.core import cgutils
 
 from fedsim.models.numba_kernels.formulas import load, splat, store, vector_name
-from fedsim.models.numba_kernels.pointers import FEATURES, INT, LANE, float_of, intrinsic, lanes_of
+from fedsim.models.numba_kernels.machine import FEATURES
+from fedsim.models.numba_kernels.pointers import INT, LANE, float_of, intrinsic, lanes_of
 
 _MANY_REGISTERS = bool(FEATURES.get("avx512f")) or "sse2" not in FEATURES  # 32 vector registers (ARM too), else 16
 TILE_ROWS = {1: 12, 2: 12, 3: 8} if _MANY_REGISTERS else {1: 6, 2: 6, 3: 4}

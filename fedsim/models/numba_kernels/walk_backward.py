@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedsim.models.numba_kernels.items import add, first_row, plan, take_step
 from fedsim.models.numba_kernels.pointers import advance, as_table, at_address, clear, copy, njit, prefetch, take_ticket
 from fedsim.models.numba_kernels.product import pack, product, transpose
 from fedsim.models.numba_kernels.table import (
@@ -73,10 +74,6 @@ from fedsim.models.numba_kernels.table import (
     X_FIRST,
     X_STRIDE,
     X,
-    add,
-    first_row,
-    plan,
-    take_step,
 )
 
 
