@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 
 from fedsim.errors import FieldError, check_above, check_at_least, check_between
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from torch import Tensor
 
 OptimizerState: TypeAlias = "dict[str, Tensor]"
@@ -108,14 +111,28 @@ class Adam:
     def step(self, rows: Tensor, gradient: Tensor, state: OptimizerState, lr: float) -> None:
         """Algorithm 1; each row has its own step count, since clients take different numbers of steps."""
         self._decay(rows, gradient, lr)
-        steps = state["steps"].add_(1)
+        correction1, correction2 = self._corrections(state)
         mean = state["mean"].lerp_(gradient, 1 - self.beta1)
         square = state["square"].mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
-        # Powers in float64: with a float32 beta2**steps, the first steps would lose several digits.
-        correction1 = (1 - self.beta1 ** steps.double()).to(rows.dtype)
-        correction2 = (1 - self.beta2 ** steps.double()).sqrt().to(rows.dtype)
+        correction1, correction2 = correction1.to(rows.dtype), correction2.to(rows.dtype)
         denominator = torch.sqrt(square, out=gradient).div_(correction2).add_(self.eps).mul_(correction1)
         rows.addcdiv_(mean, denominator, value=-lr)
+
+    def step_by(self, kernels: ModuleType, rows: Tensor, gradient: Tensor, state: OptimizerState, lr: float) -> None:
+        """The same by the kernels, in one pass."""
+        self._decay(rows, gradient, lr)
+        correction1, correction2 = self._corrections(state)
+        scales = torch.cat([lr / correction1, correction2], dim=1).to(rows.dtype)
+        numbers = (1 - self.beta1, self.beta2, 1 - self.beta2, self.eps)
+        kernels.adam_step((rows, gradient, state["mean"], state["square"]), scales, numbers)
+
+    def _corrections(self, state: OptimizerState) -> tuple[Tensor, Tensor]:
+        """Count the step; return the bias of the first moment and the root of the second one's, ``[C, 1]``.
+
+        In float64: with a float32 ``beta2**steps``, the first steps would lose several digits.
+        """
+        steps = state["steps"].add_(1).double()
+        return 1 - self.beta1**steps, (1 - self.beta2**steps).sqrt()
 
     def _reference_arguments(self) -> dict[str, Any]:
         return {"betas": (self.beta1, self.beta2), "eps": self.eps, "weight_decay": self.weight_decay}
@@ -137,3 +154,10 @@ class AdamW(Adam):
     def reference(self) -> tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]:
         """`torch.optim.AdamW`."""
         return torch.optim.AdamW, self._reference_arguments()
+
+
+def step_of(optimizer: LocalOptimizer, kernels: ModuleType) -> Callable[[Tensor, Tensor, OptimizerState, float], None]:
+    """An optimizer's `step`, by the kernels where they have one for it."""
+    if type(optimizer) in (Adam, AdamW) and hasattr(kernels, "adam_step"):  # not what inherits: its step may be its own
+        return partial(cast("Adam", optimizer).step_by, kernels)
+    return optimizer.step

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from fedsim.client_store import ClientStore
+from fedsim.clients.optimizers import step_of
 from fedsim.clients.report import Memory, Report
 from fedsim.clients.scores import EVALUATION_BATCH, make_report
 from fedsim.clients.step import Step
@@ -116,7 +117,7 @@ class StackedTrainer:
         recalled = None if memory is None else memory.of(order)
         gradient = torch.empty_like(rows)
         state = starting_state(task, rows, ranked, store)
-        lr = task.lr(round_number)
+        lr, take_step = task.lr(round_number), step_of(optimizer, self.kernels)
         loss_sum = torch.zeros(len(clients), dtype=torch.float64, device=rows.device)
         key = task.batch_key(round_number)
         plan = batch_indices(task.population.train, ranked, all_steps[order], task.config.batch_size, key)
@@ -144,7 +145,7 @@ class StackedTrainer:
             if task.config.clip_norm is not None:
                 norm = slope.norm(dim=1, keepdim=True)
                 slope.mul_((task.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))  # as clip_grad_norm_
-            optimizer.step(now, slope, moments, lr)
+            take_step(now, slope, moments, lr)
         keep_state(task, state, ranked, store)
         train_loss = loss_sum / task.samples(ranked, all_steps[order]).to(rows.device, non_blocking=True)
         if not torch.equal(ranked, clients):

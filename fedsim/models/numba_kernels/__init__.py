@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedsim.caches import place_for_kernels
-from fedsim.models.numba_kernels import head, machine_code, scratch, table, threads
+from fedsim.models.numba_kernels import head, machine_code, optimizers, scratch, table, threads
 from fedsim.models.numba_kernels.kernels import name_of
 from fedsim.models.numba_kernels.plans import CELLS as CELLS  # for those who ask which there are
 from fedsim.models.numba_kernels.plans import Plan, backward_plan, forward_plan, functions, sizes_of
@@ -213,3 +213,10 @@ def head_scores(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `head.scores`."""
     return head.scores(features, weight, bias, targets, most_threads())
+
+
+def adam_step(
+    moments: tuple[Tensor, Tensor, Tensor, Tensor], scales: Tensor, numbers: tuple[float, float, float, float]
+) -> None:
+    """See `optimizers.adam`."""
+    optimizers.adam(moments, scales, numbers, most_threads())

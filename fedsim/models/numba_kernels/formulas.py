@@ -175,6 +175,14 @@ def log(x: Vector) -> Vector:
     return Vector(builder, builder.select(nan, x.value, result.value))
 
 
+def sqrt(x: Vector) -> Vector:
+    """The square root, exact to the last bit."""
+    name = f"llvm.sqrt.{vector_name(x.value.type)}"
+    kind = ir.FunctionType(x.value.type, [x.value.type])
+    function = cgutils.get_or_insert_function(x.builder.module, kind, name)
+    return Vector(x.builder, x.builder.call(function, [x.value]))
+
+
 def load(builder: ir.IRBuilder, pointer: ir.Value, vector: ir.Type) -> ir.Value:
     """Load a vector that need not be aligned."""
     value = builder.load(builder.bitcast(pointer, vector.as_pointer()))
@@ -213,27 +221,54 @@ def elementwise(formula: Callable[..., tuple[Vector | None, ...]]) -> Any:
 
     @intrinsic
     def loop(context: Any, pointers: types.UniTuple, count: types.Integer) -> Any:
-        dtype = pointers.dtype.dtype
-
         def generate(ctx: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
-            bases = cgutils.unpack_tuple(builder, args[0])
-            width = lanes_of(dtype)
-            vector = ir.VectorType(float_of(dtype), width)
-            full = builder.and_(args[1], INT(-width))
-            with cgutils.for_range_slice(builder, INT(0), full, INT(width), inc=True) as (j, _):
-                places = [builder.gep(base, [j]) for base in bases]
-                results = formula(*(Vector(builder, load(builder, p, vector)) for p in places))
-                for place, result in zip(places, results, strict=True):
-                    if result is not None:
-                        store(builder, result.value, place)
-            rest = builder.sub(args[1], full)
-            with builder.if_then(builder.icmp_signed(">", rest, INT(0))):
-                _masked(builder, formula, [builder.gep(base, [full]) for base in bases], vector, rest)
+            _write_loop(builder, formula, cgutils.unpack_tuple(builder, args[0]), args[1], pointers.dtype.dtype)
             return ctx.get_dummy_value()
 
         return types.void(pointers, types.intp), generate
 
     return loop
+
+
+def elementwise_with(formula: Callable[..., tuple[Vector | None, ...]]) -> Any:
+    """Make ``f(pointers, count, numbers)`` as `elementwise` does, of a formula that takes numbers behind the vectors.
+
+    Args:
+        formula: takes one `Vector` per pointer, and one per number, which has it in all lanes.
+    """
+
+    @intrinsic
+    def loop(context: Any, pointers: types.UniTuple, count: types.Integer, numbers: types.UniTuple) -> Any:
+        dtype = pointers.dtype.dtype
+
+        def generate(ctx: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
+            vector = ir.VectorType(float_of(dtype), lanes_of(dtype))
+            found = [Vector(builder, splat(builder, n, vector)) for n in cgutils.unpack_tuple(builder, args[2])]
+            bases = cgutils.unpack_tuple(builder, args[0])
+            _write_loop(builder, lambda *vectors: formula(*vectors, *found), bases, args[1], dtype)
+            return ctx.get_dummy_value()
+
+        return types.void(pointers, types.intp, types.UniTuple(dtype, numbers.count)), generate
+
+    return loop
+
+
+def _write_loop(
+    builder: ir.IRBuilder, formula: Callable[..., Any], bases: list[ir.Value], count: ir.Value, dtype: types.Type
+) -> None:
+    """The loop of `elementwise`, over whole vectors, and what is left."""
+    width = lanes_of(dtype)
+    vector = ir.VectorType(float_of(dtype), width)
+    full = builder.and_(count, INT(-width))
+    with cgutils.for_range_slice(builder, INT(0), full, INT(width), inc=True) as (j, _):
+        places = [builder.gep(base, [j]) for base in bases]
+        results = formula(*(Vector(builder, load(builder, p, vector)) for p in places))
+        for place, result in zip(places, results, strict=True):
+            if result is not None:
+                store(builder, result.value, place)
+    rest = builder.sub(count, full)
+    with builder.if_then(builder.icmp_signed(">", rest, INT(0))):
+        _masked(builder, formula, [builder.gep(base, [full]) for base in bases], vector, rest)
 
 
 def _masked(
