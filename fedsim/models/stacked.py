@@ -147,7 +147,7 @@ def loss_and_gradient(
         ``[C]`` loss, the mean over the real samples of a client's batch (over its valid steps for sequence labelling).
     """
     tape = _forward(arch, views, batch, kernels, dropout)
-    if _has_head(arch, kernels, tape.head.features.dtype):
+    if _has_head(arch, batch, kernels, tape.head.features.dtype):
         loss, d_features, tied = _head_loss(arch, views, tape.head, batch, kernels, grads)
     else:
         loss, d_outputs = _loss(arch, head.outputs(arch, views, tape.head), batch)
@@ -177,10 +177,11 @@ def loss_and_gradient(
     return loss
 
 
-def _has_head(arch: Architecture, kernels: ModuleType, dtype: torch.dtype) -> bool:
-    """Whether the kernels have one for the head, its softmax, loss and gradients."""
+def _has_head(arch: Architecture, batch: Batch, kernels: ModuleType, dtype: torch.dtype) -> bool:
+    """Whether the kernels have one for the head, its loss and gradients: of a softmax or, on a batch, of squares."""
     fits = getattr(kernels, "head_fits", lambda *shape: False)
-    return arch.task is not Task.REGRESSION and fits(arch.head_size, dtype)
+    other = arch.task is Task.REGRESSION and (bool(arch.quantiles) or batch.targets.dtype != dtype)
+    return not other and fits(arch.head_size, dtype)
 
 
 def _head_loss(
@@ -192,7 +193,10 @@ def _head_loss(
     grads: dict[str, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """As `_loss` and `head.backward`, by the kernels: the loss, the gradient of the features, the embedding's part."""
-    targets, shares = _shares_of_targets(arch, batch, tape.features)
+    if arch.task is Task.REGRESSION:
+        targets, shares = batch.targets, _shares_of_numbers(batch, tape.features)
+    else:
+        targets, shares = _shares_of_targets(arch, batch, tape.features)
     weight = views[arch.head_weight]
     d_weight = torch.empty_like(weight) if arch.model.tied_embeddings else grads["head.weight"]
     into = d_weight, grads.get("head.bias")
@@ -246,6 +250,14 @@ def _shares_of_targets(arch: Architecture, batch: Batch, like: Tensor) -> tuple[
         return batch.targets, _even_shares(*batch.targets.shape, like.dtype)
     targets, valid = _valid_targets(arch.task, batch)
     return targets, valid / valid.sum(1).clamp(min=1).to(like.dtype)[:, None]
+
+
+def _shares_of_numbers(batch: Batch, like: Tensor) -> Tensor:
+    """The weight ``[C, R]`` of each squared error in the mean loss of its client, over all numbers of all targets."""
+    width = batch.targets.shape[2]
+    if batch.real is None:
+        return _even_shares(*batch.targets.shape[:2], like.dtype) / width
+    return batch.real.to(like.dtype) / (batch.num_samples * width)[:, None]
 
 
 @lru_cache(maxsize=16)

@@ -87,6 +87,7 @@ def _stages(simulation: Simulation) -> list[tuple[Any, str, str]]:
         (fedsim.clients.stacked, "batch_indices", "batch order"),
         (fedsim.clients.stacked, "gather", "gather of batches"),
         (type(simulation.task.config.optimizer), "step", "local optimizer"),
+        (type(simulation.task.config.optimizer), "step_by", "local optimizer"),  # where the kernels have it
         (type(simulation.trainer), "train", "local training, the rest"),
         (fedsim.federation.round, "combine", "combine and spread"),
     ]

@@ -79,6 +79,43 @@ def test_loss_and_gradients_are_those_of_autograd(shape, bias, dtype):
         assert bool((written[:, end:] == 7).all())
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 16, 1), (2, 21, 32, 3), (3, 64, 16, 1), (2, 101, 48, 5), (1, 9, 16, 300)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_squared_errors_are_those_of_autograd(shape, bias, dtype):
+    """Targets are numbers: the weighted sum of squares over all outputs, whatever lies between the predictions."""
+    features, models, _, shares = drawn(shape, dtype)
+    width, tokens = shape[2:]
+    targets = torch.randn(*shape[:2], tokens, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(dtype)
+    exact, rows = features.double().requires_grad_(), models.double().requires_grad_()
+    weight, biases = parts(rows, width, tokens)
+    errors = exact @ weight.transpose(1, 2) + (biases[:, None] if bias else 0) - targets.double()
+    loss = (errors.square().sum(2) * shares.double()).sum(1)
+    loss.sum().backward()
+    close = {"rtol": 1e-11, "atol": 1e-14} if dtype == torch.float64 else {"rtol": 2e-5, "atol": 1e-5}
+    weight, biases = parts(models, width, tokens)
+    for threads in (1, 2):
+        numba_kernels.set_threads(threads)
+        written = torch.full_like(models, 7.0)
+        into, into_bias = parts(written, width, tokens)
+        got, d_got = numba_kernels.head_loss(
+            features, weight, biases if bias else None, targets, shares, (into, into_bias if bias else None)
+        )
+        torch.testing.assert_close(got.double(), loss.detach(), **close)
+        torch.testing.assert_close(d_got.double(), exact.grad, **close)
+        end = tokens * width + (tokens if bias else 0)
+        torch.testing.assert_close(written[:, :end].double(), rows.grad[:, :end], **close)
+        assert bool((written[:, end:] == 7).all())
+
+
+def test_targets_of_another_shape_are_refused():
+    features, models, _, shares = drawn((2, 5, 16, 3), torch.float32)
+    weight, _ = parts(models, 16, 3)
+    for targets in (torch.zeros(2, 5, 2), torch.zeros(2, 4, 3), torch.zeros(2, 5, 3, dtype=torch.float64)):
+        with pytest.raises(ValueError, match="expected targets"):
+            numba_kernels.head_loss(features, weight, None, targets, shares, (torch.empty_like(weight), None))
+
+
 @pytest.mark.parametrize(("value", "shown"), [(torch.nan, torch.isnan), (torch.inf, torch.isnan)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("tokens", [34, 70, 300])
@@ -165,6 +202,8 @@ TIED = ("model.embedding_size=8", "model.head_projection=8", "model.tied_embeddi
         (Task.SEQUENCE_LABELLING, TIED),
         (Task.SEQUENCE_LABELLING, ("model.hidden_size=16", "model.bias=false")),
         (Task.CLASSIFICATION, ("model.hidden_size=8",)),
+        (Task.REGRESSION, ("model.hidden_size=8",)),
+        (Task.REGRESSION, ("model.hidden_size=8", "client.batch_size=7", "model.num_layers=2")),
         (Task.CLASSIFICATION, ("model.hidden_size=8", "client.class_weights=[1,3,0.5,2]", "client.batch_size=7")),
     ],
 )

@@ -179,11 +179,15 @@ def _per_item(weights: Weights, items: int) -> Weights:
 
 def _sum_shares(d_weights: Weights, c: int, into: Weights | None) -> Weights:
     """Add up the gradients of each client's items in their order, ``[C * shares, ...] -> [C, ...]``."""
-    sums = [None if value is None else value.view(c, -1, *value.shape[1:]).sum(1) for value in d_weights]
-    for target, value in zip(into or (), sums, strict=False):
-        if target is not None and value is not None:
-            target.copy_(value)
-    return into or Weights(*sums)  # type: ignore[arg-type]  # the first two are never None
+    target = into or _per_item(d_weights, c)
+    for value, total in zip(d_weights, target, strict=True):
+        if value is not None and total is not None:
+            shares = value.view(c, -1, *value.shape[1:])
+            if shares.shape[1] == 2:  # the usual case, and half the time of a sum
+                torch.add(shares[:, 0], shares[:, 1], out=total)
+            else:
+                torch.sum(shares, 1, out=total)
+    return target
 
 
 def head_fits(width: int, dtype: torch.dtype) -> bool:

@@ -1,4 +1,4 @@
-"""The head, its softmax, loss and gradients: by `softmax_few` or `softmax`, as it has few outputs or many.
+"""The head, its loss and gradients: by `few_outputs` or `softmax`, as it has few outputs or many.
 
 And its losses and hits for evaluation, by `softmax_scores`.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANY = 256
-"""From as many outputs on, `softmax` is as fast as `softmax_few`, and the more there are, the faster."""
+"""From as many outputs on, `softmax` is as fast as `few_outputs`, and the more there are, the faster."""
 FEWEST_SCORED = 64
 """Below as many outputs, torch's operations are nearly as fast as `softmax_scores`."""
 _ROWS_OF_MANY, _ROWS_OF_FEW, _ROWS_SCORED = 128, 64, 64
@@ -49,13 +49,13 @@ def loss_and_gradient(
     most: int,
     into: tuple[Tensor, Tensor | None],
 ) -> tuple[Tensor, Tensor]:
-    """The loss of a softmax over the outputs of a linear head, and its gradients.
+    """The loss of a linear head's outputs, and its gradients: of a softmax over them, or of squared errors.
 
     Args:
         features: ``[C, R, F]``.
         weight: ``[C, K, F]``, every client's part contiguous.
         bias: ``[C, K]``, or None.
-        targets: ``[C, R]`` int64.
+        targets: ``[C, R]`` int64, or ``[C, R, K]`` numbers, from which errors are taken.
         shares: ``[C, R]``, the weight of each prediction in the client's loss; 0 for one that does not count.
         most: threads; the numbers do not depend on them.
         into: where to write the gradients of weight and bias; every client's part contiguous.
@@ -66,9 +66,13 @@ def loss_and_gradient(
     clients, rows, width = features.shape
     tokens = weight.shape[1]
     features, shares, targets = features.contiguous(), shares.contiguous(), targets.contiguous()
-    plan = _plan_of_many if tokens >= MANY else _plan_of_few
+    squares = targets.dim() == 3
+    if squares and (targets.shape != (clients, rows, tokens) or targets.dtype != features.dtype):
+        raise ValueError(f"expected targets {[clients, rows, tokens]} {features.dtype}, not {list(targets.shape)}")
+    plan = _plan_of_many if tokens >= MANY and not squares else _plan_of_few
     walk, values, scratch_bytes = plan((clients, rows, width), tokens, features.dtype)
     table = values.copy()
+    table[place.SQUARES] = squares
     loss, d_features = features.new_empty(clients), torch.empty_like(features)
     table[place.FEATURES], table[place.D_FEATURES] = features.data_ptr(), d_features.data_ptr()
     table[place.TARGETS], table[place.SHARES] = targets.data_ptr(), shares.data_ptr()
@@ -154,7 +158,7 @@ def _plan_of_few(shape: tuple[int, int, int], tokens: int, dtype: torch.dtype) -
         place.AT_ONES: block * lanes,
         place.AT_ZEROS: width,
     }
-    return kernel("softmax_few", "run_softmax_few", WALK_KINDS, dtype), table, _reserve(table, regions, dtype)
+    return kernel("few_outputs", "run_few_outputs", WALK_KINDS, dtype), table, _reserve(table, regions, dtype)
 
 
 @lru_cache(maxsize=64)

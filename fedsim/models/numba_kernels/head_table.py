@@ -12,6 +12,7 @@ LONG_CHUNK = 64
     ITEM,
     ITEMS,
     MULTIPLY,
+    SQUARES,
     ROWS,
     PARTS,
     WIDTH,
@@ -52,4 +53,4 @@ LONG_CHUNK = 64
     AT_ONES,
     AT_ZEROS,
     TABLE_SIZE,
-) = range(44)
+) = range(45)

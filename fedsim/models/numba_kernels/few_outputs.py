@@ -1,6 +1,6 @@
-"""The head over a few outputs, its softmax, loss and gradients, a client at a time.
+"""The head over a few outputs, its loss and gradients, a client at a time: of a softmax, or of squared errors.
 
-As `softmax`, with the logits the other way round: a row of them holds one output of many predictions, so that maxima,
+As `softmax`, with the outputs the other way round: a row of them holds one output of many predictions, so that maxima,
 sums and logarithms of all predictions are taken side by side, however few outputs there are.
 """
 
@@ -39,6 +39,7 @@ from fedsim.models.numba_kernels.head_table import (
     SCRATCH,
     SCRATCH_STRIDE,
     SHARES,
+    SQUARES,
     TARGETS,
     TOKENS,
     W_STRIDE,
@@ -68,7 +69,25 @@ def _loss_and_factor(
     return share / total, None, None, None, loss + share * (log(total) + (most - right))
 
 
-_loss_row = elementwise(_loss_and_factor)
+def _square_and_slope(row: Vector, right: Vector, share: Vector, loss: Vector) -> tuple[Vector | None, ...]:
+    error = row - right
+    slope = error * share
+    return slope + slope, None, None, loss + slope * error
+
+
+_loss_row, _square_row = elementwise(_loss_and_factor), elementwise(_square_and_slope)
+
+
+@njit
+def _squares(table: Any, region: Any, targets: Any, m: int) -> None:
+    """Turn the outputs of `m` predictions into the gradient of the squared errors, and add these up."""
+    tokens, ld = table[TOKENS], table[LD]
+    right, share = advance(region, table[AT_RIGHT]), advance(region, table[AT_SHARES])
+    for k in range(tokens):
+        for j in range(m):
+            right[j] = targets[j * tokens + k]
+        row = advance(advance(region, table[AT_LOGITS]), k * ld)
+        _square_row((row, right, share, advance(region, table[AT_LOSS])), ld)
 
 
 @njit
@@ -81,9 +100,6 @@ def _softmax(table: Any, region: Any, targets: Any, shares: Any, m: int) -> None
         advance(region, table[AT_TOTAL]),
     )
     right, share = advance(region, table[AT_RIGHT]), advance(region, table[AT_SHARES])
-    copy(share, shares, m)
-    clear(advance(share, m), ld - m)  # what fills up a vector is computed too, and counts nothing
-    clear(advance(right, m), ld - m)
     for j in range(m):
         right[j] = logits[targets[j] * ld + j]
     copy(most, logits, ld)
@@ -107,12 +123,14 @@ def _item(data: Any, region: Any, client: int) -> None:
     features = advance(at_address(data, table[FEATURES]), client * rows * width)
     d_features = advance(at_address(data, table[D_FEATURES]), client * rows * width)
     shares = advance(at_address(data, table[SHARES]), client * rows)
-    targets = advance(at_address(table, table[TARGETS]), client * rows)
+    classes = advance(at_address(table, table[TARGETS]), client * rows)
+    numbers = advance(at_address(data, table[TARGETS]), client * rows * tokens)
     w = advance(at_address(data, table[W]), client * table[W_STRIDE])
     d_w = advance(at_address(data, table[D_W]), client * table[D_W_STRIDE])
     logits, across = advance(region, table[AT_LOGITS]), advance(region, table[AT_FEATURES])
     loss, d_bias = advance(region, table[AT_LOSS]), advance(region, table[AT_D_BIAS])
     zeros, ones = advance(region, table[AT_ZEROS]), advance(region, table[AT_ONES])
+    right, share = advance(region, table[AT_RIGHT]), advance(region, table[AT_SHARES])
     clear(zeros, width)
     clear(loss, ld)
     clear(d_bias, tokens * lane)
@@ -132,7 +150,13 @@ def _item(data: Any, region: Any, client: int) -> None:
             clear(advance(whole, m * width), (ld - m) * width)
         pack_transposed(across, whole, 0, ld, width, 0, ld)
         multiply_by(call, (logits, ld, logits, ld, w, width, 1, across, 0, tokens, m, width))
-        _softmax(table, region, advance(targets, first), advance(shares, first), m)
+        copy(share, advance(shares, first), m)
+        clear(advance(share, m), ld - m)  # what fills up a vector is computed too, and counts nothing
+        clear(advance(right, m), ld - m)
+        if table[SQUARES] != 0:
+            _squares(table, region, advance(numbers, first * tokens), m)
+        else:
+            _softmax(table, region, advance(classes, first), advance(shares, first), m)
         d_block = advance(d_features, first * width)
         multiply_by(call, (d_block, width, zeros, 0, logits, 1, ld, w, width, m, width, tokens))
         before, before_ld = (zeros, 0) if first == 0 else (d_w, width)
@@ -148,7 +172,7 @@ def _item(data: Any, region: Any, client: int) -> None:
             written[k] = d_bias[k * lane]
 
 
-def run_softmax_few(data: Any) -> None:
+def run_few_outputs(data: Any) -> None:
     """Process clients until none is left; `data` is the table, typed as a pointer to the numbers' type."""
     table = as_table(data)
     worker = take_ticket(advance(table, WORKER))
