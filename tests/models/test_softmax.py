@@ -116,6 +116,19 @@ def test_targets_of_another_shape_are_refused():
             numba_kernels.head_loss(features, weight, None, targets, shares, (torch.empty_like(weight), None))
 
 
+@pytest.mark.parametrize("tokens", [3, 300])
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_targets_that_are_no_outputs_are_refused(tokens, wrong):
+    features, models, targets, shares = drawn((2, 5, 16, tokens), torch.float32)
+    weight, _ = parts(models, 16, tokens)
+    targets[1, 3] = -1 if wrong < 0 else tokens
+    with pytest.raises(IndexError, match=f"where there are {tokens} outputs"):
+        numba_kernels.head_loss(features, weight, None, targets, shares, (torch.empty_like(weight), None))
+    targets[1, 3] = -2 if wrong < 0 else tokens
+    with pytest.raises(IndexError, match=f"where there are {tokens} outputs"):
+        numba_kernels.head_scores(features, weight, None, targets)
+
+
 @pytest.mark.parametrize(("value", "shown"), [(torch.nan, torch.isnan), (torch.inf, torch.isnan)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("tokens", [34, 70, 300])

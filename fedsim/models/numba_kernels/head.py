@@ -62,6 +62,9 @@ def loss_and_gradient(
 
     Returns:
         ``[C]`` loss, and the gradient of the features ``[C, R, F]``.
+
+    Raises:
+        IndexError: if a target is none of the outputs.
     """
     clients, rows, width = features.shape
     tokens = weight.shape[1]
@@ -69,6 +72,8 @@ def loss_and_gradient(
     squares = targets.dim() == 3
     if squares and (targets.shape != (clients, rows, tokens) or targets.dtype != features.dtype):
         raise ValueError(f"expected targets {[clients, rows, tokens]} {features.dtype}, not {list(targets.shape)}")
+    if not squares:
+        _check_targets(targets, 0, tokens)
     plan = _plan_of_many if tokens >= MANY and not squares else _plan_of_few
     walk, values, scratch_bytes = plan((clients, rows, width), tokens, features.dtype)
     table = values.copy()
@@ -94,7 +99,7 @@ def scores(
         features: ``[C, R, F]``.
         weight: ``[C, K, F]``, every client's part contiguous.
         bias: ``[C, K]``, or None.
-        targets: ``[C, R]`` int64, negative for a prediction that does not count.
+        targets: ``[C, R]`` int64, -1 for a prediction that does not count.
         most: threads; the numbers do not depend on them.
 
     Returns:
@@ -103,6 +108,7 @@ def scores(
     """
     clients, rows, width = features.shape
     features, targets = features.contiguous(), targets.contiguous()
+    _check_targets(targets, -1, weight.shape[1])
     walk, values, scratch_bytes = _plan_of_scores((clients, rows, width), weight.shape[1], features.dtype, most)
     table = values.copy()
     loss, hits, ahead = features.new_empty((3, clients, rows))
@@ -114,6 +120,13 @@ def scores(
     table[place.SCRATCH] = scratch.memory(workers * scratch_bytes)
     threads.run(walk, table.ctypes.data, workers)
     return loss, hits.bool(), ahead
+
+
+def _check_targets(targets: Tensor, lowest: int, tokens: int) -> None:
+    """Refuse a target that is no output: the kernels would read and write elsewhere."""
+    low, high = (int(bound) for bound in targets.aminmax())
+    if low < lowest or high >= tokens:
+        raise IndexError(f"targets from {low} to {high}, where there are {tokens} outputs")
 
 
 def _point_to(table: Any, at: int, tensor: Tensor | None) -> None:
