@@ -13,6 +13,7 @@ import torch
 from numba.core import config
 
 from fedsim import caches
+from fedsim.errors import UserError
 from fedsim.models import numba_kernels
 from fedsim.models.numba_kernels import kernels, machine_code, plans, table
 
@@ -112,6 +113,13 @@ def test_kernels_are_kept(tmp_path, monkeypatch):
     finally:
         monkeypatch.undo()
         machine_code._key.cache_clear()
+
+
+def test_without_a_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(config, "DISABLE_JIT", 1)
+    with pytest.raises(UserError, match="NUMBA_DISABLE_JIT is set"):
+        load()
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty", "unreadable"])

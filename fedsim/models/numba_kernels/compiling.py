@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from numba import types
+from numba.core import config
 from numba.core.ccallback import CFunc
 
+from fedsim.errors import UserError
 from fedsim.models.numba_kernels.machine_code import Code
 from fedsim.models.numba_kernels.pointers import c_type
 
@@ -22,7 +24,14 @@ def compiled(function: Callable[..., None], kinds: str, dtype: torch.dtype) -> t
     Returns:
         its address, what its code lives as long as, and the code to keep; None if another process could not load it,
         because it calls what only Numba knows.
+
+    Raises:
+        UserError: if Numba is told not to compile.
     """
+    if config.DISABLE_JIT:
+        raise UserError(
+            "NUMBA_DISABLE_JIT is set, so that no kernels can be compiled: unset it, or engine.kernels=torch"
+        )
     pointer = types.CPointer(types.float32 if dtype == torch.float32 else types.float64)
     signature = c_type(kinds, pointer)
     options = {"nopython": True, "error_model": "numpy"}

@@ -46,7 +46,7 @@ def read(name: str) -> Code | None:
     """Return the function's code, or None if there is none, or a damaged one."""
     file = file_of(name)
     try:
-        stored = b"" if file is None else file.read_bytes()
+        stored = b"" if file is None or not file.is_file() else file.read_bytes()  # a pipe would be waited for
     except OSError:
         return None
     digest, body = stored[:_DIGEST], stored[_DIGEST:]
